@@ -1,0 +1,173 @@
+//! Where a row belongs in its domain's location tree. Pure.
+//!
+//! A case or form gets `+<type name>_id` of every ancestor-or-self of its user's location, archived ones included; a location row more
+//! about each of its own ancestors. There is a column for every type of the domain; where a type occurs twice on the way up, the
+//! nearest wins. A location that is not (or no longer) in the tree gives NULLs, never an error.
+
+use std::sync::Arc;
+
+use lake_hq::locations::{Location, LocationTree};
+
+use crate::fields::LakeColumnNames;
+
+/// Source path of the column that every row has, whether the domain has a type `supervisor` or not.
+pub const SUPERVISOR_ID: &str = "+supervisor_id";
+
+/// Source paths of the columns of one location type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypeColumns {
+    /// `+T_id`: text.
+    pub id: Box<str>,
+    /// `+T_name`: text.
+    pub name: Box<str>,
+    /// `+T_site_code`: text.
+    pub site_code: Box<str>,
+    /// `+T_latitude`: double.
+    pub latitude: Box<str>,
+    /// `+T_longitude`: double.
+    pub longitude: Box<str>,
+    /// `+T_is_archived`: boolean.
+    pub is_archived: Box<str>,
+}
+
+impl TypeColumns {
+    fn of(type_name: &str) -> Self {
+        let path = |suffix: &str| format!("+{type_name}_{suffix}").into_boxed_str();
+        Self {
+            id: path("id"),
+            name: path("name"),
+            site_code: path("site_code"),
+            latitude: path("latitude"),
+            longitude: path("longitude"),
+            is_archived: path("is_archived"),
+        }
+    }
+}
+
+/// The location tree of a domain and the columns that follow from it.
+#[derive(Debug)]
+pub struct DomainPlaces {
+    tree: LocationTree,
+    columns: Vec<TypeColumns>,
+    names: LakeColumnNames,
+}
+
+impl DomainPlaces {
+    /// Of a tree as it was read.
+    pub fn new(tree: LocationTree) -> Arc<Self> {
+        let type_names = || tree.type_names().iter().map(|name| &**name);
+        let columns = type_names().map(TypeColumns::of).collect();
+        let names = LakeColumnNames::of_location_types(type_names());
+        Arc::new(Self { tree, columns, names })
+    }
+
+    /// The database's clock when the tree was read, in microseconds.
+    pub fn observed_us(&self) -> i64 {
+        self.tree.observed_us()
+    }
+
+    /// How many locations the tree has.
+    pub fn nodes(&self) -> usize {
+        self.tree.len()
+    }
+
+    /// Columns of each type, in the order of the types' names.
+    pub fn type_columns(&self) -> &[TypeColumns] {
+        &self.columns
+    }
+
+    /// Names that the lake takes in cases of this domain.
+    pub fn column_names(&self) -> &LakeColumnNames {
+        &self.names
+    }
+
+    /// For each type, in the order of [`DomainPlaces::type_columns`], the ancestor-or-self of this location.
+    pub fn ancestors_by_type(&self, location_id: Option<&str>) -> Vec<Option<&Location>> {
+        let mut by_type = vec![None; self.columns.len()];
+        let way = location_id.and_then(|id| self.tree.ancestors_or_self(id)).unwrap_or_default();
+        // From the root down: the nearest comes last and stays.
+        for location in way {
+            if let Ok(place) = self.tree.type_names().binary_search(&location.type_name) {
+                by_type[place] = Some(location);
+            }
+        }
+        by_type
+    }
+}
+
+/// A coordinate as a cell: HQ shows 0 as null.
+pub fn coordinate(degrees: Option<f64>) -> Option<f64> {
+    degrees.filter(|degrees| *degrees != 0.0 && degrees.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use lake_hq::source::{LocationRow, LocationRows};
+
+    use super::*;
+
+    fn places() -> Arc<DomainPlaces> {
+        let row = |id: i64, location_id: &str, type_name: &str, parent_id: Option<i64>| LocationRow {
+            id,
+            location_id: location_id.into(),
+            type_name: type_name.into(),
+            parent_id,
+            is_archived: location_id == "d",
+            ..LocationRow::default()
+        };
+        let rows = vec![
+            row(1, "s", "State", None),
+            row(2, "d", "district", Some(1)),
+            row(3, "a", "area", Some(2)),
+            row(4, "a2", "area", Some(3)),
+            row(5, "x", "supervisor", None),
+        ];
+        DomainPlaces::new(LocationTree::from_rows(LocationRows { observed_us: 7, rows }))
+    }
+
+    fn ids(location_id: Option<&str>) -> Vec<Option<String>> {
+        let places = places();
+        let ancestors = places.ancestors_by_type(location_id);
+        ancestors.into_iter().map(|location| Some(location?.location_id.to_string())).collect()
+    }
+
+    #[test]
+    fn every_type_of_the_domain_has_columns() {
+        let places = places();
+        let of_ids: Vec<&str> = places.type_columns().iter().map(|columns| &*columns.id).collect();
+        assert_eq!(of_ids, ["+State_id", "+area_id", "+district_id", SUPERVISOR_ID]);
+        assert_eq!(&*places.type_columns()[1].is_archived, "+area_is_archived");
+        assert!(places.column_names().contains("State_id") && !places.column_names().contains("state_id"));
+        assert_eq!((places.observed_us(), places.nodes()), (7, 5));
+    }
+
+    #[test]
+    fn ancestors_and_the_location_itself_are_found_archived_ones_included() {
+        let some = |id: &str| Some(id.to_owned());
+        assert_eq!(ids(Some("a")), [some("s"), some("a"), some("d"), None]);
+        assert_eq!(ids(Some("x")), [None, None, None, some("x")]);
+    }
+
+    #[test]
+    fn the_nearest_of_two_ancestors_of_one_type_wins() {
+        assert_eq!(ids(Some("a2"))[1].as_deref(), Some("a2"));
+    }
+
+    /// The predecessor crashed here.
+    #[test]
+    fn a_location_that_is_gone_gives_nulls() {
+        assert_eq!(ids(Some("gone")), vec![None; 4]);
+        assert_eq!(ids(Some("")), vec![None; 4]);
+        assert_eq!(ids(None), vec![None; 4]);
+    }
+
+    #[test]
+    fn coordinates_of_zero_are_none() {
+        assert_eq!(coordinate(Some(0.0)), None);
+        assert_eq!(coordinate(Some(-0.0)), None);
+        assert_eq!(coordinate(None), None);
+        assert_eq!(coordinate(Some(-7.5)), Some(-7.5));
+    }
+}

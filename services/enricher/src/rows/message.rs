@@ -1,0 +1,112 @@
+//! A batch into queue messages that fit: too large ones are halved until they do.
+
+use std::ops::Range;
+
+use arrow::error::ArrowError;
+use arrow::ipc::MetadataVersion;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use lake_proto::queue::v1::{RowBatch, Tombstone};
+use lake_shared::wire;
+
+/// What the messages are about.
+#[derive(Clone, Debug, Default)]
+pub struct Header {
+    /// Project space.
+    pub domain: String,
+    /// Number of the kind in queue messages.
+    pub kind: i32,
+    /// Type; `None` for tombstones whose type is not known.
+    pub document_type: Option<String>,
+}
+
+/// A message that fits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// Encoded [`RowBatch`].
+    pub payload: Bytes,
+    /// Which rows of the batch are in it.
+    pub rows: Range<usize>,
+    /// Which tombstones are in it.
+    pub tombstones: Range<usize>,
+}
+
+/// A single row or tombstone that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oversized {
+    /// Its row in the batch, or the tombstone's number.
+    pub place: usize,
+    /// Whether it is a tombstone.
+    pub is_tombstone: bool,
+    /// Bytes of the message that it would be.
+    pub size: usize,
+}
+
+/// All parts of a batch, in the order of its rows, none larger than `size_max`, and what fits nowhere.
+pub fn split(
+    header: &Header,
+    batch: Option<&RecordBatch>,
+    tombstones: &[Tombstone],
+    size_max: usize,
+) -> Result<(Vec<Part>, Vec<Oversized>), ArrowError> {
+    let (mut parts, mut oversized) = (Vec::new(), Vec::new());
+    let mut rest = vec![(0..batch.map_or(0, RecordBatch::num_rows), 0..tombstones.len())];
+    while let Some((rows, dead)) = rest.pop() {
+        if rows.is_empty() && dead.is_empty() {
+            continue;
+        }
+        let arrow_ipc = match batch {
+            Some(batch) if !rows.is_empty() => ipc_bytes(&batch.slice(rows.start, rows.len()))?,
+            _ => Bytes::new(),
+        };
+        let plain_fits = arrow_ipc.len() <= wire::DECODED_SIZE_MAX / 2;
+        let message = RowBatch {
+            domain: header.domain.clone(),
+            kind: header.kind,
+            r#type: header.document_type.clone(),
+            arrow_ipc,
+            tombstones: tombstones[dead.clone()].to_vec(),
+        };
+        let payload = wire::encode(&message);
+        if payload.len() <= size_max && plain_fits {
+            parts.push(Part { payload, rows, tombstones: dead });
+        } else if rows.len() + dead.len() == 1 {
+            let is_tombstone = rows.is_empty();
+            let place = if is_tombstone { dead.start } else { rows.start };
+            oversized.push(Oversized { place, is_tombstone, size: payload.len() });
+        } else {
+            let (first, second) = halves(rows, dead);
+            rest.push(second);
+            rest.push(first);
+        }
+    }
+    Ok((parts, oversized))
+}
+
+type Ranges = (Range<usize>, Range<usize>);
+
+/// Rows apart from tombstones first, then each in the middle.
+fn halves(rows: Range<usize>, dead: Range<usize>) -> (Ranges, Ranges) {
+    if !rows.is_empty() && !dead.is_empty() {
+        return ((rows, dead.start..dead.start), (0..0, dead));
+    }
+    let middle = |range: &Range<usize>| range.start + range.len() / 2;
+    let (row, tombstone) = (middle(&rows), middle(&dead));
+    ((rows.start..row, dead.start..tombstone), (row..rows.end, tombstone..dead.end))
+}
+
+/// One Arrow IPC stream with this batch.
+pub fn ipc_bytes(batch: &RecordBatch) -> Result<Bytes, ArrowError> {
+    // The default alignment of 64 bytes would cost 150 bytes per column and message.
+    let options = IpcWriteOptions::try_new(8, false, MetadataVersion::V5)?;
+    let mut writer = StreamWriter::try_new_with_options(Vec::new(), &batch.schema(), options)?;
+    writer.write(batch)?;
+    Ok(writer.into_inner()?.into())
+}
+
+/// The batches of an Arrow IPC stream.
+pub fn read_ipc(ipc: &[u8]) -> Result<Vec<RecordBatch>, ArrowError> {
+    StreamReader::try_new(ipc, None)?.collect()
+}

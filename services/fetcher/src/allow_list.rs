@@ -1,0 +1,108 @@
+//! Which domains, case types and forms are taken into the lake. Pure.
+
+use std::collections::HashSet;
+
+use lake_shared::identity::{DocumentType, Kind};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+
+/// Section `[take]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeConfig {
+    /// `"everything"`, or a list of domains.
+    pub domains: AllowList,
+    /// `"everything"`, or a list of case types.
+    #[serde(default)]
+    pub case_types: AllowList,
+    /// `"everything"`, or a list of form xmlns; the prefix `http://openrosa.org/formdesigner/` may be left out.
+    #[serde(default)]
+    pub form_xmlns: AllowList,
+}
+
+impl TakeConfig {
+    /// Takes everything of every domain.
+    pub const EVERYTHING: Self =
+        Self { domains: AllowList::Everything, case_types: AllowList::Everything, form_xmlns: AllowList::Everything };
+
+    /// Whether documents of this domain are taken.
+    pub fn domain(&self, domain: &str) -> bool {
+        self.domains.allows(domain)
+    }
+
+    /// Whether documents of this type are taken.
+    pub fn document_type(&self, kind: Kind, document_type: &DocumentType) -> bool {
+        match kind {
+            Kind::Case => self.case_types.allows(document_type.as_str()),
+            Kind::Form => self.form_xmlns.allows_form(document_type),
+            Kind::Location => true,
+        }
+    }
+}
+
+/// What is allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AllowList {
+    /// No restriction.
+    #[default]
+    Everything,
+    /// Exactly these.
+    Only(HashSet<String>),
+}
+
+impl AllowList {
+    fn allows(&self, name: &str) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+
+    fn allows_form(&self, document_type: &DocumentType) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Only(names) => names.iter().any(|name| DocumentType::of_form(name) == *document_type),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AllowList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Word(String),
+            Names(HashSet<String>),
+        }
+        match Written::deserialize(deserializer) {
+            Ok(Written::Word(word)) if word == "everything" => Ok(Self::Everything),
+            // From the environment a list may come as words between commas.
+            Ok(Written::Word(words)) => Ok(Self::Only(words.split(',').map(|word| word.trim().to_owned()).collect())),
+            Ok(Written::Names(names)) => Ok(Self::Only(names)),
+            Err(_) => Err(D::Error::custom("expected \"everything\" or a list of names")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn lists_and_everything() {
+        let take: TakeConfig = serde_json::from_value(serde_json::json!({
+            "domains": ["a"], "form_xmlns": ["http://openrosa.org/formdesigner/X", "Y"]
+        }))
+        .unwrap();
+        assert!(take.domain("a") && !take.domain("b"));
+        assert!(take.document_type(Kind::Case, &"anything".into()));
+        assert!(take.document_type(Kind::Form, &"X".into()));
+        assert!(take.document_type(Kind::Form, &"Y".into()));
+        assert!(!take.document_type(Kind::Form, &"Z".into()));
+        assert!(take.document_type(Kind::Location, &DocumentType::location()));
+        let everything: TakeConfig = serde_json::from_value(serde_json::json!({"domains": "everything"})).unwrap();
+        assert!(everything.domain("b"));
+    }
+}

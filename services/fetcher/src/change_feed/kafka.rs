@@ -1,0 +1,300 @@
+//! The change feed on Apache Kafka: one member of a consumer group.
+//!
+//! Offsets are committed by us alone, each second and when a partition is revoked, and only below the first message that is not done.
+//! A full fetcher pauses its partitions but goes on polling, so that the group can rebalance at any time. HQ's own consumers keep their
+//! positions in Postgres and are not disturbed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lake_shared::secret::Secret;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
+
+use super::offsets::Offsets;
+use super::{ChangeFeed, FeedMessage, Position};
+use crate::metric_names;
+
+/// Section `[kafka]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// Addresses of HQ's brokers, `host:port`.
+    pub bootstrap_servers: Vec<String>,
+    /// Consumer group; all fetchers of one lake share it.
+    #[serde(default = "default_group")]
+    pub group_id: String,
+    /// Where a group without committed offsets begins: `earliest` or `latest`.
+    #[serde(default)]
+    pub start_from: StartFrom,
+    /// Further librdkafka properties, for example `security.protocol`. They win over ours, except those that safety depends on.
+    #[serde(default)]
+    pub properties: BTreeMap<String, String>,
+    /// Password for `sasl.username`, apart from the properties so that it is never shown.
+    #[serde(default)]
+    pub sasl_password: Option<Secret>,
+}
+
+fn default_group() -> String {
+    "commcare-lake".into()
+}
+
+/// Where a new consumer group begins.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum StartFrom {
+    /// With everything that Kafka still holds.
+    #[default]
+    Earliest,
+    /// With what comes from now on.
+    Latest,
+}
+
+/// Messages that wait between the consumer and the pipeline.
+const BUFFERED_MAX: usize = 2_000;
+/// How often finished offsets are committed.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+
+/// The group member. Dropping it leaves the group without a last commit; use [`ChangeFeed::close`].
+pub struct KafkaFeed {
+    consumer: Arc<StreamConsumer<FeedContext>>,
+    messages: tokio::sync::Mutex<mpsc::Receiver<FeedMessage>>,
+    stop: Mutex<Option<oneshot::Sender<oneshot::Sender<()>>>>,
+}
+
+impl KafkaFeed {
+    /// Joins the group and reads these topics. Brokers that cannot be reached are waited for; a property that librdkafka does not know
+    /// is an error.
+    pub fn subscribe(config: &KafkaConfig, topics: &[&str]) -> anyhow::Result<Arc<Self>> {
+        let offsets = Arc::new(Mutex::new(Offsets::default()));
+        let context = FeedContext { offsets: Arc::clone(&offsets) };
+        let consumer: StreamConsumer<FeedContext> = client_config(config)
+            .create_with_context(context)
+            .map_err(|error| anyhow::anyhow!("kafka: the configuration cannot be used: {error}; check kafka.properties"))?;
+        consumer.subscribe(topics)?;
+        let consumer = Arc::new(consumer);
+        let (sender, receiver) = mpsc::channel(BUFFERED_MAX);
+        let (stop, stopped) = oneshot::channel();
+        tokio::spawn(poll(Arc::clone(&consumer), offsets, sender, stopped));
+        Ok(Arc::new(Self { consumer, messages: tokio::sync::Mutex::new(receiver), stop: Mutex::new(Some(stop)) }))
+    }
+}
+
+fn client_config(config: &KafkaConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("client.id", "commcare-lake-fetcher")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", "15000")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.wait.max.ms", "100")
+        .set("topic.metadata.refresh.interval.ms", "10000")
+        .set("statistics.interval.ms", "5000")
+        .set("reconnect.backoff.max.ms", "5000")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    for (name, value) in &config.properties {
+        client.set(name, value);
+    }
+    if let Some(password) = &config.sasl_password {
+        client.set("sasl.password", password.expose());
+    }
+    client
+        .set("bootstrap.servers", config.bootstrap_servers.join(","))
+        .set("group.id", &config.group_id)
+        .set("auto.offset.reset", if config.start_from == StartFrom::Earliest { "earliest" } else { "latest" })
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "false")
+        .set("allow.auto.create.topics", "false");
+    client
+}
+
+/// Reads the broker until told to stop; keeps polling while the pipeline is full.
+async fn poll(
+    consumer: Arc<StreamConsumer<FeedContext>>,
+    offsets: Arc<Mutex<Offsets>>,
+    sender: mpsc::Sender<FeedMessage>,
+    mut stopped: oneshot::Receiver<oneshot::Sender<()>>,
+) {
+    let mut waiting: VecDeque<FeedMessage> = VecDeque::new();
+    let mut paused = false;
+    let mut commit_tick = tokio::time::interval(COMMIT_EVERY);
+    let told = loop {
+        tokio::select! {
+            told = &mut stopped => break told,
+            permit = sender.reserve(), if !waiting.is_empty() => {
+                let Ok(permit) = permit else { return };
+                if let Some(message) = waiting.pop_front() {
+                    permit.send(message);
+                }
+                if paused && waiting.is_empty() {
+                    paused = !flow(&consumer, true);
+                }
+            }
+            received = consumer.recv() => match received {
+                Ok(message) => waiting.extend(hand_out(&offsets, &message)),
+                Err(error) => note(&error),
+            },
+            _ = commit_tick.tick() => commit(&*consumer, &offsets, CommitMode::Async),
+        }
+        if !paused && waiting.len() >= BUFFERED_MAX {
+            paused = flow(&consumer, false);
+        }
+    };
+    drop(sender);
+    commit(&*consumer, &offsets, CommitMode::Sync);
+    consumer.unsubscribe();
+    if let Ok(answer) = told {
+        // Who asked may have given up waiting.
+        let _ = answer.send(());
+    }
+}
+
+fn hand_out(offsets: &Mutex<Offsets>, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<FeedMessage> {
+    let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+    let generation = lock(offsets).handed_out(topic, partition, offset)?;
+    Some(FeedMessage {
+        position: Position { topic: topic.into(), partition, offset, generation },
+        payload: message.payload().map(Bytes::copy_from_slice),
+    })
+}
+
+/// Pauses or resumes all assigned partitions; tells whether that was done.
+fn flow(consumer: &StreamConsumer<FeedContext>, resume: bool) -> bool {
+    let outcome = consumer.assignment().and_then(|assigned| match resume {
+        true => consumer.resume(&assigned),
+        false => consumer.pause(&assigned),
+    });
+    outcome.inspect_err(|error| tracing::warn!(%error, resume, "cannot pause or resume partitions")).is_ok()
+}
+
+fn note(error: &KafkaError) {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+            tracing::warn!(%error, "a topic does not exist (yet); it is waited for");
+        }
+        _ => tracing::warn!(%error, "kafka; will be tried again"),
+    }
+}
+
+fn commit<C: ConsumerContext>(consumer: &impl Consumer<C>, offsets: &Mutex<Offsets>, mode: CommitMode) {
+    let commits = lock(offsets).to_commit();
+    commit_these(consumer, offsets, &commits, mode);
+}
+
+fn commit_these<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    offsets: &Mutex<Offsets>,
+    commits: &[(String, i32, i64)],
+    mode: CommitMode,
+) {
+    if commits.is_empty() {
+        return;
+    }
+    let mut list = TopicPartitionList::new();
+    for (topic, partition, offset) in commits {
+        if let Err(error) = list.add_partition_offset(topic, *partition, Offset::Offset(*offset)) {
+            tracing::warn!(%error, topic, partition, offset, "offset cannot be committed");
+        }
+    }
+    match consumer.commit(&list, mode) {
+        Ok(()) => lock(offsets).committed(commits),
+        // Not lost: the messages are handed out again, and doing them twice changes nothing.
+        Err(error) => tracing::warn!(%error, "offsets cannot be committed now"),
+    }
+}
+
+fn lock(offsets: &Mutex<Offsets>) -> std::sync::MutexGuard<'_, Offsets> {
+    offsets.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl ChangeFeed for KafkaFeed {
+    async fn next(&self) -> Option<FeedMessage> {
+        self.messages.lock().await.recv().await
+    }
+
+    fn done(&self, positions: &[Position]) {
+        let mut offsets = lock(&self.consumer.context().offsets);
+        for position in positions {
+            offsets.done(position);
+        }
+    }
+
+    async fn close(&self) {
+        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(stop) = stop {
+            let (answer, answered) = oneshot::channel();
+            if stop.send(answer).is_ok() {
+                let _ = answered.await;
+            }
+        }
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let consumer = Arc::clone(&self.consumer);
+        let asked = tokio::task::spawn_blocking(move || consumer.fetch_metadata(None, Duration::from_secs(2)).map(|_| ()));
+        asked.await.map_err(|error| error.to_string())?.map_err(|error| format!("no broker answers: {error}"))
+    }
+}
+
+/// What librdkafka calls back.
+struct FeedContext {
+    offsets: Arc<Mutex<Offsets>>,
+}
+
+impl ClientContext for FeedContext {
+    fn stats(&self, statistics: Statistics) {
+        for (topic, state) in &statistics.topics {
+            for (partition, state) in &state.partitions {
+                if state.consumer_lag >= 0 && *partition >= 0 {
+                    #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+                    metrics::gauge!(metric_names::KAFKA_LAG, "topic" => topic.clone(), "partition" => partition.to_string())
+                        .set(state.consumer_lag as f64);
+                }
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "kafka cannot be reached; check kafka.bootstrap_servers; will be tried again");
+    }
+}
+
+impl ConsumerContext for FeedContext {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(assigned) => {
+                let mut offsets = lock(&self.offsets);
+                for element in assigned.elements() {
+                    offsets.assign(element.topic(), element.partition());
+                }
+                tracing::info!(partitions = assigned.count(), "partitions assigned");
+            }
+            Rebalance::Revoke(revoked) => {
+                let mine = |topic: &str, partition| {
+                    revoked.elements().iter().any(|element| element.topic() == topic && element.partition() == partition)
+                };
+                let commits: Vec<_> =
+                    lock(&self.offsets).to_commit().into_iter().filter(|(topic, partition, _)| mine(topic, *partition)).collect();
+                commit_these(consumer, &self.offsets, &commits, CommitMode::Sync);
+                let mut offsets = lock(&self.offsets);
+                for element in revoked.elements() {
+                    offsets.revoke(element.topic(), element.partition());
+                }
+                tracing::info!(partitions = revoked.count(), "partitions revoked");
+            }
+            Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed; will be tried again"),
+        }
+    }
+}

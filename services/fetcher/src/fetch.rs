@@ -1,0 +1,271 @@
+//! Reading documents of one kind and deciding what they mean. The record decides, never the message.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use chrono::Utc;
+use futures::{StreamExt, TryStreamExt};
+use lake_hq::document_rules::{self, Disposition, TombstoneReason};
+use lake_hq::documents::{case, form};
+use lake_hq::source::{CaseRows, FormRows, ReadFrom, Sighting};
+use lake_hq::xform;
+use lake_proto::queue::v1::{Lineage, Quarantined, Record, Tombstone};
+use lake_shared::error_chain::Chain;
+use lake_shared::identity::{DocumentType, Domain, Kind};
+use lake_shared::quarantine;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use crate::collapse::Change;
+use crate::metric_names;
+use crate::pipeline::{Fetcher, Stopping};
+use crate::publisher::{Destination, Outgoing};
+
+/// Blobs that one batch reads at the same time; the store caps the total.
+const BLOBS_AT_ONCE: usize = 16;
+
+/// Ids of a batch and what the messages said of them.
+pub(crate) type Changes = HashMap<String, Change>;
+
+/// Documents and tombstones of a batch, and what had to be put aside.
+#[derive(Default)]
+pub(crate) struct Fetched {
+    pub(crate) outgoing: Outgoing,
+    pub(crate) quarantined: Vec<Quarantined>,
+}
+
+impl Fetcher {
+    /// Reads the current state of these ids and publishes what it means.
+    pub(crate) async fn fetch(&self, kind: Kind, changes: Changes, shutdown: &CancellationToken) -> Result<(), Stopping> {
+        let started = Instant::now();
+        let fetched = match kind {
+            Kind::Case => self.fetch_cases(&changes, shutdown).await?,
+            Kind::Form => self.fetch_forms(&changes, shutdown).await?,
+            Kind::Location => return self.fetch_locations(changes, shutdown).await,
+        };
+        metrics::histogram!(metric_names::READ_SECONDS, "kind" => kind.name()).record(started.elapsed());
+        self.publish(fetched, shutdown).await
+    }
+
+    /// Puts aside what cannot be handled, then publishes the rest; back when all of it is safe.
+    pub(crate) async fn publish(&self, fetched: Fetched, shutdown: &CancellationToken) -> Result<(), Stopping> {
+        for entry in fetched.quarantined {
+            quarantine::publish(&*self.queue, quarantine::Stage::Fetcher, entry, shutdown).await?;
+        }
+        Ok(fetched.outgoing.publish(&*self.queue, self.options.max_records, shutdown).await?)
+    }
+
+    async fn fetch_cases(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<Fetched, Stopping> {
+        let database = &self.hq.database;
+        let (announced, other) = ids_by_deletion(changes);
+        let read = async |ids: &[String], from| self.until_answered(shutdown, || database.cases(ids, from)).await;
+        let mut sightings = read(&other, ReadFrom::Replica).await?;
+        let mut again = take_missing(&mut sightings);
+        again.extend(announced);
+        sightings.extend(read(&again, ReadFrom::Primary).await?);
+        let mut fetched = Fetched::default();
+        for sighting in sightings {
+            self.add_case(&mut fetched, changes, sighting);
+        }
+        Ok(fetched)
+    }
+
+    fn add_case(&self, fetched: &mut Fetched, changes: &Changes, sighting: Sighting<CaseRows>) {
+        let disposition = document_rules::of_case(sighting.rows.as_ref());
+        self.add(fetched, Kind::Case, changes, &sighting.id, sighting.observed_us, disposition, || match &sighting.rows {
+            Some(rows) => case::to_json(rows, self.case_options).map_err(|error| Chain(&error).to_string()),
+            None => Ok(Map::new()),
+        });
+    }
+
+    async fn fetch_forms(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<Fetched, Stopping> {
+        let database = &self.hq.database;
+        let (announced, other) = ids_by_deletion(changes);
+        let read = async |ids: &[String], from| self.until_answered(shutdown, || database.forms(ids, from)).await;
+        let mut sightings = read(&other, ReadFrom::Replica).await?;
+        let mut again = take_missing(&mut sightings);
+        again.extend(announced);
+        sightings.extend(read(&again, ReadFrom::Primary).await?);
+        let with_xml: Vec<(Sighting<FormRows>, FormXml)> = futures::stream::iter(sightings)
+            .map(|sighting| async {
+                let xml = self.form_xml(&sighting, shutdown).await?;
+                Ok::<_, Stopping>((sighting, xml))
+            })
+            .buffer_unordered(BLOBS_AT_ONCE)
+            .try_collect()
+            .await?;
+        // Parsing takes milliseconds a batch: away from the threads that serve I/O.
+        Ok(tokio::task::block_in_place(|| {
+            let mut fetched = Fetched::default();
+            for (sighting, xml) in with_xml {
+                self.add_form(&mut fetched, changes, sighting, &xml);
+            }
+            fetched
+        }))
+    }
+
+    /// The XML of a live form; that of others is not wanted.
+    async fn form_xml(&self, sighting: &Sighting<FormRows>, shutdown: &CancellationToken) -> Result<FormXml, Stopping> {
+        let live = matches!(document_rules::of_form(sighting.rows.as_ref()), Disposition::Upsert { .. });
+        let Some(rows) = sighting.rows.as_ref().filter(|_| live) else { return Ok(FormXml::NotWanted) };
+        let Some(reference) = &rows.xml else { return Ok(FormXml::Missing) };
+        let blob = self.until_answered(shutdown, || self.hq.blobs.get(reference)).await?;
+        Ok(blob.map_or(FormXml::Missing, FormXml::Found))
+    }
+
+    fn add_form(&self, fetched: &mut Fetched, changes: &Changes, sighting: Sighting<FormRows>, xml: &FormXml) {
+        let disposition = document_rules::of_form(sighting.rows.as_ref());
+        let (form_object, trouble) = xml.form_object();
+        if let (Some((reason, detail)), Disposition::Upsert { domain, document_type, .. }) = (trouble, &disposition) {
+            // The row is kept without its answers, and somebody is told.
+            fetched.quarantined.push(Quarantined {
+                reason: reason.into(),
+                detail: format!("form {} of domain {domain}: {detail}", sighting.id),
+                domain: domain.as_str().into(),
+                kind: Kind::Form.to_proto().into(),
+                r#type: document_type.as_str().into(),
+                id: sighting.id.clone(),
+                payload: xml.bytes(),
+                lineage: Some(lineage(changes, &sighting.id)),
+                quarantined_us: Utc::now().timestamp_micros(),
+            });
+        }
+        self.add(fetched, Kind::Form, changes, &sighting.id, sighting.observed_us, disposition, || match &sighting.rows {
+            Some(rows) => form::to_json(rows, form_object).map_err(|error| Chain(&error).to_string()),
+            None => Ok(Map::new()),
+        });
+    }
+
+    /// Adds what one sighting means: a record, a tombstone, or nothing where the domain is not taken.
+    #[allow(clippy::too_many_arguments, reason = "one sighting, taken apart")]
+    pub(crate) fn add(
+        &self,
+        fetched: &mut Fetched,
+        kind: Kind,
+        changes: &Changes,
+        id: &str,
+        observed_us: i64,
+        disposition: Disposition,
+        document: impl FnOnce() -> Result<Map<String, Value>, String>,
+    ) {
+        let lineage = lineage(changes, id);
+        let tombstone = |reason: &str, version_us| Tombstone {
+            id: id.to_owned(),
+            version_us,
+            observed_us,
+            reason: reason.to_owned(),
+            lineage: Some(lineage.clone()),
+        };
+        match disposition {
+            Disposition::Upsert { domain, .. } if !self.take.domain(domain.as_str()) => skipped("domain"),
+            Disposition::Upsert { domain, document_type, version_us, .. } => {
+                if !self.take.document_type(kind, &document_type) {
+                    // It may have been of another type, which is taken: its row must leave that table.
+                    let destination = Destination { domain, kind, document_type: None };
+                    return fetched.outgoing.tombstone(destination, tombstone("type_not_taken", Some(version_us)));
+                }
+                match document() {
+                    Ok(document) => {
+                        let document = Value::Object(document).to_string().into();
+                        let record = Record { id: id.to_owned(), version_us, observed_us, document, lineage: Some(lineage) };
+                        let destination = Destination { domain, kind, document_type: Some(document_type) };
+                        fetched.outgoing.record(destination, record);
+                    }
+                    Err(detail) => {
+                        fetched.quarantined.push(unreadable(kind, &domain, &document_type, id, detail, lineage));
+                    }
+                }
+            }
+            Disposition::Tombstone { reason, version_us, domain, document_type } => {
+                let announced = || changes.get(id).and_then(|change| change.domain.as_deref()).map(Domain::from);
+                let Some(domain) = domain.or_else(announced) else {
+                    // Nobody can say whose it was; with a domain unknown to the message too, it never was in the lake.
+                    return skipped("missing_without_domain");
+                };
+                if !self.take.domain(domain.as_str()) {
+                    return skipped("domain");
+                }
+                let document_type = document_type.filter(|_| reason != TombstoneReason::Missing);
+                let destination = Destination { domain, kind, document_type };
+                fetched.outgoing.tombstone(destination, tombstone(reason.code(), version_us));
+            }
+        }
+    }
+}
+
+fn skipped(reason: &'static str) {
+    metrics::counter!(metric_names::MESSAGES_SKIPPED_TOTAL, "reason" => reason).increment(1);
+}
+
+fn unreadable(
+    kind: Kind,
+    domain: &Domain,
+    document_type: &DocumentType,
+    id: &str,
+    detail: String,
+    lineage: Lineage,
+) -> Quarantined {
+    Quarantined {
+        reason: "document_unreadable".into(),
+        detail: format!("{kind} {id} of domain {domain}: {detail}"),
+        domain: domain.as_str().into(),
+        kind: kind.to_proto().into(),
+        r#type: document_type.as_str().into(),
+        id: id.into(),
+        lineage: Some(lineage),
+        quarantined_us: Utc::now().timestamp_micros(),
+        ..Quarantined::default()
+    }
+}
+
+/// The lineage of an id, read just now.
+fn lineage(changes: &Changes, id: &str) -> Lineage {
+    let lineage = changes.get(id).map(|change| change.lineage.clone()).unwrap_or_default();
+    Lineage { fetched_us: Utc::now().timestamp_micros(), ..lineage }
+}
+
+/// Ids whose deletion was announced, and the others.
+fn ids_by_deletion(changes: &Changes) -> (Vec<String>, Vec<String>) {
+    let (announced, other): (Vec<_>, Vec<_>) = changes.iter().partition(|(_, change)| change.deletion);
+    let ids = |changes: Vec<(&String, &Change)>| changes.into_iter().map(|(id, _)| id.clone()).collect();
+    (ids(announced), ids(other))
+}
+
+/// Takes out the sightings without rows: a replica may lag behind.
+fn take_missing<T>(sightings: &mut Vec<Sighting<T>>) -> Vec<String> {
+    sightings.extract_if(.., |sighting| sighting.rows.is_none()).map(|sighting| sighting.id).collect()
+}
+
+/// What is known of a form's XML.
+enum FormXml {
+    NotWanted,
+    Missing,
+    Found(bytes::Bytes),
+}
+
+impl FormXml {
+    /// The `form` object, and what was wrong: code and detail.
+    fn form_object(&self) -> (Map<String, Value>, Option<(&'static str, String)>) {
+        match self {
+            Self::NotWanted => (Map::new(), None),
+            Self::Missing => {
+                let detail = "no store has its XML; restore the blob and replay it";
+                (Map::new(), Some(("form_xml_missing", detail.to_owned())))
+            }
+            Self::Found(xml) => match xform::form_json(xml) {
+                Ok(form) => (form, None),
+                Err(error) => {
+                    let code = if error.is_raised() { "form_xml_raises" } else { "form_xml_not_well_formed" };
+                    (Map::new(), Some((code, Chain(&error).to_string())))
+                }
+            },
+        }
+    }
+
+    fn bytes(&self) -> bytes::Bytes {
+        match self {
+            Self::Found(xml) => xml.clone(),
+            Self::NotWanted | Self::Missing => bytes::Bytes::new(),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The fetcher: turns HQ's change messages, which carry only ids, into full documents and tombstones on the queue.
+//!
+//! Start reading at [`pipeline::run`]. Only this crate knows Kafka.
+
+pub mod allow_list;
+pub mod change_feed;
+pub mod collapse;
+pub mod config;
+mod fetch;
+mod fetch_locations;
+pub mod metric_names;
+pub mod options;
+pub mod pipeline;
+pub mod publisher;

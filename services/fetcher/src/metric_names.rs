@@ -1,0 +1,16 @@
+//! Names of the fetcher's metrics.
+
+/// Gauge: messages on Kafka that this fetcher has not been handed yet; labels `topic`, `partition`.
+pub const KAFKA_LAG: &str = "lake_fetcher_kafka_lag";
+/// Counter: change messages taken from the feed; label `topic`.
+pub const MESSAGES_TOTAL: &str = "lake_fetcher_messages_total";
+/// Counter: change messages left out by the allow-lists or not concerning the lake; label `reason`.
+pub const MESSAGES_SKIPPED_TOTAL: &str = "lake_fetcher_messages_skipped_total";
+/// Counter: documents published; label `kind`.
+pub const RECORDS_TOTAL: &str = "lake_fetcher_records_total";
+/// Counter: tombstones published; labels `kind`, `reason`.
+pub const TOMBSTONES_TOTAL: &str = "lake_fetcher_tombstones_total";
+/// Histogram: seconds to read one batch from HQ; label `kind`.
+pub const READ_SECONDS: &str = "lake_fetcher_read_seconds";
+/// Histogram: seconds from taking a batch to all of it being safe on the queue.
+pub const BATCH_SECONDS: &str = "lake_fetcher_batch_seconds";

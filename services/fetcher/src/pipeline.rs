@@ -1,0 +1,169 @@
+//! From change messages to records on the queue.
+//!
+//! A message is reported done only when everything that came of it is safe on the queue. Batches overlap; their order does not matter, as
+//! each reads the current state and the writer keeps the newest.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lake_hq::documents::case::CaseOptions;
+use lake_hq::source::{Hq, SourceError};
+use lake_proto::queue::v1::Invalidation;
+use lake_shared::identity::Domain;
+use lake_shared::queue::{PublishError, Queue};
+use lake_shared::retry::Backoff;
+use lake_shared::{names, quarantine, wire};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::allow_list::TakeConfig;
+use crate::change_feed::{ChangeFeed, FeedMessage, Position};
+use crate::collapse::{Work, collapse};
+use crate::metric_names;
+use crate::options::FetchOptions;
+
+/// What a fetcher works with.
+pub struct Fetcher {
+    /// Where documents are read.
+    pub hq: Hq,
+    /// Where they go.
+    pub queue: Arc<dyn Queue>,
+    /// What is taken.
+    pub take: TakeConfig,
+    /// What a case's document holds.
+    pub case_options: CaseOptions,
+    /// How.
+    pub options: FetchOptions,
+}
+
+/// Why a batch was not finished: the process is stopping. Its messages will be handed out again.
+#[derive(Debug)]
+pub(crate) struct Stopping;
+
+impl From<PublishError> for Stopping {
+    fn from(_: PublishError) -> Self {
+        Self
+    }
+}
+
+/// Runs until `shutdown` or until the feed closes; then finishes what is in flight and reports it to the feed.
+pub async fn run(feed: Arc<dyn ChangeFeed>, fetcher: Arc<Fetcher>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut in_flight = JoinSet::new();
+    loop {
+        while in_flight.len() >= fetcher.options.batches_in_flight_max {
+            tokio::select! {
+                _ = in_flight.join_next() => {}
+                () = shutdown.cancelled() => break,
+            }
+        }
+        let gathered = tokio::select! {
+            gathered = gather(&*feed, &fetcher.options) => gathered,
+            () = shutdown.cancelled() => None,
+        };
+        let Some(messages) = gathered else { break };
+        let (feed, fetcher, shutdown) = (Arc::clone(&feed), Arc::clone(&fetcher), shutdown.clone());
+        in_flight.spawn(async move {
+            let positions: Vec<Position> = messages.iter().map(|message| message.position.clone()).collect();
+            let started = Instant::now();
+            match fetcher.handle(messages, &shutdown).await {
+                Ok(()) => feed.done(&positions),
+                Err(Stopping) => tracing::info!(messages = positions.len(), "stopping; a batch is left for the next fetcher"),
+            }
+            metrics::histogram!(metric_names::BATCH_SECONDS).record(started.elapsed());
+        });
+    }
+    while in_flight.join_next().await.is_some() {}
+    feed.close().await;
+    Ok(())
+}
+
+/// Waits for a first message, then a little for more. `None` when the feed is closed.
+async fn gather(feed: &dyn ChangeFeed, options: &FetchOptions) -> Option<Vec<FeedMessage>> {
+    let mut messages = vec![feed.next().await?];
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(options.linger_ms);
+    while messages.len() < options.max_records {
+        match tokio::time::timeout_at(deadline, feed.next()).await {
+            Ok(Some(message)) => messages.push(message),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    Some(messages)
+}
+
+impl Fetcher {
+    /// Does everything that a batch of messages asks for.
+    async fn handle(&self, messages: Vec<FeedMessage>, shutdown: &CancellationToken) -> Result<(), Stopping> {
+        for message in &messages {
+            metrics::counter!(metric_names::MESSAGES_TOTAL, "topic" => message.position.topic.to_string()).increment(1);
+        }
+        let work = collapse(&messages, &self.take, chrono::Utc::now().timestamp_micros());
+        drop(messages);
+        for (reason, count) in &work.skipped {
+            metrics::counter!(metric_names::MESSAGES_SKIPPED_TOTAL, "reason" => *reason).increment(*count);
+        }
+        // Caches forget before the records arrive that want the new state.
+        self.invalidate(&work, shutdown).await?;
+        let Work { changes, quarantined, .. } = work;
+        for entry in quarantined {
+            quarantine::publish(&*self.queue, quarantine::Stage::Fetcher, entry, shutdown).await?;
+        }
+        let reading = changes.into_iter().map(|(kind, changes)| self.fetch(kind, changes, shutdown));
+        futures::future::try_join_all(reading).await?;
+        Ok(())
+    }
+
+    async fn invalidate(&self, work: &Work, shutdown: &CancellationToken) -> Result<(), Stopping> {
+        for (domain, users) in &work.users {
+            let domain = if domain.is_empty() { names::UNKNOWN.to_owned() } else { names::token(domain) };
+            self.broadcast(format!("lake.invalidate.user.{domain}"), users.iter().cloned().collect(), shutdown).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the caches that locations of a domain have changed.
+    pub(crate) async fn invalidate_locations(
+        &self,
+        domain: &Domain,
+        ids: Vec<String>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stopping> {
+        self.broadcast(format!("lake.invalidate.location.{}", names::token(domain.as_str())), ids, shutdown).await
+    }
+
+    async fn broadcast(&self, subject: String, ids: Vec<String>, shutdown: &CancellationToken) -> Result<(), Stopping> {
+        let payload = wire::encode(&Invalidation { ids });
+        let mut backoff = Backoff::default();
+        while let Err(error) = self.queue.broadcast(&subject, payload.clone()).await {
+            tracing::warn!(%error, subject, "caches cannot be told of a change now");
+            pause(&mut backoff, shutdown).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads from HQ until it answers. Trouble that somebody has to mend is logged as an error and waited for as well: nothing is dropped.
+    pub(crate) async fn until_answered<T, F>(
+        &self,
+        shutdown: &CancellationToken,
+        mut read: impl FnMut() -> F,
+    ) -> Result<T, Stopping>
+    where
+        F: Future<Output = Result<T, SourceError>>,
+    {
+        let mut backoff = Backoff::default();
+        loop {
+            match read().await {
+                Ok(answer) => return Ok(answer),
+                Err(error @ SourceError::Unavailable { .. }) => tracing::warn!(%error, "hq"),
+                Err(error @ SourceError::Refused { .. }) => tracing::error!(%error, "hq; somebody has to act"),
+            }
+            pause(&mut backoff, shutdown).await?;
+        }
+    }
+}
+
+async fn pause(backoff: &mut Backoff, shutdown: &CancellationToken) -> Result<(), Stopping> {
+    tokio::select! {
+        () = tokio::time::sleep(backoff.next_wait()) => Ok(()),
+        () = shutdown.cancelled() => Err(Stopping),
+    }
+}

@@ -1,0 +1,190 @@
+//! Records and tombstones onto the queue: grouped by subject, split by count and size.
+
+use std::collections::BTreeMap;
+
+use lake_proto::queue::v1::{Quarantined, Record, RecordBatch, Tombstone};
+use lake_shared::identity::{DocumentType, Domain, Kind};
+use lake_shared::queue::{Message, PublishError, Queue};
+use lake_shared::{names, quarantine, wire};
+use prost::Message as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::metric_names;
+
+/// What one subject gets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Destination {
+    /// Project space.
+    pub domain: Domain,
+    /// What the documents are.
+    pub kind: Kind,
+    /// Their type; `None` for tombstones whose type is not known.
+    pub document_type: Option<DocumentType>,
+}
+
+/// Records and tombstones on their way to the queue.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    batches: BTreeMap<Destination, (Vec<Record>, Vec<Tombstone>)>,
+}
+
+impl Outgoing {
+    /// Adds a document.
+    pub fn record(&mut self, destination: Destination, record: Record) {
+        metrics::counter!(metric_names::RECORDS_TOTAL, "kind" => destination.kind.name()).increment(1);
+        self.batches.entry(destination).or_default().0.push(record);
+    }
+
+    /// Adds a tombstone.
+    pub fn tombstone(&mut self, destination: Destination, tombstone: Tombstone) {
+        metrics::counter!(
+            metric_names::TOMBSTONES_TOTAL, "kind" => destination.kind.name(), "reason" => tombstone.reason.clone()
+        )
+        .increment(1);
+        self.batches.entry(destination).or_default().1.push(tombstone);
+    }
+
+    /// The messages to publish: at most `records_max` entries each.
+    fn into_batches(self, records_max: usize) -> Vec<(Destination, RecordBatch)> {
+        let mut batches = Vec::new();
+        for (destination, (mut records, mut tombstones)) in self.batches {
+            while !records.is_empty() || !tombstones.is_empty() {
+                let rest = records.split_off(records.len().min(records_max));
+                let records_now = std::mem::replace(&mut records, rest);
+                let room = records_max - records_now.len();
+                let rest = tombstones.split_off(tombstones.len().min(room));
+                let tombstones_now = std::mem::replace(&mut tombstones, rest);
+                let batch = RecordBatch {
+                    domain: destination.domain.as_str().to_owned(),
+                    kind: destination.kind.to_proto().into(),
+                    r#type: destination.document_type.as_ref().map(|name| name.as_str().to_owned()),
+                    records: records_now,
+                    tombstones: tombstones_now,
+                };
+                batches.push((destination.clone(), batch));
+            }
+        }
+        batches
+    }
+
+    /// Publishes everything; `Ok` when all of it is safe on the queue. A record that alone is too large goes to quarantine.
+    /// `Closed` when shutdown came first.
+    pub async fn publish(
+        self,
+        queue: &dyn Queue,
+        records_max: usize,
+        shutdown: &CancellationToken,
+    ) -> Result<(), PublishError> {
+        let publishing = self
+            .into_batches(records_max.max(1))
+            .into_iter()
+            .map(|(destination, batch)| publish_batch(queue, destination, batch, shutdown));
+        futures::future::try_join_all(publishing).await.map(|_| ())
+    }
+}
+
+/// Publishes one batch; halves it as long as it is too large.
+async fn publish_batch(
+    queue: &dyn Queue,
+    destination: Destination,
+    batch: RecordBatch,
+    shutdown: &CancellationToken,
+) -> Result<(), PublishError> {
+    let subject = names::records_subject(&destination.domain, destination.kind, destination.document_type.as_ref());
+    let mut open = vec![batch];
+    while let Some(mut batch) = open.pop() {
+        let message =
+            Message { subject: subject.clone(), payload: wire::encode(&batch), dedupe_id: uuid::Uuid::new_v4().to_string() };
+        match quarantine::publish_until_safe(queue, message, shutdown).await {
+            Ok(()) => {}
+            Err(PublishError::TooLarge { size, size_max, .. }) => {
+                if let Some(half) = split(&mut batch) {
+                    open.extend([batch, half]);
+                } else {
+                    put_aside(queue, &batch, size, size_max, shutdown).await?;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Takes the second half out of a batch; `None` where it has a single entry.
+fn split(batch: &mut RecordBatch) -> Option<RecordBatch> {
+    let (records, tombstones) = (batch.records.len(), batch.tombstones.len());
+    if records + tombstones < 2 {
+        return None;
+    }
+    let mut half = RecordBatch { records: Vec::new(), tombstones: Vec::new(), ..batch.clone() };
+    if records > 0 && tombstones > 0 {
+        half.tombstones = std::mem::take(&mut batch.tombstones);
+    } else {
+        half.records = batch.records.split_off(records / 2);
+        half.tombstones = batch.tombstones.split_off(tombstones / 2);
+    }
+    Some(half)
+}
+
+async fn put_aside(
+    queue: &dyn Queue,
+    batch: &RecordBatch,
+    size: usize,
+    size_max: usize,
+    shutdown: &CancellationToken,
+) -> Result<(), PublishError> {
+    let Some(record) = batch.records.first() else { return Ok(()) };
+    let entry = Quarantined {
+        reason: "record_too_large".into(),
+        detail: format!(
+            "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; \
+             raise the queue's payload limit and replay it",
+            record.encoded_len()
+        ),
+        domain: batch.domain.clone(),
+        kind: batch.kind,
+        r#type: batch.r#type.clone().unwrap_or_default(),
+        id: record.id.clone(),
+        payload: record.document.clone(),
+        lineage: record.lineage.clone(),
+        quarantined_us: chrono::Utc::now().timestamp_micros(),
+    };
+    quarantine::publish(queue, quarantine::Stage::Fetcher, entry, shutdown).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn destination() -> Destination {
+        Destination { domain: "d".into(), kind: Kind::Case, document_type: Some("t".into()) }
+    }
+
+    #[test]
+    fn batches_hold_at_most_so_many_entries_and_lose_none() {
+        let mut outgoing = Outgoing::default();
+        for number in 0..7 {
+            outgoing.record(destination(), Record { id: format!("r{number}"), ..Record::default() });
+            outgoing.tombstone(destination(), Tombstone { id: format!("t{number}"), ..Tombstone::default() });
+        }
+        let batches = outgoing.into_batches(3);
+        let sizes: Vec<usize> = batches.iter().map(|(_, batch)| batch.records.len() + batch.tombstones.len()).collect();
+        assert_eq!(sizes, [3, 3, 3, 3, 2]);
+        let ids: std::collections::BTreeSet<&str> = batches
+            .iter()
+            .flat_map(|(_, batch)| {
+                batch.records.iter().map(|record| &*record.id).chain(batch.tombstones.iter().map(|tombstone| &*tombstone.id))
+            })
+            .collect();
+        assert_eq!(ids.len(), 14);
+    }
+
+    #[test]
+    fn a_batch_is_halved_down_to_single_entries() {
+        let mut batch = RecordBatch { records: vec![Record::default(); 5], ..RecordBatch::default() };
+        let half = split(&mut batch).map(|half| half.records.len());
+        assert_eq!((batch.records.len(), half), (2, Some(3)));
+        let mut single = RecordBatch { tombstones: vec![Tombstone::default()], ..RecordBatch::default() };
+        assert!(split(&mut single).is_none());
+    }
+}

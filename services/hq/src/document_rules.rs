@@ -1,0 +1,285 @@
+//! The record decides, not the message: what a row that was just read (or is not there) means for the lake.
+//!
+//! In the lake live cases that are not deleted, forms of state *normal* that are not deleted, and every location row, archived ones included.
+//! Everything else leaves it. Messages have no say: delete messages are replayed after an undelete, archived forms arrive
+//! as ordinary saves, and delete messages carry no type.
+
+use lake_shared::identity::{DocumentType, Domain};
+use serde_json::Value;
+
+use crate::source::{CaseRows, Columns, FormRows, LocationRow};
+use crate::timestamp;
+
+/// `state` of a form that is live data.
+const FORM_STATE_NORMAL: i64 = 1;
+/// Bit that marked deleted forms before `deleted_on` existed.
+const FORM_STATE_DELETED_BIT: i64 = 64;
+
+/// What a sighting means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// The record is live: its row goes into the table of its type.
+    Upsert {
+        /// Project space, from the row.
+        domain: Domain,
+        /// Type, from the row; decides the table.
+        document_type: DocumentType,
+        /// Greater replaces smaller, microseconds: `server_modified_on` of a case, `server_modified_on` or else `received_on` of a form,
+        /// `last_modified` of a location.
+        version_us: i64,
+        /// Whose location goes with it: a case's `user_id` (that is, `modified_by`), a form's `user_id`. `None` where the row has none or an
+        /// empty one (a form's XML may still name one) and for locations.
+        user_id: Option<String>,
+    },
+    /// The id leaves every table of its space.
+    Tombstone {
+        /// Why.
+        reason: TombstoneReason,
+        /// Version of the row that is no longer live; `None` where there is no row. Not the time of the deletion: order by the
+        /// sighting's clock.
+        version_us: Option<i64>,
+        /// Project space, from the row; `None` where there is no row.
+        domain: Option<Domain>,
+        /// Type, from the row; `None` where there is no row.
+        document_type: Option<DocumentType>,
+    },
+}
+
+/// Why a record is not in the lake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TombstoneReason {
+    /// HQ has no such row: hard-deleted, purged, or never there.
+    Missing,
+    /// Soft-deleted.
+    Deleted,
+    /// A form that somebody archived; may come back.
+    Archived,
+    /// The old version of an edited form.
+    Deprecated,
+    /// The second copy of a form.
+    Duplicate,
+    /// A form that HQ could not process; may be reprocessed.
+    Error,
+    /// A submission that HQ could not read.
+    SubmissionError,
+    /// A form in a state this version does not know.
+    UnknownState,
+}
+
+impl TombstoneReason {
+    /// Stable code, for logs and metrics.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Deleted => "deleted",
+            Self::Archived => "archived",
+            Self::Deprecated => "deprecated",
+            Self::Duplicate => "duplicate",
+            Self::Error => "error",
+            Self::SubmissionError => "submission_error",
+            Self::UnknownState => "unknown_state",
+        }
+    }
+}
+
+/// Nothing was found under the id.
+const MISSING: Disposition =
+    Disposition::Tombstone { reason: TombstoneReason::Missing, version_us: None, domain: None, document_type: None };
+
+/// What a case, or its absence, means.
+pub fn of_case(rows: Option<&CaseRows>) -> Disposition {
+    let Some(CaseRows { case, .. }) = rows else { return MISSING };
+    let document_type = DocumentType::from(text(case, "type").unwrap_or_default());
+    // `server_modified_on` is NOT NULL; the others only guard against an installation that is odd.
+    let version_us = instant(case, "server_modified_on").or_else(|| instant(case, "modified_on"));
+    let gone = case_is_deleted(case).then_some(TombstoneReason::Deleted);
+    disposition(case, document_type, version_us, text(case, "modified_by"), gone)
+}
+
+/// Whether a row of the case table is soft-deleted.
+pub(crate) fn case_is_deleted(case: &Columns) -> bool {
+    case.get("deleted").and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// What a form, or its absence, means.
+pub fn of_form(rows: Option<&FormRows>) -> Disposition {
+    let Some(FormRows { form, .. }) = rows else { return MISSING };
+    let document_type = DocumentType::of_form(text(form, "xmlns").unwrap_or_default());
+    let version_us = instant(form, "server_modified_on").or_else(|| instant(form, "received_on"));
+    disposition(form, document_type, version_us, text(form, "user_id"), form_is_gone(form))
+}
+
+/// Why a row of the form table is not live; `None` for a live one.
+pub(crate) fn form_is_gone(form: &Columns) -> Option<TombstoneReason> {
+    let state = form.get("state").and_then(Value::as_i64).unwrap_or(FORM_STATE_NORMAL);
+    if form.get("deleted_on").is_some_and(|at| !at.is_null()) || state & FORM_STATE_DELETED_BIT != 0 {
+        return Some(TombstoneReason::Deleted);
+    }
+    match state {
+        FORM_STATE_NORMAL => None,
+        2 => Some(TombstoneReason::Archived),
+        4 => Some(TombstoneReason::Deprecated),
+        8 => Some(TombstoneReason::Duplicate),
+        16 => Some(TombstoneReason::Error),
+        32 => Some(TombstoneReason::SubmissionError),
+        _ => Some(TombstoneReason::UnknownState),
+    }
+}
+
+/// What a location, or its absence, means. An archived one is live.
+pub fn of_location(row: Option<&LocationRow>) -> Disposition {
+    let Some(row) = row else { return MISSING };
+    Disposition::Upsert {
+        domain: Domain::from(row.domain.as_str()),
+        document_type: DocumentType::location(),
+        version_us: row.last_modified_us,
+        user_id: None,
+    }
+}
+
+fn disposition(
+    row: &Columns,
+    document_type: DocumentType,
+    version_us: Option<i64>,
+    user_id: Option<&str>,
+    gone: Option<TombstoneReason>,
+) -> Disposition {
+    let domain = Domain::from(text(row, "domain").unwrap_or_default());
+    match gone {
+        Some(reason) => {
+            Disposition::Tombstone { reason, version_us, domain: Some(domain), document_type: Some(document_type) }
+        }
+        None => Disposition::Upsert {
+            domain,
+            document_type,
+            version_us: version_us.unwrap_or(0),
+            user_id: user_id.filter(|id| !id.is_empty()).map(str::to_owned),
+        },
+    }
+}
+
+fn text<'c>(row: &'c Columns, column: &str) -> Option<&'c str> {
+    row.get(column).and_then(Value::as_str)
+}
+
+fn instant(row: &Columns, column: &str) -> Option<i64> {
+    text(row, column).and_then(timestamp::parse_us)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    const SERVER_US: i64 = 1_767_607_872_240_000;
+    const SERVER: &str = "2026-01-05T10:11:12.240000Z";
+
+    fn columns(of: Value) -> Columns {
+        of.as_object().unwrap().clone()
+    }
+
+    fn case(changes: Value) -> CaseRows {
+        let mut case =
+            columns(json!({"case_id": "c1", "domain": "demo", "type": "person", "modified_by": "u1", "deleted": false,
+            "modified_on": "2026-01-05T10:11:00.120000Z", "server_modified_on": SERVER}));
+        case.extend(columns(changes));
+        CaseRows { case, ..CaseRows::default() }
+    }
+
+    fn form(changes: Value) -> FormRows {
+        let mut form = columns(
+            json!({"form_id": "f1", "domain": "demo", "user_id": "u1", "state": 1, "deleted_on": null,
+            "xmlns": "http://openrosa.org/formdesigner/AAAA", "received_on": "2026-01-05T10:11:10.000000Z", "server_modified_on": SERVER}),
+        );
+        form.extend(columns(changes));
+        FormRows { form, ..FormRows::default() }
+    }
+
+    fn upsert(document_type: &str, version_us: i64, user_id: Option<&str>) -> Disposition {
+        let (domain, document_type) = ("demo".into(), document_type.into());
+        Disposition::Upsert { domain, document_type, version_us, user_id: user_id.map(str::to_owned) }
+    }
+
+    fn tombstone(reason: TombstoneReason, document_type: &str) -> Disposition {
+        let (domain, document_type) = (Some("demo".into()), Some(document_type.into()));
+        Disposition::Tombstone { reason, version_us: Some(SERVER_US), domain, document_type }
+    }
+
+    /// Every operation in HQ that publishes a change (or should), and the row that it leaves behind.
+    #[test]
+    fn every_operation_of_hq_on_forms() {
+        use TombstoneReason::*;
+        let at = "2026-01-06T00:00:00.000000Z";
+        for (operation, row, expected) in [
+            ("new form", form(json!({})), upsert("AAAA", SERVER_US, Some("u1"))),
+            (
+                "edit, the live form",
+                form(json!({"edited_on": at, "deprecated_form_id": "f0"})),
+                upsert("AAAA", SERVER_US, Some("u1")),
+            ),
+            ("edit, the old version", form(json!({"state": 4, "orig_id": "f1"})), tombstone(Deprecated, "AAAA")),
+            ("exact duplicate", form(json!({"state": 8, "orig_id": "f1"})), tombstone(Duplicate, "AAAA")),
+            ("processing error", form(json!({"state": 16, "problem": "x"})), tombstone(Error, "AAAA")),
+            ("error, reprocessed", form(json!({"problem": "x"})), upsert("AAAA", SERVER_US, Some("u1"))),
+            ("unparsable submission", form(json!({"state": 32, "xmlns": ""})), tombstone(SubmissionError, "")),
+            ("archive", form(json!({"state": 2})), tombstone(Archived, "AAAA")),
+            ("unarchive", form(json!({"state": 1})), upsert("AAAA", SERVER_US, Some("u1"))),
+            ("soft delete", form(json!({"deleted_on": at, "deletion_id": "d"})), tombstone(Deleted, "AAAA")),
+            ("soft delete of an archived one", form(json!({"state": 2, "deleted_on": at})), tombstone(Deleted, "AAAA")),
+            ("soft delete, historic bit", form(json!({"state": 65})), tombstone(Deleted, "AAAA")),
+            (
+                "undelete",
+                form(json!({"deleted_on": null, "problem": "Restored on 2026"})),
+                upsert("AAAA", SERVER_US, Some("u1")),
+            ),
+            ("republished", form(json!({})), upsert("AAAA", SERVER_US, Some("u1"))),
+            ("a state of the future", form(json!({"state": 128})), tombstone(UnknownState, "AAAA")),
+        ] {
+            assert_eq!(of_form(Some(&row)), expected, "{operation}");
+        }
+        assert_eq!(of_form(None), MISSING, "hard delete, purge, deletion of a whole domain");
+    }
+
+    #[test]
+    fn every_operation_of_hq_on_cases() {
+        for (operation, row, expected) in [
+            ("new or changed", case(json!({})), upsert("person", SERVER_US, Some("u1"))),
+            ("closed", case(json!({"closed": true})), upsert("person", SERVER_US, Some("u1"))),
+            ("type changed", case(json!({"type": "child"})), upsert("child", SERVER_US, Some("u1"))),
+            ("rebuilt, no form left", case(json!({"deleted": true})), tombstone(TombstoneReason::Deleted, "person")),
+            (
+                "soft delete keeps the row's own version",
+                case(json!({"deleted": true, "deleted_on": "2027-01-01T00:00:00.000000Z"})),
+                tombstone(TombstoneReason::Deleted, "person"),
+            ),
+            ("undelete", case(json!({"deleted": false, "deleted_on": null})), upsert("person", SERVER_US, Some("u1"))),
+            ("no type, no user", case(json!({"type": "", "modified_by": ""})), upsert("", SERVER_US, None)),
+        ] {
+            assert_eq!(of_case(Some(&row)), expected, "{operation}");
+        }
+        assert_eq!(of_case(None), MISSING, "hard delete, purge, deletion of a whole domain");
+    }
+
+    #[test]
+    fn locations_stay_while_their_row_exists() {
+        let mut row = LocationRow {
+            domain: "demo".into(),
+            location_id: "l".into(),
+            last_modified_us: 7,
+            ..LocationRow::default()
+        };
+        assert_eq!(of_location(Some(&row)), upsert("Location", 7, None), "saved");
+        row.is_archived = true;
+        assert_eq!(of_location(Some(&row)), upsert("Location", 7, None), "archived");
+        assert_eq!(of_location(None), MISSING, "deleted");
+    }
+
+    #[test]
+    fn a_form_without_server_modified_on_counts_from_its_receipt() {
+        let row = form(json!({"server_modified_on": null, "user_id": null, "xmlns": "http://commcarehq.org/case"}));
+        assert_eq!(of_form(Some(&row)), upsert("http://commcarehq.org/case", 1_767_607_870_000_000, None));
+    }
+}

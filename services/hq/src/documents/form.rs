@@ -1,0 +1,156 @@
+//! `XFormInstance.to_json()`, without attachments: columns, the form's data, its history.
+
+use lake_shared::identity::Kind;
+use serde_json::{Map, Value, json};
+
+use super::{DocumentError, cell, json_object};
+use crate::document_rules::{TombstoneReason, form_is_gone};
+use crate::source::{Columns, FormRows};
+
+/// Makes the document of one form from its rows and its converted XML (`{}` where HQ cannot convert it). An error names the form.
+pub fn to_json(rows: &FormRows, data: Map<String, Value>) -> Result<Map<String, Value>, DocumentError> {
+    let form = &rows.form;
+    let id = form.get("form_id").and_then(Value::as_str).unwrap_or_default();
+    let gone = form_is_gone(form);
+    let deleted = gone == Some(TombstoneReason::Deleted);
+    let mut document = Map::with_capacity(form.len() + 5);
+    document.insert("_id".into(), cell(form, "form_id"));
+    document.insert("doc_type".into(), doc_type(gone).into());
+    document.insert("form".into(), Value::Object(data));
+    for column in ["auth_context", "openrosa_headers"] {
+        document.insert(column.into(), Value::Object(json_object(form.get(column), Kind::Form, id, column)?));
+    }
+    for (column, value) in form {
+        match column.as_str() {
+            // Kept in the database for queries only; `to_json()` leaves them out.
+            "id" | "form_id" | "time_start" | "time_end" | "commcare_version" | "app_version" => {}
+            "auth_context" | "openrosa_headers" => {}
+            "deleted_on" | "deletion_id" if !deleted => {}
+            _ => {
+                document.insert(column.clone(), value.clone());
+            }
+        }
+    }
+    document.insert("history".into(), rows.operations.iter().map(operation_json).collect());
+    document.insert("backend_id".into(), "sql".into());
+    Ok(document)
+}
+
+fn doc_type(gone: Option<TombstoneReason>) -> &'static str {
+    match gone {
+        Some(TombstoneReason::Deleted) => "XFormInstance-Deleted",
+        Some(TombstoneReason::Archived) => "XFormArchived",
+        Some(TombstoneReason::Deprecated) => "XFormDeprecated",
+        Some(TombstoneReason::Duplicate) => "XFormDuplicate",
+        Some(TombstoneReason::Error) => "XFormError",
+        Some(TombstoneReason::SubmissionError) => "SubmissionErrorLog",
+        Some(TombstoneReason::Missing | TombstoneReason::UnknownState) | None => "XFormInstance",
+    }
+}
+
+fn operation_json(operation: &Columns) -> Value {
+    json!({
+        "operation": cell(operation, "operation"),
+        "date": cell(operation, "date"),
+        "user": cell(operation, "user_id"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn columns(of: Value) -> Columns {
+        of.as_object().unwrap().clone()
+    }
+
+    fn visit() -> FormRows {
+        FormRows {
+            form: columns(json!({
+                "id": 3, "form_id": "f2", "domain": "demo-space", "app_id": "app1", "xmlns": "http://openrosa.org/formdesigner/AAAA1111",
+                "user_id": "u1", "orig_id": null, "deprecated_form_id": null,
+                "server_modified_on": "2026-01-05T10:11:12.260000Z", "received_on": "2026-01-05T10:11:12.240000Z",
+                "edited_on": null, "deleted_on": null, "deletion_id": null,
+                "auth_context": "{\"doc_type\": \"AuthContext\", \"user_id\": \"u1\", \"authenticated\": true, \"domain\": \"demo-space\"}",
+                "openrosa_headers": "", "partial_submission": false, "submit_ip": "10.0.0.1", "last_sync_token": "s1",
+                "problem": null, "date_header": null, "build_id": "b1", "state": 1, "initial_processing_complete": true,
+                "time_end": "2026-01-05T10:11:00.120000Z", "time_start": "2026-01-05T10:05:00.000000Z",
+                "commcare_version": "2.53", "app_version": 17
+            })),
+            operations: Vec::new(),
+            xml: None,
+        }
+    }
+
+    #[test]
+    fn the_document_is_the_one_hq_makes() {
+        let data = json!({"@xmlns": "http://openrosa.org/formdesigner/AAAA1111", "weight": "3.1", "#type": "data"});
+        let expected = json!({
+            "_id": "f2", "doc_type": "XFormInstance", "form": data,
+            "auth_context": {"doc_type": "AuthContext", "user_id": "u1", "authenticated": true, "domain": "demo-space"},
+            "openrosa_headers": {}, "domain": "demo-space", "app_id": "app1",
+            "xmlns": "http://openrosa.org/formdesigner/AAAA1111", "user_id": "u1", "orig_id": null,
+            "deprecated_form_id": null, "server_modified_on": "2026-01-05T10:11:12.260000Z",
+            "received_on": "2026-01-05T10:11:12.240000Z", "edited_on": null, "partial_submission": false,
+            "submit_ip": "10.0.0.1", "last_sync_token": "s1", "problem": null, "date_header": null, "build_id": "b1",
+            "state": 1, "initial_processing_complete": true, "history": [], "backend_id": "sql"
+        });
+        assert_eq!(Value::Object(to_json(&visit(), columns(data)).unwrap()), expected);
+    }
+
+    #[test]
+    fn columns_of_newer_versions_pass_through() {
+        let mut rows = visit();
+        rows.form.insert("build_profile_id".into(), Value::Null);
+        rows.form.insert("form_load_time".into(), "2026-01-05T10:05:00.000000Z".into());
+        let document = to_json(&rows, Map::new()).unwrap();
+        assert_eq!(document["build_profile_id"], Value::Null);
+        assert_eq!(document["form_load_time"], "2026-01-05T10:05:00.000000Z");
+        assert_eq!(document["form"], json!({}));
+    }
+
+    #[test]
+    fn the_doc_type_follows_the_state_and_deletion_comes_first() {
+        for (state, deleted_on, doc_type) in [
+            (1, Value::Null, "XFormInstance"),
+            (2, Value::Null, "XFormArchived"),
+            (4, Value::Null, "XFormDeprecated"),
+            (8, Value::Null, "XFormDuplicate"),
+            (16, Value::Null, "XFormError"),
+            (32, Value::Null, "SubmissionErrorLog"),
+            (65, Value::Null, "XFormInstance-Deleted"),
+            (2, json!("2026-02-01T00:00:00.000000Z"), "XFormInstance-Deleted"),
+        ] {
+            let mut rows = visit();
+            rows.form.insert("state".into(), state.into());
+            rows.form.insert("deleted_on".into(), deleted_on);
+            let document = to_json(&rows, Map::new()).unwrap();
+            assert_eq!(document["doc_type"], doc_type);
+            assert_eq!(document.contains_key("deleted_on"), doc_type.ends_with("-Deleted"));
+            assert_eq!(document.contains_key("deletion_id"), doc_type.ends_with("-Deleted"));
+        }
+    }
+
+    #[test]
+    fn history_names_what_who_and_when() {
+        let mut rows = visit();
+        rows.operations.push(columns(
+            json!({"id": 1, "form_id": "f2", "operation": "edit", "date": "2026-01-06T00:00:00.000000Z", "user_id": null}),
+        ));
+        let document = to_json(&rows, Map::new()).unwrap();
+        assert_eq!(
+            document["history"],
+            json!([{"operation": "edit", "date": "2026-01-06T00:00:00.000000Z", "user": null}])
+        );
+    }
+
+    #[test]
+    fn broken_json_names_form_and_column() {
+        let mut rows = visit();
+        rows.form.insert("openrosa_headers".into(), "{'a': 1}".into());
+        let error = to_json(&rows, Map::new()).unwrap_err();
+        assert_eq!((error.kind, error.id.as_str(), error.column), (Kind::Form, "f2", "openrosa_headers"));
+    }
+}

@@ -1,0 +1,56 @@
+//! The documents that HQ's own `to_json()` makes of rows. Pure: rows in, JSON out, the same for every adapter.
+
+pub mod case;
+pub mod form;
+pub mod location;
+
+use lake_shared::identity::Kind;
+use serde_json::{Map, Value};
+
+/// A row whose JSON column cannot be read. It stays unreadable until somebody repairs the row: put it aside.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} {id}: column {column} does not hold a JSON object; repair the row in HQ and replay the id")]
+pub struct DocumentError {
+    /// What the document is.
+    pub kind: Kind,
+    /// Its id.
+    pub id: String,
+    /// The column, for example `case_json`.
+    pub column: &'static str,
+    /// What the parser says; `None` where it is JSON but not an object.
+    #[source]
+    pub source: Option<serde_json::Error>,
+}
+
+impl DocumentError {
+    /// Stable code, for quarantine entries and metrics.
+    pub const fn code(&self) -> &'static str {
+        "document_broken_json"
+    }
+}
+
+/// Reads a JSON column. HQ keeps them as text; nothing, an empty text and `null` count as `{}`.
+fn json_object(
+    stored: Option<&Value>,
+    kind: Kind,
+    id: &str,
+    column: &'static str,
+) -> Result<Map<String, Value>, DocumentError> {
+    let error = |source| DocumentError { kind, id: id.to_owned(), column, source };
+    let parsed = match stored {
+        None | Some(Value::Null) => Value::Null,
+        Some(Value::String(text)) if text.trim().is_empty() => Value::Null,
+        Some(Value::String(text)) => serde_json::from_str(text).map_err(|source| error(Some(source)))?,
+        Some(other) => other.clone(),
+    };
+    match parsed {
+        Value::Null => Ok(Map::new()),
+        Value::Object(object) => Ok(object),
+        _ => Err(error(None)),
+    }
+}
+
+/// The value of a column; null where there is no such column.
+fn cell(row: &Map<String, Value>, column: &str) -> Value {
+    row.get(column).cloned().unwrap_or(Value::Null)
+}

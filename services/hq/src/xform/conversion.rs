@@ -1,0 +1,149 @@
+//! From the tree of a form to JSON, in the order of HQ's members: attributes, `@xmlns`, children, `#text`, and for the root
+//! `#type`. HQ's later clean-up of the `meta` block happens in the same walk.
+
+use super::datetime;
+use super::json::{Key, NullSink, Sink};
+use super::tree::{ChildId, Element, Tree};
+use super::{FormXmlError, RaiseReason};
+
+type Result<T> = std::result::Result<T, FormXmlError>;
+
+/// Keys of old `meta` blocks and the keys that HQ gives them, in the order in which it does.
+const META_RENAMES: [(&str, &str); 5] = [
+    ("TimeStart", "timeStart"),
+    ("TimeEnd", "timeEnd"),
+    ("chw_id", "userID"),
+    ("DeviceID", "deviceID"),
+    ("uid", "instanceID"),
+];
+
+/// Writes the form to `sink`.
+///
+/// # Errors
+/// `Raises` if HQ's conversion does. The sink then has a part of the form.
+pub(super) fn convert<S: Sink>(tree: &Tree<'_>, sink: &mut S) -> Result<()> {
+    if !tree.root().is_object() {
+        return Err(FormXmlError::Raises { reason: RaiseReason::RootIsText });
+    }
+    root(tree, sink)
+}
+
+fn root<S: Sink>(tree: &Tree<'_>, sink: &mut S) -> Result<()> {
+    let root = tree.root();
+    let named = |name: &str| tree.groups(root).find(|id| tree.child(*id).name == name);
+    // A block `Meta` takes the place of `meta`, or comes last if there is none.
+    let (modern, old) = (named("meta"), named("Meta"));
+    sink.begin_object();
+    attributes(tree, root, sink)?;
+    for first in tree.groups(root) {
+        if Some(first) == modern {
+            meta(tree, old.unwrap_or(first), sink)?;
+        } else if Some(first) != old {
+            member(tree, first, sink)?;
+        }
+    }
+    text(root, sink)?;
+    sink.key(Key::Marker("#type"));
+    sink.string(root.name);
+    match (modern, old) {
+        (None, Some(old)) => meta(tree, old, sink)?,
+        // HQ drops it only after its conversion, which may raise.
+        (Some(modern), Some(_)) => member(tree, modern, &mut NullSink)?,
+        _ => {}
+    }
+    sink.end_object();
+    Ok(())
+}
+
+/// The member `meta`: the first block only, unless that is a mere text, with modern keys.
+fn meta<S: Sink>(tree: &Tree<'_>, first: ChildId, sink: &mut S) -> Result<()> {
+    let block = tree.child(first);
+    sink.key(Key::Marker("meta"));
+    if !block.is_object() {
+        return values(tree, first, sink);
+    }
+    sink.begin_object();
+    attributes(tree, block, sink)?;
+    let has = |name: &str| tree.groups(block).any(|id| tree.child(id).name == name);
+    let renames = META_RENAMES.map(|(old, new)| (old, new, !has(new)));
+    let is_renamed = |name: &str| renames.iter().any(|(old, _, renamed)| *renamed && *old == name);
+    for group in tree.groups(block).filter(|id| !is_renamed(tree.child(*id).name)) {
+        member(tree, group, sink)?;
+    }
+    text(block, sink)?;
+    for (old, new, _) in renames.iter().filter(|(_, _, renamed)| *renamed) {
+        if let Some(group) = tree.groups(block).find(|id| tree.child(*id).name == *old) {
+            sink.key(Key::Marker(new));
+            values(tree, group, sink)?;
+        }
+    }
+    sink.end_object();
+    // HQ drops further blocks only after its conversion, which may raise.
+    tree.same_key(first).skip(1).try_for_each(|dropped| element(tree, tree.child(dropped), &mut NullSink))
+}
+
+/// All children of one key, as one member.
+fn member<S: Sink>(tree: &Tree<'_>, first: ChildId, sink: &mut S) -> Result<()> {
+    sink.key(Key::Name(tree.child(first).name));
+    values(tree, first, sink)
+}
+
+fn values<S: Sink>(tree: &Tree<'_>, first: ChildId, sink: &mut S) -> Result<()> {
+    if tree.same_key(first).nth(1).is_none() {
+        return element(tree, tree.child(first), sink);
+    }
+    sink.begin_array();
+    for item in tree.same_key(first) {
+        element(tree, tree.child(item), sink)?;
+    }
+    sink.end_array();
+    Ok(())
+}
+
+fn element<S: Sink>(tree: &Tree<'_>, element: &Element<'_>, sink: &mut S) -> Result<()> {
+    if !element.is_object() {
+        return string(&element.text, sink);
+    }
+    sink.begin_object();
+    attributes(tree, element, sink)?;
+    for first in tree.groups(element) {
+        member(tree, first, sink)?;
+    }
+    text(element, sink)?;
+    sink.end_object();
+    Ok(())
+}
+
+/// The attributes, and `@xmlns`.
+fn attributes<S: Sink>(tree: &Tree<'_>, element: &Element<'_>, sink: &mut S) -> Result<()> {
+    for attribute in tree.attributes(element) {
+        match tree.namespace(attribute.namespace) {
+            "" => sink.key(Key::Attribute(attribute.name)),
+            namespace => sink.key(Key::NamespacedAttribute(namespace, attribute.name)),
+        }
+        string(&attribute.value, sink)?;
+    }
+    if element.shows_namespace {
+        sink.key(Key::Marker("@xmlns"));
+        string(tree.namespace(element.namespace), sink)?;
+    }
+    Ok(())
+}
+
+/// `#text`, unless it is blank. XML has none of the characters on which Python and Rust differ about that.
+fn text<S: Sink>(element: &Element<'_>, sink: &mut S) -> Result<()> {
+    if element.text.trim_start().is_empty() {
+        return Ok(());
+    }
+    sink.key(Key::Marker("#text"));
+    string(&element.text, sink)
+}
+
+#[inline]
+fn string<S: Sink>(value: &str, sink: &mut S) -> Result<()> {
+    match datetime::to_utc(value)? {
+        Some(utc) => sink.string(&utc),
+        None => sink.string(value),
+    }
+    Ok(())
+}

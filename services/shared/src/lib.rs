@@ -1,0 +1,15 @@
+//! What two or more services of CommCare Lake need: names, the queue port with its adapters, configuration,
+//! telemetry and orderly shutdown. Nothing here knows HQ, Kafka or Delta.
+
+pub mod config;
+pub mod error_chain;
+pub mod identity;
+pub mod names;
+pub mod quarantine;
+pub mod queue;
+pub mod retry;
+pub mod secret;
+pub mod service;
+pub mod shutdown;
+pub mod telemetry;
+pub mod wire;

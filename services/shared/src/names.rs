@@ -1,0 +1,166 @@
+//! Outside names made safe, reversibly, for subjects and paths.
+//!
+//! A *token* holds only `A-Z a-z 0-9 _ -`; every other byte of the UTF-8 text becomes `~HH`. The empty text is `~`,
+//! the text `_` is `~5F` (the token `_` is free to mean "unknown"). A token longer than [`TOKEN_LENGTH_MAX`] is cut
+//! and ends in `~~` and 32 hex digits of a hash: that one form cannot be undone from the token alone, so whoever makes it
+//! also carries the full text (queue messages and the metastore do).
+
+use uuid::Uuid;
+
+use crate::identity::{DocumentType, Domain, Kind, TableKey};
+
+/// Longest token, in bytes: file systems allow 255 a name, subjects should stay well below 4 kB.
+pub const TOKEN_LENGTH_MAX: usize = 120;
+
+/// The token that stands for a type that is not known.
+pub const UNKNOWN: &str = "_";
+
+/// Makes a token of any text.
+pub fn token(text: &str) -> String {
+    if text.is_empty() {
+        return "~".into();
+    }
+    if text == UNKNOWN {
+        return "~5F".into();
+    }
+    let mut token = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
+            token.push(char::from(byte));
+        } else {
+            token.push_str(&format!("~{byte:02X}"));
+        }
+    }
+    if token.len() > TOKEN_LENGTH_MAX {
+        token.truncate(TOKEN_LENGTH_MAX - 34);
+        // An escape sequence that was cut in two would look like another one.
+        if let Some(at) = token.rfind('~').filter(|at| token.len() - at < 3) {
+            token.truncate(at);
+        }
+        token.push_str("~~");
+        token.push_str(&fingerprint(text));
+    }
+    token
+}
+
+/// The text that [`token`] was made of; `None` where the token is cut or was not made by it.
+pub fn text(token: &str) -> Option<String> {
+    if token == "~" {
+        return Some(String::new());
+    }
+    let mut bytes = Vec::with_capacity(token.len());
+    let mut rest = token.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        if first == b'~' {
+            let digits = std::str::from_utf8(after.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &after[2..];
+        } else {
+            bytes.push(first);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// 32 hex digits that identify a text; stable over versions of the software.
+pub fn fingerprint(text: &str) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string()
+}
+
+/// Subject of full documents: `lake.records.<domain>.<kind>.<type>`.
+pub fn records_subject(domain: &Domain, kind: Kind, document_type: Option<&DocumentType>) -> String {
+    document_subject("records", domain, kind, document_type)
+}
+
+/// Subject of flattened rows: `lake.rows.<domain>.<kind>.<type>`.
+pub fn rows_subject(domain: &Domain, kind: Kind, document_type: Option<&DocumentType>) -> String {
+    document_subject("rows", domain, kind, document_type)
+}
+
+fn document_subject(stage: &str, domain: &Domain, kind: Kind, document_type: Option<&DocumentType>) -> String {
+    let document_type = document_type.map_or_else(|| UNKNOWN.to_owned(), |name| token(name.as_str()));
+    format!("lake.{stage}.{}.{kind}.{document_type}", token(domain.as_str()))
+}
+
+/// Folder of a table below the lake's root: `<domain>/<topic>/<type>`, each a token.
+pub fn table_path(table: &TableKey) -> String {
+    let TableKey { space, document_type } = table;
+    format!("{}/{}/{}", token(space.domain.as_str()), space.kind.topic(), token(document_type.as_str()))
+}
+
+/// Name of a table in the metastore before it is made unique: `<domain>_<topic>_<type>`, lower case, `-` and everything
+/// outside `a-z 0-9 _` as `_`, at most 128 characters.
+pub fn table_name(table: &TableKey) -> String {
+    let TableKey { space, document_type } = table;
+    let name = format!("{}_{}_{document_type}", space.domain, space.kind.topic());
+    name.to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' })
+        .take(TABLE_NAME_LENGTH_MAX)
+        .collect()
+}
+
+/// Longest table name, in characters: what Hive's metastore takes.
+pub const TABLE_NAME_LENGTH_MAX: usize = 128;
+
+/// The name to take where [`table_name`] is taken by another table: its beginning and a fingerprint of the full identity.
+pub fn table_name_unique(table: &TableKey) -> String {
+    let fingerprint =
+        fingerprint(&format!("{}\u{0}{}\u{0}{}", table.space.domain, table.space.kind, table.document_type));
+    let mut name = table_name(table);
+    name.truncate(TABLE_NAME_LENGTH_MAX - 13);
+    format!("{name}_{}", &fingerprint[..12])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::identity::Space;
+
+    const HOSTILE: [&str; 12] =
+        ["", "_", ".", "..", "a/b", "a.b", "*", ">", "a b", "\u{0}\n", "घर", "http://openrosa.org/formdesigner/x"];
+
+    #[test]
+    fn hostile_names_become_plain_tokens_and_come_back() {
+        for hostile in HOSTILE {
+            let made = token(hostile);
+            assert!(made.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-~".contains(&b)), "{made}");
+            assert_ne!(made, UNKNOWN);
+            assert_eq!(text(&made).unwrap(), hostile);
+        }
+    }
+
+    #[test]
+    fn long_names_stay_short_and_distinct() {
+        let (one, two) = ("é".repeat(5_000), format!("{}x", "é".repeat(5_000)));
+        assert!(token(&one).len() <= TOKEN_LENGTH_MAX);
+        assert_ne!(token(&one), token(&two));
+        assert_eq!(text(&token(&one)), None);
+    }
+
+    #[test]
+    fn table_names_are_lower_case_words() {
+        let key = |domain: &str, document_type: &str| TableKey {
+            space: Space { domain: domain.into(), kind: Kind::Case },
+            document_type: document_type.into(),
+        };
+        assert_eq!(table_name(&key("demo-space", "Person")), "demo_space_case_sql_person");
+        assert_ne!(table_name_unique(&key("d", "Person")), table_name_unique(&key("d", "person")));
+        assert_eq!(table_path(&key("demo-space", "a/..")), "demo-space/case-sql/a~2F~2E~2E");
+    }
+
+    proptest! {
+        #[test]
+        fn every_short_text_survives(original in "\\PC{0,30}") {
+            let made = token(&original);
+            if made.len() < TOKEN_LENGTH_MAX - 2 {
+                prop_assert_eq!(text(&made).unwrap(), original);
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The queue between processes, on the streams of NATS JetStream.
+//!
+//! Invariants: a message is published when the server says that it is stored; the streams are work queues that refuse new
+//! messages when they are full, so nothing is dropped and producers wait; each stream has one durable consumer, made anew
+//! when it is gone; the connection is made again for ever. Broadcasts are plain messages that no stream keeps.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_nats::jetstream::context::{PublishError as StoreError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use tokio::time::timeout;
+
+pub use self::config::JetStreamConfig;
+use self::connection::Connection;
+use self::consumer::JetStreamConsumer;
+use super::{Consumer, ConsumerOptions, Heard, Message, PublishError, Queue, QueueError, Stream, naming};
+use crate::error_chain::Chain;
+use crate::names;
+
+mod config;
+mod connection;
+mod consumer;
+mod listener;
+mod pull;
+mod streams;
+
+/// Room for our headers within the server's `max_payload`, which counts them.
+const HEADERS_SIZE_MAX: usize = 512;
+/// Longest dedupe id that is sent as it is, in bytes.
+const DEDUPE_ID_LENGTH_MAX: usize = 200;
+
+/// The queue on JetStream.
+pub struct JetStreamQueue {
+    connection: Connection,
+    payload_size_max: usize,
+}
+
+impl JetStreamQueue {
+    /// Connects, and creates or updates the streams. Waits for a server that is not ready, and says so in the log, as long as
+    /// `connect_attempts_max` allows.
+    ///
+    /// # Errors
+    /// At once when the configuration cannot be used, the login is refused, or the streams cannot be as they must; after
+    /// `connect_attempts_max` tries when no server was ready.
+    pub async fn connect(config: JetStreamConfig) -> Result<Arc<Self>, QueueError> {
+        let connection = Connection::open(config).await?;
+        let server_max = connection.client.server_info().max_payload.saturating_sub(HEADERS_SIZE_MAX);
+        let payload_size_max = connection.config.payload_size_max.unwrap_or(server_max).min(server_max);
+        Ok(Arc::new(Self { connection, payload_size_max }))
+    }
+
+    /// Ends the queue: publishers get [`PublishError::Closed`], consumers and listeners `None`. What was handed out can still
+    /// be acknowledged; waits for a moment until the acknowledgements given so far are with the server.
+    pub async fn close(&self) {
+        self.connection.closed.cancel();
+        let reached = timeout(self.connection.config.request_timeout(), self.connection.client.flush()).await;
+        if !matches!(reached, Ok(Ok(()))) {
+            tracing::warn!("queue was closed without a connection, the last acknowledgements may come again");
+        }
+    }
+
+    /// Gives up after the time for one request.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+        let limit = self.connection.config.request_timeout();
+        timeout(limit, work).await.unwrap_or_else(|_| Err(format!("no answer within {} ms", limit.as_millis())))
+    }
+
+    async fn store(&self, message: Message) -> Result<(), StoreError> {
+        self.connection.connected().await;
+        let publish = PublishMessage::build().payload(message.payload).message_id(header_value(&message.dedupe_id));
+        // Stored, or dropped as a repetition of what is stored: both are what was wanted.
+        self.connection.context.send_publish(message.subject, publish).await?.await.map(|_stored| ())
+    }
+}
+
+/// The id as it can stand in a header: others are replaced by their fingerprint.
+fn header_value(dedupe_id: &str) -> String {
+    let plain = !dedupe_id.is_empty()
+        && dedupe_id.len() <= DEDUPE_ID_LENGTH_MAX
+        && dedupe_id.bytes().all(|byte| byte.is_ascii_graphic());
+    if plain { dedupe_id.to_owned() } else { names::fingerprint(dedupe_id) }
+}
+
+#[async_trait]
+impl Queue for JetStreamQueue {
+    async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let subject = message.subject.clone();
+        let (size, size_max) = (message.payload.len(), self.payload_size_max);
+        if let Err(reason) = naming::queued_in(&subject) {
+            return Err(PublishError::Unavailable { subject, reason: reason.to_owned() });
+        }
+        if size > size_max {
+            return Err(PublishError::TooLarge { subject, size, size_max });
+        }
+        let limit = self.connection.config.request_timeout();
+        let stored = self.connection.closed.run_until_cancelled(timeout(limit, self.store(message))).await;
+        match stored {
+            None => Err(PublishError::Closed),
+            Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                // The server was changed to take less than when we connected.
+                Err(PublishError::TooLarge { subject, size, size_max: self.connection.client.max_payload() })
+            }
+            Some(Ok(Err(error))) => Err(PublishError::Unavailable { subject, reason: Chain(&error).to_string() }),
+            Some(Err(_)) => {
+                let reason = format!("not acknowledged within {} ms", limit.as_millis());
+                Err(PublishError::Unavailable { subject, reason })
+            }
+        }
+    }
+
+    async fn consumer(&self, stream: Stream, options: ConsumerOptions) -> Result<Box<dyn Consumer>, QueueError> {
+        Ok(Box::new(JetStreamConsumer::open(self.connection.clone(), stream, options).await?))
+    }
+
+    async fn broadcast(&self, subject: &str, payload: Bytes) -> Result<(), QueueError> {
+        naming::check_broadcast(subject)?;
+        let client = &self.connection.client;
+        let told = self.in_time(async {
+            self.connection.connected().await;
+            client.publish(subject.to_owned(), payload).await.map_err(|error| error.to_string())?;
+            client.flush().await.map_err(|error| error.to_string())
+        });
+        told.await.map_err(|reason| QueueError { action: format!("broadcast on {subject}"), reason })
+    }
+
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+        listener::listen(&self.connection, pattern).await
+    }
+
+    fn payload_size_max(&self) -> usize {
+        self.payload_size_max
+    }
+
+    async fn check(&self) -> Result<(), QueueError> {
+        if self.connection.closed.is_cancelled() {
+            return Err(QueueError { action: "queue messages".into(), reason: "the queue is closed".into() });
+        }
+        if !self.connection.status.borrow().connected {
+            let action = format!("reach {}", self.connection.config.servers_shown());
+            return Err(QueueError { action, reason: "not connected; is the server running?".into() });
+        }
+        futures::future::try_join_all(Stream::ALL.map(|stream| self.connection.look_up(stream))).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dedupe_ids_fit_in_a_header() {
+        assert_eq!(header_value("batch-17/3"), "batch-17/3");
+        for odd in ["", " a", "a\r\nX: y", "घर", &"x".repeat(5_000)] {
+            let value = header_value(odd);
+            assert!(value.len() == 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit()), "{odd}");
+        }
+        assert_ne!(header_value(&"x".repeat(5_000)), header_value(&"x".repeat(5_001)));
+    }
+}

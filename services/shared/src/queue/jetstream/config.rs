@@ -1,0 +1,234 @@
+//! How to reach the NATS servers and how large the streams are.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::{ConnectOptions, ServerAddr};
+use serde::Deserialize;
+
+use crate::queue::QueueError;
+use crate::secret::Secret;
+
+/// Configuration of the queue on JetStream.
+#[derive(Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JetStreamConfig {
+    /// Addresses of the servers, `nats://host:4222` or `tls://host:4222`; one that answers is enough. Default: `nats://127.0.0.1:4222`.
+    pub servers: Vec<String>,
+    /// File with a JWT and its key, as `nsc` writes it.
+    pub credentials_file: Option<PathBuf>,
+    /// User name; goes with `password`.
+    pub user: Option<String>,
+    /// Password of `user`.
+    pub password: Option<Secret>,
+    /// Token, where the servers ask for one.
+    pub token: Option<Secret>,
+    /// Room of each of the streams of records and of rows, in bytes. A full stream makes producers wait. The servers reserve it:
+    /// their file store needs room for twice this and for the quarantine. Default: 4 GiB.
+    pub stream_size_bytes_max: u64,
+    /// Room of the stream of quarantined records, in bytes. Default: 1 GiB.
+    pub quarantine_size_bytes_max: u64,
+    /// Copies of each message: 1, or 3 or 5 in a cluster. With 1, a message that was just queued survives the end of the server
+    /// process, but the loss of power only if the server has `sync_interval: always`. Default: 1.
+    pub replicas: usize,
+    /// How long the streams remember ids, to drop repetitions; in seconds. Default: 120.
+    pub dedupe_window_seconds: u64,
+    /// Largest payload, in bytes. Default, and most: the `max_payload` of the server without room for headers.
+    pub payload_size_max: Option<usize>,
+    /// Longest time for one try to connect, in milliseconds. Default: 5,000.
+    pub connect_timeout_ms: u64,
+    /// Longest time for one answer of a server, in milliseconds; then the request counts as failed. Default: 10,000.
+    pub request_timeout_ms: u64,
+    /// How often to try at start, while no server is ready. Default: none, keep trying.
+    pub connect_attempts_max: Option<u32>,
+}
+
+impl Default for JetStreamConfig {
+    fn default() -> Self {
+        Self {
+            servers: vec!["nats://127.0.0.1:4222".into()],
+            credentials_file: None,
+            user: None,
+            password: None,
+            token: None,
+            stream_size_bytes_max: 4 << 30,
+            quarantine_size_bytes_max: 1 << 30,
+            replicas: 1,
+            dedupe_window_seconds: 120,
+            payload_size_max: None,
+            connect_timeout_ms: 5_000,
+            request_timeout_ms: 10_000,
+            connect_attempts_max: None,
+        }
+    }
+}
+
+impl fmt::Debug for JetStreamConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JetStreamConfig")
+            .field("servers", &self.servers_shown())
+            .field("credentials_file", &self.credentials_file)
+            .field("user", &self.user)
+            .field("stream_size_bytes_max", &self.stream_size_bytes_max)
+            .field("quarantine_size_bytes_max", &self.quarantine_size_bytes_max)
+            .field("replicas", &self.replicas)
+            .field("dedupe_window_seconds", &self.dedupe_window_seconds)
+            .field("payload_size_max", &self.payload_size_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl JetStreamConfig {
+    pub(super) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms.max(1))
+    }
+
+    pub(super) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms.max(1))
+    }
+
+    /// The addresses without user, password or token.
+    pub(super) fn servers_shown(&self) -> String {
+        self.servers.iter().map(|address| without_login(address)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The addresses, freed of logins: those go into the options, so that no address holds a secret that could be logged.
+    pub(super) fn addresses(&self) -> Result<Vec<ServerAddr>, QueueError> {
+        if self.servers.is_empty() {
+            return Err(refused("no server is named; set queue.servers to something like nats://host:4222"));
+        }
+        let addresses = self.servers.iter().map(|address| {
+            let shown = without_login(address);
+            // The reason of the parser could show what was parsed.
+            shown.parse().map_err(|_| refused(&format!("{shown} is not an address like nats://host:4222")))
+        });
+        addresses.collect()
+    }
+
+    /// Who we are to the servers.
+    pub(super) async fn login(&self) -> Result<ConnectOptions, QueueError> {
+        let (mut user, mut password, mut token) = (self.user.clone(), self.password.clone(), self.token.clone());
+        let in_addresses: Vec<&str> = self.servers.iter().filter_map(|address| login_of(address)).collect();
+        if let Some(login) = in_addresses.first() {
+            let named = user.is_some() || token.is_some() || self.credentials_file.is_some();
+            if named || in_addresses.iter().any(|other| other != login) {
+                return Err(refused("more than one login is given; remove those in queue.servers"));
+            }
+            match login.split_once(':') {
+                Some((name, secret)) => {
+                    (user, password) = (Some(decoded(name)), Some(decoded(secret).into()));
+                }
+                None => token = Some(decoded(login).into()),
+            }
+        }
+        let options = ConnectOptions::new();
+        match (user, password, token, &self.credentials_file) {
+            (None, None, None, None) => Ok(options),
+            (Some(user), Some(password), None, None) => {
+                Ok(options.user_and_password(user, password.expose().to_owned()))
+            }
+            (None, None, Some(token), None) => Ok(options.token(token.expose().to_owned())),
+            // The file's content must not be shown: an error of its parser is of no use to anybody else.
+            (None, None, None, Some(path)) => options.credentials_file(path).await.map_err(|error| {
+                refused(&format!("credentials file {} cannot be used ({})", path.display(), error.kind()))
+            }),
+            _ => Err(refused("give user and password, or token, or credentials_file, not several of them")),
+        }
+    }
+}
+
+fn refused(reason: &str) -> QueueError {
+    QueueError { action: "use the configuration of the queue".into(), reason: reason.to_owned() }
+}
+
+/// `user:password` or `token` of `scheme://login@host`.
+fn login_of(address: &str) -> Option<&str> {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let authority = rest.split_once('/').map_or(rest, |(authority, _)| authority);
+    // A password may hold a `/` that was not escaped: look further rather than show it.
+    authority.rsplit_once('@').or_else(|| rest.rsplit_once('@')).map(|(login, _)| login)
+}
+
+/// The address as it may be shown.
+fn without_login(address: &str) -> String {
+    match login_of(address) {
+        Some(login) => address.replacen(&format!("{login}@"), "", 1),
+        None => address.to_owned(),
+    }
+}
+
+/// Undoes `%HH`; what is not such an escape stays.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let escape = after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        if let Some(byte) = escape.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            bytes.push(byte);
+            rest = &after[2..];
+        } else {
+            bytes.push(first);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn config(servers: &[&str]) -> JetStreamConfig {
+        JetStreamConfig { servers: servers.iter().map(|&address| address.to_owned()).collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn logins_in_addresses_are_never_shown() {
+        for address in [
+            "nats://lake:s3cret@host:4222",
+            "lake:s3cret@host:4222",
+            "nats://s3cret@host",
+            "nats://lake:s3cret@",
+            "tls://lake:a@s3cret/@host:4222",
+        ] {
+            let config = config(&[address]);
+            let mut shown = format!("{config:?} {}", config.servers_shown());
+            if let Err(error) = config.addresses() {
+                shown.push_str(&error.to_string());
+            }
+            assert!(!shown.contains("s3cret") && !shown.contains("lake"), "{shown}");
+        }
+        assert_eq!(config(&["nats://a:b@host:1", "host"]).servers_shown(), "nats://host:1, host");
+        assert_eq!(config(&["nats://a:b@host:1"]).addresses().unwrap()[0].as_url_str(), "nats://host:1");
+    }
+
+    #[tokio::test]
+    async fn one_login_is_taken_and_two_are_refused() {
+        assert!(config(&["nats://host"]).login().await.is_ok());
+        assert!(config(&["nats://a:b@host", "nats://a:b@other"]).login().await.is_ok());
+        assert!(config(&["nats://a:b@host", "nats://a:c@other"]).login().await.is_err());
+        let user_alone = JetStreamConfig { user: Some("a".into()), ..config(&["host"]) };
+        assert!(user_alone.login().await.is_err());
+        let both = JetStreamConfig { token: Some("t".into()), ..config(&["nats://a:b@host"]) };
+        assert!(both.login().await.is_err());
+        let file = JetStreamConfig { credentials_file: Some("does-not-exist".into()), ..config(&["host"]) };
+        assert!(file.login().await.unwrap_err().to_string().contains("does-not-exist"));
+    }
+
+    #[test]
+    fn escapes_in_logins_are_undone() {
+        assert_eq!(decoded("a%40b%2fc"), "a@b/c");
+        assert_eq!(decoded("100%"), "100%");
+        assert_eq!(decoded("%zz"), "%zz");
+    }
+
+    #[test]
+    fn unknown_keys_are_errors() {
+        let parsed = serde_json::from_str::<JetStreamConfig>(r#"{"servers": ["nats://a"], "replicas": 3}"#).unwrap();
+        assert_eq!((parsed.replicas, parsed.dedupe_window_seconds), (3, 120));
+        assert!(serde_json::from_str::<JetStreamConfig>(r#"{"server": "nats://a"}"#).is_err());
+    }
+}

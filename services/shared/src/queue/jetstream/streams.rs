@@ -1,0 +1,192 @@
+//! Creating the streams, and keeping them as configured.
+//!
+//! Several services start at once and do this side by side: creating what another one has just created is no trouble. What
+//! the server says it has is compared with what was asked, because servers ignore what they do not know.
+
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Error, ErrorCode};
+
+use super::config::JetStreamConfig;
+use crate::error_chain::Chain;
+use crate::queue::{QueueError, Stream};
+
+/// Rounds of looking and creating; another service can win each but the first few.
+const ROUNDS_MAX: usize = 5;
+
+/// Why something did not work, and whether it is worth trying again.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The server is away, starting or busy.
+    Passing(QueueError),
+    /// Someone must change something.
+    Lasting(QueueError),
+}
+
+impl Trouble {
+    pub(super) fn into_error(self) -> QueueError {
+        match self {
+            Self::Passing(error) | Self::Lasting(error) => error,
+        }
+    }
+}
+
+/// Makes sure that a stream is there and is as configured.
+pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream: Stream) -> Result<(), Trouble> {
+    let wanted = wanted(config, stream);
+    for _ in 0..ROUNDS_MAX {
+        let found = match context.get_stream(stream.name()).await {
+            Ok(found) => Some(found.cached_info().config.clone()),
+            Err(error) => match get_error(&error) {
+                Some(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
+                answer => return Err(trouble("look up", stream, answer, &Chain(&error).to_string())),
+            },
+        };
+        let Some(found) = found else {
+            match context.create_stream(wanted.clone()).await {
+                Ok(created) => return verify(stream, &wanted, &created.cached_info().config),
+                // Another service was faster, perhaps with another configuration: look again.
+                Err(error) if code(&error) == Some(ErrorCode::STREAM_NAME_EXIST) => continue,
+                Err(error) => {
+                    return Err(trouble("create", stream, create_error(&error), &Chain(&error).to_string()));
+                }
+            }
+        };
+        if let Some(difference) = essential_difference(&wanted, &found) {
+            let reason = format!("it exists with another {difference}; drain it, delete it and start again");
+            return Err(Trouble::Lasting(QueueError { action: format!("use stream {}", stream.name()), reason }));
+        }
+        if limits(&found) == limits(&wanted) {
+            return Ok(());
+        }
+        return update(context, stream, &wanted, found).await;
+    }
+    let reason = "it comes and goes; other services seem to delete it".into();
+    Err(Trouble::Passing(QueueError { action: format!("create stream {}", stream.name()), reason }))
+}
+
+fn wanted(config: &JetStreamConfig, stream: Stream) -> Config {
+    let bytes_max = match stream {
+        Stream::Records | Stream::Rows => config.stream_size_bytes_max,
+        Stream::Quarantine => config.quarantine_size_bytes_max,
+    };
+    Config {
+        name: stream.name().to_owned(),
+        subjects: vec![stream.subjects().to_owned()],
+        retention: RetentionPolicy::WorkQueue,
+        // A full stream refuses new messages; the default would drop the oldest.
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        max_bytes: i64::try_from(bytes_max).unwrap_or(i64::MAX),
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_message_size: -1,
+        max_age: Duration::ZERO,
+        num_replicas: config.replicas.max(1),
+        duplicate_window: Duration::from_secs(config.dedupe_window_seconds.max(1)),
+        ..Config::default()
+    }
+}
+
+/// What the promises of the queue rest on; the server does not change these on a stream that is there.
+fn essential_difference(wanted: &Config, found: &Config) -> Option<&'static str> {
+    if found.retention != wanted.retention {
+        Some("retention (work queue is needed)")
+    } else if found.storage != wanted.storage {
+        Some("storage (file is needed)")
+    } else {
+        None
+    }
+}
+
+type Limits<'a> = (&'a [String], bool, [i64; 3], i32, Duration, Duration, usize);
+
+fn limits(config: &Config) -> Limits<'_> {
+    // Servers say 0 or -1 for "no limit".
+    let unlimited = |limit: i64| if limit <= 0 { -1 } else { limit };
+    let counts = [config.max_bytes, config.max_messages, config.max_messages_per_subject].map(unlimited);
+    let discards_new = config.discard == DiscardPolicy::New;
+    let message_size_max = if config.max_message_size <= 0 { -1 } else { config.max_message_size };
+    let (age, window) = (config.max_age, config.duplicate_window);
+    (&config.subjects, discards_new, counts, message_size_max, age, window, config.num_replicas)
+}
+
+/// What the server made of it.
+fn verify(stream: Stream, wanted: &Config, made: &Config) -> Result<(), Trouble> {
+    if limits(made) == limits(wanted) && essential_difference(wanted, made).is_none() {
+        return Ok(());
+    }
+    let reason = "the server took the configuration differently; use nats-server 2.10 or newer".into();
+    Err(Trouble::Lasting(QueueError { action: format!("create stream {}", stream.name()), reason }))
+}
+
+/// Sets our limits on a stream that is there and keeps the rest, such as its placement.
+async fn update(context: &Context, stream: Stream, wanted: &Config, found: Config) -> Result<(), Trouble> {
+    let merged = Config {
+        subjects: wanted.subjects.clone(),
+        discard: wanted.discard,
+        max_bytes: wanted.max_bytes,
+        max_messages: wanted.max_messages,
+        max_messages_per_subject: wanted.max_messages_per_subject,
+        max_message_size: wanted.max_message_size,
+        max_age: wanted.max_age,
+        num_replicas: wanted.num_replicas,
+        duplicate_window: wanted.duplicate_window,
+        ..found.clone()
+    };
+    match context.update_stream(&merged).await {
+        Ok(updated) => verify(stream, wanted, &updated.config),
+        Err(error) => match trouble("update", stream, create_error(&error), &Chain(&error).to_string()) {
+            // Another size or number of copies is no reason to stand still; losing messages would be.
+            Trouble::Lasting(error) if loses_nothing(&found) => {
+                tracing::warn!(stream = stream.name(), reason = error.reason, "stream keeps its old limits");
+                Ok(())
+            }
+            trouble => Err(trouble),
+        },
+    }
+}
+
+fn loses_nothing(found: &Config) -> bool {
+    found.discard == DiscardPolicy::New && found.max_age.is_zero()
+}
+
+fn trouble(what: &str, stream: Stream, answer: Option<Error>, reason: &str) -> Trouble {
+    let action = format!("{what} stream {}", stream.name());
+    let Some(answer) = answer else { return Trouble::Passing(QueueError { action, reason: reason.to_owned() }) };
+    let (advice, lasting) = match answer.error_code() {
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED => {
+            ("; give the server a larger file store or lower queue.stream_size_bytes_max", true)
+        }
+        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => ("; set queue.replicas to 1 or use a cluster", true),
+        // While a cluster forms it has no peers yet.
+        ErrorCode::CLUSTER_NO_PEERS => ("", false),
+        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
+            ("; start the server with JetStream", false)
+        }
+        _ => ("", (400..500).contains(&answer.code())),
+    };
+    let error = QueueError { action, reason: format!("{reason}{advice}") };
+    if lasting { Trouble::Lasting(error) } else { Trouble::Passing(error) }
+}
+
+fn get_error(error: &GetStreamError) -> Option<Error> {
+    match error.kind() {
+        GetStreamErrorKind::JetStream(answer) => Some(answer),
+        _ => None,
+    }
+}
+
+fn create_error(error: &CreateStreamError) -> Option<Error> {
+    match error.kind() {
+        CreateStreamErrorKind::JetStream(answer) => Some(answer),
+        _ => None,
+    }
+}
+
+fn code(error: &CreateStreamError) -> Option<ErrorCode> {
+    create_error(error).map(|answer| answer.error_code())
+}

@@ -1,0 +1,317 @@
+//! The queue inside one process.
+//!
+//! Nothing is stored, so `publish` resolves only when the final consumer has acknowledged the message: whoever waits for it
+//! knows that what came of it is durable. A process that dies loses the messages, and their publishers, who never heard
+//! `Ok`, send them again.
+//!
+//! Invariants: a message leaves by being acknowledged or by [`MemoryQueue::close`]; each stream has room of its own, so that
+//! one full stage cannot starve the stage that would empty it; no lock is held while waiting.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::held::{Found, HandedOut, Held};
+use self::listeners::Listeners;
+use super::{
+    Consumer, ConsumerOptions, Delivery, Heard, Message, PublishError, Queue, QueueError, Receipt, Stream, naming,
+};
+
+mod held;
+mod listeners;
+
+/// Limits of a [`MemoryQueue`]; each stream has them for itself.
+#[derive(Clone, Debug)]
+pub struct MemoryQueueOptions {
+    /// Largest payload, in bytes.
+    pub payload_size_max: usize,
+    /// Most messages that are held; more publishers wait.
+    pub messages_held_max: usize,
+    /// Most bytes of payload that are held, at most 4 GiB; more publishers wait. A larger message is taken when it is alone.
+    pub bytes_held_max: u32,
+    /// How long the id of an acknowledged message is remembered.
+    pub dedupe_window: Duration,
+    /// Most broadcasts that wait for one slow listener.
+    pub broadcasts_held_max: usize,
+}
+
+impl Default for MemoryQueueOptions {
+    /// 8 MiB a message, 10,000 messages and 256 MiB a stream, two minutes, 1,000 broadcasts.
+    fn default() -> Self {
+        Self {
+            payload_size_max: 8 << 20,
+            messages_held_max: 10_000,
+            bytes_held_max: 256 << 20,
+            dedupe_window: Duration::from_secs(120),
+            broadcasts_held_max: 1_000,
+        }
+    }
+}
+
+/// The room that a held message takes up.
+struct Room {
+    _message: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+/// One stream, shared by the queue, its consumers and their receipts.
+struct Work {
+    stream: Stream,
+    held: Mutex<Held<Room>>,
+    /// One wake-up for each message that can be handed out, and one for all when the next timer comes earlier.
+    changed: Notify,
+    messages: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    closed: CancellationToken,
+}
+
+impl Work {
+    fn lock(&self) -> MutexGuard<'_, Held<Room>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is held, and wakes everyone who sleeps too long if the next timer comes earlier now.
+    fn change<T>(&self, change: impl FnOnce(&mut Held<Room>, Instant) -> T) -> T {
+        let mut held = self.lock();
+        let before = held.next_timer();
+        let outcome = change(&mut held, Instant::now());
+        let after = held.next_timer();
+        drop(held);
+        if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
+            self.changed.notify_waiters();
+        }
+        outcome
+    }
+
+    fn error(&self, action: &str, reason: &str) -> QueueError {
+        QueueError { action: format!("{action} on {}", self.stream.name()), reason: reason.to_owned() }
+    }
+}
+
+/// The queue of one process. See the module for what it promises.
+pub struct MemoryQueue {
+    options: MemoryQueueOptions,
+    work: [Arc<Work>; Stream::ALL.len()],
+    listeners: Listeners,
+    closed: CancellationToken,
+}
+
+impl MemoryQueue {
+    /// An empty queue.
+    pub fn new(options: MemoryQueueOptions) -> Arc<Self> {
+        let closed = CancellationToken::new();
+        let messages_max = options.messages_held_max.clamp(1, Semaphore::MAX_PERMITS);
+        let bytes_max = usize::try_from(options.bytes_held_max).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
+        let work = Stream::ALL.map(|stream| {
+            Arc::new(Work {
+                stream,
+                held: Mutex::new(Held::new(options.dedupe_window)),
+                changed: Notify::new(),
+                messages: Arc::new(Semaphore::new(messages_max)),
+                bytes: Arc::new(Semaphore::new(bytes_max)),
+                closed: closed.clone(),
+            })
+        });
+        let listeners = Listeners::new(options.broadcasts_held_max);
+        Arc::new(Self { options, work, listeners, closed })
+    }
+
+    /// Ends the queue: publishers get [`PublishError::Closed`], consumers and listeners `None`. What was not acknowledged is
+    /// let go; its publishers never heard `Ok`.
+    pub fn close(&self) {
+        self.closed.cancel();
+        for work in &self.work {
+            work.lock().clear();
+            work.changed.notify_waiters();
+        }
+        self.listeners.close();
+    }
+
+    fn work(&self, stream: Stream) -> &Arc<Work> {
+        match stream {
+            Stream::Records => &self.work[0],
+            Stream::Rows => &self.work[1],
+            Stream::Quarantine => &self.work[2],
+        }
+    }
+
+    /// Waits until the message fits.
+    async fn room(&self, work: &Work, size: usize) -> Option<Room> {
+        let bytes = u32::try_from(size).unwrap_or(u32::MAX).clamp(1, self.options.bytes_held_max.max(1));
+        let room = async {
+            let message = Arc::clone(&work.messages).acquire_owned().await.ok()?;
+            let bytes = Arc::clone(&work.bytes).acquire_many_owned(bytes).await.ok()?;
+            Some(Room { _message: message, _bytes: bytes })
+        };
+        self.closed.run_until_cancelled(room).await.flatten()
+    }
+}
+
+#[async_trait]
+impl Queue for MemoryQueue {
+    async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let unavailable = |subject: &str, reason: &str| PublishError::Unavailable {
+            subject: subject.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let stream = naming::queued_in(&message.subject).map_err(|reason| unavailable(&message.subject, reason))?;
+        let (size, size_max) = (message.payload.len(), self.options.payload_size_max);
+        if size > size_max {
+            return Err(PublishError::TooLarge { subject: message.subject, size, size_max });
+        }
+        let work = self.work(stream);
+        // A repetition of what is held must not wait for room: it would wait for itself.
+        let known = work.lock().find(Instant::now(), &message.dedupe_id);
+        let acknowledged = match known {
+            Found::Acknowledged => return Ok(()),
+            Found::Held(acknowledged) => acknowledged,
+            Found::Nothing => {
+                let room = self.room(work, size).await.ok_or(PublishError::Closed)?;
+                let mut held = work.lock();
+                // Under the lock, since `close` cancels first and then clears under it.
+                if self.closed.is_cancelled() {
+                    return Err(PublishError::Closed);
+                }
+                match held.find(Instant::now(), &message.dedupe_id) {
+                    Found::Acknowledged => return Ok(()),
+                    Found::Held(acknowledged) => acknowledged,
+                    Found::Nothing => {
+                        let acknowledged = held.hold(message, room);
+                        drop(held);
+                        work.changed.notify_one();
+                        acknowledged
+                    }
+                }
+            }
+        };
+        acknowledged.await.map_err(|_| PublishError::Closed)
+    }
+
+    async fn consumer(&self, stream: Stream, options: ConsumerOptions) -> Result<Box<dyn Consumer>, QueueError> {
+        naming::check_group(stream, &options)?;
+        let work = Arc::clone(self.work(stream));
+        let action = naming::group_action(stream, &options.durable_name);
+        work.lock()
+            .join(options)
+            .map_err(|group| QueueError { action, reason: format!("the consumer {group} reads the stream already") })?;
+        work.changed.notify_waiters();
+        Ok(Box::new(MemoryConsumer { work }))
+    }
+
+    async fn broadcast(&self, subject: &str, payload: Bytes) -> Result<(), QueueError> {
+        naming::check_broadcast(subject)?;
+        self.listeners.broadcast(subject, &payload);
+        Ok(())
+    }
+
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+        naming::check_pattern(pattern)?;
+        Ok(self.listeners.listen(pattern))
+    }
+
+    fn payload_size_max(&self) -> usize {
+        self.options.payload_size_max
+    }
+
+    async fn check(&self) -> Result<(), QueueError> {
+        if self.closed.is_cancelled() {
+            return Err(QueueError { action: "queue messages".into(), reason: "the queue is closed".into() });
+        }
+        Ok(())
+    }
+}
+
+struct MemoryConsumer {
+    work: Arc<Work>,
+}
+
+#[async_trait]
+impl Consumer for MemoryConsumer {
+    async fn next(&mut self) -> Option<Result<Delivery, QueueError>> {
+        loop {
+            let changed = self.work.changed.notified();
+            tokio::pin!(changed);
+            // Registered before looking, so that nothing that happens in between is slept through.
+            changed.as_mut().enable();
+            if self.work.closed.is_cancelled() {
+                return None;
+            }
+            if let Some(handed_out) = self.work.change(|held, now| held.hand_out(now)) {
+                return Some(Ok(self.delivery(handed_out)));
+            }
+            let timer = self.work.lock().next_timer();
+            match timer {
+                None => changed.await,
+                Some(at) => tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep_until(at) => {}
+                },
+            }
+        }
+    }
+}
+
+impl MemoryConsumer {
+    fn delivery(&self, handed_out: HandedOut) -> Delivery {
+        let HandedOut { id, subject, payload, attempts } = handed_out;
+        let receipt = MemoryReceipt { work: Arc::clone(&self.work), id, attempts, answered: false };
+        Delivery { subject, payload, id: id.to_string(), attempts, receipt: Box::new(receipt) }
+    }
+}
+
+/// Dropping it without an answer gives the message back at once.
+struct MemoryReceipt {
+    work: Arc<Work>,
+    id: u64,
+    attempts: u64,
+    answered: bool,
+}
+
+impl MemoryReceipt {
+    fn give_back(&mut self, after: Duration) {
+        self.answered = true;
+        self.work.change(|held, now| held.give_back(now, self.id, self.attempts, after));
+        // Either this message or, while it is delayed, another one can be handed out now.
+        self.work.changed.notify_one();
+    }
+}
+
+#[async_trait]
+impl Receipt for MemoryReceipt {
+    async fn acknowledge(mut self: Box<Self>) -> Result<(), QueueError> {
+        self.answered = true;
+        let held = self.work.change(|held, now| held.acknowledge(now, self.id));
+        self.work.changed.notify_one();
+        if !held && self.work.closed.is_cancelled() {
+            return Err(self.work.error(&format!("acknowledge message {}", self.id), "the queue is closed"));
+        }
+        Ok(())
+    }
+
+    async fn retry(mut self: Box<Self>, after: Duration) -> Result<(), QueueError> {
+        self.give_back(after);
+        Ok(())
+    }
+
+    async fn in_progress(&self) -> Result<(), QueueError> {
+        if self.work.change(|held, now| held.extend(now, self.id, self.attempts)) {
+            return Ok(());
+        }
+        let action = format!("keep message {}", self.id);
+        Err(self.work.error(&action, "it took too long and is handed out again"))
+    }
+}
+
+impl Drop for MemoryReceipt {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.give_back(Duration::ZERO);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The queue between the services: a port with two adapters, [`jetstream`] and [`memory`].
+//!
+//! Contract, held by both and shown by one suite (`tests/queue_contract.rs`):
+//! - `publish` returns `Ok` only when the message is safe: stored by JetStream, or, in process, acknowledged by its final consumer.
+//! - Each message of a stream is handed to one of the consumers with the same durable name; until it is acknowledged it is handed
+//!   out again after the acknowledgement time-out, a `retry`, or when its receipt is dropped. No order is promised.
+//! - A consumer holds at most `in_flight_max` unacknowledged messages.
+//! - A full queue makes `publish` wait or fail with [`PublishError::Unavailable`]; it never drops a message.
+//! - Broadcasts reach those who listen at that moment and nobody else.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+pub mod jetstream;
+pub mod memory;
+mod naming;
+
+/// The work queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Full documents, `lake.records.>`: fetcher to enricher.
+    Records,
+    /// Flattened rows, `lake.rows.>`: enricher to writer.
+    Rows,
+    /// What could not be handled, `lake.quarantine.>`: everyone to the metastore.
+    Quarantine,
+}
+
+impl Stream {
+    /// All streams.
+    pub const ALL: [Self; 3] = [Self::Records, Self::Rows, Self::Quarantine];
+
+    /// The subjects of the stream.
+    pub const fn subjects(self) -> &'static str {
+        match self {
+            Self::Records => "lake.records.>",
+            Self::Rows => "lake.rows.>",
+            Self::Quarantine => "lake.quarantine.>",
+        }
+    }
+
+    /// The stream that a subject belongs to.
+    pub fn of_subject(subject: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stream| subject.starts_with(stream.subjects().trim_end_matches('>')))
+    }
+
+    /// Name in logs, metrics and JetStream: `LAKE_RECORDS` and so on.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Records => "LAKE_RECORDS",
+            Self::Rows => "LAKE_ROWS",
+            Self::Quarantine => "LAKE_QUARANTINE",
+        }
+    }
+}
+
+/// A message to be queued.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Subject, made by `crate::names`.
+    pub subject: String,
+    /// Encoded by [`crate::wire`].
+    pub payload: Bytes,
+    /// A second message with the same id within the dedupe window is dropped; make it once per content, before any retry.
+    pub dedupe_id: String,
+}
+
+/// How a consumer reads.
+#[derive(Clone, Debug)]
+pub struct ConsumerOptions {
+    /// Consumers with one name share the messages.
+    pub durable_name: String,
+    /// Most unacknowledged messages, over all consumers of that name.
+    pub in_flight_max: usize,
+    /// How long an unacknowledged message is left with a consumer that says nothing.
+    pub acknowledge_within: Duration,
+}
+
+/// Why a message could not be queued.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Passing trouble: full, not connected, time-out. The message may have been stored all the same; publish it again.
+    #[error("queue does not take messages on {subject} now ({reason}); trying again is safe")]
+    Unavailable {
+        /// Subject of the message.
+        subject: String,
+        /// What the queue says.
+        reason: String,
+    },
+    /// The message will never fit. Split the batch, or quarantine the record.
+    #[error("message of {size} bytes on {subject} is larger than the {size_max} bytes the queue takes")]
+    TooLarge {
+        /// Subject of the message.
+        subject: String,
+        /// Size of the payload in bytes.
+        size: usize,
+        /// Largest payload in bytes.
+        size_max: usize,
+    },
+    /// The queue is closed: the process is stopping.
+    #[error("queue is closed")]
+    Closed,
+}
+
+/// Any other trouble with the queue.
+#[derive(Debug, thiserror::Error)]
+#[error("queue: cannot {action}: {reason}")]
+pub struct QueueError {
+    /// What was tried, for example `create consumer enricher on LAKE_RECORDS`.
+    pub action: String,
+    /// What the queue says.
+    pub reason: String,
+}
+
+/// The queue as producers and consumers see it.
+#[async_trait]
+pub trait Queue: Send + Sync + 'static {
+    /// Queues a message. `Ok` means it is safe; repeating a message after an error is safe too.
+    async fn publish(&self, message: Message) -> Result<(), PublishError>;
+
+    /// A consumer of a stream. Making it again with the same name joins the same group.
+    async fn consumer(&self, stream: Stream, options: ConsumerOptions) -> Result<Box<dyn Consumer>, QueueError>;
+
+    /// Tells everyone who listens now; nobody is waited for.
+    async fn broadcast(&self, subject: &str, payload: Bytes) -> Result<(), QueueError>;
+
+    /// Hears broadcasts from now on. `pattern` as in NATS: `*` is one token, a last `>` the rest.
+    /// After a lost connection broadcasts may have been missed: the item [`Heard::MaybeMissed`] says so.
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError>;
+
+    /// Largest payload in bytes.
+    fn payload_size_max(&self) -> usize;
+
+    /// Whether messages can be queued now; for `/ready`.
+    async fn check(&self) -> Result<(), QueueError>;
+}
+
+/// What a listener hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A broadcast.
+    Broadcast {
+        /// Its subject.
+        subject: String,
+        /// Its payload.
+        payload: Bytes,
+    },
+    /// The connection was away for a moment; something may have been missed.
+    MaybeMissed,
+}
+
+/// Hands out messages of one stream.
+#[async_trait]
+pub trait Consumer: Send {
+    /// Waits for the next message. `None` when the queue is closed. Cancel safe.
+    /// An error is passing (connection lost, consumer moved): call again after a moment.
+    async fn next(&mut self) -> Option<Result<Delivery, QueueError>>;
+}
+
+/// A message that was handed out.
+pub struct Delivery {
+    /// Subject it was published on.
+    pub subject: String,
+    /// Its payload.
+    pub payload: Bytes,
+    /// Identity within the stream, the same at each redelivery.
+    pub id: String,
+    /// How often it has been handed out, this time included.
+    pub attempts: u64,
+    /// How to answer it. Dropping it without an answer hands the message out again, sooner or later.
+    pub receipt: Box<dyn Receipt>,
+}
+
+/// The answer to a delivery.
+#[async_trait]
+pub trait Receipt: Send + Sync {
+    /// Everything that came of the message is durable; it is not needed any more.
+    /// An error means that it may come again, which must do no harm.
+    async fn acknowledge(self: Box<Self>) -> Result<(), QueueError>;
+
+    /// Hand it out again after a while.
+    async fn retry(self: Box<Self>, after: Duration) -> Result<(), QueueError>;
+
+    /// Still at work: starts the acknowledgement time-out anew.
+    async fn in_progress(&self) -> Result<(), QueueError>;
+}

@@ -1,0 +1,195 @@
+//! What every service's `main` does: read the command line and the configuration, start logs, run until a signal comes.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::config;
+use crate::shutdown::TaskGroup;
+use crate::telemetry::{self, Check, TelemetryConfig};
+
+/// Exit code for a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+
+/// Exit code for everything else that went wrong.
+pub const EXIT_FAILURE: u8 = 1;
+
+/// Section `[process]` of every service.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessConfig {
+    /// How long work in flight may take to drain when the service stops, in seconds.
+    pub shutdown_grace_seconds: u64,
+    /// Worker threads; 0 means one per core.
+    pub threads: usize,
+}
+
+impl Default for ProcessConfig {
+    fn default() -> Self {
+        Self { shutdown_grace_seconds: 30, threads: 0 }
+    }
+}
+
+/// What [`run`] needs of a service's configuration.
+pub trait ServiceConfig: DeserializeOwned + Send + 'static {
+    /// Section `[telemetry]`.
+    fn telemetry(&self) -> &TelemetryConfig;
+    /// Section `[process]`.
+    fn process(&self) -> &ProcessConfig;
+    /// Rules that types cannot express. The error names the key.
+    fn validate(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Debug)]
+pub struct ConfigArgument {
+    /// TOML file; LAKE_* environment variables override its keys
+    #[arg(long, short, env = "LAKE_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// The verbs that every service has.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Run until SIGINT or SIGTERM
+    Serve(ConfigArgument),
+    /// Read and validate the configuration, then exit
+    CheckConfig(ConfigArgument),
+    /// Create or update the service's own database tables, then exit
+    Migrate(ConfigArgument),
+    /// Print the version
+    Version,
+}
+
+/// Command line of a service.
+#[derive(Parser, Debug)]
+#[command(disable_version_flag = true)]
+pub struct CommandLine {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Reads and validates a configuration.
+pub fn load<C: ServiceConfig>(argument: &ConfigArgument) -> anyhow::Result<C> {
+    let configuration: C = config::load(argument.config.as_deref())?;
+    configuration.validate()?;
+    Ok(configuration)
+}
+
+/// Runs a service by its command line, see [`run_verb`].
+pub fn run<C, Build, BuildFuture, Migrate, MigrateFuture>(name: &str, build: Build, migrate: Option<Migrate>) -> ExitCode
+where
+    C: ServiceConfig,
+    Build: FnOnce(C, TaskGroup) -> BuildFuture,
+    BuildFuture: Future<Output = anyhow::Result<(TaskGroup, Vec<Check>)>>,
+    Migrate: FnOnce(C) -> MigrateFuture,
+    MigrateFuture: Future<Output = anyhow::Result<()>>,
+{
+    run_verb(name, CommandLine::parse().verb, build, migrate)
+}
+
+/// Does what the verb says. `build` starts the tasks in the group and returns the checks of `/ready`;
+/// `migrate` is `None` where there is nothing to migrate.
+pub fn run_verb<C, Build, BuildFuture, Migrate, MigrateFuture>(
+    name: &str,
+    verb: Verb,
+    build: Build,
+    migrate: Option<Migrate>,
+) -> ExitCode
+where
+    C: ServiceConfig,
+    Build: FnOnce(C, TaskGroup) -> BuildFuture,
+    BuildFuture: Future<Output = anyhow::Result<(TaskGroup, Vec<Check>)>>,
+    Migrate: FnOnce(C) -> MigrateFuture,
+    MigrateFuture: Future<Output = anyhow::Result<()>>,
+{
+    let outcome = match verb {
+        Verb::Version => {
+            println!("{name} {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Verb::CheckConfig(argument) => {
+            return match load::<C>(&argument) {
+                Ok(_) => {
+                    println!("configuration is valid");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => usage_error(name, &error),
+            };
+        }
+        Verb::Migrate(argument) => match load::<C>(&argument) {
+            Err(error) => return usage_error(name, &error),
+            Ok(configuration) => match migrate {
+                None => {
+                    println!("{name} has no tables of its own");
+                    return ExitCode::SUCCESS;
+                }
+                Some(migrate) => telemetry::install_logs(configuration.telemetry())
+                    .and_then(|()| runtime(configuration.process()))
+                    .and_then(|runtime| runtime.block_on(migrate(configuration))),
+            },
+        },
+        Verb::Serve(argument) => match load::<C>(&argument) {
+            Err(error) => return usage_error(name, &error),
+            Ok(configuration) => serve(name, configuration, build),
+        },
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+fn usage_error(name: &str, error: &anyhow::Error) -> ExitCode {
+    eprintln!("{name}: {error:#}");
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// The async runtime of a service.
+pub fn runtime(process: &ProcessConfig) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if process.threads > 0 {
+        builder.worker_threads(process.threads);
+    }
+    Ok(builder.enable_all().build()?)
+}
+
+fn serve<C, Build, BuildFuture>(name: &str, configuration: C, build: Build) -> anyhow::Result<()>
+where
+    C: ServiceConfig,
+    Build: FnOnce(C, TaskGroup) -> BuildFuture,
+    BuildFuture: Future<Output = anyhow::Result<(TaskGroup, Vec<Check>)>>,
+{
+    telemetry::install_logs(configuration.telemetry())?;
+    let metrics = telemetry::install_metrics()?;
+    let http_address = configuration.telemetry().http_address;
+    let grace = Duration::from_secs(configuration.process().shutdown_grace_seconds);
+    runtime(configuration.process())?.block_on(async {
+        tracing::info!(service = name, version = env!("CARGO_PKG_VERSION"), "starting");
+        let stop = std::pin::pin!(crate::shutdown::signal());
+        let tasks = TaskGroup::new(grace);
+        // A signal while the parts are still awaited ends the start at once.
+        let mut stop = stop;
+        let built = tokio::select! {
+            built = build(configuration, tasks) => built?,
+            () = &mut stop => return Ok(()),
+        };
+        let (mut tasks, checks) = built;
+        let shutdown = tasks.shutdown();
+        tasks.spawn("http", telemetry::serve(http_address, metrics, checks, shutdown));
+        let outcome = tasks.run_until(stop).await;
+        tracing::info!(service = name, "stopped");
+        outcome
+    })
+}

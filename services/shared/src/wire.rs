@@ -1,0 +1,79 @@
+//! Queue messages to and from bytes: protobuf, compressed with zstd.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use prost::Message;
+
+/// Largest message after decompression, in bytes: protects a consumer from a corrupt or hostile payload.
+pub const DECODED_SIZE_MAX: usize = 256 * 1024 * 1024;
+
+/// A payload that is no message of the expected kind. It will not get better by itself: quarantine it.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// Not zstd, or larger than [`DECODED_SIZE_MAX`].
+    #[error("payload of {size} bytes cannot be decompressed")]
+    Compression {
+        /// Size of the payload in bytes.
+        size: usize,
+        /// What zstd says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not the protobuf message expected on this subject.
+    #[error("payload is no valid message")]
+    Message(#[source] prost::DecodeError),
+}
+
+/// Bytes for the queue.
+pub fn encode(message: &impl Message) -> Bytes {
+    let plain = message.encode_to_vec();
+    // Level 1: half a gigabyte a second and most of the gain, as documents repeat their keys.
+    match zstd::bulk::compress(&plain, 1) {
+        Ok(compressed) => compressed.into(),
+        Err(error) => unreachable_compression(&error),
+    }
+}
+
+/// Compressing into a buffer that grows fails only when memory is exhausted, which aborts anyway.
+fn unreachable_compression(error: &std::io::Error) -> ! {
+    panic!("zstd cannot compress into memory: {error}")
+}
+
+/// The message in a payload of the queue.
+pub fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, WireError> {
+    let size = payload.len();
+    let mut plain = Vec::new();
+    zstd::stream::Decoder::new(payload)
+        .and_then(|decoder| decoder.take(DECODED_SIZE_MAX as u64 + 1).read_to_end(&mut plain))
+        .map_err(|source| WireError::Compression { size, source })?;
+    if plain.len() > DECODED_SIZE_MAX {
+        let source = std::io::Error::other("larger than a message may be");
+        return Err(WireError::Compression { size, source });
+    }
+    M::decode(Bytes::from(plain)).map_err(WireError::Message)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use lake_proto::queue::v1::{Record, RecordBatch};
+
+    use super::*;
+
+    #[test]
+    fn a_message_survives_and_garbage_is_an_error() {
+        let batch = RecordBatch {
+            domain: "d".into(),
+            records: vec![Record { id: "1".into(), document: vec![b'x'; 10_000].into(), ..Record::default() }],
+            ..RecordBatch::default()
+        };
+        let payload = encode(&batch);
+        assert!(payload.len() < 1_000);
+        assert_eq!(decode::<RecordBatch>(&payload).unwrap(), batch);
+        assert!(matches!(decode::<RecordBatch>(b"garbage"), Err(WireError::Compression { .. })));
+        let no_message = zstd::bulk::compress(&[0xff; 20], 1).unwrap();
+        assert!(matches!(decode::<RecordBatch>(&no_message), Err(WireError::Message(_))));
+    }
+}

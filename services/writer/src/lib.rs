@@ -1,0 +1,13 @@
+//! The writer: owns every Delta commit and the metastore.
+//!
+//! Rows come from the queue ([`ingest`]), become table versions through the port [`table_store::TableStore`], and what is known
+//! about tables, deleted ids and records that could not be handled is kept in the [`metastore`]. Only this crate knows Delta.
+//!
+//! Invariants: one owner per space; a queue message is acknowledged only after its rows are committed; doing anything
+//! twice changes nothing.
+
+//pub mod ingest;
+//pub mod metastore;
+//pub mod quarantine_sink;
+pub mod table_store;
+pub mod telemetry;

@@ -1,0 +1,262 @@
+//! The lake's root: a local folder or a prefix of an S3 bucket, and the proof that commits can be exclusive there.
+//!
+//! Every commit relies on one promise of the store: of several writers that create the same object exactly one succeeds. Some S3
+//! look-alikes ignore the condition and overwrite silently, so [`LakeStore::probe`] tries it before anything is written.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
+use futures::future::join_all;
+use lake_shared::secret::Secret;
+use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use serde::Deserialize;
+use url::Url;
+use uuid::Uuid;
+
+/// Where the lake is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LakeStoreConfig {
+    /// A folder, or `file:///…`, or `s3://bucket/prefix`.
+    pub root: String,
+    /// Access to S3; what is absent is taken from the usual `AWS_*` environment variables.
+    #[serde(default)]
+    pub s3: Option<S3Config>,
+}
+
+/// Access to S3 or a store with its interface.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3Config {
+    /// Address of the store, for example `http://127.0.0.1:9000`; absent for AWS.
+    pub endpoint: Option<String>,
+    /// Region.
+    pub region: Option<String>,
+    /// Access key.
+    pub access_key_id: Option<Secret>,
+    /// Its secret.
+    pub secret_access_key: Option<Secret>,
+    /// Allow an endpoint without TLS.
+    pub allow_http: bool,
+}
+
+/// Why a lake cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LakeStoreError {
+    /// The root is no folder and no known URL, or its options are not usable.
+    #[error("lake root `{root}` cannot be used: {reason}; give a folder, file:///folder or s3://bucket/prefix")]
+    Root {
+        /// The root as configured.
+        root: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store cannot be reached or refuses access.
+    #[error("lake root `{root}`: cannot {action}")]
+    Access {
+        /// The root as configured.
+        root: String,
+        /// What was tried.
+        action: &'static str,
+        /// What the store says.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The store does not keep the promise that commits rely on.
+    #[error(
+        "lake root `{root}`: {winners} of {tries} writers created the same object, so two commits could overwrite each \
+         other; use a store with conditional puts (If-None-Match), such as AWS S3 or a recent MinIO"
+    )]
+    NotExclusive {
+        /// The root as configured.
+        root: String,
+        /// How many succeeded.
+        winners: usize,
+        /// How many tried.
+        tries: usize,
+    },
+}
+
+/// How many writers the probe lets create one object at once.
+const PROBE_WRITERS: usize = 8;
+
+/// The opened root.
+#[derive(Clone, Debug)]
+pub struct LakeStore {
+    root: String,
+    url: Url,
+    prefix: Path,
+    store: Arc<dyn ObjectStore>,
+}
+
+impl LakeStore {
+    /// Opens the root. A folder is created; a bucket must exist. Nothing is read or written yet in a bucket.
+    pub fn open(config: &LakeStoreConfig) -> Result<Self, LakeStoreError> {
+        let root = config.root.clone();
+        let refused = |reason: String| LakeStoreError::Root { root: root.clone(), reason };
+        let url = root_url(&root).map_err(refused)?;
+        let prefix = Path::from_url_path(url.path()).map_err(|error| refused(error.to_string()))?;
+        let store: Arc<dyn ObjectStore> = match url.scheme() {
+            "file" => Arc::new(LocalFileSystem::new()),
+            _ => {
+                let s3 = config.s3.clone().unwrap_or_default();
+                Arc::new(bucket(&url, &s3).map_err(|error| refused(error.to_string()))?)
+            }
+        };
+        Ok(Self { root, url, prefix, store })
+    }
+
+    /// Address of a table, as other engines open it. `path` is made by `lake_shared::names::table_path`.
+    pub fn location(&self, path: &str) -> String {
+        format!("{}/{path}", self.url.as_str().trim_end_matches('/'))
+    }
+
+    /// The log store of a table.
+    pub(super) fn log_store(&self, path: &str) -> Result<LogStoreRef, LakeStoreError> {
+        let refused = |reason: String| LakeStoreError::Root { root: self.root.clone(), reason };
+        let location = format!("{}/", self.location(path));
+        let location = Url::parse(&location).map_err(|error| refused(error.to_string()))?;
+        let prefix = Path::from_url_path(location.path()).map_err(|error| refused(error.to_string()))?;
+        let table = Arc::new(PrefixStore::new(Arc::clone(&self.store), prefix));
+        Ok(default_logstore(table, Arc::clone(&self.store), &location, &StorageConfig::default()))
+    }
+
+    /// Whether the store can be reached; for `/ready`.
+    pub async fn check(&self) -> Result<(), LakeStoreError> {
+        match self.store.head(&self.probe_path()).await {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(LakeStoreError::Access { root: self.root.clone(), action: "reach the store", source }),
+        }
+    }
+
+    /// Proves that creating an object is exclusive: once the same name after another, once by several writers at the same time.
+    /// The objects of the probe are removed.
+    pub async fn probe(&self) -> Result<(), LakeStoreError> {
+        let one_by_one = self.probe_path();
+        let at_once = self.probe_path();
+        let outcome = async {
+            let first = self.create(&one_by_one, 0).await?;
+            let second = self.create(&one_by_one, 1).await?;
+            self.exactly_one(&[first, second])?;
+            let tries = join_all((0..PROBE_WRITERS).map(|writer| self.create(&at_once, writer))).await;
+            self.exactly_one(&tries.into_iter().collect::<Result<Vec<_>, _>>()?)
+        };
+        let outcome = outcome.await;
+        for path in [one_by_one, at_once] {
+            // What is left behind harms nobody, and the outcome of the probe matters more.
+            let _ = self.store.delete(&path).await;
+        }
+        outcome
+    }
+
+    fn probe_path(&self) -> Path {
+        self.prefix.clone().join("_lake_probe").join(Uuid::new_v4().simple().to_string())
+    }
+
+    /// Whether this writer created the object.
+    async fn create(&self, path: &Path, writer: usize) -> Result<bool, LakeStoreError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(path, Bytes::from(format!("writer {writer}")).into(), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
+            Err(source) => Err(LakeStoreError::Access { root: self.root.clone(), action: "create an object", source }),
+        }
+    }
+
+    fn exactly_one(&self, created: &[bool]) -> Result<(), LakeStoreError> {
+        let winners = created.iter().filter(|created| **created).count();
+        if winners == 1 {
+            return Ok(());
+        }
+        Err(LakeStoreError::NotExclusive { root: self.root.clone(), winners, tries: created.len() })
+    }
+}
+
+fn root_url(root: &str) -> Result<Url, String> {
+    if root.contains("://") {
+        let url = Url::parse(root).map_err(|error| error.to_string())?;
+        return match url.scheme() {
+            "file" => Ok(url),
+            "s3" if url.host_str().is_some() => Ok(url),
+            "s3" => Err("the bucket is missing".into()),
+            scheme => Err(format!("the scheme {scheme} is not supported")),
+        };
+    }
+    if root.is_empty() {
+        return Err("it is empty".into());
+    }
+    std::fs::create_dir_all(root).map_err(|error| format!("the folder cannot be created ({error})"))?;
+    let folder = std::fs::canonicalize(root).map_err(|error| error.to_string())?;
+    Url::from_directory_path(&folder).map_err(|()| format!("{} is no absolute folder", folder.display()))
+}
+
+fn bucket(url: &Url, s3: &S3Config) -> Result<object_store::aws::AmazonS3, object_store::Error> {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_url(format!("s3://{}", url.host_str().unwrap_or_default()))
+        .with_conditional_put(S3ConditionalPut::ETagMatch);
+    if let Some(endpoint) = &s3.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(region) = &s3.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(key) = &s3.access_key_id {
+        builder = builder.with_access_key_id(key.expose());
+    }
+    if let Some(key) = &s3.secret_access_key {
+        builder = builder.with_secret_access_key(key.expose());
+    }
+    if s3.allow_http {
+        builder = builder.with_allow_http(true);
+    }
+    builder.build()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn config(root: &str) -> LakeStoreConfig {
+        LakeStoreConfig { root: root.into(), s3: None }
+    }
+
+    #[tokio::test]
+    async fn a_local_folder_passes_the_probe_and_keeps_nothing_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("a lake");
+        let store = LakeStore::open(&config(root.to_str().unwrap())).unwrap();
+        store.probe().await.unwrap();
+        store.check().await.unwrap();
+        let left: Vec<_> = std::fs::read_dir(root.join("_lake_probe")).unwrap().collect();
+        assert!(left.is_empty());
+        assert!(store.location("d/case-sql/person").ends_with("/a%20lake/d/case-sql/person"));
+    }
+
+    #[test]
+    fn a_root_that_is_nothing_known_is_refused() {
+        for root in ["", "s3://", "ftp://host/x"] {
+            let error = LakeStore::open(&config(root)).unwrap_err();
+            assert!(error.to_string().contains("s3://bucket/prefix"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_opened_without_touching_it() {
+        let s3 = S3Config {
+            endpoint: Some("http://127.0.0.1:1".into()),
+            region: Some("here".into()),
+            access_key_id: Some("key".into()),
+            secret_access_key: Some("secret".into()),
+            allow_http: true,
+        };
+        let store = LakeStore::open(&LakeStoreConfig { root: "s3://bucket/a/b".into(), s3: Some(s3) }).unwrap();
+        assert_eq!(store.location("d/form-sql/x"), "s3://bucket/a/b/d/form-sql/x");
+    }
+}

@@ -1,0 +1,133 @@
+//! Where rows become tables: a port, and the engine [`delta`] behind it.
+//!
+//! The pure decisions are in [`order_guard`] (who is newer), [`column_name`], [`schema_plan`] and [`conversion`] (what the
+//! table looks like); [`lake_store`] knows folders and buckets; [`key_index`] knows where each id lives.
+
+use std::error::Error;
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use lake_proto::queue::v1::Tombstone;
+use lake_shared::identity::{DocumentType, Space, TableKey};
+
+pub mod column_name;
+pub mod conversion;
+//pub mod delta;
+pub mod key_index;
+pub mod lake_store;
+pub mod order_guard;
+pub mod schema_plan;
+
+/// Rows of one table. Field names are source paths; `/_id`, `+_lake_version` (int64, microseconds) and `+_lake_observed_at`
+/// (timestamp, microseconds, UTC) must be among them. The batches may differ in their fields.
+#[derive(Clone, Debug)]
+pub struct TableRows {
+    /// The type of the rows.
+    pub document_type: DocumentType,
+    /// The rows.
+    pub rows: Vec<RecordBatch>,
+}
+
+/// What is to be applied to one space at once. Several entries of one id are allowed; the newest counts.
+#[derive(Clone, Debug)]
+pub struct SpaceBatch {
+    /// The space.
+    pub space: Space,
+    /// Rows that enter or replace.
+    pub upserts: Vec<TableRows>,
+    /// Ids that leave.
+    pub tombstones: Vec<Tombstone>,
+}
+
+impl SpaceBatch {
+    /// Rows and tombstones together.
+    pub fn len(&self) -> usize {
+        let rows: usize = self.upserts.iter().flat_map(|table| &table.rows).map(RecordBatch::num_rows).sum();
+        rows + self.tombstones.len()
+    }
+
+    /// Whether there is nothing to apply.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What [`TableStore::apply`] did: one entry for each table that got a commit.
+#[derive(Clone, Debug, Default)]
+pub struct Applied {
+    /// The tables that changed, in the order of their last commits.
+    pub tables: Vec<AppliedTable>,
+}
+
+/// One table after its commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedTable {
+    /// Which table.
+    pub table: TableKey,
+    /// Delta version after the last commit.
+    pub version: u64,
+    /// Rows that entered or replaced an older one, by this call.
+    pub rows_upserted: u64,
+    /// Rows that left, by this call; replaced ones are not counted.
+    pub rows_deleted: u64,
+    /// Rows in the table now.
+    pub rows_total: u64,
+    /// Data files now.
+    pub files: u64,
+    /// Bytes of the data files now.
+    pub bytes: u64,
+    /// Newest `+_lake_published_at` among the rows of this call, microseconds.
+    pub newest_published_us: Option<i64>,
+    /// Newest `+_lake_fetched_at` among the rows of this call, microseconds.
+    pub newest_fetched_us: Option<i64>,
+}
+
+/// What [`TableStore::maintain`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Maintained {
+    /// Tables looked at.
+    pub tables: u64,
+    /// Data files deleted that no readable version needs any more.
+    pub files_deleted: u64,
+    /// Expired files of the transaction logs deleted.
+    pub log_files_deleted: u64,
+    /// Tombstones forgotten.
+    pub tombstones_forgotten: u64,
+}
+
+/// Why a batch was not applied. Parts of it may have been; applying it again is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The batch will never be accepted as it is. Narrow it down and put the bad row aside.
+    #[error("rows of {space} cannot be stored: {reason}")]
+    BadRows {
+        /// The space.
+        space: Space,
+        /// What is wrong with which column or row.
+        reason: String,
+    },
+    /// Passing trouble with the object store or the metastore, or too many conflicts: wait and try again.
+    #[error("{action} failed for {space}; it will be tried again")]
+    Unavailable {
+        /// The space.
+        space: Space,
+        /// What was tried.
+        action: &'static str,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// The tables of the lake, for whoever writes them.
+#[async_trait]
+pub trait TableStore: Send + Sync {
+    /// Applies one batch of a space. On `Ok` everything is durable and visible to readers. Doing it twice changes nothing, and
+    /// a batch that brings nothing new makes no commit. Calls for one space must not overlap (they would wait for each other);
+    /// calls for different spaces may.
+    async fn apply(&self, batch: SpaceBatch) -> Result<Applied, StoreError>;
+
+    /// Deletes what no reader within the retention needs any more: superseded data files, files of crashed writes, expired log
+    /// files, and tombstones older than their retention. Safe while batches are applied.
+    async fn maintain(&self, space: &Space) -> Result<Maintained, StoreError>;
+}

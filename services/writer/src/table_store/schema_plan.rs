@@ -1,0 +1,263 @@
+//! What a table looks like, and what it must look like after a batch. Pure: decided before delta-rs sees anything.
+//!
+//! A column belongs to one source path for good. New fields become columns in the order in which they arrive; a column whose
+//! type cannot take a batch without loss becomes text; text fields beyond the limit go into the column of [`OVERFLOW_SOURCE`].
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Value, json};
+
+use super::column_name;
+use super::conversion::ColumnType;
+
+/// Most columns of a table, unless configured otherwise.
+pub const COLUMNS_MAX: usize = 2_000;
+
+/// Key in a Delta field's metadata that holds the source path.
+pub const SOURCE_KEY: &str = "lake.source";
+
+/// Source path of the column that holds, as one JSON object of source path to text, what found no column of its own.
+pub const OVERFLOW_SOURCE: &str = "+_lake_overflow";
+
+/// Source path of the key.
+pub const ID_SOURCE: &str = "/_id";
+/// Source path of the version.
+pub const VERSION_SOURCE: &str = "+_lake_version";
+/// Source path of the time of observation.
+pub const OBSERVED_SOURCE: &str = "+_lake_observed_at";
+/// Source path of the time of the commit, added by the writer.
+pub const COMMITTED_SOURCE: &str = "+_lake_committed_at";
+
+/// Columns that stand first in a new table, in this order.
+const FIRST: [&str; 6] = [ID_SOURCE, "/domain", "+type", "/doc_type", "+month", "+supervisor_id"];
+
+/// Columns with statistics in the log. Few, as they are held in memory for every file.
+const FILTERED: [&str; 6] =
+    [ID_SOURCE, "+month", "+supervisor_id", "/server_modified_on", "/received_on", "/last_modified"];
+
+/// The types that may never change, as the engine itself reads these columns.
+const FIXED: [(&str, ColumnType); 4] = [
+    (ID_SOURCE, ColumnType::String),
+    (VERSION_SOURCE, ColumnType::Long),
+    (OBSERVED_SOURCE, ColumnType::Timestamp),
+    (COMMITTED_SOURCE, ColumnType::Timestamp),
+];
+
+/// One column of a table. All are nullable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Name that readers see.
+    pub name: String,
+    /// Where its values come from.
+    pub source: String,
+    /// What it holds.
+    pub column_type: ColumnType,
+}
+
+/// The columns of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableSchema {
+    /// In the order of the Delta schema.
+    pub columns: Vec<Column>,
+}
+
+impl TableSchema {
+    /// Position of the column of a source path.
+    pub fn position(&self, source: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.source == source)
+    }
+
+    /// The column of a source path.
+    pub fn column(&self, source: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.source == source)
+    }
+
+    /// Names of the columns that get statistics.
+    pub fn filtered(&self) -> Vec<String> {
+        FILTERED.iter().filter_map(|source| self.column(source)).map(|column| column.name.clone()).collect()
+    }
+
+    /// The schema as the Delta protocol writes it.
+    pub fn to_delta(&self) -> Value {
+        let fields: Vec<Value> = self
+            .columns
+            .iter()
+            .map(|column| {
+                json!({
+                    "name": column.name,
+                    "type": column.column_type.delta_name(),
+                    "nullable": true,
+                    "metadata": { SOURCE_KEY: column.source },
+                })
+            })
+            .collect();
+        json!({ "type": "struct", "fields": fields })
+    }
+
+    /// The inverse of [`TableSchema::to_delta`]. The error names the column that the lake cannot have written.
+    pub fn of_delta(schema: &Value) -> Result<Self, String> {
+        let fields = schema["fields"].as_array().ok_or("the schema has no fields")?;
+        let columns = fields.iter().map(|field| {
+            let name = field["name"].as_str().ok_or("a column has no name")?.to_owned();
+            let column_type = field["type"].as_str().and_then(ColumnType::of_delta_name);
+            let column_type = column_type.ok_or_else(|| format!("column {name} has a type that the lake does not write"))?;
+            // A column that somebody else added has no source; nothing will ever arrive for it.
+            let source = field["metadata"][SOURCE_KEY].as_str().map_or_else(|| format!("foreign:{name}"), str::to_owned);
+            Ok(Column { name, source, column_type })
+        });
+        Ok(Self { columns: columns.collect::<Result<_, String>>()? })
+    }
+}
+
+/// A field of the arriving batches, over all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArrivingField {
+    /// Source path.
+    pub source: String,
+    /// The type it would get as a new column.
+    pub column_type: ColumnType,
+    /// Whether an existing column of another type takes all its values; not looked at where there is none.
+    pub fits: bool,
+}
+
+/// What the table must look like for a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SchemaPlan {
+    /// All columns after the change.
+    pub schema: TableSchema,
+    /// Whether the schema differs from the one before.
+    pub changed: bool,
+    /// Whether a column of existing files changes its type, so that all files must be rewritten.
+    pub rewrites: bool,
+    /// Source paths whose values go into the overflow column.
+    pub overflow: HashSet<String>,
+}
+
+/// Plans the schema. The error is for a batch that can never be stored.
+pub fn plan(current: &TableSchema, arriving: &[ArrivingField], columns_max: usize) -> Result<SchemaPlan, String> {
+    for (source, fixed) in FIXED {
+        if arriving.iter().any(|field| field.source == source && field.column_type != fixed) {
+            return Err(format!("field {source} must be of type {}", fixed.delta_name()));
+        }
+    }
+    let mut schema = current.clone();
+    let mut rewrites = false;
+    let mut new_fields = Vec::new();
+    let positions: HashMap<&str, usize> =
+        current.columns.iter().enumerate().map(|(position, column)| (column.source.as_str(), position)).collect();
+    for field in arriving {
+        match positions.get(field.source.as_str()) {
+            None => new_fields.push(field),
+            Some(&position) if !field.fits && schema.columns[position].column_type != ColumnType::String => {
+                schema.columns[position].column_type = ColumnType::String;
+                rewrites = true;
+            }
+            Some(_) => {}
+        }
+    }
+    if current.columns.is_empty() {
+        new_fields.sort_by_key(|field| FIRST.iter().position(|first| *first == field.source).unwrap_or(FIRST.len()));
+    }
+    let overflow = add_columns(&mut schema, &new_fields, columns_max);
+    let changed = schema != *current;
+    Ok(SchemaPlan { schema, changed, rewrites, overflow })
+}
+
+/// Adds the columns that still fit, and names the fields that do not. Fields that are not text are the lake's own or HQ's fixed
+/// ones: few, and they never overflow.
+fn add_columns(schema: &mut TableSchema, fields: &[&ArrivingField], columns_max: usize) -> HashSet<String> {
+    let mut taken: HashSet<String> = schema.columns.iter().map(|column| column.name.to_lowercase()).collect();
+    let mut add = |schema: &mut TableSchema, source: &str, column_type: ColumnType| {
+        let name = column_name::unique(source, |name| taken.contains(name));
+        taken.insert(name.to_lowercase());
+        schema.columns.push(Column { name, source: source.to_owned(), column_type });
+    };
+    let mut overflow = HashSet::new();
+    let typed = fields.iter().filter(|field| !may_overflow(field)).count();
+    // The place of the overflow column itself is kept free until it is there.
+    let reserved = usize::from(schema.position(OVERFLOW_SOURCE).is_none());
+    let mut room = columns_max.saturating_sub(schema.columns.len() + typed + reserved);
+    for field in fields {
+        if !may_overflow(field) {
+            add(schema, &field.source, field.column_type);
+        } else if room > 0 {
+            room -= 1;
+            add(schema, &field.source, field.column_type);
+        } else {
+            overflow.insert(field.source.clone());
+        }
+    }
+    if !overflow.is_empty() && reserved == 1 {
+        add(schema, OVERFLOW_SOURCE, ColumnType::String);
+    }
+    overflow
+}
+
+fn may_overflow(field: &ArrivingField) -> bool {
+    field.column_type == ColumnType::String && field.source.starts_with('/') && !FIRST.contains(&field.source.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn field(source: &str, column_type: ColumnType) -> ArrivingField {
+        ArrivingField { source: source.into(), column_type, fits: true }
+    }
+
+    fn names(plan: &SchemaPlan) -> Vec<&str> {
+        plan.schema.columns.iter().map(|column| column.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_new_table_begins_with_the_columns_everyone_filters_by() {
+        let arriving = ["/b", "+supervisor_id", "/a", "+month", "/doc_type", "+type", "/domain", "/_id"];
+        let arriving = arriving.map(|source| field(source, ColumnType::String));
+        let planned = plan(&TableSchema::default(), &arriving, 100).unwrap();
+        assert_eq!(names(&planned), ["_id", "domain", "type", "doc_type", "month", "supervisor_id", "b", "a"]);
+        assert!(planned.changed && !planned.rewrites && planned.overflow.is_empty());
+        assert_eq!(planned.schema.filtered(), ["_id", "month", "supervisor_id"]);
+    }
+
+    #[test]
+    fn columns_keep_place_and_name_and_survive_the_log() {
+        let first = plan(&TableSchema::default(), &[field("/Name", ColumnType::String)], 100).unwrap().schema;
+        let arriving = [field("/name", ColumnType::String), field("/Name", ColumnType::String)];
+        let second = plan(&first, &arriving, 100).unwrap();
+        assert_eq!(second.schema.columns[0], first.columns[0]);
+        assert!(second.schema.columns[1].name.starts_with("name__"));
+        assert_eq!(TableSchema::of_delta(&second.schema.to_delta()).unwrap(), second.schema);
+        assert!(!plan(&second.schema, &arriving, 100).unwrap().changed);
+    }
+
+    #[test]
+    fn a_type_that_does_not_fit_turns_the_column_to_text_once() {
+        let table = plan(&TableSchema::default(), &[field("/state", ColumnType::Long)], 100).unwrap().schema;
+        let fitting = ArrivingField { source: "/state".into(), column_type: ColumnType::String, fits: true };
+        assert!(!plan(&table, std::slice::from_ref(&fitting), 100).unwrap().changed);
+        let planned = plan(&table, &[ArrivingField { fits: false, ..fitting.clone() }], 100).unwrap();
+        assert!(planned.changed && planned.rewrites);
+        assert_eq!(planned.schema.columns[0].column_type, ColumnType::String);
+        assert!(!plan(&planned.schema, &[ArrivingField { fits: false, ..fitting }], 100).unwrap().changed);
+    }
+
+    #[test]
+    fn text_beyond_the_limit_overflows_and_nothing_else_does() {
+        let mut arriving: Vec<_> = (0..10).map(|n| field(&format!("/p{n}"), ColumnType::String)).collect();
+        arriving.push(field("/closed", ColumnType::Boolean));
+        arriving.push(field("+month", ColumnType::Date));
+        let planned = plan(&TableSchema::default(), &arriving, 6).unwrap();
+        assert_eq!(names(&planned), ["month", "p0", "p1", "p2", "closed", "_lake_overflow"]);
+        assert_eq!(planned.overflow.len(), 7);
+        let again = plan(&planned.schema, &arriving, 6).unwrap();
+        assert!(!again.changed && again.overflow == planned.overflow);
+    }
+
+    #[test]
+    fn the_engines_own_columns_never_change_their_type() {
+        let error = plan(&TableSchema::default(), &[field("+_lake_version", ColumnType::String)], 100).unwrap_err();
+        assert!(error.contains("+_lake_version"), "{error}");
+    }
+}

@@ -1,0 +1,32 @@
+//! Names of the writer's metrics. They are a contract with dashboards and alerts: base units, `_total` for counters.
+
+/// Histogram, seconds: one Delta commit, files written included. Label `kind`.
+pub const COMMIT_SECONDS: &str = "lake_writer_commit_seconds";
+/// Counter: rows that entered a table or replaced an older one. Label `kind`.
+pub const ROWS_UPSERTED_TOTAL: &str = "lake_writer_rows_upserted_total";
+/// Counter: rows that left a table. Label `kind`.
+pub const ROWS_DELETED_TOTAL: &str = "lake_writer_rows_deleted_total";
+/// Counter: bytes of data files written. Label `kind`.
+pub const BYTES_WRITTEN_TOTAL: &str = "lake_writer_bytes_written_total";
+/// Counter: commits that met a commit of somebody else, or whose outcome had to be looked up. Label `outcome`.
+pub const COMMIT_CONFLICTS_TOTAL: &str = "lake_writer_commit_conflicts_total";
+/// Gauge, seconds since 1970: publish time of the newest HQ change that is readable in a table. Label `table`.
+pub const FRESHNESS_SECONDS: &str = "lake_writer_table_freshness_timestamp_seconds";
+/// Gauge: rows of a table. Label `table`.
+pub const TABLE_ROWS: &str = "lake_writer_table_rows";
+/// Gauge: data files of a table. Label `table`.
+pub const TABLE_FILES: &str = "lake_writer_table_files";
+/// Gauge: bytes of the data files of a table. Label `table`.
+pub const TABLE_BYTES: &str = "lake_writer_table_bytes";
+/// Gauge: keys held in the key indexes of all spaces.
+pub const INDEX_KEYS: &str = "lake_writer_index_keys";
+/// Gauge, bytes: rows that wait for their flush.
+pub const HELD_BYTES: &str = "lake_writer_held_bytes";
+/// Gauge: rows that wait for their flush.
+pub const HELD_ROWS: &str = "lake_writer_held_rows";
+/// Counter: flushes. Label `cause`: `rows`, `bytes`, `age`, `memory`, `shutdown`.
+pub const FLUSHES_TOTAL: &str = "lake_writer_flushes_total";
+/// Counter: tries that failed with passing trouble and are repeated.
+pub const FLUSH_RETRIES_TOTAL: &str = "lake_writer_flush_retries_total";
+/// Counter: entries stored in quarantine. Label `stage`.
+pub const QUARANTINE_STORED_TOTAL: &str = "lake_writer_quarantine_stored_total";

@@ -1,0 +1,4 @@
+//! What the whole-system tests stand on: real servers to run against, and independent readers that judge the lake.
+
+pub mod parts;
+pub mod readers;

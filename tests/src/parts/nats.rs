@@ -1,0 +1,60 @@
+//! A NATS server with JetStream, its streams on disk.
+
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::port::Port;
+use super::probe::http_status;
+use super::process::Process;
+use super::{installed, with_fresh_ports};
+
+/// A running NATS server. Streams survive [`Nats::restart`].
+#[derive(Debug)]
+pub struct Nats {
+    server: Process,
+    port: Port,
+    _monitor: Port,
+    _folder: TempDir,
+}
+
+impl Nats {
+    /// Starts a server with an empty JetStream store.
+    ///
+    /// # Errors
+    /// When the server is not installed, or does not come up.
+    pub fn start() -> anyhow::Result<Self> {
+        with_fresh_ports(Self::start_once)
+    }
+
+    fn start_once() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("lake-test-nats-").tempdir()?;
+        let (port, monitor) = (Port::free()?, Port::free()?);
+        let mut command = Command::new(installed("python/bin/nats-server")?);
+        command.args(["-a", "127.0.0.1", "-p", &port.number().to_string(), "-m", &monitor.number().to_string()]);
+        command.arg("-js").arg("-sd").arg(folder.path().join("store"));
+        let health = monitor.number();
+        let ready = Box::new(move || http_status(health, "GET", "/healthz") == Some(200));
+        let log = folder.path().join("server.log");
+        let server = Process::start("NATS", command, &log, "TERM", vec![folder.path().to_owned()], ready)?;
+        Ok(Self { server, port, _monitor: monitor, _folder: folder })
+    }
+
+    /// The address for clients, as `nats://…`.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port.number())
+    }
+
+    /// Kills the server hard and starts it again on the same port and streams.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.server.restart()
+    }
+
+    /// The server process, to be stopped, killed, frozen or started again.
+    pub fn server(&mut self) -> &mut Process {
+        &mut self.server
+    }
+}

@@ -1,0 +1,190 @@
+//! Each real part starts, does its work, survives a hard kill where it should, and is gone afterwards.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use futures::StreamExt;
+use lake_tests::parts::{Kafka, Launch, Nats, ObjectStore, Port, Postgres, wait_until};
+use object_store::path::Path as Key;
+use object_store::{ObjectStore as _, ObjectStoreExt, PutMode, PutPayload};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::message::Message;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use sqlx::Connection;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn is_alive(process: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{process}")).exists()
+}
+
+#[tokio::test]
+async fn postgres_answers_sql_and_is_gone_afterwards() {
+    let mut postgres = Postgres::start().unwrap();
+    let url = postgres.create_database("hq shard-1").unwrap();
+    assert_eq!(url, postgres.url("hq shard-1"));
+    let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+    sqlx::query("CREATE TABLE form (id text PRIMARY KEY, state int)").execute(&mut connection).await.unwrap();
+    sqlx::query("INSERT INTO form VALUES ($1, 1)").bind("Ödön").execute(&mut connection).await.unwrap();
+    let found: (String, i32) = sqlx::query_as("SELECT id, state FROM form").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(found, ("Ödön".to_owned(), 1));
+    assert!(postgres.create_database("hq shard-1").unwrap_err().to_string().contains("already exists"));
+
+    let process = postgres.server().id().unwrap();
+    drop(postgres);
+    assert!(!is_alive(process));
+}
+
+#[tokio::test]
+async fn nats_keeps_a_stream_over_a_hard_restart() {
+    let mut nats = Nats::start().unwrap();
+    let config = jetstream::stream::Config {
+        name: "RECORDS".to_owned(),
+        subjects: vec!["lake.records.>".to_owned()],
+        ..Default::default()
+    };
+    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    context.create_stream(config).await.unwrap();
+    for text in ["one", "two"] {
+        context.publish("lake.records.demo", text.into()).await.unwrap().await.unwrap();
+    }
+    nats.restart().unwrap();
+
+    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let stream = context.get_stream("RECORDS").await.unwrap();
+    let pull = jetstream::consumer::pull::Config { durable_name: Some("reader".to_owned()), ..Default::default() };
+    let consumer = stream.create_consumer(pull).await.unwrap();
+    let mut messages = consumer.messages().await.unwrap().take(2);
+    let mut payloads = Vec::new();
+    while let Some(message) = messages.next().await {
+        let message = message.unwrap();
+        payloads.push(message.payload.clone());
+        message.double_ack().await.unwrap();
+    }
+    assert_eq!(payloads, ["one", "two"]);
+}
+
+async fn consume(bootstrap: &str, count: usize) -> Vec<(i32, String)> {
+    let consumer: StreamConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", uuid::Uuid::new_v4().to_string())
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .unwrap();
+    consumer.subscribe(&["case-sql"]).unwrap();
+    let mut received = Vec::new();
+    while received.len() < count {
+        let message = tokio::time::timeout(PATIENCE, consumer.recv()).await.unwrap().unwrap();
+        received.push((message.partition(), String::from_utf8(message.payload().unwrap().to_vec()).unwrap()));
+    }
+    received.sort();
+    received
+}
+
+#[tokio::test]
+async fn kafka_keeps_messages_over_a_hard_restart() {
+    let mut kafka = Kafka::start().unwrap();
+    kafka.create_topic("case-sql", 2).await.unwrap();
+    assert!(kafka.create_topic("case-sql", 2).await.unwrap_err().to_string().contains("case-sql"));
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create().unwrap();
+    for partition in [0, 1] {
+        let record = FutureRecord::to("case-sql").partition(partition).key("id").payload("{}");
+        producer.send(record, PATIENCE).await.unwrap();
+    }
+    let sent = vec![(0, "{}".to_owned()), (1, "{}".to_owned())];
+    assert_eq!(consume(&kafka.bootstrap(), 2).await, sent);
+
+    kafka.server().restart().unwrap();
+    assert_eq!(consume(&kafka.bootstrap(), 2).await, sent);
+}
+
+#[tokio::test]
+async fn the_object_store_puts_only_if_absent_and_survives_a_hard_restart() {
+    let mut s3 = ObjectStore::start().unwrap();
+    s3.create_bucket("lake").unwrap();
+    assert!(s3.create_bucket("lake").unwrap_err().to_string().contains("HTTP 409"));
+    let store = s3.client("lake").unwrap();
+    let key = Key::from("demo~2e/case-sql/a b%25/_delta_log/00000000000000000000.json");
+    store.put_opts(&key, PutPayload::from("first"), PutMode::Create.into()).await.unwrap();
+    let refused = store.put_opts(&key, PutPayload::from("second"), PutMode::Create.into()).await;
+    assert!(matches!(refused, Err(object_store::Error::AlreadyExists { .. })), "{refused:?}");
+
+    s3.server().restart().unwrap();
+    let store = s3.client("lake").unwrap();
+    assert_eq!(store.get(&key).await.unwrap().bytes().await.unwrap(), "first");
+
+    let stranger = object_store::aws::AmazonS3Builder::new()
+        .with_endpoint(s3.endpoint())
+        .with_allow_http(true)
+        .with_region(s3.region())
+        .with_access_key_id(s3.access_key())
+        .with_secret_access_key("wrong")
+        .with_bucket_name("lake")
+        .build()
+        .unwrap();
+    let refused = stranger.get(&key).await;
+    assert!(matches!(refused, Err(object_store::Error::PermissionDenied { .. })), "{refused:?}");
+}
+
+#[test]
+fn ports_are_reserved_while_held() {
+    let ports: Vec<Port> = (0..50).map(|_| Port::free().unwrap()).collect();
+    let mut numbers: Vec<u16> = ports.iter().map(Port::number).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 50);
+    let pair = Port::free_pair().unwrap();
+    for number in [pair.number(), pair.number() + 10_000] {
+        assert!(!numbers.contains(&number));
+        TcpListener::bind(("127.0.0.1", number)).unwrap();
+    }
+}
+
+/// Started by the test below as a process of its own: starts a part, tells its process id, and waits to be killed.
+#[test]
+fn starts_a_part_and_dies_without_dropping_it() {
+    let Some(told) = std::env::var_os("LAKE_TEST_TELL_PROCESS") else { return };
+    let mut nats = Nats::start().unwrap();
+    std::fs::write(told, nats.server().id().unwrap().to_string()).unwrap();
+    std::process::abort();
+}
+
+#[tokio::test]
+async fn a_part_ends_with_a_test_that_dies() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("process");
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "starts_a_part_and_dies_without_dropping_it"])
+        .env("LAKE_TEST_TELL_PROCESS", &told)
+        .output()
+        .unwrap()
+        .status;
+    assert!(!status.success());
+    let process: u32 = std::fs::read_to_string(told).unwrap().parse().unwrap();
+    wait_until("the orphaned server is gone", PATIENCE, async || Ok(!is_alive(process))).await.unwrap();
+}
+
+#[tokio::test]
+async fn waiting_tells_what_it_waited_for() {
+    let error =
+        wait_until("pigs fly", Duration::from_millis(60), async || anyhow::bail!("no wings")).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("until pigs fly") && text.contains("no wings"), "{text}");
+    wait_until("true", Duration::ZERO, async || Ok(true)).await.unwrap();
+    let hanging = async || {
+        futures::future::pending::<()>().await;
+        Ok(true)
+    };
+    let error = wait_until("the end of days", Duration::from_millis(60), hanging).await.unwrap_err();
+    assert!(error.to_string().contains("it did not come back"), "{error}");
+}
+
+#[test]
+fn a_binary_that_is_not_built_is_an_error_with_the_command_to_run() {
+    let error = Launch::new("no-such-binary").start().unwrap_err();
+    assert!(error.to_string().contains("cargo build --workspace --bins"), "{error}");
+}
