@@ -33,6 +33,7 @@ import pyarrow.fs as pafs
 SHOWN_DIFFERENCES = 20
 SHOWN_VALUE_LENGTH = 200
 LINEAGE = "+_lake_"
+URL_SAFE = "/~=+&:'*!$()@,;"
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 MICROSECOND = datetime.timedelta(microseconds=1)
 
@@ -190,9 +191,9 @@ class Lake:
         }
 
     def uri(self, table: str) -> str:
-        """A table's address as a URL, so that no character of a path means anything else than itself."""
+        """A table's address as a URL. Polars mistakes what is written as %XX, so nothing is that need not be; the lake escapes with ~."""
         scheme = "s3" if self.on_s3 else "file"
-        return f"{scheme}://{urllib.parse.quote(f'{self.base}/{table}', safe='/~')}"
+        return f"{scheme}://{urllib.parse.quote(f'{self.base}/{table}', safe=URL_SAFE)}"
 
     def table_paths(self) -> list[str]:
         """All tables below the root: folders that have a _delta_log."""
@@ -319,15 +320,15 @@ class TableComparison:
         self.position = {row_id: position for position, row_id in enumerate(ids)}
         for row_id, count in collections.Counter(ids).items():
             if count > 1:
-                self._differs(row_id, "_id", "one row", f"{count} rows")
+                self._differs(show(row_id), "_id", "one row", f"{count} rows")
 
-    def _differs(self, row: Any, column: str, expected: Any, found: Any) -> None:
-        self.differences.append(Difference(self.table, show(row), column, show(expected), show(found)))
+    def _differs(self, row: str, column: str, expected: str, found: str) -> None:
+        self.differences.append(Difference(self.table, row, column, expected, found))
 
     def _check_shape(self, reader: Any, found: pa.Table, sources: dict[str, str | None]) -> None:
         count = reader.count(self.table)
         if count != found.num_rows:
-            self._differs("-", "count(*)", found.num_rows, count)
+            self._differs("-", "count(*)", str(found.num_rows), str(count))
         if found.column_names != list(sources):
             missing, extra = set(sources) - set(found.column_names), set(found.column_names) - set(sources)
             if missing or extra:
@@ -337,7 +338,8 @@ class TableComparison:
         repeated = collections.Counter(source for source in sources.values() if source)
         for source, times in repeated.items():
             if times > 1:
-                self._differs("-", source, "one column", [name for name, of in sources.items() if of == source])
+                names = [name for name, its_source in sources.items() if its_source == source]
+                self._differs("-", source, "one column", f"columns {', '.join(names)}")
 
     def compare(self, expected: ExpectedTable) -> None:
         left = set(self.position)
@@ -345,14 +347,14 @@ class TableComparison:
             row_id = row["id"]
             position = self.position.get(row_id)
             if position is None:
-                self._differs(row_id, "-", "a row", "none")
+                self._differs(show(row_id), "-", "a row", "none")
                 continue
             if row_id not in left:
                 raise ExpectationError(f"{expected.rows_file} lists {row_id} twice")
             left.discard(row_id)
             self._compare_row(row, position)
         for row_id in sorted(left, key=str):
-            self._differs(row_id, "-", "no row", "a row")
+            self._differs(show(row_id), "-", "no row", "a row")
 
     def _compare_row(self, row: dict[str, Any], position: int) -> None:
         attempts = []

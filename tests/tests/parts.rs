@@ -144,26 +144,23 @@ fn ports_are_reserved_while_held() {
     }
 }
 
-/// Started by the test below as a process of its own: starts a part, tells its process id, and waits to be killed.
-#[test]
-fn starts_a_part_and_dies_without_dropping_it() {
-    let Some(told) = std::env::var_os("LAKE_TEST_TELL_PROCESS") else { return };
-    let mut nats = Nats::start().unwrap();
-    std::fs::write(told, nats.server().id().unwrap().to_string()).unwrap();
-    std::process::abort();
-}
-
+/// Runs itself as a process of its own, which starts a part and then dies as a test can: without dropping anything.
 #[tokio::test]
 async fn a_part_ends_with_a_test_that_dies() {
+    const TOLD: &str = "LAKE_TEST_TELL_PROCESS";
+    if let Some(told) = std::env::var_os(TOLD) {
+        let mut nats = Nats::start().unwrap();
+        std::fs::write(told, nats.server().id().unwrap().to_string()).unwrap();
+        std::process::abort();
+    }
     let folder = tempfile::tempdir().unwrap();
     let told = folder.path().join("process");
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "starts_a_part_and_dies_without_dropping_it"])
-        .env("LAKE_TEST_TELL_PROCESS", &told)
+    let dying = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_part_ends_with_a_test_that_dies"])
+        .env(TOLD, &told)
         .output()
-        .unwrap()
-        .status;
-    assert!(!status.success());
+        .unwrap();
+    assert!(!dying.status.success());
     let process: u32 = std::fs::read_to_string(told).unwrap().parse().unwrap();
     wait_until("the orphaned server is gone", PATIENCE, async || Ok(!is_alive(process))).await.unwrap();
 }

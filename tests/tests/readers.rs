@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// What a domain or a case type may do to a path, and a little more. (Not `%`, blanks or non-ASCII letters: the lake escapes those, and
 /// deltalake and Polars mistake them.)
-const ODD_PATH: &str = "demo~2Eorg/case-sql/~C3~89~~0a1b='b+c&d*e:f";
+const ODD_PATH: &str = "demo~2Eorg/case-sql/~C3~89~~0a1b=c+d'e&f";
 
 fn write_table(uri: &str, s3: Option<&ObjectStore>, rows: &[Value]) {
     let options: serde_json::Map<String, Value> =
@@ -162,7 +162,7 @@ fn finds_extra_tables_and_repeated_ids() {
 
     let twice = tempfile::tempdir().unwrap();
     write_table(twice.path().join("demo/case-sql/village").to_str().unwrap(), None, &[row(1), row(1)]);
-    assert_finds(folder, twice.path(), 1, &["expected 'one row', found '2 rows'"]);
+    assert_finds(folder, twice.path(), 1, &["expected one row, found 2 rows"]);
 
     std::fs::remove_dir_all(root.join("demo/case-sql/village/_delta_log")).unwrap();
     std::fs::create_dir(root.join("demo/case-sql/village/_delta_log")).unwrap();
@@ -175,9 +175,7 @@ fn reads_tables_on_s3() {
     s3.create_bucket("lake").unwrap();
     let expectation = tempfile::tempdir().unwrap();
     write_expectation(expectation.path(), ODD_PATH, &[expected(1), expected(2)]);
-    let encoded: String = url::form_urlencoded::byte_serialize(ODD_PATH.as_bytes()).collect();
-    let encoded = encoded.replace('+', "%20").replace("%2F", "/");
-    write_table(&format!("s3://lake/some/root/{encoded}"), Some(&s3), &[row(1), row(2)]);
+    write_table(&format!("s3://lake/some/root/{ODD_PATH}"), Some(&s3), &[row(1), row(2)]);
     let summary = compare(expectation.path(), "s3://lake/some/root", Some(&s3)).unwrap();
     assert_eq!(
         summary.lines().collect::<Vec<_>>(),

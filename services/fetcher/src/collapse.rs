@@ -106,3 +106,78 @@ impl Change {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::allow_list::AllowList;
+    use crate::change_feed::Position;
+
+    fn message(topic: &str, offset: i64, value: &Value) -> FeedMessage {
+        let position = Position { topic: topic.into(), partition: 0, offset, generation: 1 };
+        FeedMessage { position, payload: Some(value.to_string().into()) }
+    }
+
+    fn changes(messages: &[FeedMessage], take: &TakeConfig) -> Work {
+        collapse(messages, take, 0)
+    }
+
+    #[test]
+    fn duplicates_of_an_id_collapse_and_a_deletion_is_remembered() {
+        let messages = [
+            message("case-sql", 1, &json!({"document_id": "c", "domain": "d", "is_deletion": true, "unknown": [1]})),
+            message("case-sql", 2, &json!({"document_id": "c", "domain": "d", "document_subtype": "person"})),
+            message("case-sql", 3, &json!({"document_id": "e", "domain": "d"})),
+        ];
+        let work = changes(&messages, &TakeConfig::EVERYTHING);
+        let cases = &work.changes[&Kind::Case];
+        assert_eq!(cases.len(), 2);
+        assert!(cases["c"].deletion);
+        assert_eq!(cases["c"].lineage.offset, 2);
+        assert!(work.quarantined.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_put_aside_with_its_payload() {
+        let position = Position { topic: "form-sql".into(), partition: 3, offset: 9, generation: 1 };
+        let garbage = FeedMessage { position, payload: Some("{".into()) };
+        let nothing = FeedMessage { payload: None, ..garbage.clone() };
+        let work = changes(&[garbage, nothing, message("form-sql", 1, &json!([]))], &TakeConfig::EVERYTHING);
+        assert_eq!(work.quarantined.len(), 3);
+        assert_eq!(&work.quarantined[0].payload[..], b"{");
+        assert!(work.quarantined[0].detail.contains("form-sql[3]@9"));
+        assert!(work.changes.is_empty());
+    }
+
+    #[test]
+    fn allow_lists_leave_out_domains_and_forms_but_never_a_case_by_its_type() {
+        let only = |names: &[&str]| AllowList::Only(names.iter().map(|&name| name.to_owned()).collect());
+        let take = TakeConfig { domains: only(&["d"]), case_types: only(&["person"]), form_xmlns: only(&["X"]) };
+        let messages = [
+            message("case-sql", 1, &json!({"document_id": "1", "domain": "other"})),
+            message("case-sql", 2, &json!({"document_id": "2", "domain": "d", "document_subtype": "household"})),
+            message("form-sql", 3, &json!({"document_id": "3", "domain": "d", "document_subtype": "Y"})),
+            message("form-sql", 4, &json!({"document_id": "4", "domain": "d"})),
+            message("ledger", 5, &json!({"document_id": "5", "domain": "d"})),
+        ];
+        let work = changes(&messages, &take);
+        assert!(work.changes[&Kind::Case].contains_key("2"), "its row may have to leave a table that is taken");
+        assert_eq!(work.changes[&Kind::Form].keys().collect::<Vec<_>>(), ["4"]);
+        assert_eq!(work.skipped, BTreeMap::from([("domain", 1), ("form_xmlns", 1), ("topic", 1)]));
+    }
+
+    #[test]
+    fn user_messages_only_make_caches_forget() {
+        let messages = [
+            message("commcare-user", 1, &json!({"document_id": "u", "domain": "d"})),
+            message("web-user", 2, &json!({"document_id": "w"})),
+        ];
+        let work = changes(&messages, &TakeConfig::EVERYTHING);
+        assert!(work.changes.is_empty());
+        assert!(work.users["d"].contains("u") && work.users[""].contains("w"));
+    }
+}

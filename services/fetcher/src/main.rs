@@ -31,7 +31,8 @@ async fn build(config: FetcherConfig, mut tasks: TaskGroup) -> anyhow::Result<(T
     let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).collect();
     let feed = KafkaFeed::subscribe(&config.kafka, &topics)?;
     let checks = checks(Arc::clone(&feed), Arc::clone(&queue), hq.clone());
-    let fetcher = Arc::new(Fetcher { hq, queue, take: config.take, options: config.fetch });
+    let case_options = config.hq.case_options();
+    let fetcher = Arc::new(Fetcher { hq, queue, take: config.take, case_options, options: config.fetch });
     let shutdown = tasks.shutdown();
     tasks.spawn("fetch", pipeline::run(feed, fetcher, shutdown));
     Ok((tasks, checks))

@@ -64,6 +64,8 @@ pub enum Verb {
     CheckConfig(ConfigArgument),
     /// Create or update the service's own database tables, then exit
     Migrate(ConfigArgument),
+    /// Ask the running service whether it is ready; the exit code says so
+    Health(ConfigArgument),
     /// Print the version
     Version,
 }
@@ -85,7 +87,11 @@ pub fn load<C: ServiceConfig>(argument: &ConfigArgument) -> anyhow::Result<C> {
 }
 
 /// Runs a service by its command line, see [`run_verb`].
-pub fn run<C, Build, BuildFuture, Migrate, MigrateFuture>(name: &str, build: Build, migrate: Option<Migrate>) -> ExitCode
+pub fn run<C, Build, BuildFuture, Migrate, MigrateFuture>(
+    name: &str,
+    build: Build,
+    migrate: Option<Migrate>,
+) -> ExitCode
 where
     C: ServiceConfig,
     Build: FnOnce(C, TaskGroup) -> BuildFuture,
@@ -125,6 +131,10 @@ where
                 Err(error) => usage_error(name, &error),
             };
         }
+        Verb::Health(argument) => match load::<C>(&argument) {
+            Err(error) => return usage_error(name, &error),
+            Ok(configuration) => telemetry::ask_ready(configuration.telemetry().http_address),
+        },
         Verb::Migrate(argument) => match load::<C>(&argument) {
             Err(error) => return usage_error(name, &error),
             Ok(configuration) => match migrate {

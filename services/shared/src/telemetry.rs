@@ -109,6 +109,26 @@ pub async fn serve(
     Ok(())
 }
 
+/// Asks `/ready` of a service on this machine. The error says what is not ready.
+pub fn ask_ready(address: SocketAddr) -> anyhow::Result<()> {
+    use std::io::{Read, Write};
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let unreachable =
+        |error: std::io::Error| anyhow::anyhow!("{address} does not answer: {error}; is the service running?");
+    let mut connection = std::net::TcpStream::connect_timeout(&address, CHECK_WITHIN).map_err(unreachable)?;
+    connection.set_read_timeout(Some(CHECK_WITHIN * 2))?;
+    connection.write_all(b"GET /ready HTTP/1.0\r\n\r\n").map_err(unreachable)?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).map_err(unreachable)?;
+    let ready = answer.lines().next().is_some_and(|status| status.contains(" 200"));
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body.trim());
+    anyhow::ensure!(ready, "not ready: {body}");
+    Ok(())
+}
+
 async fn readiness(checks: Arc<Vec<Check>>, stopping: bool) -> (StatusCode, String) {
     if stopping {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());

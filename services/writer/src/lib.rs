@@ -7,7 +7,7 @@
 //! twice changes nothing.
 
 //pub mod ingest;
-//pub mod metastore;
+pub mod metastore;
 //pub mod quarantine_sink;
 pub mod table_store;
 pub mod telemetry;

@@ -107,7 +107,13 @@ pub struct Network {
 
 impl Network {
     /// What arrives in this turn: of what is announced now, and of what was held back earlier.
-    pub fn deliver(&mut self, announced: &[Announcement], turn: u64, mischief: bool, dice: &mut Dice) -> Vec<ChangeMessage> {
+    pub fn deliver(
+        &mut self,
+        announced: &[Announcement],
+        turn: u64,
+        mischief: bool,
+        dice: &mut Dice,
+    ) -> Vec<ChangeMessage> {
         let mut delivered = Vec::with_capacity(announced.len() + 2);
         for announcement in announced {
             let message = announcement.message(mischief, dice);

@@ -3,7 +3,9 @@
 use crate::dice::Dice;
 use crate::element::{Element, Text};
 use crate::moment::{self, DAY, MINUTE};
-use crate::vocabulary::{Answer, FAMILY_NAMES, FIRST_NAMES, ODD_DATETIMES, OPENING_QUESTIONS, QUESTION_GROUPS, Question, REMARKS};
+use crate::vocabulary::{
+    Answer, FAMILY_NAMES, FIRST_NAMES, ODD_DATETIMES, OPENING_QUESTIONS, QUESTION_GROUPS, Question, REMARKS,
+};
 
 /// Somebody's name.
 pub fn person_name(dice: &mut Dice) -> String {
@@ -26,9 +28,7 @@ pub fn answer(how: Answer, around: i64, dice: &mut Dice) -> Text {
             Text::Odd(written, converted)
         }
         Answer::Moment => Text::moment(around - dice.between(0, 3 * 24 * 60) * MINUTE, dice),
-        Answer::Clock => {
-            Text::from(format!("{:02}:{:02}:00.000+05:30", dice.below(24), dice.below(60)))
-        }
+        Answer::Clock => Text::from(format!("{:02}:{:02}:00.000+05:30", dice.below(24), dice.below(60))),
         Answer::Remark => Text::from(*dice.pick(REMARKS)),
         Answer::Name => Text::from(person_name(dice)),
         Answer::Gps => Text::from(gps(dice)),
@@ -38,7 +38,15 @@ pub fn answer(how: Answer, around: i64, dice: &mut Dice) -> Text {
 
 /// Latitude, longitude, altitude, accuracy, as phones write them.
 pub fn gps(dice: &mut Dice) -> String {
-    format!("{}.{:06} {}.{:06} {}.0 {}.5", dice.between(8, 34), dice.below(1_000_000), dice.between(68, 97), dice.below(1_000_000), dice.below(900), dice.below(30))
+    format!(
+        "{}.{:06} {}.{:06} {}.0 {}.5",
+        dice.between(8, 34),
+        dice.below(1_000_000),
+        dice.between(68, 97),
+        dice.below(1_000_000),
+        dice.below(900),
+        dice.below(30)
+    )
 }
 
 /// One element for each question; some questions are not shown and leave none.
@@ -64,7 +72,9 @@ pub fn opening(around: i64, dice: &mut Dice) -> Vec<Element> {
     }
     if dice.chance(20) {
         elements.push(
-            Element::leaf("greeting", "नमस्ते").with("xml:lang", "hi").and(Element { tail: " said", ..Element::leaf("b", "1") }),
+            Element::leaf("greeting", "नमस्ते")
+                .with("xml:lang", "hi")
+                .and(Element { tail: " said", ..Element::leaf("b", "1") }),
         );
     }
     elements
@@ -77,7 +87,13 @@ pub fn group(number: usize, around: i64, dice: &mut Dice) -> Element {
 }
 
 /// A repeat group: nothing or an empty element, an object, an array, by how often it was answered.
-pub fn repeats(name: &'static str, most: u64, around: i64, dice: &mut Dice, of_one: fn(i64, &mut Dice) -> Vec<Element>) -> Vec<Element> {
+pub fn repeats(
+    name: &'static str,
+    most: u64,
+    around: i64,
+    dice: &mut Dice,
+    of_one: fn(i64, &mut Dice) -> Vec<Element>,
+) -> Vec<Element> {
     let count = dice.below(most + 1);
     if count == 0 {
         return if dice.chance(500) { Vec::new() } else { vec![Element::new(name)] };

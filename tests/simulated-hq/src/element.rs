@@ -248,7 +248,10 @@ mod tests {
             .and(Element::leaf("a", "1"))
             .and(Element { tail: " tail", ..Element::leaf("a", "  ").with("k", "v") })
             .and(Element::new("case").within("C", Some("n0")).and(Element::leaf("create", "x & y")))
-            .and(Element::leaf("at", Text::Moment { written: "2024-01-02T05:30+05:30".into(), instant: 1_704_153_600_000_000 }));
+            .and(Element::leaf(
+                "at",
+                Text::Moment { written: "2024-01-02T05:30+05:30".into(), instant: 1_704_153_600_000_000 },
+            ));
         let mut xml = String::new();
         root.write(&mut xml, false);
         assert_eq!(

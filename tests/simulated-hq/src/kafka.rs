@@ -81,7 +81,8 @@ impl KafkaSink {
         let admin: AdminClient<DefaultClientContext> = self.config.create().context("make a Kafka admin client")?;
         let topics: Vec<NewTopic<'_>> =
             TOPICS.iter().map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(replication))).collect();
-        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT));
+        let options =
+            AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT));
         for outcome in admin.create_topics(&topics, &options).await.context("create Kafka topics")? {
             match outcome {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}

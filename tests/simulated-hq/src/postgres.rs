@@ -90,6 +90,34 @@ impl PostgresSink {
         Ok(())
     }
 
+    /// Keeps account of a life that is played on these databases, so that it can be resumed: adds to its turns.
+    ///
+    /// # Errors
+    ///
+    /// When the main database does not answer or refuses.
+    pub async fn add_turns(&self, life: &str, turns: u64) -> Result<()> {
+        let statement = "insert into simulated_hq_life (name, turns) values ($1, $2) \
+                         on conflict (name) do update set turns = simulated_hq_life.turns + excluded.turns";
+        let turns = i64::try_from(turns).context("count turns")?;
+        sqlx::query(statement).bind(life).bind(turns).execute(&self.main).await.context("add to the life's turns")?;
+        Ok(())
+    }
+
+    /// How many turns of the life were played on these databases; `None` where it never began.
+    ///
+    /// # Errors
+    ///
+    /// When the main database does not answer or has no schema.
+    pub async fn turns(&self, life: &str) -> Result<Option<u64>> {
+        let statement = "select turns from simulated_hq_life where name = $1";
+        let turns: Option<i64> = sqlx::query_scalar(statement)
+            .bind(life)
+            .fetch_optional(&self.main)
+            .await
+            .context("read the life's turns")?;
+        turns.map(|turns| u64::try_from(turns).context("read the life's turns")).transpose()
+    }
+
     fn batches(&self, mutations: &[Mutation]) -> (DatabaseBatch, Vec<DatabaseBatch>) {
         let mut main = DatabaseBatch::default();
         let mut shards = vec![DatabaseBatch::default(); self.shards.len()];
@@ -215,7 +243,8 @@ fn upsert_statement(table: Table, columns: &[String]) -> String {
         .filter(|column| !key.contains(&column.as_str()))
         .map(|column| format!("{0} = excluded.{0}", quoted(column)))
         .collect();
-    let action = if assignments.is_empty() { "nothing".to_owned() } else { format!("update set {}", assignments.join(", ")) };
+    let action =
+        if assignments.is_empty() { "nothing".to_owned() } else { format!("update set {}", assignments.join(", ")) };
     // Writing to a String cannot fail.
     let _ = write!(statement, " on conflict ({}) do {action}", key.join(", "));
     statement
@@ -225,7 +254,11 @@ fn removal_statement(table: Table, shape: &MatchShape) -> String {
     let conditions: Vec<String> = shape
         .iter()
         .map(|(column, is_null)| (quoted(column), is_null))
-        .map(|(column, is_null)| if *is_null { format!("t.{column} is null") } else { format!("t.{column} = r.{column}") })
+        .map(
+            |(column, is_null)| {
+                if *is_null { format!("t.{column} is null") } else { format!("t.{column} = r.{column}") }
+            },
+        )
         .collect();
     let conditions = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" and ") };
     let name = table.name();

@@ -38,7 +38,7 @@ pub fn fill_in(world: &World, domain: &Domain, submission: &Submission) -> Fille
     if !design.xmlns.is_empty() {
         root = root.within(design.xmlns.to_string(), None);
     }
-    let prefix = (submission.design % 2 == 0).then_some("n0");
+    let prefix = submission.design.is_multiple_of(2).then_some("n0");
     let around = submission.ended;
     let elements = blocks.iter().map(|block| block.element(prefix));
     match design.purpose {
@@ -75,7 +75,8 @@ fn registered(root: &mut Element, mut blocks: impl Iterator<Item = Element>, aro
     let mut any = false;
     for block in blocks {
         any = true;
-        let mut member = Element { children: answered(&PERSON_PROPERTIES[..6], 800, around, dice), ..Element::new("member") };
+        let mut member =
+            Element { children: answered(&PERSON_PROPERTIES[..6], 800, around, dice), ..Element::new("member") };
         member.children.push(block);
         root.children.push(member);
     }
@@ -136,7 +137,8 @@ fn block(world: &World, submission: &Submission, case: u32, role: &Role, dice: &
                 _ => person_name(dice),
             };
             block.create = Some((case_type.clone(), name, Arc::clone(&submission.owner)));
-            block.update = properties(if household { HOUSEHOLD_PROPERTIES } else { PERSON_PROPERTIES }, 940, around, dice);
+            block.update =
+                properties(if household { HOUSEHOLD_PROPERTIES } else { PERSON_PROPERTIES }, 940, around, dice);
             if let Some((parent, parent_type, extension)) = parent {
                 block.links.push(Link {
                     identifier: if *extension { "host" } else { "parent" },
@@ -163,7 +165,11 @@ fn block(world: &World, submission: &Submission, case: u32, role: &Role, dice: &
 }
 
 fn name_of_user(world: &World, id: &str) -> String {
-    world.people.iter().find(|person| *person.id == *id).map_or_else(|| "somebody".into(), |person| person.username.clone())
+    world
+        .people
+        .iter()
+        .find(|person| *person.id == *id)
+        .map_or_else(|| "somebody".into(), |person| person.username.clone())
 }
 
 /// Properties as a phone sends them, at times odd ones.
@@ -175,7 +181,9 @@ fn properties(questions: &'static [Question], shown_of_thousand: u64, around: i6
     }
     if dice.chance(30) {
         // An object where others have text, beside a property whose name is its flattened one.
-        elements.push(Element::new("a").and(Element::leaf("b", "nested")).and(Element::leaf("at", Text::moment(around, dice))));
+        elements.push(
+            Element::new("a").and(Element::leaf("b", "nested")).and(Element::leaf("at", Text::moment(around, dice))),
+        );
         elements.push(Element::leaf("a__b", "flat"));
     }
     if dice.chance(30) {
@@ -242,7 +250,10 @@ fn meta(world: &World, submission: &Submission, purpose: Purpose, dice: &mut Dic
         .and(Element::leaf("instanceID", submission.instance.to_string()));
     if purpose != Purpose::System {
         let version = "CommCare Android, version \"2.53.0\"(464694). App v17. CommCare Version 2.53.0. Build 464694, built on: 2023-09-13";
-        meta.children.push(Element::leaf("appVersion", version).within("http://commcarehq.org/xforms", dice.chance(500).then_some("cc")));
+        meta.children.push(
+            Element::leaf("appVersion", version)
+                .within("http://commcarehq.org/xforms", dice.chance(500).then_some("cc")),
+        );
         let location = if dice.chance(300) { String::new() } else { answers::gps(dice) };
         meta.children.push(Element::leaf("location", location).within("http://commcarehq.org/xforms", None));
         meta.children.push(Element::leaf("drift", dice.between(-5, 5).to_string()));

@@ -150,23 +150,22 @@ pub fn form_headers(world: &World, domain: &Domain, form: &Form) -> (Value, Valu
     } else {
         json!({"doc_type": "DefaultAuthContext"})
     };
-    let headers = form.date_header.map_or_else(
-        || json!({}),
-        |date| json!({"HTTP_DATE": moment::date(date), "HTTP_X_OPENROSA_VERSION": "2.1"}),
-    );
+    let headers = form
+        .date_header
+        .map_or_else(|| json!({}), |date| json!({"HTTP_DATE": moment::date(date), "HTTP_X_OPENROSA_VERSION": "2.1"}));
     (auth_context, headers)
 }
 
 /// Address of the phone.
 pub fn submit_ip(form: &Form) -> Value {
     let seed = form.submission.seed;
-    if seed % 11 == 0 { Value::Null } else { Value::String(format!("10.{}.{}.7", seed % 250, seed / 250 % 250)) }
+    if seed.is_multiple_of(11) { Value::Null } else { Value::String(format!("10.{}.{}.7", seed % 250, seed / 250 % 250)) }
 }
 
 /// What the phone had synchronised last.
 pub fn last_sync_token(form: &Form) -> Value {
     let day = form.submission.started.div_euclid(moment::DAY);
-    if form.submission.seed % 7 == 0 { Value::Null } else { Value::String(format!("sync-{day}")) }
+    if form.submission.seed.is_multiple_of(7) { Value::Null } else { Value::String(format!("sync-{day}")) }
 }
 
 /// Row of one operation on a form.
@@ -202,7 +201,7 @@ pub fn blob_meta(domain: &Domain, form: &Form) -> Option<Mutation> {
 
 /// Newer blobs are compressed, older ones are not.
 pub fn is_compressed(form: &Form) -> bool {
-    form.submission.seed % 5 != 0
+    !form.submission.seed.is_multiple_of(5)
 }
 
 /// Row of a level of the location tree.
@@ -271,7 +270,8 @@ pub fn person(world: &World, person: &Person) -> Mutation {
         "is_active": !person.retired, "devices": [], "created_on": "2020-01-01T00:00:00.000000Z",
         "reporting_metadata": {"last_sync_for_user": {"saves": person.revision}}});
     let members = if person.web {
-        let elsewhere = json!({"doc_type": "DomainMembership", "domain": "somewhere-else", "location_id": "loc-elsewhere"});
+        let elsewhere =
+            json!({"doc_type": "DomainMembership", "domain": "somewhere-else", "location_id": "loc-elsewhere"});
         json!({"doc_type": "WebUser", "username": format!("{}@example.org", person.username),
             "domains": ["somewhere-else", &**domain], "domain_memberships": [elsewhere, membership]})
     } else {
@@ -306,4 +306,3 @@ pub fn blob_content(mut xml: String, health: Health) -> Vec<u8> {
 pub fn usable_end(submission: &crate::world::Submission) -> Option<i64> {
     matches!(submission.ending, Ending::Ordinary | Ending::DateOnly).then_some(submission.ended)
 }
-

@@ -28,11 +28,17 @@ impl ShardMap {
     pub fn new(ranges: Vec<(u32, u32)>) -> Result<Self> {
         let mut next = 0;
         for &(first, last) in &ranges {
-            ensure!(first == next, "a shard range starts at {first} where {next} is next; ranges must follow each other");
+            ensure!(
+                first == next,
+                "a shard range starts at {first} where {next} is next; ranges must follow each other"
+            );
             ensure!(last >= first, "the shard range {first}-{last} is empty");
             next = last + 1;
         }
-        ensure!(ranges.is_empty() || next.is_power_of_two(), "{next} shards; the number of shards must be a power of two");
+        ensure!(
+            ranges.is_empty() || next.is_power_of_two(),
+            "{next} shards; the number of shards must be a power of two"
+        );
         Ok(Self { ranges, shards: next })
     }
 

@@ -205,3 +205,91 @@ fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Response> {
         answer(StatusCode::BAD_REQUEST, json!({"error": "bad_request", "reason": format!("invalid JSON: {error}")}))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn user(id: &str, location: Option<&str>) -> Mutation {
+        Mutation::PutUser {
+            document: json!({"_id": id, "doc_type": "CommCareUser", "base_doc": "CouchUser", "domain": "d", "location_id": location}),
+        }
+    }
+
+    async fn served() -> (UserServer, String) {
+        let (server, url) = UserServer::start().await.unwrap();
+        let mutations = [
+            user("u1", Some("loc1")),
+            user("u2", None),
+            user("gone", None),
+            Mutation::RemoveUser { id: "gone".into() },
+        ];
+        server.documents().apply(&mutations);
+        (server, url)
+    }
+
+    async fn post(url: String, body: Value) -> (StatusCode, Value) {
+        let answer = reqwest::Client::new().post(url).json(&body).send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn couchdb_gives_documents() {
+        let (server, url) = served().await;
+        let documents = format!("{url}/{DATABASE}/_all_docs?include_docs=true");
+        let (status, body) = post(documents, json!({"keys": ["u1", "nobody", "gone"]})).await;
+        assert_eq!(status, 200);
+        assert_eq!(body["rows"][0]["doc"], server.documents().document("u1").unwrap());
+        assert_eq!(body["rows"][1], json!({"key": "nobody", "error": "not_found"}));
+        assert_eq!((&body["rows"][2]["value"]["deleted"], &body["rows"][2]["doc"]), (&json!(true), &Value::Null));
+
+        let one = reqwest::get(format!("{url}/{DATABASE}/u1")).await.unwrap();
+        assert_eq!(one.json::<Value>().await.unwrap()["location_id"], "loc1");
+        for (path, reason) in [("nobody", "missing"), ("gone", "deleted")] {
+            let none = reqwest::get(format!("{url}/{DATABASE}/{path}")).await.unwrap();
+            assert_eq!(none.status(), 404);
+            assert_eq!(none.json::<Value>().await.unwrap(), json!({"error": "not_found", "reason": reason}));
+        }
+        assert_eq!(reqwest::get(format!("{url}/other/u1")).await.unwrap().status(), 404);
+    }
+
+    #[tokio::test]
+    async fn elasticsearch_gives_documents() {
+        let (_server, url) = served().await;
+        for path in [format!("{INDEX}/_mget"), "hqusers/user/_mget?_source=location_id".to_owned()] {
+            let (status, body) = post(format!("{url}/{path}"), json!({"ids": ["u1", "gone"]})).await;
+            assert_eq!(status, 200, "{path}");
+            assert_eq!(body["docs"][0]["_source"]["location_id"], "loc1");
+            assert_eq!(body["docs"][1]["found"], false);
+        }
+        let query = json!({"size": 1000, "_source": ["_id", "location_id"], "query": {"bool": {
+            "filter": [{"terms": {"_id": ["u1", "u2", "gone"]}}, {"term": {"base_doc": "couchuser"}}],
+            "must": {"match_all": {}},
+        }}});
+        let (status, body) = post(format!("{url}/users/_search"), query).await;
+        assert_eq!((status.as_u16(), &body["hits"]["total"]), (200, &json!(2)));
+        assert_eq!(body["hits"]["hits"][0]["_source"], json!({"_id": "u1", "location_id": "loc1"}));
+        let aliases = reqwest::get(format!("{url}/_cat/aliases")).await.unwrap();
+        assert_eq!(aliases.headers()["x-elastic-product"], "Elasticsearch");
+        assert!(aliases.text().await.unwrap().starts_with("hqusers users-20230524 "));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_served_says_so() {
+        let (_server, url) = served().await;
+        let (status, body) = post(format!("{url}/users/_search"), json!({"query": {"prefix": {"_id": "u"}}})).await;
+        assert_eq!(
+            (status.as_u16(), body["reason"].as_str()),
+            (501, Some("the simulated HQ does not serve the query prefix"))
+        );
+        for path in ["users/_bulk", "users/_count", "commcarehq__users/_find", "commcarehq__users/_all_docs", "a/b/c/d"]
+        {
+            assert_eq!(post(format!("{url}/{path}"), json!({})).await.0, 501, "{path}");
+        }
+        assert_eq!(post(format!("{url}/nothing/_search"), json!({})).await.0, 404);
+        let typeless = reqwest::Client::new().post(format!("{url}/users/_mget")).body("{}").send().await.unwrap();
+        assert_eq!(typeless.status(), 415);
+    }
+}

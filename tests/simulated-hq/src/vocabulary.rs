@@ -47,62 +47,77 @@ pub const OPENING_QUESTIONS: &[Question] = &[
 
 /// Blocks of questions, from which questionnaires are put together.
 pub const QUESTION_GROUPS: &[(&str, &[Question])] = &[
-    ("household_conditions", &[
-        ("toilet", Choice(&["own", "shared", "none"])),
-        ("water_source", Choice(&["hand_pump", "tap", "well", "river"])),
-        ("water_minutes", Count(90)),
-        ("rooms", Count(7)),
-        ("roof", Choice(&["tin", "thatch", "tiles", "concrete"])),
-        ("electricity", YES_NO),
-        ("assets", Several(&["radio", "bicycle", "phone", "fan", "goat", "cow", "land"])),
-        ("religion_or_caste_not_asked_reason", Remark),
-        ("ration_card", Phone),
-    ]),
-    ("antenatal", &[
-        ("lmp", Date),
-        ("edd", Date),
-        ("gravida", Count(9)),
-        ("parity", Count(8)),
-        ("bp_systolic", Count(180)),
-        ("bp_diastolic", Count(110)),
-        ("haemoglobin", Decimal(16)),
-        ("danger_signs", Several(&["bleeding", "fever", "swelling", "headache", "no_movement"])),
-        ("ifa_tablets_received", Count(180)),
-        ("tt_given_at", Moment),
-        ("birth_plan-place", Choice(&["phc", "home", "hospital"])),
-        ("counselling_notes", Remark),
-    ]),
-    ("child_health", &[
-        ("weight", Decimal(20)),
-        ("height", Decimal(110)),
-        ("muac", Decimal(18)),
-        ("breastfed", YES_NO),
-        ("illness", Several(&["cough", "fever", "diarrhoea", "rash"])),
-        ("ors_packets", Count(6)),
-        ("last_weighed", Date),
-        ("reminder_time", Clock),
-        ("next_visit", Moment),
-        ("growth.status", Choice(&["normal", "moderate", "severe"])),
-        ("mother_comment", Remark),
-    ]),
-    ("schooling", &[
-        ("enrolled", YES_NO),
-        ("class", Count(12)),
-        ("absent_days", Count(31)),
-        ("reason_absent", Remark),
-        ("midday_meal", Choice(&["daily", "sometimes", "never"])),
-        ("École_préférée", Choice(&["Saint-Étienne", "publique", "aucune"])),
-        ("_teacher_phone", Phone),
-    ]),
-    ("payments", &[
-        ("bank_account", Phone),
-        ("amount_due", Decimal(5000)),
-        ("paid_on", Date),
-        ("paid_at", Moment),
-        ("witness", Name),
-        ("remarks", Remark),
-        ("scheme", Choice(&["jsy", "pmmvy", "none"])),
-    ]),
+    (
+        "household_conditions",
+        &[
+            ("toilet", Choice(&["own", "shared", "none"])),
+            ("water_source", Choice(&["hand_pump", "tap", "well", "river"])),
+            ("water_minutes", Count(90)),
+            ("rooms", Count(7)),
+            ("roof", Choice(&["tin", "thatch", "tiles", "concrete"])),
+            ("electricity", YES_NO),
+            ("assets", Several(&["radio", "bicycle", "phone", "fan", "goat", "cow", "land"])),
+            ("religion_or_caste_not_asked_reason", Remark),
+            ("ration_card", Phone),
+        ],
+    ),
+    (
+        "antenatal",
+        &[
+            ("lmp", Date),
+            ("edd", Date),
+            ("gravida", Count(9)),
+            ("parity", Count(8)),
+            ("bp_systolic", Count(180)),
+            ("bp_diastolic", Count(110)),
+            ("haemoglobin", Decimal(16)),
+            ("danger_signs", Several(&["bleeding", "fever", "swelling", "headache", "no_movement"])),
+            ("ifa_tablets_received", Count(180)),
+            ("tt_given_at", Moment),
+            ("birth_plan-place", Choice(&["phc", "home", "hospital"])),
+            ("counselling_notes", Remark),
+        ],
+    ),
+    (
+        "child_health",
+        &[
+            ("weight", Decimal(20)),
+            ("height", Decimal(110)),
+            ("muac", Decimal(18)),
+            ("breastfed", YES_NO),
+            ("illness", Several(&["cough", "fever", "diarrhoea", "rash"])),
+            ("ors_packets", Count(6)),
+            ("last_weighed", Date),
+            ("reminder_time", Clock),
+            ("next_visit", Moment),
+            ("growth.status", Choice(&["normal", "moderate", "severe"])),
+            ("mother_comment", Remark),
+        ],
+    ),
+    (
+        "schooling",
+        &[
+            ("enrolled", YES_NO),
+            ("class", Count(12)),
+            ("absent_days", Count(31)),
+            ("reason_absent", Remark),
+            ("midday_meal", Choice(&["daily", "sometimes", "never"])),
+            ("École_préférée", Choice(&["Saint-Étienne", "publique", "aucune"])),
+            ("_teacher_phone", Phone),
+        ],
+    ),
+    (
+        "payments",
+        &[
+            ("bank_account", Phone),
+            ("amount_due", Decimal(5000)),
+            ("paid_on", Date),
+            ("paid_at", Moment),
+            ("witness", Name),
+            ("remarks", Remark),
+            ("scheme", Choice(&["jsy", "pmmvy", "none"])),
+        ],
+    ),
 ];
 
 /// Properties of a household.
@@ -182,14 +197,29 @@ pub const REMARKS: &[&str] = &[
 ];
 
 /// First names.
-pub const FIRST_NAMES: &[&str] =
-    &["Asha", "Meena", "Fatou", "Awa", "Rekha", "Moussa", "Ibrahima", "Sita", "Zoë", "लक्ष्मी", "Anjali", "O'Neil", "Paul"];
+pub const FIRST_NAMES: &[&str] = &[
+    "Asha",
+    "Meena",
+    "Fatou",
+    "Awa",
+    "Rekha",
+    "Moussa",
+    "Ibrahima",
+    "Sita",
+    "Zoë",
+    "लक्ष्मी",
+    "Anjali",
+    "O'Neil",
+    "Paul",
+];
 
 /// Family names.
-pub const FAMILY_NAMES: &[&str] = &["Devi", "Kumari", "Diop", "Ndiaye", "Sarr", "Khatun", "Yadav", "Müller", "da Silva", "कुमार"];
+pub const FAMILY_NAMES: &[&str] =
+    &["Devi", "Kumari", "Diop", "Ndiaye", "Sarr", "Khatun", "Yadav", "Müller", "da Silva", "कुमार"];
 
 /// Beginnings of the names of places.
-pub const PLACE_NAMES: &[&str] = &["Rampur", "Belha", "Nouna", "Kédougou", "Sonpur", "Tamba", "Élan", "गाँव", "Bishanpur", "North Fork"];
+pub const PLACE_NAMES: &[&str] =
+    &["Rampur", "Belha", "Nouna", "Kédougou", "Sonpur", "Tamba", "Élan", "गाँव", "Bishanpur", "North Fork"];
 
 /// Values that HQ's datetime rule treats in a way worth a test: as written, and as in HQ's JSON.
 pub const ODD_DATETIMES: &[(&str, &str)] = &[

@@ -33,7 +33,7 @@ fn root<S: Sink>(tree: &Tree<'_>, sink: &mut S) -> Result<()> {
     let named = |name: &str| tree.groups(root).find(|id| tree.child(*id).name == name);
     // A block `Meta` takes the place of `meta`, or comes last if there is none.
     let (modern, old) = (named("meta"), named("Meta"));
-    sink.begin_object();
+    sink.begin_object(|| size(tree, root) + 1);
     attributes(tree, root, sink)?;
     for first in tree.groups(root) {
         if Some(first) == modern {
@@ -62,7 +62,7 @@ fn meta<S: Sink>(tree: &Tree<'_>, first: ChildId, sink: &mut S) -> Result<()> {
     if !block.is_object() {
         return values(tree, first, sink);
     }
-    sink.begin_object();
+    sink.begin_object(|| size(tree, block));
     attributes(tree, block, sink)?;
     let has = |name: &str| tree.groups(block).any(|id| tree.child(id).name == name);
     let renames = META_RENAMES.map(|(old, new)| (old, new, !has(new)));
@@ -104,7 +104,7 @@ fn element<S: Sink>(tree: &Tree<'_>, element: &Element<'_>, sink: &mut S) -> Res
     if !element.is_object() {
         return string(&element.text, sink);
     }
-    sink.begin_object();
+    sink.begin_object(|| size(tree, element));
     attributes(tree, element, sink)?;
     for first in tree.groups(element) {
         member(tree, first, sink)?;
@@ -112,6 +112,12 @@ fn element<S: Sink>(tree: &Tree<'_>, element: &Element<'_>, sink: &mut S) -> Res
     text(element, sink)?;
     sink.end_object();
     Ok(())
+}
+
+/// About how many members the element's object has.
+fn size(tree: &Tree<'_>, element: &Element<'_>) -> usize {
+    let markers = usize::from(element.shows_namespace) + usize::from(!element.text.is_empty());
+    tree.attributes(element).len() + tree.groups(element).count() + markers
 }
 
 /// The attributes, and `@xmlns`.

@@ -46,9 +46,8 @@ pub(super) fn xml_declaration(scan: &mut Scanner<'_>, doctype: &mut Doctype<'_>)
         return Ok(());
     }
     *scan = ahead;
-    let is_version_one = |version: &str| {
-        version.strip_prefix("1.").is_some_and(|minor| minor.bytes().all(|byte| byte.is_ascii_digit()))
-    };
+    let is_version_one =
+        |version: &str| version.strip_prefix("1.").is_some_and(|minor| minor.bytes().all(|byte| byte.is_ascii_digit()));
     if !pseudo_attribute(scan, "version")?.is_some_and(is_version_one) {
         return scan.fail("an XML declaration without version 1");
     }
@@ -111,6 +110,7 @@ pub(super) fn declaration<'a>(scan: &mut Scanner<'a>, doctype: &mut Doctype<'a>)
 }
 
 fn name_with_colons(scan: &mut Scanner<'_>) -> Result<()> {
+    scan.take(":");
     scan.ncname()?;
     while scan.take(":") {
         scan.ncname()?;

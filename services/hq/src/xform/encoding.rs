@@ -61,11 +61,11 @@ fn declared_encoding(xml: &[u8]) -> Option<&str> {
     let inside = xml.strip_prefix(b"<?xml")?;
     let inside = &inside[..inside.windows(2).position(|pair| pair == b"?>")?];
     let inside = std::str::from_utf8(inside).ok()?;
+    let blank = [' ', '\t', '\r', '\n'];
     let (before, after) = inside.split_once("encoding")?;
-    if !before.ends_with([' ', '\t', '\r', '\n']) {
+    if !(before.starts_with(blank) && before.ends_with(blank)) {
         return None;
     }
-    let blank = [' ', '\t', '\r', '\n'];
     let value = after.trim_start_matches(blank).strip_prefix('=')?.trim_start_matches(blank);
     let quote = value.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
     value[1..].split_once(quote).map(|(name, _)| name)

@@ -17,7 +17,8 @@ pub(super) enum Key<'k> {
 
 /// Receives a JSON document in order. Every value but the outermost object is preceded by its key, unless it is an item.
 pub(super) trait Sink {
-    fn begin_object(&mut self);
+    /// `size` gives the number of members, or a little more.
+    fn begin_object(&mut self, size: impl FnOnce() -> usize);
     fn end_object(&mut self);
     fn begin_array(&mut self);
     fn end_array(&mut self);
@@ -29,7 +30,7 @@ pub(super) trait Sink {
 pub(super) struct NullSink;
 
 impl Sink for NullSink {
-    fn begin_object(&mut self) {}
+    fn begin_object(&mut self, _: impl FnOnce() -> usize) {}
     fn end_object(&mut self) {}
     fn begin_array(&mut self) {}
     fn end_array(&mut self) {}
@@ -68,7 +69,7 @@ impl<'o> TextSink<'o> {
 }
 
 impl Sink for TextSink<'_> {
-    fn begin_object(&mut self) {
+    fn begin_object(&mut self, _: impl FnOnce() -> usize) {
         self.out.push(b'{');
     }
 
@@ -174,8 +175,8 @@ impl ValueSink {
 }
 
 impl Sink for ValueSink {
-    fn begin_object(&mut self) {
-        self.open.push(Container::Object(Map::new(), String::new()));
+    fn begin_object(&mut self, size: impl FnOnce() -> usize) {
+        self.open.push(Container::Object(Map::with_capacity(size()), String::new()));
     }
 
     fn end_object(&mut self) {

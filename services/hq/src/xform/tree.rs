@@ -196,9 +196,7 @@ impl<'a> TreeBuilder<'a> {
         let siblings = &mut self.groups[open.groups_from..];
         let group = match &open.index {
             // The last group first: items of a list mostly follow each other.
-            None => siblings
-                .iter()
-                .rposition(|group| group.print == print && self.elements[group.first].name == name),
+            None => siblings.iter().rposition(|group| group.print == print && self.elements[group.first].name == name),
             Some(index) => index.get(name).copied(),
         };
         if let Some(position) = group {

@@ -45,18 +45,18 @@ fn is_authority(text: &str) -> bool {
     if !all(user, |byte| is_host_byte(byte) || byte == b':') {
         return false;
     }
-    let (host, port) = match host.strip_prefix('[') {
+    let (name, port) = match host.strip_prefix('[') {
         Some(literal) => match literal.split_once(']') {
-            Some((_, "")) => ("", ""),
-            Some((_, rest)) => match rest.strip_prefix(':') {
-                Some(port) => ("", port),
-                None => return false,
-            },
+            Some((_, port)) => ("", port),
             None => return false,
         },
-        None => host.split_once(':').unwrap_or((host, "")),
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
     };
-    all(host, is_host_byte) && port.bytes().all(|byte| byte.is_ascii_digit()) && port.len() <= 8
+    all(name, is_host_byte) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+}
+
+fn is_port(text: &str) -> bool {
+    (1..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether all bytes are allowed, `%` only before two hexadecimal digits.
@@ -120,6 +120,9 @@ mod tests {
             "%zz",
             "%4",
             "http://h:x/",
+            "http://h:/",
+            "http://[::1/",
+            "http://[::1]x/",
             "http://h:99999999999/",
             "1a:b",
             ":",

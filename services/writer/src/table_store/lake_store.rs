@@ -8,6 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use futures::future::join_all;
+use lake_shared::error_chain::Chain;
+use lake_shared::retry::Backoff;
 use lake_shared::secret::Secret;
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
@@ -82,6 +84,20 @@ pub enum LakeStoreError {
     },
 }
 
+impl LakeStoreError {
+    /// Whether waiting may help.
+    fn may_pass(&self) -> bool {
+        use object_store::Error::{InvalidPath, NotImplemented, NotSupported};
+        match self {
+            Self::Root { .. } | Self::NotExclusive { .. } => false,
+            // A bucket may be created, and access granted, by whoever starts the parts beside us.
+            Self::Access { source, .. } => {
+                !matches!(source, NotSupported { .. } | NotImplemented { .. } | InvalidPath { .. })
+            }
+        }
+    }
+}
+
 /// How many writers the probe lets create one object at once.
 const PROBE_WRITERS: usize = 8;
 
@@ -152,6 +168,20 @@ impl LakeStore {
             let _ = self.store.delete(&path).await;
         }
         outcome
+    }
+
+    /// As [`LakeStore::probe`], but waits for a store that cannot be reached yet. An answer that will not change is returned at once.
+    pub async fn probe_when_there(&self) -> Result<(), LakeStoreError> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.probe().await {
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(error = %Chain(&error), "lake root is not there yet; waiting");
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn probe_path(&self) -> Path {

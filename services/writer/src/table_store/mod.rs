@@ -12,7 +12,7 @@ use lake_shared::identity::{DocumentType, Space, TableKey};
 
 pub mod column_name;
 pub mod conversion;
-//pub mod delta;
+pub mod delta;
 pub mod key_index;
 pub mod lake_store;
 pub mod order_guard;

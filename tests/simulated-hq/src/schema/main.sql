@@ -66,3 +66,9 @@ create table if not exists locations_sqllocation__products (
     sqlproduct_id integer not null,
     unique (sqllocation_id, sqlproduct_id)
 );
+
+-- Not of HQ: how far a simulated life has been played, so that it can be resumed.
+create table if not exists simulated_hq_life (
+    name text primary key,
+    turns bigint not null
+);

@@ -43,8 +43,7 @@ fn no_index(name: &str) -> Response {
 
 /// `GET /{index}`.
 pub(super) fn index() -> Response {
-    let aliases: serde_json::Map<String, Value> =
-        ALIASES.iter().map(|&alias| (alias.to_owned(), json!({}))).collect();
+    let aliases: serde_json::Map<String, Value> = ALIASES.iter().map(|&alias| (alias.to_owned(), json!({}))).collect();
     answer(StatusCode::OK, json!({INDEX: {"aliases": aliases, "mappings": {}, "settings": {}}}))
 }
 
@@ -155,7 +154,8 @@ pub(super) async fn search(
         Ok(hits) => answer(StatusCode::OK, hits),
         Err(SearchError::Unsupported(what)) => unsupported(&what),
         Err(SearchError::WindowTooLarge) => {
-            let reason = format!("Result window is too large, from + size must be less than or equal to: [{WINDOW_MAX}]");
+            let reason =
+                format!("Result window is too large, from + size must be less than or equal to: [{WINDOW_MAX}]");
             refused(StatusCode::BAD_REQUEST, "query_phase_execution_exception", &reason)
         }
     }
@@ -179,9 +179,10 @@ fn find(documents: &UserDocuments, body: &Value) -> Result<Value, SearchError> {
     }
     let number = |key: &str, default: usize| match body.get(key) {
         None => Ok(default),
-        Some(value) => {
-            value.as_u64().and_then(|value| usize::try_from(value).ok()).ok_or_else(|| format!("a search with {key} {value}"))
-        }
+        Some(value) => value
+            .as_u64()
+            .and_then(|value| usize::try_from(value).ok())
+            .ok_or_else(|| format!("a search with {key} {value}")),
     };
     let (size, from) = (number("size", DEFAULT_SIZE)?, number("from", 0)?);
     if size.saturating_add(from) > WINDOW_MAX {

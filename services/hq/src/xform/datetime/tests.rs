@@ -35,7 +35,8 @@ fn field(found: &Captures<'_>, names: &[&str]) -> u32 {
 /// The rule, step by step.
 fn plain(value: &str) -> Result<Option<String>, FormXmlError> {
     let Some(found) = ISO.captures(value).filter(|_| LOOSE.is_match(value)) else { return Ok(None) };
-    let fraction: String = found.name("fraction").map_or("", |f| f.as_str()).chars().chain("000000".chars()).take(6).collect();
+    let fraction: String =
+        found.name("fraction").map_or("", |f| f.as_str()).chars().chain("000000".chars()).take(6).collect();
     let seconds = (field(&found, &["zh"]) * 60 + field(&found, &["zm"])) as i32 * 60;
     let sign = if found.name("sign").is_some_and(|sign| sign.as_str() == "-") { -1 } else { 1 };
     let date = NaiveDate::from_ymd_opt(
@@ -148,8 +149,9 @@ fn near_datetime() -> impl Strategy<Value = String> {
     ];
     let end = prop_oneof![8 => Just(String::new()), 1 => "[\n Z]{1,2}"];
     let month_and_day = (separator.clone(), two.clone(), separator, two);
-    (year, month_and_day, middle, time, zone, end)
-        .prop_map(|(year, (s1, month, s2, day), middle, time, zone, end)| [year, s1, month, s2, day, middle, time, zone, end].concat())
+    (year, month_and_day, middle, time, zone, end).prop_map(|(year, (s1, month, s2, day), middle, time, zone, end)| {
+        [year, s1, month, s2, day, middle, time, zone, end].concat()
+    })
 }
 
 proptest! {

@@ -145,9 +145,8 @@ fn refused(reason: &str) -> QueueError {
 /// `user:password` or `token` of `scheme://login@host`.
 fn login_of(address: &str) -> Option<&str> {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let authority = rest.split_once('/').map_or(rest, |(authority, _)| authority);
-    // A password may hold a `/` that was not escaped: look further rather than show it.
-    authority.rsplit_once('@').or_else(|| rest.rsplit_once('@')).map(|(login, _)| login)
+    // The last `@`, wherever it stands: a password may hold a `/` or `@` that was not escaped, and must not be shown.
+    rest.rsplit_once('@').map(|(login, _)| login)
 }
 
 /// The address as it may be shown.

@@ -96,7 +96,7 @@ pub(super) struct Pull {
     inbox: String,
     /// Messages that open requests may still bring.
     asked: usize,
-    /// Messages with the earliest moment at which they can have come.
+    /// Messages, each with the earliest moment at which it can have come.
     waiting: VecDeque<(Instant, Message)>,
     emptied_at: Instant,
     heard_at: Instant,
@@ -133,6 +133,8 @@ impl Pull {
     pub(super) async fn next(&mut self, window: usize) -> Result<Message, String> {
         loop {
             self.take_arrived()?;
+            // Before counting what is here: a message that is left must be asked for again.
+            self.leave_stale();
             let status = *self.connection.status.borrow();
             if status.connects != self.connects {
                 // A server that was restarted has forgotten the requests.
@@ -142,25 +144,31 @@ impl Pull {
             if status.connected && ahead <= window / 2 {
                 self.ask(window - ahead).await?;
             }
-            if let Some(message) = self.take_fresh() {
+            if let Some((_, message)) = self.waiting.pop_front() {
                 return Ok(message);
             }
             self.wait(status.connected).await?;
         }
     }
 
-    /// Waits for any sign of the server, or a change of the connection.
+    /// Waits for any sign of the server, or a change of the connection; not long, so that it stays known since when what
+    /// comes after a cut-off wait can have been here.
     async fn wait(&mut self, connected: bool) -> Result<(), String> {
         let Some(subscriber) = self.subscriber.as_mut() else { return Err("it is closed".into()) };
-        if self.connection.status.has_changed().is_err() {
-            return Err("the connection is closed".into());
-        }
+        let silent_at = self.heard_at + SILENCE_MAX;
+        let until = silent_at.min(self.emptied_at + self.fresh_for / 4);
         tokio::select! {
             biased;
-            heard = timeout_at(self.heard_at + SILENCE_MAX, subscriber.next()), if connected => match heard {
-                Ok(Some(message)) => self.take(message),
+            heard = timeout_at(until, subscriber.next()) => match heard {
+                Ok(Some(message)) => {
+                    self.emptied_at = Instant::now();
+                    self.take(message)
+                }
                 Ok(None) => Err("the subscription ended".into()),
-                Err(_) => Err(format!("nothing was heard of the server for {} s", SILENCE_MAX.as_secs())),
+                Err(_) if connected && Instant::now() >= silent_at => {
+                    Err(format!("nothing was heard of the server for {} s", SILENCE_MAX.as_secs()))
+                }
+                Err(_) => Ok(()),
             },
             changed = self.connection.status.changed() => {
                 self.heard_at = Instant::now();
@@ -210,14 +218,10 @@ impl Pull {
         Ok(())
     }
 
-    /// The next message whose time-out is not near. The others are on their way to someone else.
-    fn take_fresh(&mut self) -> Option<Message> {
-        while let Some((since, message)) = self.waiting.pop_front() {
-            if since.elapsed() < self.fresh_for {
-                return Some(message);
-            }
-        }
-        None
+    /// Leaves messages whose time-out is near to the server, which hands them out again.
+    fn leave_stale(&mut self) {
+        let fresh_for = self.fresh_for;
+        self.waiting.retain(|(since, _)| since.elapsed() < fresh_for);
     }
 }
 

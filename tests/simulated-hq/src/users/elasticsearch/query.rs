@@ -42,7 +42,9 @@ impl Condition {
         let (mut of, mut none) = (Vec::new(), Vec::new());
         for (clause, conditions) in body.as_object().ok_or("a bool query that is no object")? {
             let conditions = match conditions {
-                Value::Array(conditions) => conditions.iter().map(|one| Self::of(Some(one))).collect::<Result<Vec<_>, _>>()?,
+                Value::Array(conditions) => {
+                    conditions.iter().map(|one| Self::of(Some(one))).collect::<Result<Vec<_>, _>>()?
+                }
                 one => vec![Self::of(Some(one))?],
             };
             match clause.as_str() {
@@ -114,7 +116,9 @@ impl SourceFilter {
             Some(Value::Bool(false)) => Ok(Self::Without),
             Some(Value::String(field)) => Ok(Self::Fields(vec![field.clone()])),
             Some(Value::Array(fields)) => Ok(Self::Fields(fields.iter().filter_map(token).collect())),
-            Some(Value::Object(filter)) if filter.keys().all(|key| key == "includes") => Self::of(filter.get("includes")),
+            Some(Value::Object(filter)) if filter.keys().all(|key| key == "includes") => {
+                Self::of(filter.get("includes"))
+            }
             Some(other) => Err(format!("_source {other}")),
         }
         .and_then(|filter| match &filter {
@@ -200,7 +204,8 @@ mod tests {
 
     #[test]
     fn fields_may_be_nested_lists_or_flags() {
-        let document = json!({"_id": "u", "domain_membership": {"domain": "d"}, "domains": ["d", "e"], "is_active": true});
+        let document =
+            json!({"_id": "u", "domain_membership": {"domain": "d"}, "domains": ["d", "e"], "is_active": true});
         assert!(holds(json!({"term": {"domain_membership.domain": "d"}}), document.clone()));
         assert!(holds(json!({"term": {"domains": {"value": "e"}}}), document.clone()));
         assert!(holds(json!({"bool": {"must_not": {"term": {"is_active": false}}}}), document.clone()));
@@ -210,16 +215,14 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named() {
         assert_eq!(Condition::of(Some(&json!({"prefix": {"a": "b"}}))).unwrap_err(), "the query prefix");
-        assert_eq!(
-            Condition::of(Some(&json!({"bool": {"should": []}}))).unwrap_err(),
-            "bool with should"
-        );
+        assert_eq!(Condition::of(Some(&json!({"bool": {"should": []}}))).unwrap_err(), "bool with should");
         assert!(Condition::of(Some(&json!({"term": {"a": 1}, "terms": {}}))).is_err());
     }
 
     #[test]
     fn sources_are_filtered() {
-        let document = json!({"_id": "u", "_rev": "1-a", "m": [{"d": 1, "l": 2, "x": 3}, {"d": 4}], "o": {"a": 5, "b": 6}});
+        let document =
+            json!({"_id": "u", "_rev": "1-a", "m": [{"d": 1, "l": 2, "x": 3}, {"d": 4}], "o": {"a": 5, "b": 6}});
         let filter = SourceFilter::of(Some(&json!(["_id", "m.d", "m.l", "o.a", "none"]))).unwrap();
         assert_eq!(
             filter.apply(&document).unwrap(),

@@ -1,0 +1,106 @@
+//! What the enricher remembers of HQ: location trees and users' locations. Bounded in size and age, and told what changed by broadcasts:
+//! `lake.invalidate.location.<domain>` and `lake.invalidate.user.<domain>`, where the domain is a token and `_` stands for any.
+//!
+//! Invariant: what was read from HQ before an invalidation came is not used for anything that begins after it, not even when the
+//! look-up was under way at that moment.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use lake_hq::source::Hq;
+use lake_proto::queue::v1::Invalidation;
+use lake_shared::names::UNKNOWN;
+use lake_shared::queue::{Heard, Queue};
+use lake_shared::retry::Backoff;
+use lake_shared::wire;
+
+use self::trees::Trees;
+use self::users::Users;
+use crate::metric_names;
+use crate::options::CacheOptions;
+
+pub mod trees;
+pub mod user_entries;
+pub mod users;
+
+/// What the caches listen to.
+const PATTERN: &str = "lake.invalidate.>";
+
+/// All caches of one enricher.
+pub struct Caches {
+    /// Location trees.
+    pub trees: Trees,
+    /// Locations of users.
+    pub users: Users,
+}
+
+impl Caches {
+    /// Empty caches in front of HQ.
+    pub fn new(hq: &Hq, options: &CacheOptions) -> Self {
+        Self { trees: Trees::new(hq.database.clone(), options), users: Users::new(hq.users.clone(), options) }
+    }
+
+    /// Listens, and drops what is said to have changed, for ever. `listening` is called once, when the first broadcast can be heard.
+    pub async fn keep_current(&self, queue: &dyn Queue, listening: impl FnOnce()) {
+        let mut listening = Some(listening);
+        let mut backoff = Backoff::default();
+        loop {
+            match queue.listen(PATTERN).await {
+                Ok(mut heard) => {
+                    // Nothing was heard until now.
+                    self.forget_all();
+                    backoff = Backoff::default();
+                    if let Some(listening) = listening.take() {
+                        listening();
+                    }
+                    while let Some(heard) = heard.next().await {
+                        self.hear(&heard);
+                    }
+                    tracing::debug!("the queue ended the broadcasts");
+                }
+                Err(error) => tracing::warn!(%error, "cannot listen for invalidations; caches are cleared when it works again"),
+            }
+            // An ended stream may mean that the queue is closing: no hurry.
+            tokio::time::sleep(backoff.next_wait().max(Duration::from_millis(100))).await;
+        }
+    }
+
+    fn hear(&self, heard: &Heard) {
+        match heard {
+            Heard::MaybeMissed => {
+                tracing::info!("invalidations may have been missed; caches cleared");
+                self.forget_all();
+            }
+            Heard::Broadcast { subject, payload } => {
+                let mut tokens = subject.split('.').skip(2);
+                let (what, domain) = (tokens.next(), tokens.next());
+                let domain = domain.filter(|token| *token != UNKNOWN);
+                match what {
+                    Some("location") => {
+                        metrics::counter!(metric_names::INVALIDATIONS_TOTAL, "cache" => "locations").increment(1);
+                        self.trees.forget(domain);
+                    }
+                    Some("user") => {
+                        metrics::counter!(metric_names::INVALIDATIONS_TOTAL, "cache" => "users").increment(1);
+                        self.users.forget(domain, &ids(payload));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn forget_all(&self) {
+        self.trees.forget(None);
+        self.users.forget(None, &[]);
+    }
+}
+
+/// The ids of an invalidation. Of one that cannot be read: none, which means all.
+fn ids(payload: &Bytes) -> Vec<String> {
+    wire::decode::<Invalidation>(payload).unwrap_or_default().ids
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,42 @@
+//! The enricher's configuration file.
+
+use lake_hq::connect::HqConfig;
+use lake_shared::queue::jetstream::JetStreamConfig;
+use lake_shared::service::{ProcessConfig, ServiceConfig};
+use lake_shared::telemetry::TelemetryConfig;
+use serde::Deserialize;
+
+use crate::options::EnricherOptions;
+
+/// Everything.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnricherConfig {
+    /// Logs and HTTP.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+    /// Threads and shutdown.
+    #[serde(default)]
+    pub process: ProcessConfig,
+    /// HQ's locations and users.
+    pub hq: HqConfig,
+    /// The queue from the fetchers and to the writer.
+    pub queue: JetStreamConfig,
+    /// Rows.
+    #[serde(default)]
+    pub enricher: EnricherOptions,
+}
+
+impl ServiceConfig for EnricherConfig {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        self.enricher.validate().map_err(|reason| anyhow::anyhow!("configuration: {reason}"))
+    }
+}

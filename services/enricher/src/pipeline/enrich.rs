@@ -1,0 +1,300 @@
+//! One message of records into messages of rows. Pure: everything that has to be asked for is handed in.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+
+use arrow::error::ArrowError;
+use chrono::{NaiveDate, Utc};
+use lake_proto::queue::v1::{Quarantined, Record, RecordBatch};
+use lake_shared::error_chain::Chain;
+use lake_shared::identity::{DocumentType, Domain, Kind};
+use lake_shared::names;
+use lake_shared::queue::Message;
+use serde_json::{Map, Value};
+
+use crate::caches::user_entries::UserLocation;
+use crate::document;
+use crate::flatten;
+use crate::month;
+use crate::options::EnricherOptions;
+use crate::place::DomainPlaces;
+use crate::rows::message::{self, Header, Oversized};
+use crate::rows::{Row, RowsBuilder, Table};
+use crate::transform::Transforms;
+
+/// Why something is in quarantine; stable codes.
+pub mod reason {
+    /// A message that is no batch of records.
+    pub const RECORD_BATCH_MALFORMED: &str = "record_batch_malformed";
+    /// A document that is not a JSON object.
+    pub const DOCUMENT_MALFORMED: &str = "document_malformed";
+    /// A record without a type.
+    pub const RECORD_TYPE_MISSING: &str = "record_type_missing";
+    /// A row that is larger than a message may be.
+    pub const RECORD_TOO_LARGE: &str = "record_too_large";
+    /// A tombstone that is larger than a message may be.
+    pub const TOMBSTONE_TOO_LARGE: &str = "tombstone_too_large";
+    /// More cells than `columns_max`.
+    pub const RECORD_TOO_WIDE: &str = "record_too_wide";
+    /// A bug: making rows of the message failed.
+    pub const ENRICHER_FAILED: &str = "enricher_failed";
+}
+
+/// A message of records, its documents parsed.
+pub struct Opened {
+    batch: Arc<RecordBatch>,
+    kind: Kind,
+    /// Project space.
+    pub domain: Domain,
+    document_type: Option<DocumentType>,
+    records: Vec<OpenedRecord>,
+    refused: Vec<Quarantined>,
+}
+
+struct OpenedRecord {
+    /// Which record of the batch it is.
+    place: usize,
+    document: Map<String, Value>,
+    month: Option<NaiveDate>,
+    user_id: Option<String>,
+}
+
+/// What comes of a message.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// To be queued.
+    pub messages: Vec<Message>,
+    /// To be put aside.
+    pub refused: Vec<Quarantined>,
+    /// Rows in the messages.
+    pub rows: usize,
+}
+
+/// What HQ says about the place of the rows.
+pub struct Surroundings {
+    /// The domain's locations.
+    pub places: Arc<DomainPlaces>,
+    /// Location of each user.
+    pub user_locations: HashMap<String, UserLocation>,
+}
+
+/// Parses the documents of a batch. Those that cannot be used are put aside, the others go on.
+pub fn open(batch: Arc<RecordBatch>, kind: Kind) -> Opened {
+    let document_type = match (&batch.r#type, kind) {
+        (Some(name), _) => Some(DocumentType::from(name.as_str())),
+        (None, Kind::Location) if !batch.records.is_empty() => Some(DocumentType::location()),
+        (None, _) => None,
+    };
+    let (mut records, mut refused) = (Vec::with_capacity(batch.records.len()), Vec::new());
+    for (place, record) in batch.records.iter().enumerate() {
+        if document_type.is_none() {
+            let detail = "record has no type, so it has no table; fetch it again".to_owned();
+            refused.push(quarantined(&batch, record, reason::RECORD_TYPE_MISSING, detail));
+            continue;
+        }
+        match document::parse(&record.document) {
+            Ok(document) => records.push(OpenedRecord {
+                place,
+                month: month::month(kind, &document),
+                user_id: month::user_id(kind, &document).map(str::to_owned),
+                document,
+            }),
+            Err(error) => {
+                refused.push(quarantined(&batch, record, reason::DOCUMENT_MALFORMED, Chain(&error).to_string()));
+            }
+        }
+    }
+    Opened { domain: batch.domain.as_str().into(), batch, kind, document_type, records, refused }
+}
+
+impl Opened {
+    /// Whether HQ has to be asked at all.
+    pub fn has_rows(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    /// The users whose locations are wanted.
+    pub fn user_ids(&self) -> BTreeSet<&str> {
+        self.records.iter().filter_map(|record| record.user_id.as_deref()).collect()
+    }
+
+    /// How new the location tree must be, in microseconds of the database's clock: rows of locations show it as it was when they were read.
+    pub fn tree_observed_us_min(&self) -> i64 {
+        if self.kind != Kind::Location {
+            return i64::MIN;
+        }
+        self.records.iter().map(|record| self.batch.records[record.place].observed_us).max().unwrap_or(i64::MIN)
+    }
+
+    /// Makes the rows and their messages. `delivery_id` makes the messages recognisable when they are queued twice.
+    pub fn make(
+        mut self,
+        surroundings: Option<&Surroundings>,
+        options: &EnricherOptions,
+        delivery_id: &str,
+        size_max: usize,
+    ) -> Result<Made, ArrowError> {
+        let mut maker = Maker {
+            subject: names::rows_subject(&self.domain, self.kind, self.document_type.as_ref()),
+            header: Header {
+                domain: self.batch.domain.clone(),
+                kind: self.batch.kind,
+                document_type: self.document_type.as_ref().map(|name| name.as_str().to_owned()),
+            },
+            delivery_id,
+            size_max,
+            made: Made { refused: std::mem::take(&mut self.refused), ..Made::default() },
+        };
+        if let (Some(document_type), Some(surroundings)) = (self.document_type.clone(), surroundings) {
+            let table = Table {
+                domain: self.domain.clone(),
+                kind: self.kind,
+                document_type,
+                places: Arc::clone(&surroundings.places),
+                case_json: options.case_json,
+            };
+            self.make_rows(&table, surroundings, options, &mut maker)?;
+        }
+        maker.add_tombstones(&self.batch)?;
+        Ok(maker.made)
+    }
+
+    fn make_rows(
+        &mut self,
+        table: &Table,
+        surroundings: &Surroundings,
+        options: &EnricherOptions,
+        maker: &mut Maker<'_>,
+    ) -> Result<(), ArrowError> {
+        let transforms = Transforms::of_table(&options.transforms, &table.domain, table.kind, &table.document_type);
+        let mut builder = RowsBuilder::new(table);
+        let mut places = Vec::new();
+        // Taken one by one, so that a document is gone when its row is there.
+        for mut opened in self.records.drain(..) {
+            let record = &self.batch.records[opened.place];
+            transforms.apply(&mut opened.document);
+            let cells = flatten::cells_max(&opened.document);
+            if cells > options.columns_max {
+                let detail = format!("{cells} cells are more than columns_max = {}; raise it, or drop fields by a transform", options.columns_max);
+                maker.made.refused.push(quarantined(&self.batch, record, reason::RECORD_TOO_WIDE, detail));
+                continue;
+            }
+            if builder.is_full(options.columns_max) {
+                let full = std::mem::replace(&mut builder, RowsBuilder::new(table));
+                maker.add_rows(&self.batch, full, &std::mem::take(&mut places))?;
+            }
+            let location_id = match table.kind {
+                Kind::Location => Some(record.id.as_str()),
+                Kind::Case | Kind::Form => {
+                    opened.user_id.and_then(|user| surroundings.user_locations.get(&user)?.as_deref())
+                }
+            };
+            builder.push(&Row {
+                id: &record.id,
+                version_us: record.version_us,
+                observed_us: record.observed_us,
+                lineage: record.lineage.as_ref(),
+                month: opened.month,
+                location_id,
+                document: &opened.document,
+            });
+            places.push(opened.place);
+        }
+        maker.add_rows(&self.batch, builder, &places)
+    }
+}
+
+/// Gathers the messages.
+struct Maker<'a> {
+    subject: String,
+    header: Header,
+    delivery_id: &'a str,
+    size_max: usize,
+    made: Made,
+}
+
+impl Maker<'_> {
+    /// `places`: which record of the batch each row is.
+    fn add_rows(&mut self, batch: &RecordBatch, builder: RowsBuilder<'_>, places: &[usize]) -> Result<(), ArrowError> {
+        if builder.rows() == 0 {
+            return Ok(());
+        }
+        let rows = builder.finish()?;
+        let (parts, oversized) = message::split(&self.header, Some(&rows), &[], self.size_max)?;
+        for part in parts {
+            self.made.rows += part.rows.len();
+            self.add_message(part.payload);
+        }
+        for Oversized { place, size, .. } in oversized {
+            let detail = format!("row needs a message of {size} bytes, the queue takes {}", self.size_max);
+            let record = &batch.records[places[place]];
+            self.made.refused.push(quarantined(batch, record, reason::RECORD_TOO_LARGE, detail));
+        }
+        Ok(())
+    }
+
+    /// Tombstones pass through, apart from the rows: they hold nothing up and nothing holds them up.
+    fn add_tombstones(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
+        let (parts, oversized) = message::split(&self.header, None, &batch.tombstones, self.size_max)?;
+        parts.into_iter().for_each(|part| self.add_message(part.payload));
+        for Oversized { place, size, .. } in oversized {
+            let tombstone = &batch.tombstones[place];
+            self.made.refused.push(Quarantined {
+                reason: reason::TOMBSTONE_TOO_LARGE.into(),
+                detail: format!("tombstone needs a message of {size} bytes, the queue takes {}", self.size_max),
+                id: tombstone.id.clone(),
+                lineage: tombstone.lineage.clone(),
+                ..of_batch(batch)
+            });
+        }
+        Ok(())
+    }
+
+    fn add_message(&mut self, payload: bytes::Bytes) {
+        // The content is part of the name: a message that is dropped as a repetition has the same rows, whatever changed
+        // (configuration, locations, size limit) between two tries.
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&payload);
+        let part = self.made.messages.len();
+        let dedupe_id = format!("rows-{}-{part}-{:016x}", self.delivery_id, hasher.finish());
+        self.made.messages.push(Message { subject: self.subject.clone(), payload, dedupe_id });
+    }
+}
+
+/// Puts every record of a batch aside and lets its tombstones go on: for a batch that makes the enricher itself fail.
+pub fn refuse_all(
+    batch: &Arc<RecordBatch>,
+    kind: Kind,
+    detail: &str,
+    delivery_id: &str,
+    size_max: usize,
+) -> Result<Made, ArrowError> {
+    let tombstones = RecordBatch { records: Vec::new(), ..RecordBatch::clone(batch) };
+    let mut made =
+        open(Arc::new(tombstones), kind).make(None, &EnricherOptions::default(), delivery_id, size_max)?;
+    let refused = batch.records.iter().map(|record| quarantined(batch, record, reason::ENRICHER_FAILED, detail.to_owned()));
+    made.refused.extend(refused);
+    Ok(made)
+}
+
+fn quarantined(batch: &RecordBatch, record: &Record, reason: &str, detail: String) -> Quarantined {
+    Quarantined {
+        reason: reason.into(),
+        detail,
+        id: record.id.clone(),
+        payload: record.document.clone(),
+        lineage: record.lineage.clone(),
+        ..of_batch(batch)
+    }
+}
+
+fn of_batch(batch: &RecordBatch) -> Quarantined {
+    Quarantined {
+        domain: batch.domain.clone(),
+        kind: batch.kind,
+        r#type: batch.r#type.clone().unwrap_or_default(),
+        quarantined_us: Utc::now().timestamp_micros(),
+        ..Quarantined::default()
+    }
+}

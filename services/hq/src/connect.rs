@@ -1,0 +1,67 @@
+//! The ports of a real HQ, out of configuration.
+
+use std::sync::Arc;
+
+use futures::try_join;
+use lake_shared::retry::Backoff;
+use serde::Deserialize;
+
+use crate::blobs::{BlobsConfig, ObjectBlobs};
+use crate::documents::case::CaseOptions;
+use crate::postgres::{HqPostgresConfig, PostgresHq};
+use crate::source::{Hq, SourceError, UserDirectory};
+use crate::users::{CouchdbUsers, ElasticsearchUsers, NoUsers, UsersConfig};
+
+/// Where a CommCare HQ keeps what the lake reads.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HqConfig {
+    /// Cases, forms, locations.
+    pub database: HqPostgresConfig,
+    /// Form XML.
+    pub blobs: BlobsConfig,
+    /// Users; without it nobody has a location.
+    #[serde(default)]
+    pub users: UsersConfig,
+}
+
+impl HqConfig {
+    /// What a case's document can hold of what is read.
+    pub fn case_options(&self) -> CaseOptions {
+        CaseOptions { transactions: self.database.transactions, ..CaseOptions::default() }
+    }
+}
+
+/// Connects to all of them. A server that is not there (yet) is [`SourceError::Unavailable`]: wait and call again. Wrong configuration is
+/// [`SourceError::Refused`]: somebody has to act.
+pub async fn connect(config: &HqConfig) -> Result<Hq, SourceError> {
+    let database = PostgresHq::connect(&config.database);
+    let blobs = ObjectBlobs::connect(&config.blobs);
+    let users = connect_users(&config.users);
+    let (database, blobs, users) = try_join!(database, blobs, users)?;
+    Ok(Hq { database: Arc::new(database), blobs: Arc::new(blobs), users })
+}
+
+/// Connects to the user directory alone.
+pub async fn connect_users(config: &UsersConfig) -> Result<Arc<dyn UserDirectory>, SourceError> {
+    Ok(match config {
+        UsersConfig::Elasticsearch(config) => Arc::new(ElasticsearchUsers::connect(config).await?),
+        UsersConfig::Couchdb(config) => Arc::new(CouchdbUsers::connect(config).await?),
+        UsersConfig::None => Arc::new(NoUsers),
+    })
+}
+
+/// Connects, waiting with back-off for servers that are not there yet. The error is one that waiting does not mend.
+pub async fn connect_when_there(config: &HqConfig) -> Result<Hq, SourceError> {
+    let mut backoff = Backoff::default();
+    loop {
+        match connect(config).await {
+            Err(error @ SourceError::Unavailable { .. }) => {
+                let wait = backoff.next_wait();
+                tracing::warn!(%error, wait_ms = wait.as_millis(), "hq is not there yet; check the section [hq]");
+                tokio::time::sleep(wait).await;
+            }
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What a database's trouble means: try again, or somebody has to act.
+
+use sqlx::Error;
+
+use crate::source::SourceError;
+
+/// Turns trouble with a database into the port's error. Addresses and passwords are not in it.
+pub(super) fn source_error(action: impl Into<String>, error: &Error) -> SourceError {
+    let action = action.into();
+    match error {
+        Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            let reason = format!("{} (SQLSTATE {code})", database.message());
+            if is_passing(&code) {
+                SourceError::Unavailable { action, reason }
+            } else {
+                SourceError::Refused { action, reason: format!("{reason}; {}", advice(&code)) }
+            }
+        }
+        Error::Configuration(_) => {
+            SourceError::Refused { action, reason: "the address of the database is not usable".into() }
+        }
+        Error::Tls(reason) => SourceError::Refused {
+            action,
+            reason: format!("TLS: {reason}; look at sslmode and sslrootcert of the address"),
+        },
+        // A connection that breaks in the middle of a message ends as a protocol error.
+        Error::Io(_) | Error::Protocol(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => {
+            SourceError::Unavailable { action, reason: error.to_string() }
+        }
+        _ => {
+            SourceError::Refused { action, reason: format!("{error}; is this the database of a known version of HQ?") }
+        }
+    }
+}
+
+/// Whether the connection itself is of no more use, so that the same may work on another one.
+pub(super) fn is_broken_connection(error: &Error) -> bool {
+    match error {
+        Error::Io(_) | Error::Protocol(_) => true,
+        // The server ends the session (57P01 to 57P05), or pgbouncer lost it (08P01).
+        Error::Database(database) => {
+            database.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
+        }
+        _ => false,
+    }
+}
+
+/// SQLSTATE classes that pass by themselves: connection, transaction rollback (also: conflict with recovery on a replica), resources,
+/// object in use, operator intervention (also: statement time-out), system error, internal error.
+fn is_passing(code: &str) -> bool {
+    ["08", "40", "53", "55", "57", "58", "XX"].iter().any(|class| code.starts_with(class))
+}
+
+fn advice(code: &str) -> &'static str {
+    match code.get(..2) {
+        Some("28") => "check user, password and pg_hba.conf",
+        Some("3D") => "check the database's name in the address",
+        _ if code == "42501" => "grant SELECT to the role of the address",
+        _ if code == "42P01" || code == "42703" => {
+            "the tables changed since the start, or this is not HQ's database; start again"
+        }
+        _ => "see the server's log",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn codes_decide() {
+        for code in ["57014", "57P03", "53300", "40001", "08P01", "08006", "55P03", "XX000"] {
+            assert!(is_passing(code), "{code}");
+        }
+        for code in ["28P01", "42P01", "42703", "42501", "3D000", "22021", ""] {
+            assert!(!is_passing(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_away_is_unavailable_and_a_wrong_address_refused() {
+        let away = Error::Io(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert!(matches!(source_error("read", &away), SourceError::Unavailable { .. }));
+        assert!(is_broken_connection(&away));
+        let wrong = Error::Configuration("postgres://u:secret@h".into());
+        let error = source_error("read", &wrong);
+        assert!(matches!(error, SourceError::Refused { .. }) && !error.to_string().contains("secret"));
+    }
+}

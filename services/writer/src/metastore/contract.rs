@@ -1,0 +1,165 @@
+//! The contract of the port as one suite, run on every adapter. Panics where it is broken, so it is for tests only.
+#![allow(clippy::unwrap_used, reason = "a suite of assertions")]
+
+use std::time::Duration;
+
+use lake_proto::queue::v1::{Lineage, Quarantined};
+use lake_shared::identity::{Kind, Space, TableKey};
+
+use super::{Metastore, QuarantineFilter, StoredTombstone, TableState};
+use crate::table_store::order_guard::TombstoneOrder;
+
+const SECOND: i64 = 1_000_000;
+
+/// Runs the whole suite on a migrated, empty metastore.
+pub async fn holds(metastore: &dyn Metastore) {
+    metastore.check().await.unwrap();
+    tables_have_unique_names(metastore).await;
+    commits_are_recorded(metastore).await;
+    tombstones_are_kept_per_space(metastore).await;
+    the_quarantine_counts_repetitions(metastore).await;
+    leases_have_one_owner(metastore).await;
+}
+
+fn table(domain: &str, kind: Kind, document_type: &str) -> TableKey {
+    TableKey { space: Space { domain: domain.into(), kind }, document_type: document_type.into() }
+}
+
+async fn tables_have_unique_names(metastore: &dyn Metastore) {
+    let keys = [
+        table("demo", Kind::Case, "Person"),
+        table("demo", Kind::Case, "person"),
+        table("demo", Kind::Case, "per-son"),
+        table("demo", Kind::Case, ""),
+        table("demo", Kind::Form, "a'; DROP TABLE lake_table; --"),
+        table("demo-case", Kind::Case, "x\u{0}y"),
+        table("घर", Kind::Location, "Location"),
+    ];
+    let mut names = Vec::new();
+    for key in &keys {
+        let first = metastore.register_table(key, "path", "file:///lake/path").await.unwrap();
+        let second = metastore.register_table(key, "other", "other").await.unwrap();
+        assert_eq!(first, second, "registering twice changes nothing");
+        assert_eq!((first.path.as_str(), first.location.as_str()), ("path", "file:///lake/path"));
+        assert!(first.created_us > 1_600_000_000 * SECOND, "{}", first.created_us);
+        names.push(first.name);
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), keys.len());
+    let all = metastore.tables(None).await.unwrap();
+    assert_eq!(all.len(), keys.len());
+    assert!(all.is_sorted_by_key(|table| table.name.clone()));
+    let of_space = metastore.tables(Some(&keys[0].space)).await.unwrap();
+    assert_eq!(of_space.len(), 4);
+    assert!(of_space.iter().any(|table| table.key == keys[0]));
+}
+
+async fn commits_are_recorded(metastore: &dyn Metastore) {
+    let key = table("demo", Kind::Case, "person");
+    let state = TableState {
+        version: Some(3),
+        schema: "{}".into(),
+        rows: 10,
+        files: 2,
+        bytes: 1 << 40,
+        newest_published_us: Some(50),
+        newest_fetched_us: None,
+        last_commit_us: None,
+    };
+    metastore.record_commit(&key, &state).await.unwrap();
+    let older = TableState { version: Some(4), newest_published_us: Some(40), newest_fetched_us: Some(7), ..state.clone() };
+    metastore.record_commit(&key, &older).await.unwrap();
+    let tables = metastore.tables(Some(&key.space)).await.unwrap();
+    let held = &tables.iter().find(|table| table.key == key).unwrap().state;
+    assert_eq!((held.version, held.newest_published_us, held.newest_fetched_us), (Some(4), Some(50), Some(7)));
+    assert_eq!((held.rows, held.files, held.bytes), (10, 2, 1 << 40));
+    assert!(held.last_commit_us.is_some());
+    assert!(metastore.record_commit(&table("nobody", Kind::Case, "x"), &state).await.is_err());
+}
+
+async fn tombstones_are_kept_per_space(metastore: &dyn Metastore) {
+    let (here, there) = (table("demo", Kind::Case, "").space, table("demo", Kind::Form, "").space);
+    let tombstone = |n: u128, version_us, observed_us| StoredTombstone {
+        id_hash: n,
+        id: format!("id {n}"),
+        order: TombstoneOrder { version_us, observed_us },
+    };
+    let many: Vec<_> = (0..2_500).map(|n| tombstone(n, None, 1)).collect();
+    metastore.remember_tombstones(&here, &many).await.unwrap();
+    metastore.remember_tombstones(&here, &[tombstone(u128::MAX, Some(5), 6), tombstone(0, Some(1), 2)]).await.unwrap();
+    metastore.remember_tombstones(&there, &[tombstone(7, None, 9)]).await.unwrap();
+    metastore.remember_tombstones(&here, &[]).await.unwrap();
+    let mut held = metastore.tombstones(&here).await.unwrap();
+    held.sort_by_key(|tombstone| tombstone.id_hash);
+    assert_eq!(held.len(), 2_501);
+    assert_eq!(held[0], tombstone(0, Some(1), 2));
+    assert_eq!(held[2_500], tombstone(u128::MAX, Some(5), 6));
+    let all: Vec<u128> = (0..2_500).collect();
+    metastore.forget_tombstones(&here, &all).await.unwrap();
+    metastore.forget_tombstones(&here, &[]).await.unwrap();
+    assert_eq!(metastore.tombstones(&here).await.unwrap(), [tombstone(u128::MAX, Some(5), 6)]);
+    assert!(metastore.forget_old_tombstones(&here, 3_600 * SECOND).await.unwrap().is_empty());
+    // A negative age reaches into the future, so everything is older.
+    assert_eq!(metastore.forget_old_tombstones(&here, -3_600 * SECOND).await.unwrap(), [u128::MAX]);
+    assert_eq!(metastore.tombstones(&there).await.unwrap().len(), 1);
+}
+
+async fn the_quarantine_counts_repetitions(metastore: &dyn Metastore) {
+    let entry = Quarantined {
+        reason: "row_impossible".into(),
+        detail: "a\u{0}b".into(),
+        domain: "demo".into(),
+        kind: Kind::Case.to_proto() as i32,
+        r#type: "person".into(),
+        id: "1".into(),
+        payload: vec![0, 255].into(),
+        lineage: Some(Lineage { topic: "case-sql".into(), partition: 3, offset: 9, published_us: 1, fetched_us: 2 }),
+        quarantined_us: 5,
+    };
+    metastore.quarantine("writer", &entry).await.unwrap();
+    metastore.quarantine("writer", &Quarantined { quarantined_us: 6, ..entry.clone() }).await.unwrap();
+    metastore.quarantine("enricher", &Quarantined { lineage: None, quarantined_us: 9, ..entry.clone() }).await.unwrap();
+    let everything = QuarantineFilter::default();
+    assert_eq!(metastore.quarantined_count(&everything).await.unwrap(), 2);
+    let listed = metastore.quarantined(&everything, 10, 0).await.unwrap();
+    assert_eq!((listed[0].stage.as_str(), listed[0].attempts, &listed[0].entry.lineage), ("enricher", 1, &None));
+    assert_eq!((listed[1].stage.as_str(), listed[1].attempts), ("writer", 2));
+    let stored = Quarantined { detail: "a\u{fffd}b".into(), quarantined_us: 6, ..entry };
+    assert_eq!(listed[1].entry, stored);
+    assert_eq!(metastore.quarantined(&everything, 1, 1).await.unwrap(), listed[1..]);
+    let filter = QuarantineFilter { stage: Some("writer".into()), reason: Some("row_impossible".into()), domain: Some("demo".into()) };
+    assert_eq!(metastore.quarantined(&filter, 10, 0).await.unwrap(), listed[1..]);
+    let nothing = QuarantineFilter { domain: Some("' OR 1 = 1 --".into()), ..QuarantineFilter::default() };
+    assert_eq!(metastore.quarantined_count(&nothing).await.unwrap(), 0);
+    assert!(metastore.release(&listed[0].fingerprint).await.unwrap());
+    assert!(!metastore.release(&listed[0].fingerprint).await.unwrap());
+    assert_eq!(metastore.quarantined_count(&everything).await.unwrap(), 1);
+}
+
+async fn leases_have_one_owner(metastore: &dyn Metastore) {
+    let long = 3_600 * SECOND;
+    let first = metastore.acquire_lease("space", "a", long).await.unwrap().unwrap();
+    assert_eq!((first.owner.as_str(), first.epoch), ("a", 1));
+    assert_eq!(metastore.acquire_lease("space", "b", long).await.unwrap(), None);
+    assert_eq!(metastore.acquire_lease("space", "a", long).await.unwrap().unwrap().epoch, 1);
+    assert!(metastore.acquire_lease("another", "b", long).await.unwrap().is_some());
+    metastore.release_lease(&first).await.unwrap();
+    assert_eq!(metastore.renew_lease(&first, long).await.unwrap(), None);
+    let second = metastore.acquire_lease("space", "b", 1).await.unwrap().unwrap();
+    assert_eq!(second.epoch, 2);
+    // It expires after a microsecond; the clock of the database decides when that is over.
+    let third = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            if let Some(lease) = metastore.acquire_lease("space", "c", long).await.unwrap() {
+                break lease;
+            }
+        }
+    });
+    let third = third.await.unwrap();
+    assert_eq!(third.epoch, 3);
+    assert_eq!(metastore.renew_lease(&second, long).await.unwrap(), None);
+    metastore.release_lease(&second).await.unwrap();
+    let renewed = metastore.renew_lease(&third, 2 * long).await.unwrap().unwrap();
+    assert!(renewed.epoch == 3 && renewed.expires_us > third.expires_us);
+}

@@ -1,0 +1,47 @@
+//! The metastore in Postgres, shared by the writers of a lake.
+
+use std::time::Duration;
+
+use lake_proto::queue::v1::Quarantined;
+use lake_shared::identity::{Space, TableKey};
+use lake_shared::names;
+use lake_shared::secret::Secret;
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgPoolOptions;
+
+use super::rows::{self, storable};
+use super::sql::{failed, metastore_adapter};
+use super::{
+    Lease, MetastoreError, QuarantineFilter, QuarantineRecord, StoredTombstone, TableRecord, TableState,
+};
+use crate::table_store::key_index::IdHash;
+
+/// How long a call waits for a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// The adapter.
+#[derive(Clone, Debug)]
+pub struct PostgresMetastore {
+    pool: PgPool,
+}
+
+impl PostgresMetastore {
+    const MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+    /// Prepares a pool of connections to `postgres://user:password@host:port/database`; connects when first used.
+    pub fn new(url: &Secret, connections_max: u32) -> Result<Self, MetastoreError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(connections_max)
+            .acquire_timeout(CONNECT_WITHIN)
+            .connect_lazy(url.expose())
+            .map_err(failed(|| "understand its Postgres address".into()))?;
+        Ok(Self { pool })
+    }
+}
+
+metastore_adapter!(
+    PostgresMetastore,
+    sqlx::Postgres,
+    "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT"
+);

@@ -1,0 +1,121 @@
+//! Between rows of either database and the values of the port.
+
+use std::borrow::Cow;
+
+use lake_proto::queue::v1::{Lineage, Quarantined};
+use lake_shared::identity::{Kind, Space, TableKey};
+use sqlx::{ColumnIndex, Decode, Row, Type};
+
+use super::{Lease, QuarantineRecord, StoredTombstone, TableRecord, TableState};
+use crate::table_store::order_guard::TombstoneOrder;
+
+/// Text as a database can store it: Postgres refuses the character NUL.
+pub(super) fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\u{0}') { Cow::Owned(text.replace('\u{0}', "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
+
+/// A database row of either kind.
+pub(super) trait Fields {
+    fn text(&self, name: &'static str) -> Result<String, sqlx::Error>;
+    fn number(&self, name: &'static str) -> Result<i64, sqlx::Error>;
+    fn maybe(&self, name: &'static str) -> Result<Option<i64>, sqlx::Error>;
+    fn bytes(&self, name: &'static str) -> Result<Vec<u8>, sqlx::Error>;
+}
+
+impl<R: Row> Fields for R
+where
+    for<'r> String: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+    &'static str: ColumnIndex<R>,
+{
+    fn text(&self, name: &'static str) -> Result<String, sqlx::Error> {
+        self.try_get(name)
+    }
+    fn number(&self, name: &'static str) -> Result<i64, sqlx::Error> {
+        self.try_get(name)
+    }
+    fn maybe(&self, name: &'static str) -> Result<Option<i64>, sqlx::Error> {
+        self.try_get(name)
+    }
+    fn bytes(&self, name: &'static str) -> Result<Vec<u8>, sqlx::Error> {
+        self.try_get(name)
+    }
+}
+
+fn corrupt(what: String) -> sqlx::Error {
+    sqlx::Error::Decode(what.into())
+}
+
+fn kind(name: &str) -> Result<Kind, sqlx::Error> {
+    Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| corrupt(format!("{name} is no kind")))
+}
+
+pub(super) fn table(row: &impl Fields) -> Result<TableRecord, sqlx::Error> {
+    let space = Space { domain: row.text("domain")?.into(), kind: kind(&row.text("kind")?)? };
+    Ok(TableRecord {
+        key: TableKey { space, document_type: row.text("type")?.into() },
+        name: row.text("name")?,
+        path: row.text("path")?,
+        location: row.text("location")?,
+        state: TableState {
+            version: row.maybe("version")?,
+            schema: row.text("schema")?,
+            rows: row.number("row_count")?,
+            files: row.number("files")?,
+            bytes: row.number("bytes")?,
+            newest_published_us: row.maybe("newest_published_us")?,
+            newest_fetched_us: row.maybe("newest_fetched_us")?,
+            last_commit_us: row.maybe("last_commit_us")?,
+        },
+        created_us: row.number("created_us")?,
+    })
+}
+
+pub(super) fn id_hash(row: &impl Fields) -> Result<u128, sqlx::Error> {
+    let bytes = row.bytes("id_hash")?;
+    let bytes = <[u8; 16]>::try_from(bytes.as_slice()).map_err(|_| corrupt("an id hash has not 16 bytes".into()))?;
+    Ok(u128::from_be_bytes(bytes))
+}
+
+pub(super) fn tombstone(row: &impl Fields) -> Result<StoredTombstone, sqlx::Error> {
+    let order = TombstoneOrder { version_us: row.maybe("version_us")?, observed_us: row.number("observed_us")? };
+    Ok(StoredTombstone { id_hash: id_hash(row)?, id: row.text("id")?, order })
+}
+
+pub(super) fn quarantined(row: &impl Fields) -> Result<QuarantineRecord, sqlx::Error> {
+    let lineage = Lineage {
+        topic: row.text("topic")?,
+        partition: i32::try_from(row.number("partition_id")?).unwrap_or(-1),
+        offset: row.number("offset_id")?,
+        published_us: row.number("published_us")?,
+        fetched_us: row.number("fetched_us")?,
+    };
+    let kind_name = row.text("kind")?;
+    Ok(QuarantineRecord {
+        fingerprint: row.text("fingerprint")?,
+        stage: row.text("stage")?,
+        entry: Quarantined {
+            reason: row.text("reason")?,
+            detail: row.text("detail")?,
+            domain: row.text("domain")?,
+            kind: kind(&kind_name).map_or(0, |kind| kind.to_proto() as i32),
+            r#type: row.text("type")?,
+            id: row.text("document_id")?,
+            payload: row.bytes("payload")?.into(),
+            lineage: (lineage != Lineage::default()).then_some(lineage),
+            quarantined_us: row.number("at_us")?,
+        },
+        attempts: row.number("attempts")?,
+    })
+}
+
+pub(super) fn lease(row: &impl Fields) -> Result<Lease, sqlx::Error> {
+    Ok(Lease {
+        name: row.text("name")?,
+        owner: row.text("owner")?,
+        epoch: row.number("epoch")?,
+        expires_us: row.number("expires_us")?,
+    })
+}

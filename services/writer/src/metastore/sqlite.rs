@@ -1,0 +1,77 @@
+//! The metastore in one SQLite file, for the embedded lake. One process at a time.
+
+use std::path::Path;
+use std::time::Duration;
+
+use lake_proto::queue::v1::Quarantined;
+use lake_shared::identity::{Space, TableKey};
+use lake_shared::names;
+use sqlx::SqlitePool;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use super::rows::{self, storable};
+use super::sql::{failed, metastore_adapter};
+use super::{
+    Lease, MetastoreError, QuarantineFilter, QuarantineRecord, StoredTombstone, TableRecord, TableState,
+};
+use crate::table_store::key_index::IdHash;
+
+/// How long a write waits for another one.
+const BUSY_WITHIN: Duration = Duration::from_secs(10);
+
+/// The adapter.
+#[derive(Clone, Debug)]
+pub struct SqliteMetastore {
+    pool: SqlitePool,
+}
+
+impl SqliteMetastore {
+    const MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+    /// A file, created when first used. Its folder must exist.
+    pub fn file(path: &Path) -> Self {
+        // A remembered tombstone must outlive a power cut, hence the full synchronisation.
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_WITHIN);
+        // One connection: SQLite has one writer anyway, and waiting here is fairer than its busy handler.
+        Self { pool: SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options) }
+    }
+
+    /// In memory, for tests.
+    pub fn memory() -> Self {
+        let options = SqliteConnectOptions::new().in_memory(true);
+        let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+        Self { pool: pool.connect_lazy_with(options) }
+    }
+}
+
+metastore_adapter!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') * 1000000 AS INTEGER)");
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::metastore::{Metastore, contract};
+
+    #[tokio::test]
+    async fn a_file_keeps_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let metastore = SqliteMetastore::file(&folder.path().join("metastore.sqlite"));
+        metastore.migrate().await.unwrap();
+        metastore.migrate().await.unwrap();
+        contract::holds(&metastore).await;
+    }
+
+    #[tokio::test]
+    async fn memory_keeps_the_contract() {
+        let metastore = SqliteMetastore::memory();
+        metastore.migrate().await.unwrap();
+        contract::holds(&metastore).await;
+    }
+}

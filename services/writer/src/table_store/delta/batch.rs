@@ -1,0 +1,171 @@
+//! A batch as the guard sees it: one entry per id, and what is to be done about each. Pure.
+
+use std::collections::hash_map::Entry as MapEntry;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+
+use crate::metastore::StoredTombstone;
+use crate::table_store::SpaceBatch;
+use crate::table_store::conversion::{ColumnType, converted};
+use crate::table_store::key_index::{ByIdHash, IdHash, id_hash};
+use crate::table_store::order_guard::{Held, RowOrder, TombstoneOrder, row_enters, tombstone_effect};
+use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, VERSION_SOURCE};
+
+/// Where a row stands in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RowAt {
+    /// Position in `SpaceBatch::upserts`.
+    pub(super) table: usize,
+    /// Position in its `rows`.
+    pub(super) batch: usize,
+    /// Row of that batch.
+    pub(super) row: usize,
+    /// Its order.
+    pub(super) order: RowOrder,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    row: Option<RowAt>,
+    tombstone: Option<(usize, TombstoneOrder)>,
+}
+
+/// The batch with at most one entry per id, in order of arrival.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    arrived: Vec<IdHash>,
+    by_id: ByIdHash<Entry>,
+}
+
+/// A row that enters.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entering {
+    pub(super) id: IdHash,
+    pub(super) at: RowAt,
+}
+
+/// What a batch does to a space.
+#[derive(Debug, Default)]
+pub(super) struct Decisions {
+    /// Rows that enter, by position in `SpaceBatch::upserts`.
+    pub(super) entering: Vec<Vec<Entering>>,
+    /// Ids whose rows leave.
+    pub(super) leaving: Vec<IdHash>,
+    /// Tombstones to remember.
+    pub(super) remembered: Vec<StoredTombstone>,
+}
+
+/// The columns that the engine itself reads.
+pub(super) struct KeyColumns {
+    ids: arrow::array::ArrayRef,
+    versions: arrow::array::ArrayRef,
+    observed: arrow::array::ArrayRef,
+}
+
+impl KeyColumns {
+    /// Finds the columns under these names. The error names the one that is missing or has the wrong type.
+    pub(super) fn of(batch: &RecordBatch, id: &str, version: &str, observed: &str) -> Result<Self, String> {
+        let column = |name: &str, column_type| {
+            let array = batch.column_by_name(name).ok_or_else(|| format!("field {name} is missing"))?;
+            converted(array, column_type).ok_or_else(|| format!("field {name} is not of type {column_type:?}"))
+        };
+        Ok(Self {
+            ids: column(id, ColumnType::String)?,
+            versions: column(version, ColumnType::Long)?,
+            observed: column(observed, ColumnType::Timestamp)?,
+        })
+    }
+
+    /// Id of a row; `None` where it is NULL.
+    pub(super) fn id(&self, row: usize) -> Option<&str> {
+        let ids = self.ids.as_string::<i32>();
+        ids.is_valid(row).then(|| ids.value(row))
+    }
+
+    /// Order of a row. NULL is older than anything.
+    pub(super) fn order(&self, row: usize) -> RowOrder {
+        let versions = self.versions.as_primitive::<Int64Type>();
+        let observed = self.observed.as_primitive::<TimestampMicrosecondType>();
+        RowOrder {
+            version_us: if versions.is_valid(row) { versions.value(row) } else { i64::MIN },
+            observed_us: if observed.is_valid(row) { observed.value(row) } else { i64::MIN },
+        }
+    }
+}
+
+impl Entries {
+    /// Folds a batch. The error says which row can never be stored.
+    pub(super) fn of(batch: &SpaceBatch) -> Result<Self, String> {
+        let mut entries = Self::default();
+        for (table, rows) in batch.upserts.iter().enumerate() {
+            for (number, record_batch) in rows.rows.iter().enumerate() {
+                let keys = KeyColumns::of(record_batch, ID_SOURCE, VERSION_SOURCE, OBSERVED_SOURCE)?;
+                for row in 0..record_batch.num_rows() {
+                    let id = keys.id(row).filter(|id| !id.is_empty());
+                    let id = id.ok_or_else(|| format!("row {row} of type `{}` has no id", rows.document_type))?;
+                    entries.add_row(id_hash(id), RowAt { table, batch: number, row, order: keys.order(row) });
+                }
+            }
+        }
+        for (position, tombstone) in batch.tombstones.iter().enumerate() {
+            if tombstone.id.is_empty() {
+                return Err("a tombstone has no id".into());
+            }
+            let order = TombstoneOrder { version_us: tombstone.version_us, observed_us: tombstone.observed_us };
+            entries.add_tombstone(id_hash(&tombstone.id), position, order);
+        }
+        Ok(entries)
+    }
+
+    fn entry(&mut self, id: IdHash) -> &mut Entry {
+        match self.by_id.entry(id) {
+            MapEntry::Occupied(held) => held.into_mut(),
+            MapEntry::Vacant(free) => {
+                self.arrived.push(id);
+                free.insert(Entry::default())
+            }
+        }
+    }
+
+    fn add_row(&mut self, id: IdHash, row: RowAt) {
+        let entry = self.entry(id);
+        if entry.row.is_none_or(|held| row.order > held.order) {
+            entry.row = Some(row);
+        }
+    }
+
+    fn add_tombstone(&mut self, id: IdHash, position: usize, order: TombstoneOrder) {
+        let entry = self.entry(id);
+        if entry.tombstone.is_none_or(|(_, held)| order.replaces(held)) {
+            entry.tombstone = Some((position, order));
+        }
+    }
+
+    /// What is to be done, given what is held now. Asked again after a conflict, the part that is done already is gone.
+    pub(super) fn decide(&self, batch: &SpaceBatch, held: impl Fn(IdHash) -> Held) -> Decisions {
+        let mut decisions = Decisions { entering: vec![Vec::new(); batch.upserts.len()], ..Decisions::default() };
+        for &id in &self.arrived {
+            let Entry { row, tombstone } = self.by_id[&id];
+            let held = held(id);
+            // Within the batch the same rule: either the tombstone takes the row away, or the row outlives it.
+            let survivor = row.filter(|row| tombstone.is_none_or(|(_, order)| !order.beats_row(row.order)));
+            if let Some(at) = survivor {
+                if row_enters(held, at.order) {
+                    decisions.entering[at.table].push(Entering { id, at });
+                }
+            } else if let Some((position, order)) = tombstone {
+                let effect = tombstone_effect(held, order);
+                if effect.remember {
+                    let id_text = batch.tombstones[position].id.clone();
+                    decisions.remembered.push(StoredTombstone { id_hash: id, id: id_text, order });
+                }
+                if effect.delete {
+                    decisions.leaving.push(id);
+                }
+            }
+        }
+        decisions
+    }
+}

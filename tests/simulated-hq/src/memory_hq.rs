@@ -1,0 +1,288 @@
+//! The simulated HQ in memory: applies turns and answers as HQ's real databases, blob store and user service do.
+//!
+//! Every answer is taken under one lock together with its `observed_us`, so a greater `observed_us` never means an older state.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::DateTime;
+use lake_hq::source::{
+    BlobReference, BlobStore, CaseRows, Columns, FormRows, Hq, HqDatabase, LocationRow, LocationRows, ReadFrom,
+    Sighting, SourceError, UserDirectory,
+};
+use serde_json::Value;
+
+use crate::turn::{Mutation, Table, Turn};
+
+/// Rows of a table by the value of their shard column (for locations and their types: by domain).
+type Rows = HashMap<String, Vec<Columns>>;
+
+#[derive(Default)]
+struct Stores {
+    tables: [Rows; Table::ALL.len()],
+    /// `location_id` → domain.
+    location_domains: HashMap<String, String>,
+    blobs: HashMap<String, Bytes>,
+    users: HashMap<String, Value>,
+    serial: i64,
+}
+
+/// HQ's stores in memory.
+#[derive(Default)]
+pub struct MemoryHq {
+    stores: RwLock<Stores>,
+    observed_us: AtomicI64,
+}
+
+impl MemoryHq {
+    /// An HQ without anything in it.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Makes the turn's changes, all at once. (Its messages are the caller's to publish, afterwards.)
+    pub fn apply(&self, turn: &Turn) {
+        let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
+        for mutation in &turn.mutations {
+            stores.change(mutation);
+        }
+    }
+
+    /// The ports to it.
+    pub fn hq(self: &Arc<Self>) -> Hq {
+        Hq { database: Arc::<Self>::clone(self), blobs: Arc::<Self>::clone(self), users: Arc::<Self>::clone(self) }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Stores> {
+        self.stores.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clock: real time, but never twice the same. To be read under the lock.
+    fn observe(&self) -> i64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let next = |last: i64| now.max(last + 1);
+        self.observed_us.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last))).map_or(now, next)
+    }
+
+    fn sightings<T>(&self, ids: &[String], look: impl Fn(&Stores, &str) -> Option<T>) -> Vec<Sighting<T>> {
+        let stores = self.read();
+        let observed_us = self.observe();
+        let mut asked: Vec<&String> = ids.iter().collect();
+        asked.sort_unstable();
+        asked.dedup();
+        asked.into_iter().map(|id| Sighting { id: id.clone(), observed_us, rows: look(&stores, id) }).collect()
+    }
+}
+
+fn field<'a>(row: &'a Columns, name: &str) -> &'a str {
+    row.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Null equals nothing, as in SQL.
+fn same(row: &Columns, other: &Columns, columns: &[&str]) -> bool {
+    columns
+        .iter()
+        .all(|name| row.get(*name) == other.get(*name) && row.get(*name).is_some_and(|value| !value.is_null()))
+}
+
+impl Stores {
+    fn change(&mut self, mutation: &Mutation) {
+        match mutation {
+            Mutation::Put { table, row } => self.put(*table, row.clone()),
+            Mutation::Remove { table, matching } => self.remove(*table, matching),
+            Mutation::PutBlob { key, content, .. } => {
+                self.blobs.insert(key.clone(), Bytes::copy_from_slice(content));
+            }
+            Mutation::RemoveBlob { key } => {
+                self.blobs.remove(key);
+            }
+            Mutation::PutUser { document } => {
+                let id = document.get("_id").and_then(Value::as_str).unwrap_or_default();
+                self.users.insert(id.to_owned(), document.clone());
+            }
+            Mutation::RemoveUser { id } => {
+                self.users.remove(id);
+            }
+        }
+    }
+
+    fn put(&mut self, table: Table, mut row: Columns) {
+        if table == Table::Location {
+            self.location_domains.insert(field(&row, "location_id").to_owned(), field(&row, "domain").to_owned());
+        }
+        let group = field(&row, table.shard_column().unwrap_or("domain")).to_owned();
+        let rows = self.tables[table as usize].entry(group).or_default();
+        let held = rows.iter_mut().find(|held| same(held, &row, table.key_columns()));
+        if table.shard_column().is_some() {
+            let id = match &held {
+                Some(held) => held.get("id").cloned().unwrap_or_default(),
+                None => {
+                    self.serial += 1;
+                    self.serial.into()
+                }
+            };
+            row.insert("id".into(), id);
+        }
+        match held {
+            Some(held) => *held = row,
+            None => rows.push(row),
+        }
+    }
+
+    fn remove(&mut self, table: Table, matching: &Columns) {
+        let matches = |row: &Columns| matching.iter().all(|(name, value)| row.get(name) == Some(value));
+        let rows = &mut self.tables[table as usize];
+        match table.shard_column().and_then(|column| matching.get(column)).and_then(Value::as_str) {
+            Some(group) => {
+                if let Some(held) = rows.get_mut(group) {
+                    held.retain(|row| !matches(row));
+                }
+            }
+            None => {
+                for row in rows.values().flatten().filter(|row| table == Table::Location && matches(row)) {
+                    self.location_domains.remove(field(row, "location_id"));
+                }
+                rows.values_mut().for_each(|held| held.retain(|row| !matches(row)));
+            }
+        }
+    }
+
+    fn rows(&self, table: Table, group: &str) -> &[Columns] {
+        self.tables[table as usize].get(group).map_or(&[], Vec::as_slice)
+    }
+
+    fn case(&self, id: &str) -> Option<CaseRows> {
+        let case = self.rows(Table::Case, id).first()?.clone();
+        let mut transactions: Vec<Columns> = self
+            .rows(Table::CaseTransaction, id)
+            .iter()
+            .filter(|row| row.get("revoked") != Some(&Value::Bool(true)))
+            .cloned()
+            .collect();
+        transactions.sort_by_key(|row| (field(row, "server_date").to_owned(), row.get("id").and_then(Value::as_i64)));
+        Some(CaseRows {
+            case,
+            indices: self.rows(Table::CaseIndex, id).to_vec(),
+            transactions,
+            attachments: Vec::new(),
+        })
+    }
+
+    fn form(&self, id: &str) -> Option<FormRows> {
+        let form = self.rows(Table::Form, id).first()?.clone();
+        let mut operations = self.rows(Table::FormOperation, id).to_vec();
+        operations.sort_by_key(|row| (field(row, "date").to_owned(), row.get("id").and_then(Value::as_i64)));
+        let is_xml = |row: &&Columns| row.get("type_code") == Some(&Value::from(2)) && field(row, "name") == "form.xml";
+        let xml = self.rows(Table::BlobMeta, id).iter().find(is_xml).map(|row| BlobReference {
+            key: field(row, "key").to_owned(),
+            compressed: row.get("compressed_length").is_some_and(|length| !length.is_null()),
+            content_length: row.get("content_length").and_then(Value::as_i64).unwrap_or_default(),
+        });
+        Some(FormRows { form, operations, xml })
+    }
+
+    fn location(&self, row: &Columns, types: &HashMap<i64, &Columns>) -> Option<LocationRow> {
+        let number = |name: &str| row.get(name).and_then(Value::as_i64);
+        let text = |name: &str| row.get(name).and_then(Value::as_str).map(str::to_owned);
+        let degrees = |name: &str| row.get(name).and_then(Value::as_str).and_then(|text| text.parse().ok());
+        let instant = |name: &str| {
+            let text = row.get(name).and_then(Value::as_str)?;
+            DateTime::parse_from_rfc3339(text).ok().map(|instant| instant.timestamp_micros())
+        };
+        let kind = types.get(&number("location_type_id")?)?;
+        Some(LocationRow {
+            id: number("id")?,
+            location_id: text("location_id")?,
+            domain: text("domain")?,
+            name: text("name"),
+            type_name: field(kind, "name").to_owned(),
+            type_code: kind.get("code").and_then(Value::as_str).map(str::to_owned),
+            site_code: text("site_code")?,
+            external_id: text("external_id"),
+            metadata: text("metadata")?,
+            latitude: degrees("latitude"),
+            longitude: degrees("longitude"),
+            is_archived: row.get("is_archived") == Some(&Value::Bool(true)),
+            archived_on_us: instant("archived_on"),
+            last_modified_us: instant("last_modified")?,
+            parent_id: number("parent_id"),
+        })
+    }
+
+    fn locations(&self, domain: &str) -> Vec<LocationRow> {
+        let types: HashMap<i64, &Columns> = self
+            .rows(Table::LocationType, domain)
+            .iter()
+            .filter_map(|row| Some((row.get("id")?.as_i64()?, row)))
+            .collect();
+        self.rows(Table::Location, domain).iter().filter_map(|row| self.location(row, &types)).collect()
+    }
+}
+
+/// Primary location of a user in a domain; retired users have none.
+fn primary_location(document: &Value, domain: &str) -> Option<String> {
+    if document["base_doc"].as_str() != Some("CouchUser") {
+        return None;
+    }
+    let memberships = document["domain_memberships"].as_array().into_iter().flatten();
+    let single = Some(&document["domain_membership"]).filter(|membership| membership.is_object());
+    let membership = memberships.chain(single).find(|membership| membership["domain"].as_str() == Some(domain))?;
+    membership["location_id"].as_str().filter(|location| !location.is_empty()).map(str::to_owned)
+}
+
+#[async_trait]
+impl HqDatabase for MemoryHq {
+    async fn cases(&self, ids: &[String], _from: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+        Ok(self.sightings(ids, Stores::case))
+    }
+
+    async fn forms(&self, ids: &[String], _from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+        Ok(self.sightings(ids, Stores::form))
+    }
+
+    async fn location_domains(&self, ids: &[String]) -> Result<Vec<Sighting<String>>, SourceError> {
+        Ok(self.sightings(ids, |stores, id| stores.location_domains.get(id).cloned()))
+    }
+
+    async fn locations(&self, domain: &str) -> Result<LocationRows, SourceError> {
+        let stores = self.read();
+        let observed_us = self.observe();
+        Ok(LocationRows { observed_us, rows: stores.locations(domain) })
+    }
+
+    async fn check(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl BlobStore for MemoryHq {
+    async fn get(&self, blob: &BlobReference) -> Result<Option<Bytes>, SourceError> {
+        Ok(self.read().blobs.get(&blob.key).cloned())
+    }
+
+    async fn check(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl UserDirectory for MemoryHq {
+    async fn locations(
+        &self,
+        domain: &str,
+        user_ids: &[String],
+    ) -> Result<HashMap<String, Option<String>>, SourceError> {
+        let stores = self.read();
+        let location = |id: &String| stores.users.get(id).and_then(|document| primary_location(document, domain));
+        Ok(user_ids.iter().map(|id| (id.clone(), location(id))).collect())
+    }
+
+    async fn check(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+}
