@@ -2,3 +2,4 @@
 
 pub mod parts;
 pub mod readers;
+pub mod system;

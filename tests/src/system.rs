@@ -48,7 +48,7 @@ pub struct RealParts {
     pub hq: RealHq,
     /// Address of the users.
     users_url: String,
-    _users: lake_simulated_hq::users::UserServerHandle,
+    _users: UserServer,
     /// Configuration files, logs, expectations.
     pub folder: TempDir,
 }
@@ -71,15 +71,15 @@ impl RealParts {
         for topic in TOPICS {
             kafka.create_topic(topic, PARTITIONS).await?;
         }
-        let (handle, users_url) = UserServer::start().await?;
+        let (users, users_url) = UserServer::start().await?;
         let hq = RealHq {
             postgres: sink,
             blobs: BlobSink::new(std::sync::Arc::new(store.client("blobdb")?)),
-            users: handle.documents(),
-            kafka: KafkaSink::connect(&kafka.bootstrap())?,
+            users: users.documents().clone(),
+            kafka: KafkaSink::new(&kafka.bootstrap(), &[])?,
             patience: Duration::ZERO,
         };
-        Ok(Self { postgres, nats, kafka, store, hq, users_url, _users: handle, folder: tempfile::tempdir()? })
+        Ok(Self { postgres, nats, kafka, store, hq, users_url, _users: users, folder: tempfile::tempdir()? })
     }
 
     /// Plays a life until it has had so many changes; `report` is called now and then.
@@ -98,15 +98,22 @@ impl RealParts {
     pub async fn drained(&self, within: Duration) -> anyhow::Result<()> {
         let client = async_nats::connect(self.nats.url()).await?;
         let context = jetstream::new(client);
-        let bootstrap = self.kafka.bootstrap();
-        wait_until("everything is read from Kafka and the queue is empty", within, async || {
-            let bootstrap = bootstrap.clone();
-            let behind = tokio::task::spawn_blocking(move || kafka_lag(&bootstrap)).await??;
+        self.committed(within).await?;
+        wait_until("the queue is empty", within, async || {
             let mut queued = 0;
             for stream in ["LAKE_RECORDS", "LAKE_ROWS", "LAKE_QUARANTINE"] {
                 queued += context.get_stream(stream).await?.cached_info().state.messages;
             }
-            Ok(behind == 0 && queued == 0)
+            Ok(queued == 0)
+        })
+        .await
+    }
+
+    /// Waits until every message on Kafka has been committed by the fetchers: in one process that is when it is in the lake.
+    pub async fn committed(&self, within: Duration) -> anyhow::Result<()> {
+        wait_until("everything on Kafka is in the lake", within, async || {
+            let bootstrap = self.kafka.bootstrap();
+            Ok(tokio::task::spawn_blocking(move || kafka_lag(&bootstrap)).await?? == 0)
         })
         .await
     }
@@ -154,7 +161,9 @@ impl RealParts {
 
     /// Section `[kafka]` of whoever reads the change feed.
     pub fn kafka_section(&self) -> String {
-        format!("[kafka]\nbootstrap_servers = [\"{}\"]\ngroup_id = \"{GROUP}\"\n", self.kafka.bootstrap())
+        // A fetcher that was killed is missed sooner than in production.
+        let properties = "[kafka.properties]\n\"session.timeout.ms\" = \"6000\"\n";
+        format!("[kafka]\nbootstrap_servers = [\"{}\"]\ngroup_id = \"{GROUP}\"\n{properties}", self.kafka.bootstrap())
     }
 
     /// Section `[queue]` of every service.

@@ -219,13 +219,17 @@ async fn a_batch_of_500_costs_four_statements_and_three() {
     for (kind, limit) in [("cases", 4), ("forms", 3)] {
         let before = installation.server.server().log().len();
         let found = match kind {
-            "cases" => hq.cases(&asked, ReadFrom::Primary).await.unwrap().iter().filter(|one| one.rows.is_some()).count(),
+            "cases" => {
+                hq.cases(&asked, ReadFrom::Primary).await.unwrap().iter().filter(|one| one.rows.is_some()).count()
+            }
             _ => hq.forms(&asked, ReadFrom::Primary).await.unwrap().iter().filter(|one| one.rows.is_some()).count(),
         };
         assert_eq!(found, 500);
         let log = installation.server.server().log().split_off(before);
-        let ran: Vec<&str> = log.lines().filter(|line| line.contains(" execute ") || line.contains(" statement: ")).collect();
-        let on_tables = ran.iter().filter(|line| line.contains(" from form_processor_") || line.contains(" from blobs_")).count();
+        let ran: Vec<&str> =
+            log.lines().filter(|line| line.contains(" execute ") || line.contains(" statement: ")).collect();
+        let on_tables =
+            ran.iter().filter(|line| line.contains(" from form_processor_") || line.contains(" from blobs_")).count();
         assert_eq!(on_tables, limit, "{log}");
         // Besides them only the beginning and the end of the transaction.
         assert_eq!(ran.len(), limit + 2, "{log}");
@@ -294,6 +298,8 @@ async fn a_cancelled_or_timed_out_read_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_server_that_was_away_is_read_again() {
     let mut installation = Installation::start().await;
+    // The cluster commits asynchronously and is killed hard below, which would lose the row.
+    installation.run("set synchronous_commit = on").await;
     installation.run(&insert_case("c1")).await;
     let hq = installation.hq().await;
     assert!(hq.cases(&ids(&["c1"]), ReadFrom::Primary).await.unwrap()[0].rows.is_some());
@@ -429,13 +435,22 @@ async fn locations_come_with_their_types_and_their_domain() {
     assert!(found.observed_us >= before);
     found.rows.sort_by_key(|row| row.id);
     let [block, village] = &found.rows[..] else { panic!("{found:?}") };
-    assert_eq!((block.type_name.as_str(), block.type_code.as_deref(), block.is_archived), ("Block Office", Some("block"), true));
-    assert_eq!((block.latitude, block.longitude, block.last_modified_us), (Some(12.5), Some(0.0), 1_767_607_872_000_001));
+    assert_eq!(
+        (block.type_name.as_str(), block.type_code.as_deref(), block.is_archived),
+        ("Block Office", Some("block"), true)
+    );
+    assert_eq!(
+        (block.latitude, block.longitude, block.last_modified_us),
+        (Some(12.5), Some(0.0), 1_767_607_872_000_001)
+    );
     assert_eq!((village.parent_id, village.name.as_deref(), village.latitude), (Some(block.id), None, None));
     assert_eq!((village.metadata.as_str(), village.archived_on_us), ("{\"k\": \"v\"}", None));
     assert!(hq.locations("nowhere").await.unwrap().rows.is_empty());
 
     let domains = by_id(hq.location_domains(&ids(&["l1", "l3", "gone", "l1", "nul\0"])).await.unwrap());
     let domain_of = |id: &str| domains[id].rows.as_deref();
-    assert_eq!((domain_of("l1"), domain_of("l3"), domain_of("gone"), domain_of("nul\0")), (Some("demo"), Some("other"), None, None));
+    assert_eq!(
+        (domain_of("l1"), domain_of("l3"), domain_of("gone"), domain_of("nul\0")),
+        (Some("demo"), Some("other"), None, None)
+    );
 }

@@ -52,11 +52,17 @@ async fn reply(State((asked, answer)): State<(Asked, Answer)>, request: Request)
 
 fn user(id: &str) -> Option<Value> {
     match id {
-        "asha" => Some(json!({"doc_type": "CommCareUser", "base_doc": "CouchUser", "domain": "demo", "location_id": "l1"})),
+        "asha" => {
+            Some(json!({"doc_type": "CommCareUser", "base_doc": "CouchUser", "domain": "demo", "location_id": "l1"}))
+        }
         "web" => Some(json!({"doc_type": "WebUser", "base_doc": "CouchUser", "domains": ["demo"],
             "domain_memberships": [{"domain": "demo", "location_id": "l2"}]})),
-        "retired" => Some(json!({"doc_type": "CommCareUser", "base_doc": "CouchUser-Deleted", "domain": "demo", "location_id": "l1"})),
-        "elsewhere" => Some(json!({"doc_type": "CommCareUser", "base_doc": "CouchUser", "domain": "other", "location_id": "l1"})),
+        "retired" => Some(
+            json!({"doc_type": "CommCareUser", "base_doc": "CouchUser-Deleted", "domain": "demo", "location_id": "l1"}),
+        ),
+        "elsewhere" => {
+            Some(json!({"doc_type": "CommCareUser", "base_doc": "CouchUser", "domain": "other", "location_id": "l1"}))
+        }
         _ => None,
     }
 }
@@ -114,7 +120,11 @@ async fn users_from_couchdb() {
     let (line, authorization, body) = asked.last().unwrap();
     assert_eq!(line, "POST /commcarehq__users/_all_docs?include_docs=true");
     assert_eq!(authorization.as_deref(), Some("Basic cmVhZGVyOnRvcC1zZWNyZXQ="));
-    assert_eq!(strings(&body["keys"]), ["asha", "web", "retired", "elsewhere", "unknown"], "each once, and only who may be a user");
+    assert_eq!(
+        strings(&body["keys"]),
+        ["asha", "web", "retired", "elsewhere", "unknown"],
+        "each once, and only who may be a user"
+    );
 }
 
 fn mget(path: &str, body: &Value) -> (u16, Value) {
@@ -155,7 +165,10 @@ fn search(path: &str, body: &Value) -> (u16, Value) {
         .map(|(id, document)| json!({"_index": "users", "_id": id, "_source": document}))
         .take(body["size"].as_u64().unwrap() as usize)
         .collect();
-    (200, json!({"timed_out": false, "_shards": {"total": 5, "successful": 5, "failed": 0}, "hits": {"total": total, "hits": hits}}))
+    (
+        200,
+        json!({"timed_out": false, "_shards": {"total": 5, "successful": 5, "failed": 0}, "hits": {"total": total, "hits": hits}}),
+    )
 }
 
 #[tokio::test]
@@ -194,8 +207,18 @@ async fn trouble_is_passing_or_lasting() {
     for (answer, passing) in [
         (((|_, _| (503, json!({"error": "busy"}))) as Answer), true),
         (|_, _| (429, json!({})), true),
-        (|_, _| (200, json!({"docs": [{"_id": "x", "error": {"type": "unavailable_shards_exception", "reason": "r"}}]})), true),
-        (|_, _| (200, json!({"docs": [{"_id": "x", "error": {"type": "index_not_found_exception", "reason": "r"}}]})), false),
+        (
+            |_, _| {
+                (200, json!({"docs": [{"_id": "x", "error": {"type": "unavailable_shards_exception", "reason": "r"}}]}))
+            },
+            true,
+        ),
+        (
+            |_, _| {
+                (200, json!({"docs": [{"_id": "x", "error": {"type": "index_not_found_exception", "reason": "r"}}]}))
+            },
+            false,
+        ),
         (|_, _| (404, json!({"error": "no index"})), false),
         (|_, _| (401, json!({"error": "who"})), false),
         (|_, _| (200, json!("not what was asked")), false),
@@ -208,5 +231,8 @@ async fn trouble_is_passing_or_lasting() {
     let port = Port::free().unwrap();
     let nowhere = format!("http://reader:top-secret@127.0.0.1:{}", port.number());
     let trouble = directory(elasticsearch(&nowhere)).await.err().unwrap();
-    assert!(matches!(trouble, SourceError::Unavailable { .. }) && !trouble.to_string().contains("top-secret"), "{trouble}");
+    assert!(
+        matches!(trouble, SourceError::Unavailable { .. }) && !trouble.to_string().contains("top-secret"),
+        "{trouble}"
+    );
 }

@@ -4,6 +4,9 @@
 //! Where a promise is about time, the test waits for just that time; everything else waits for a condition.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+#[path = "queue_contract/ground.rs"]
+mod ground;
+
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
@@ -15,122 +18,12 @@ use futures::StreamExt;
 use futures::future::{join_all, select_all};
 use lake_shared::identity::Kind;
 use lake_shared::names;
-use lake_shared::queue::jetstream::{JetStreamConfig, JetStreamQueue};
-use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
-use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Heard, Message, PublishError, Queue, Stream};
-use lake_tests::parts::Nats;
-use tokio::task::JoinHandle;
+use lake_shared::queue::{ConsumerOptions, Heard, Message, PublishError, Stream};
 use tokio::time::{sleep, timeout};
 
-/// Longer than anything should take; reached only when a promise is broken.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// A time-out that does not matter in the test at hand.
-const LONG: Duration = Duration::from_secs(60);
-/// How long to see that nothing comes.
-const A_MOMENT: Duration = Duration::from_millis(400);
-
-/// How large the queue under test is.
-#[derive(Clone, Copy)]
-enum Size {
-    Ample,
-    Small,
-}
-
-/// A queue to be tried, and a second door to it: another process has its own connection.
-struct Ground {
-    queue: Arc<dyn Queue>,
-    other: Arc<dyn Queue>,
-    ends: Ends,
-    _server: Option<Nats>,
-}
-
-enum Ends {
-    Memory(Arc<MemoryQueue>),
-    JetStream(Arc<JetStreamQueue>),
-}
-
-impl Ground {
-    async fn memory(size: Size) -> Self {
-        let mut options = MemoryQueueOptions { broadcasts_held_max: 500, ..MemoryQueueOptions::default() };
-        if matches!(size, Size::Small) {
-            (options.messages_held_max, options.bytes_held_max) = (1_000, 64 << 10);
-        }
-        let queue = MemoryQueue::new(options);
-        Self { queue: queue.clone(), other: queue.clone(), ends: Ends::Memory(queue), _server: None }
-    }
-
-    async fn jetstream(size: Size) -> Self {
-        let server = Nats::start().unwrap();
-        let mut config = JetStreamConfig { servers: vec![server.url()], ..JetStreamConfig::default() };
-        config.stream_size_bytes_max = match size {
-            Size::Ample => 256 << 20,
-            Size::Small => 64 << 10,
-        };
-        config.quarantine_size_bytes_max = 1 << 20;
-        let queue = JetStreamQueue::connect(config.clone()).await.unwrap();
-        let other = JetStreamQueue::connect(config).await.unwrap();
-        Self { queue: queue.clone(), other, ends: Ends::JetStream(queue), _server: Some(server) }
-    }
-
-    /// Publishes in the background, again and again while the queue does not take it.
-    fn publish(&self, message: Message) -> JoinHandle<()> {
-        let queue = Arc::clone(&self.queue);
-        tokio::spawn(async move {
-            loop {
-                match queue.publish(message.clone()).await {
-                    Ok(()) => return,
-                    Err(PublishError::Unavailable { .. }) => sleep(Duration::from_millis(10)).await,
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        })
-    }
-
-    fn publish_many(&self, count: usize) -> Vec<JoinHandle<()>> {
-        (0..count).map(|number| self.publish(message(number))).collect()
-    }
-
-    async fn consumer(&self, in_flight_max: usize, acknowledge_within: Duration) -> Box<dyn Consumer> {
-        self.queue.consumer(Stream::Rows, group(in_flight_max, acknowledge_within)).await.unwrap()
-    }
-
-    async fn close(&self) {
-        match &self.ends {
-            Ends::Memory(queue) => queue.close(),
-            Ends::JetStream(queue) => queue.close().await,
-        }
-    }
-}
-
-fn group(in_flight_max: usize, acknowledge_within: Duration) -> ConsumerOptions {
-    ConsumerOptions { durable_name: "writer".into(), in_flight_max, acknowledge_within }
-}
-
-fn message(number: usize) -> Message {
-    Message {
-        subject: format!("lake.rows.demo.case.type{}", number % 7),
-        payload: Bytes::from(number.to_string()),
-        dedupe_id: format!("message-{number}"),
-    }
-}
-
-fn number(delivery: &Delivery) -> usize {
-    std::str::from_utf8(&delivery.payload).unwrap().split(' ').next().unwrap().parse().unwrap()
-}
-
-async fn next(consumer: &mut Box<dyn Consumer>) -> Delivery {
-    timeout(PATIENCE, consumer.next()).await.expect("a message comes").expect("the queue is open").unwrap()
-}
-
-async fn assert_nothing_comes(consumer: &mut Box<dyn Consumer>, within: Duration) {
-    if let Ok(Some(Ok(delivery))) = timeout(within, consumer.next()).await {
-        panic!("{} came, attempt {}", number(&delivery), delivery.attempts);
-    }
-}
-
-async fn all_safe(published: Vec<JoinHandle<()>>) {
-    timeout(PATIENCE, join_all(published)).await.expect("all are published").into_iter().for_each(|done| done.unwrap());
-}
+use self::ground::{
+    A_MOMENT, Ground, LONG, PATIENCE, Size, all_safe, assert_nothing_comes, group, message, next, next_within, number,
+};
 
 async fn what_is_dropped_comes_again_soon(ground: Ground) {
     let mut consumer = ground.consumer(10, LONG).await;
@@ -205,8 +98,7 @@ async fn consumers_of_one_name_share(ground: Ground) {
         tokio::spawn(async move {
             let mut mine = Vec::new();
             while taken.load(Ordering::SeqCst) < 300 {
-                let Ok(delivery) = timeout(Duration::from_millis(50), consumer.next()).await else { continue };
-                let delivery = delivery.unwrap().unwrap();
+                let Some(delivery) = next_within(&mut consumer, Duration::from_millis(50)).await else { continue };
                 assert_eq!(delivery.attempts, 1);
                 mine.push(number(&delivery));
                 delivery.receipt.acknowledge().await.unwrap();
@@ -354,8 +246,7 @@ async fn nothing_is_lost_when_consumers_come_and_go(ground: Ground) {
                     let chance = scattered((worker << 48) ^ (life << 24) ^ turn);
                     // Short enough to be cut off now and then while a message is on its way.
                     let patience = Duration::from_micros(500 + chance % 20_000);
-                    let Ok(delivery) = timeout(patience, consumer.next()).await else { continue };
-                    let delivery = delivery.unwrap().unwrap();
+                    let Some(delivery) = next_within(&mut consumer, patience).await else { continue };
                     match chance % 20 {
                         0..=1 => drop(delivery),
                         2..=3 => delivery.receipt.retry(Duration::from_millis(chance % 30)).await.unwrap(),
@@ -389,7 +280,7 @@ async fn a_consumer_that_leaves_takes_nothing_along(ground: Ground) {
     let mut staying = ground.other.consumer(Stream::Rows, group(2_000, LONG)).await.unwrap();
     while seen.len() < 400 {
         // Long before the time-out of what the other one had.
-        let delivery = timeout(PATIENCE / 2, staying.next()).await.unwrap().unwrap().unwrap();
+        let delivery = timeout(PATIENCE / 2, next(&mut staying)).await.unwrap();
         assert!(seen.insert(number(&delivery)));
         delivery.receipt.acknowledge().await.unwrap();
     }
@@ -422,8 +313,7 @@ async fn waiting_can_be_cut_off_at_any_time(ground: Ground) {
             published.push(ground.publish(message(published.len())));
         }
         let patience = Duration::from_micros(scattered(turn) % 3_000);
-        if let Ok(delivery) = timeout(patience, consumer.next()).await {
-            let delivery = delivery.unwrap().unwrap();
+        if let Some(delivery) = next_within(&mut consumer, patience).await {
             assert_eq!(delivery.attempts, 1);
             assert!(seen.insert(number(&delivery)));
             delivery.receipt.acknowledge().await.unwrap();
@@ -465,6 +355,8 @@ fn told(subject: &str, payload: &str) -> Heard {
 
 async fn broadcasts_reach_who_listens_now(ground: Ground) {
     ground.queue.broadcast("lake.changes.a", Bytes::from_static(b"early")).await.unwrap();
+    // An answer of the server: the broadcast before it has been sent to whoever listens.
+    ground.queue.check().await.unwrap();
     let mut exact = ground.other.listen("lake.changes.a").await.unwrap();
     let mut token = ground.queue.listen("lake.*.b").await.unwrap();
     let mut rest = ground.other.listen("lake.changes.>").await.unwrap();

@@ -61,14 +61,31 @@ fn a_case_becomes_typed_and_text_cells() {
     assert_cells(
         &cells(Kind::Case, &case),
         &[
-            ("/village", "'Rampur'"), ("/visit_count", "'4'"), ("/ok", "'true'"), ("/empty", "''"), ("/_id", "'c1'"),
-            ("/doc_type", "'CommCareCase'"), ("/user_id", "'u1'"), ("/case_id", "'c1'"), ("/domain", "'demo'"),
-            ("/name", "'Asha'"), ("/owner_id", "'loc9'"), ("/opened_on", "@1000000"), ("/opened_by", "'u1'"),
-            ("/modified_on", "@2500000"), ("/server_modified_on", "@3000000"), ("/modified_by", "'u1'"),
-            ("/closed", "false"), ("/deleted", "false"), ("/external_id", "''"),
-            ("/indices", "'[{\"identifier\":\"parent\"}]'"), ("/actions", "'[]'"), ("/xform_ids", "'[\"f1\",\"f2\"]'"),
+            ("/village", "'Rampur'"),
+            ("/visit_count", "'4'"),
+            ("/ok", "'true'"),
+            ("/empty", "''"),
+            ("/_id", "'c1'"),
+            ("/doc_type", "'CommCareCase'"),
+            ("/user_id", "'u1'"),
+            ("/case_id", "'c1'"),
+            ("/domain", "'demo'"),
+            ("/name", "'Asha'"),
+            ("/owner_id", "'loc9'"),
+            ("/opened_on", "@1000000"),
+            ("/opened_by", "'u1'"),
+            ("/modified_on", "@2500000"),
+            ("/server_modified_on", "@3000000"),
+            ("/modified_by", "'u1'"),
+            ("/closed", "false"),
+            ("/deleted", "false"),
+            ("/external_id", "''"),
+            ("/indices", "'[{\"identifier\":\"parent\"}]'"),
+            ("/actions", "'[]'"),
+            ("/xform_ids", "'[\"f1\",\"f2\"]'"),
             ("/case_attachments/photo.jpg/content_type", "'image/jpeg'"),
-            ("/case_attachments/photo.jpg/content_length", "'7'"), ("/backend_id", "'sql'"),
+            ("/case_attachments/photo.jpg/content_length", "'7'"),
+            ("/backend_id", "'sql'"),
         ],
     );
 }
@@ -87,14 +104,27 @@ fn a_form_becomes_typed_and_text_cells() {
     assert_cells(
         &cells(Kind::Form, &form),
         &[
-            ("/_id", "'f2'"), ("/doc_type", "'XFormInstance'"), ("/domain", "'demo'"), ("/form/@uiVersion", "'1'"),
-            ("/form/weight", "'3.1'"), ("/form/group/q", "'[\"1\",{\"a\":null}]'"), ("/form/group/deep/x", "'1.5'"),
-            ("/form/meta/appVersion/@xmlns", "'http://x'"), ("/form/meta/appVersion/#text", "'CommCare'"),
-            ("/form/#type", "'data'"), ("/auth_context/authenticated", "'true'"),
-            ("/xmlns", "'http://openrosa.org/formdesigner/A'"), ("/received_on", "@1000000"),
-            ("/server_modified_on", "@2000000"), ("/partial_submission", "false"),
-            ("/initial_processing_complete", "true"), ("/state", "#1"), ("/history", "'[]'"), ("/form_load_time", "'12'"),
-            ("/type", "'x'"), ("/month", "'m'"),
+            ("/_id", "'f2'"),
+            ("/doc_type", "'XFormInstance'"),
+            ("/domain", "'demo'"),
+            ("/form/@uiVersion", "'1'"),
+            ("/form/weight", "'3.1'"),
+            ("/form/group/q", "'[\"1\",{\"a\":null}]'"),
+            ("/form/group/deep/x", "'1.5'"),
+            ("/form/meta/appVersion/@xmlns", "'http://x'"),
+            ("/form/meta/appVersion/#text", "'CommCare'"),
+            ("/form/#type", "'data'"),
+            ("/auth_context/authenticated", "'true'"),
+            ("/xmlns", "'http://openrosa.org/formdesigner/A'"),
+            ("/received_on", "@1000000"),
+            ("/server_modified_on", "@2000000"),
+            ("/partial_submission", "false"),
+            ("/initial_processing_complete", "true"),
+            ("/state", "#1"),
+            ("/history", "'[]'"),
+            ("/form_load_time", "'12'"),
+            ("/type", "'x'"),
+            ("/month", "'m'"),
         ],
     );
 }
@@ -110,10 +140,21 @@ fn a_location_becomes_typed_and_text_cells() {
     assert_cells(
         &cells(Kind::Location, &location),
         &[
-            ("/_id", "'l1'"), ("/location_id", "'l1'"), ("/doc_type", "'Location'"), ("/domain", "'demo'"),
-            ("/name", "'North'"), ("/site_code", "'n'"), ("/is_archived", "true"), ("/archived_on", "@1000000"),
-            ("/last_modified", "@2500000"), ("/latitude", "~12.5"), ("/longitude", "~-7"), ("/metadata/beds", "'4'"),
-            ("/metadata/note/x", "''"), ("/location_type", "'district'"), ("/location_type_code", "'d'"),
+            ("/_id", "'l1'"),
+            ("/location_id", "'l1'"),
+            ("/doc_type", "'Location'"),
+            ("/domain", "'demo'"),
+            ("/name", "'North'"),
+            ("/site_code", "'n'"),
+            ("/is_archived", "true"),
+            ("/archived_on", "@1000000"),
+            ("/last_modified", "@2500000"),
+            ("/latitude", "~12.5"),
+            ("/longitude", "~-7"),
+            ("/metadata/beds", "'4'"),
+            ("/metadata/note/x", "''"),
+            ("/location_type", "'district'"),
+            ("/location_type_code", "'d'"),
             ("/lineage", "'[\"l0\"]'"),
         ],
     );
@@ -136,18 +177,27 @@ fn the_nested_copy_shows_what_is_hidden_at_the_top() {
     }
     case["case_json"] = properties;
     let top = [
-        ("/closed", "false"), ("/indices", "'[]'"), ("/note", "'n'"), ("/deleted_on", "'2020-01-01'"), ("/district", "'D'"),
-        ("/name", "'Asha'"), ("/user_id", "'u'"),
+        ("/closed", "false"),
+        ("/indices", "'[]'"),
+        ("/note", "'n'"),
+        ("/deleted_on", "'2020-01-01'"),
+        ("/district", "'D'"),
+        ("/name", "'Asha'"),
+        ("/user_id", "'u'"),
     ];
     let hidden = [
-        ("/case_json/closed", "'yes'"), ("/case_json/type", "'x'"), ("/case_json/indices", "'a'"),
-        ("/case_json/month", "'May'"), ("/case_json/supervisor_id", "'s'"), ("/case_json/district_id", "'d'"),
-        ("/case_json/_lake_version", "'7'"), ("/case_json/case_json", "'j'"), ("/case_json/case_attachments", "'p'"),
+        ("/case_json/closed", "'yes'"),
+        ("/case_json/type", "'x'"),
+        ("/case_json/indices", "'a'"),
+        ("/case_json/month", "'May'"),
+        ("/case_json/supervisor_id", "'s'"),
+        ("/case_json/district_id", "'d'"),
+        ("/case_json/_lake_version", "'7'"),
+        ("/case_json/case_json", "'j'"),
+        ("/case_json/case_attachments", "'p'"),
         ("/case_json/user_id/a", "'b'"),
     ];
-    let twice = [
-        ("/case_json/note", "'n'"), ("/case_json/deleted_on", "'2020-01-01'"), ("/case_json/district", "'D'"),
-    ];
+    let twice = [("/case_json/note", "'n'"), ("/case_json/deleted_on", "'2020-01-01'"), ("/case_json/district", "'D'")];
     assert_cells(&cells_of(Kind::Case, CaseJson::None, &case), &top);
     assert_cells(&cells_of(Kind::Case, CaseJson::Hidden, &case), &[&top[..], &hidden[..]].concat());
     assert_cells(&cells_of(Kind::Case, CaseJson::All, &case), &[&top[..], &hidden[..], &twice[..]].concat());
@@ -159,7 +209,12 @@ fn the_nested_copy_shows_what_is_hidden_at_the_top() {
 fn paths_are_json_pointers() {
     let case = json!({"a/b": "1", "a~b": "2", "": "3", "a": {"": {"~1": "4"}}, "a__b": "5", "+month": "6", "घर": "7"});
     let expected = [
-        ("/a~1b", "'1'"), ("/a~0b", "'2'"), ("/", "'3'"), ("/a//~01", "'4'"), ("/a__b", "'5'"), ("/+month", "'6'"),
+        ("/a~1b", "'1'"),
+        ("/a~0b", "'2'"),
+        ("/", "'3'"),
+        ("/a//~01", "'4'"),
+        ("/a__b", "'5'"),
+        ("/+month", "'6'"),
         ("/घर", "'7'"),
     ];
     assert_cells(&cells(Kind::Case, &case), &expected);
@@ -175,8 +230,7 @@ fn fixed_fields_of_a_wrong_type_are_null_or_still_text() {
         "closed": "maybe", "deleted": "true", "opened_on": 7, "modified_on": "2026-02-30T00:00:00Z", "closed_on": {"a": 1},
         "name": {"#text": "n"}, "owner_id": ["o"], "indices": {}, "actions": null
     });
-    let expected =
-        [("/deleted", "true"), ("/name/#text", "'n'"), ("/owner_id", "'[\"o\"]'"), ("/indices", "'{}'")];
+    let expected = [("/deleted", "true"), ("/name/#text", "'n'"), ("/owner_id", "'[\"o\"]'"), ("/indices", "'{}'")];
     assert_cells(&cells(Kind::Case, &case), &expected);
     assert_cells(&cells(Kind::Form, &json!({"state": "2", "edited_on": ""})), &[("/state", "#2")]);
     assert_cells(&cells(Kind::Form, &json!({"state": 1.5})), &[]);
@@ -190,7 +244,9 @@ fn text_that_looks_like_json_stays_as_it_is() {
     assert_cells(
         &cells(Kind::Form, &form),
         &[
-            ("/form/note", "'allergies: []'"), ("/form/other", "'x: {}'"), ("/form/list", "'[\"a: []\"]'"),
+            ("/form/note", "'allergies: []'"),
+            ("/form/other", "'x: {}'"),
+            ("/form/list", "'[\"a: []\"]'"),
             ("/form/quote", "'\"a\": []'"),
         ],
     );

@@ -5,6 +5,7 @@
 //! Knows neither Kafka nor Delta.
 
 pub mod caches;
+pub mod config;
 pub mod document;
 pub mod fields;
 pub mod flatten;

@@ -59,7 +59,15 @@ mod tests {
         let of = |opened_on: Value| shown(Kind::Case, json!({ "opened_on": opened_on, "received_on": "2020-01-01" }));
         assert_eq!(of(json!("2026-01-31T23:30:00.000000Z")).unwrap(), "2026-01-01");
         assert_eq!(of(json!("2026-01-31")).unwrap(), "2026-01-01");
-        for garbage in [json!(null), json!(""), json!("garbage"), json!(7), json!({}), json!("1899-12-31T00:00:00Z"), json!("2201-01-01T00:00:00Z")] {
+        for garbage in [
+            json!(null),
+            json!(""),
+            json!("garbage"),
+            json!(7),
+            json!({}),
+            json!("1899-12-31T00:00:00Z"),
+            json!("2201-01-01T00:00:00Z"),
+        ] {
             assert_eq!(of(garbage.clone()), None, "{garbage}");
         }
         assert_eq!(shown(Kind::Case, json!({})), None);
@@ -71,17 +79,26 @@ mod tests {
     #[test]
     fn a_form_has_the_month_it_was_filled_in() {
         let of = |time_end: Value| {
-            let form = json!({ "form": { "meta": { "timeEnd": time_end } }, "received_on": "2026-03-04T00:00:00.000000Z" });
+            let form =
+                json!({ "form": { "meta": { "timeEnd": time_end } }, "received_on": "2026-03-04T00:00:00.000000Z" });
             shown(Kind::Form, form)
         };
         assert_eq!(of(json!("2026-01-05T10:11:00.120000Z")).unwrap(), "2026-01-01");
         assert_eq!(of(json!("2010-07-23")).unwrap(), "2010-07-01");
-        for unreadable in [json!(null), json!(""), json!({"#text": "2026-01-05"}), json!(["2026-01-05"]), json!("5 May"), json!("99-01-01T00:00:00Z")] {
+        for unreadable in [
+            json!(null),
+            json!(""),
+            json!({"#text": "2026-01-05"}),
+            json!(["2026-01-05"]),
+            json!("5 May"),
+            json!("99-01-01T00:00:00Z"),
+        ] {
             assert_eq!(of(unreadable.clone()).unwrap(), "2026-03-01", "{unreadable}");
         }
         // A date it is, only not a believable one.
         assert_eq!(of(json!("1000-01-01")), None);
-        let without = |form: Value| shown(Kind::Form, json!({ "form": form, "received_on": "2026-03-04T00:00:00.000000Z" }));
+        let without =
+            |form: Value| shown(Kind::Form, json!({ "form": form, "received_on": "2026-03-04T00:00:00.000000Z" }));
         for shape in [json!({}), json!(null), json!({"meta": "x"}), json!({"meta": ["x"]}), json!("x")] {
             assert_eq!(without(shape.clone()).unwrap(), "2026-03-01", "{shape}");
         }

@@ -200,7 +200,11 @@ fn apply(action: &Action, object: &mut Map<String, Value>, reach: Reach) {
 }
 
 /// Calls `change` with every object that the pointer leads to but for its last step, and that step.
-fn at_parents(object: &mut Map<String, Value>, steps: &[String], change: &mut dyn FnMut(&mut Map<String, Value>, &str)) {
+fn at_parents(
+    object: &mut Map<String, Value>,
+    steps: &[String],
+    change: &mut dyn FnMut(&mut Map<String, Value>, &str),
+) {
     match steps {
         [] => {}
         [last] => change(object, last),

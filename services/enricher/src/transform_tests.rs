@@ -50,7 +50,11 @@ fn hashes_hide_values_and_stay_joinable() {
 fn an_array_on_the_way_stands_for_its_items() {
     let repeats = json!({"form": {"child": [{"name": "x", "age": "1"}, {"age": "2"}, "text", [{"name": "y"}]]}});
     assert_eq!(
-        applied(Kind::Form, json!([{"drop": "/form/child/name"}, {"rename": {"path": "/form/child/age", "to": "years"}}]), repeats),
+        applied(
+            Kind::Form,
+            json!([{"drop": "/form/child/name"}, {"rename": {"path": "/form/child/age", "to": "years"}}]),
+            repeats
+        ),
         json!({"form": {"child": [{"years": "1"}, {"years": "2"}, "text", [{}]]}})
     );
 }
@@ -88,7 +92,8 @@ fn rules_apply_to_their_tables_only_and_in_order() {
 
 #[test]
 fn a_rename_keeps_order_and_replaces() {
-    let renamed = applied(Kind::Form, json!([{"rename": {"path": "/b", "to": "c"}}]), json!({"a": 1, "b": 2, "c": 3, "d": 4}));
+    let renamed =
+        applied(Kind::Form, json!([{"rename": {"path": "/b", "to": "c"}}]), json!({"a": 1, "b": 2, "c": 3, "d": 4}));
     assert_eq!(renamed.to_string(), r#"{"a":1,"c":2,"d":4}"#);
 }
 
@@ -106,5 +111,8 @@ fn rules_that_cannot_be_meant_are_refused() {
     assert!(trouble(json!({"kind": "user", "actions": []})).contains("case, form or location"));
     assert!(trouble(json!({"actions": []})).contains("transforms[0]"));
     assert!(trouble(json!({"domian": "x", "actions": []})).contains("unknown field"));
-    assert!(!format!("{:?}", rules(json!([{"actions": [{"hash": {"path": "/x", "salt": "hunter2"}}]}]))).contains("hunter2"));
+    assert!(
+        !format!("{:?}", rules(json!([{"actions": [{"hash": {"path": "/x", "salt": "hunter2"}}]}])))
+            .contains("hunter2")
+    );
 }

@@ -40,7 +40,8 @@ pub fn load<C: DeserializeOwned>(path: Option<&Path>) -> Result<C, ConfigError> 
             .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
         figment = figment.merge(Toml::string(&text));
     }
-    let environment = Env::prefixed(ENVIRONMENT_PREFIX).filter(|key| !RESERVED.contains(&key.as_str())).split("__");
+    let reserved = |name: &str| RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
+    let environment = Env::prefixed(ENVIRONMENT_PREFIX).filter(move |key| !reserved(key.as_str())).split("__");
     figment.merge(environment).extract().map_err(|error| describe(path, error))
 }
 

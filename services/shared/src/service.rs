@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,13 +12,16 @@ use serde::de::DeserializeOwned;
 
 use crate::config;
 use crate::shutdown::TaskGroup;
-use crate::telemetry::{self, Check, TelemetryConfig};
+use crate::telemetry::{self, Check, Checks, TelemetryConfig};
 
 /// Exit code for a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
 /// Exit code for everything else that went wrong.
 pub const EXIT_FAILURE: u8 = 1;
+
+/// How long the end waits for threads that block.
+const BLOCKED_AT_END_MAX: Duration = Duration::from_millis(500);
 
 /// Section `[process]` of every service.
 #[derive(Clone, Debug, Deserialize)]
@@ -82,6 +86,7 @@ pub struct CommandLine {
 /// Reads and validates a configuration.
 pub fn load<C: ServiceConfig>(argument: &ConfigArgument) -> anyhow::Result<C> {
     let configuration: C = config::load(argument.config.as_deref())?;
+    telemetry::log_filter(configuration.telemetry())?;
     configuration.validate()?;
     Ok(configuration)
 }
@@ -185,21 +190,27 @@ where
     let metrics = telemetry::install_metrics()?;
     let http_address = configuration.telemetry().http_address;
     let grace = Duration::from_secs(configuration.process().shutdown_grace_seconds);
-    runtime(configuration.process())?.block_on(async {
+    let runtime = runtime(configuration.process())?;
+    let outcome = runtime.block_on(async {
         tracing::info!(service = name, version = env!("CARGO_PKG_VERSION"), "starting");
-        let stop = std::pin::pin!(crate::shutdown::signal());
-        let tasks = TaskGroup::new(grace);
+        let mut stop = std::pin::pin!(crate::shutdown::signal());
+        let mut tasks = TaskGroup::new(grace);
+        let checks = Checks::default();
+        // Served from the beginning: a service that waits for other parts is alive, though not ready.
+        let listener = telemetry::bind(http_address).await?;
+        tasks.spawn("http", telemetry::serve(listener, metrics, Arc::clone(&checks), tasks.shutdown()));
         // A signal while the parts are still awaited ends the start at once.
-        let mut stop = stop;
-        let built = tokio::select! {
+        let (tasks, built) = tokio::select! {
             built = build(configuration, tasks) => built?,
             () = &mut stop => return Ok(()),
         };
-        let (mut tasks, checks) = built;
-        let shutdown = tasks.shutdown();
-        tasks.spawn("http", telemetry::serve(http_address, metrics, checks, shutdown));
+        // Only set here, so it is empty.
+        let _ = checks.set(built);
         let outcome = tasks.run_until(stop).await;
         tracing::info!(service = name, "stopped");
         outcome
-    })
+    });
+    // A look-up of a name or a request of the Kafka client may block for longer; nothing hangs on it any more.
+    runtime.shutdown_timeout(BLOCKED_AT_END_MAX);
+    outcome
 }

@@ -1,7 +1,7 @@
 //! Logs, metrics and the HTTP endpoints `/live`, `/ready`, `/metrics`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,6 +10,7 @@ use axum::routing::get;
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -45,11 +46,24 @@ pub enum LogFormat {
     Text,
 }
 
-/// Starts logging to standard error. A filter that cannot be parsed is an error that names it.
+/// What is logged: `LAKE_LOG`, else `telemetry.log_filter`. A filter that cannot be used is an error that names it.
+pub fn log_filter(config: &TelemetryConfig) -> anyhow::Result<EnvFilter> {
+    let (key, filter) = match std::env::var("LAKE_LOG") {
+        Ok(filter) => ("variable `LAKE_LOG`", filter),
+        Err(_) => ("key `telemetry.log_filter`", config.log_filter.clone()),
+    };
+    const ADVICE: &str = "write a level such as info, or levels of parts such as info,lake_writer=debug";
+    for word in filter.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        // The parser takes a misspelt level for the name of a part, and then nothing else is logged.
+        let is_level = word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+        anyhow::ensure!(is_level || word.contains(['=', '[', ']']), "{key}: `{word}` is not a level; {ADVICE}");
+    }
+    EnvFilter::try_new(&filter).map_err(|error| anyhow::anyhow!("{key}: `{filter}` is not valid ({error}); {ADVICE}"))
+}
+
+/// Starts logging to standard error; errors as [`log_filter`].
 pub fn install_logs(config: &TelemetryConfig) -> anyhow::Result<()> {
-    let filter = std::env::var("LAKE_LOG").unwrap_or_else(|_| config.log_filter.clone());
-    let filter = EnvFilter::try_new(&filter)
-        .map_err(|error| anyhow::anyhow!("telemetry.log_filter `{filter}` is not valid: {error}"))?;
+    let filter = log_filter(config)?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let installed = match config.log_format {
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
@@ -88,18 +102,24 @@ impl Check {
 /// Longest time a check may take before it counts as failed.
 const CHECK_WITHIN: Duration = Duration::from_secs(3);
 
+/// What `/ready` asks, once the service is put together; until then it answers "starting".
+pub type Checks = Arc<OnceLock<Vec<Check>>>;
+
+/// Takes the address for [`serve`], so that a wrong one is noticed at once.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        anyhow::anyhow!("telemetry.http_address {address} cannot be bound ({error}); choose a free address")
+    })
+}
+
 /// Serves `/live` (the process runs), `/ready` (every check passes; 503 with one line per failure otherwise) and `/metrics`.
 pub async fn serve(
-    address: SocketAddr,
+    listener: TcpListener,
     metrics: PrometheusHandle,
-    checks: Vec<Check>,
+    checks: Checks,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
-        anyhow::anyhow!("telemetry.http_address {address} cannot be bound ({error}); choose a free address")
-    })?;
-    tracing::info!(%address, "serving /live, /ready and /metrics");
-    let checks = Arc::new(checks);
+    tracing::info!(address = %listener.local_addr()?, "serving /live, /ready and /metrics");
     let stopping = shutdown.clone();
     let router = Router::new()
         .route("/live", get(|| async { "live\n" }))
@@ -129,10 +149,13 @@ pub fn ask_ready(address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn readiness(checks: Arc<Vec<Check>>, stopping: bool) -> (StatusCode, String) {
+async fn readiness(checks: Checks, stopping: bool) -> (StatusCode, String) {
     if stopping {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());
     }
+    let Some(checks) = checks.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting: waiting for other parts, see the log\n".into());
+    };
     let asked = checks.iter().map(|check| async {
         let answer = tokio::time::timeout(CHECK_WITHIN, (check.ask)()).await;
         (check.name, answer.unwrap_or_else(|_| Err(format!("no answer within {} s", CHECK_WITHIN.as_secs()))))

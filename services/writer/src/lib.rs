@@ -6,8 +6,12 @@
 //! Invariants: one owner per space; a queue message is acknowledged only after its rows are committed; doing anything
 //! twice changes nothing.
 
-//pub mod ingest;
+pub mod config;
+pub mod ingest;
+pub mod lease;
+pub mod maintenance;
 pub mod metastore;
-//pub mod quarantine_sink;
+pub mod quarantine_sink;
 pub mod table_store;
 pub mod telemetry;
+pub mod writer;

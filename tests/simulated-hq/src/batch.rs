@@ -24,7 +24,7 @@ pub struct TableBatch {
 
 impl TableBatch {
     fn put(&mut self, table: Table, row: Columns) {
-        let key = key_text(table, &row);
+        let key = identity_text(table, &row);
         if let Some(&place) = self.by_key.get(&key) {
             // The same key has the same owner, except where HQ gives a blob to another form: then both know the place.
             self.own(table, &row, place);
@@ -53,20 +53,15 @@ impl TableBatch {
         };
         for place in places {
             let Some(row) = self.puts[place].take_if(|row| matches(row, &matching)) else { continue };
-            self.by_key.remove(&key_text(table, &row));
-            self.removals.push(key_columns(table, &row));
+            self.by_key.remove(&identity_text(table, &row));
+            self.removals.push(identity(table, &row));
         }
         self.removals.push(matching);
     }
 
-    /// The removals, grouped so that one statement can do a group: by the columns that must be null and those that must be equal.
+    /// The removals, grouped so that one statement can do a group.
     pub fn removals(&self) -> BTreeMap<MatchShape, Vec<&Columns>> {
-        let mut groups: BTreeMap<MatchShape, Vec<&Columns>> = BTreeMap::new();
-        for matching in &self.removals {
-            let shape = matching.iter().map(|(column, value)| (column.clone(), value.is_null())).collect();
-            groups.entry(shape).or_default().push(matching);
-        }
-        groups
+        by_shape(&self.removals)
     }
 
     /// The rows to put, grouped by their columns.
@@ -83,6 +78,16 @@ impl TableBatch {
 
 /// The columns of a removal, each with whether it must be null.
 pub type MatchShape = Vec<(String, bool)>;
+
+/// Groups what is to be matched by the columns that must be null and those that must be equal.
+pub fn by_shape(matching: &[Columns]) -> BTreeMap<MatchShape, Vec<&Columns>> {
+    let mut groups: BTreeMap<MatchShape, Vec<&Columns>> = BTreeMap::new();
+    for columns in matching {
+        let shape = columns.iter().map(|(column, value)| (column.clone(), value.is_null())).collect();
+        groups.entry(shape).or_default().push(columns);
+    }
+    groups
+}
 
 /// What to do in one database.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -131,17 +136,19 @@ fn matches(row: &Columns, matching: &Columns) -> bool {
     matching.iter().all(|(column, value)| row.get(column).unwrap_or(&Value::Null) == value)
 }
 
-fn owner<'a>(table: Table, columns: &'a Columns) -> Option<&'a str> {
+fn owner(table: Table, columns: &Columns) -> Option<&str> {
     columns.get(table.shard_column()?)?.as_str()
 }
 
-fn key_columns(table: Table, row: &Columns) -> Columns {
-    let column = |&name: &&str| (name.to_owned(), row.get(name).cloned().unwrap_or(Value::Null));
-    table.key_columns().iter().map(column).collect()
+/// What tells a row from others: its key columns; all of its columns where one of those is null, since a null is equal to nothing.
+pub fn identity(table: Table, row: &Columns) -> Columns {
+    let key = table.key_columns();
+    let column = |&name: &&str| Some((name.to_owned(), row.get(name).filter(|value| !value.is_null())?.clone()));
+    key.iter().map(column).collect::<Option<Columns>>().unwrap_or_else(|| row.clone())
 }
 
-fn key_text(table: Table, row: &Columns) -> String {
-    Value::Array(key_columns(table, row).into_values().collect()).to_string()
+fn identity_text(table: Table, row: &Columns) -> String {
+    Value::Object(identity(table, row)).to_string()
 }
 
 #[cfg(test)]
@@ -224,11 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn rows_with_null_in_their_key_replace_each_other() {
+    fn rows_with_null_in_their_key_stand_beside_each_other() {
         let mut batch = TableBatch::default();
-        let row = |revoked| columns(json!({"case_id": "a", "form_id": null, "type": 2, "revoked": revoked}));
-        batch.put(Table::CaseTransaction, row(false));
-        batch.put(Table::CaseTransaction, row(true));
-        assert_eq!(all(batch.puts()), [Value::Object(row(true))]);
+        let row = |date| columns(json!({"case_id": "a", "form_id": null, "type": 2, "server_date": date}));
+        for date in ["1", "2", "1"] {
+            batch.put(Table::CaseTransaction, row(date));
+        }
+        assert_eq!(all(batch.puts()), [Value::Object(row("1")), Value::Object(row("2"))]);
     }
 }

@@ -203,3 +203,56 @@ fn possible_places(domain: &Domain, person: Option<&Person>, from: u64) -> Vec<C
     }
     possible
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::life::LifeOptions;
+
+    #[test]
+    fn files_hold_what_they_say() {
+        let mut life = Life::new(LifeOptions { seed: 21, sabotage: true, ..LifeOptions::default() });
+        life.opening();
+        for _ in 0..800 {
+            life.turn();
+        }
+        life.settle();
+        let directory = std::env::temp_dir().join(format!("expectation-{}", std::process::id()));
+        let summary = life.write_expectation(&directory, &ExpectationOptions { place_slack_turns: 5 }).unwrap();
+        let list: Vec<Value> = serde_json::from_slice(&std::fs::read(directory.join("tables.json")).unwrap()).unwrap();
+        assert_eq!(list.len(), summary.tables);
+        let mut rows = 0;
+        for table in &list {
+            let text = std::fs::read_to_string(directory.join(table["rows"].as_str().unwrap())).unwrap();
+            for line in text.lines() {
+                let row: Value = serde_json::from_str(line).unwrap();
+                assert_eq!(row["id"], row["cells"]["/_id"]);
+                assert_eq!(row["cells"]["+type"], table["type"]);
+                assert!(!row["either"].as_array().unwrap().is_empty());
+                assert!(row["cells"].as_object().unwrap().keys().all(|path| path.starts_with(['/', '+'])));
+                rows += 1;
+            }
+        }
+        assert_eq!(rows, summary.rows);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_record_may_carry_any_place_since_its_last_change() {
+        let mut life = Life::new(LifeOptions { mischief: false, ..LifeOptions::default() });
+        life.opening();
+        for _ in 0..6_000 {
+            life.turn();
+        }
+        let options = |place_slack_turns| ExpectationOptions { place_slack_turns };
+        let count = |slack| life.expected_rows(&options(slack)).iter().map(|(_, row)| row.either.len()).sum::<usize>();
+        let (strict, lax, all) = (count(0), count(500), count(u64::MAX));
+        assert!(strict < lax && lax < all, "{strict} {lax} {all}");
+        for (_, row) in life.expected_rows(&options(0)) {
+            let distinct: std::collections::HashSet<String> = row.either.iter().map(|set| format!("{set:?}")).collect();
+            assert_eq!(distinct.len(), row.either.len());
+        }
+    }
+}

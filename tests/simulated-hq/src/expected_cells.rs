@@ -200,6 +200,7 @@ pub(crate) fn form_cells(world: &World, domain: &Domain, form: &Form) -> Cells {
             ("/last_sync_token", rows::last_sync_token(form)),
             ("/problem", json!(form.problem)),
             ("/build_id", json!(domain.build_id)),
+            ("/build_profile_id", rows::build_profile_id(form)),
             ("/state", json!(form.state)),
             ("/history", text_json(history)),
             ("/backend_id", json!("sql")),
@@ -307,3 +308,7 @@ fn degrees(place: &Place) -> (Value, Value) {
     let one = |millionths: i32| if millionths == 0 { Value::Null } else { json!(f64::from(millionths) / 1e6) };
     place.position.map_or((Value::Null, Value::Null), |(latitude, longitude)| (one(latitude), one(longitude)))
 }
+
+#[cfg(test)]
+#[path = "agreement_tests.rs"]
+mod agreement;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::dice::Dice;
 use crate::element::Name;
-use crate::life::Life;
+use crate::life::{Life, LifeOptions};
 use crate::moment::{DAY, MINUTE, SECOND};
 use crate::world::{Case, Ending, Health, Link, Presence, Purpose, Role, Sender, Submission};
 
@@ -36,7 +36,7 @@ impl Life {
             (_, 13) => "".into(),
             _ => self.world.sender_id(sender),
         };
-        let (started, ended) = phone_times(self.clock, self.options.mischief, &mut self.dice);
+        let (started, ended) = phone_times(self.clock, &self.options, &mut self.dice);
         let ending = match self.dice.below(100) {
             0 => Ending::Missing,
             1 => Ending::Empty,
@@ -150,12 +150,10 @@ impl Life {
 
     pub(crate) fn change_case_type(&mut self, domain: usize) {
         let case_type = self.member_type(domain);
-        match self.find_case(domain, |case| {
-            case.closed.is_none() && case.links.iter().any(|link| !link.referenced_id.is_empty())
-        }) {
-            Some(case) => self.send(domain, Purpose::Promotion, vec![(case, Role::Retype(case_type))]),
-            None => return self.register_household(domain),
-        };
+        let linked =
+            |case: &Case| case.closed.is_none() && case.links.iter().any(|link| !link.referenced_id.is_empty());
+        let Some(case) = self.find_case(domain, linked) else { return self.register_household(domain) };
+        self.send(domain, Purpose::Promotion, vec![(case, Role::Retype(case_type))]);
     }
 
     /// A member leaves the household: the link stays, without a case.
@@ -197,13 +195,17 @@ impl Life {
 }
 
 /// When a form was begun and ended, by the phone's clock.
-fn phone_times(now: i64, mischief: bool, dice: &mut Dice) -> (i64, i64) {
+fn phone_times(now: i64, options: &LifeOptions, dice: &mut Dice) -> (i64, i64) {
     // Some phones are offline for days, some clocks are years off.
     let offline = if dice.chance(100) { dice.between(0, 12 * DAY) } else { dice.between(0, 4 * MINUTE) };
     let mut ended = now - offline;
-    if mischief && dice.chance(25) {
+    if options.mischief && dice.chance(25) {
         ended = *dice.pick(&[DAY, 10_957 * DAY, 47_482 * DAY, ended - 3_650 * DAY, ended + 365 * DAY])
             + dice.between(0, DAY);
+    }
+    if options.sabotage && dice.chance(5) {
+        // The years 1849 and 2298: no month of any use.
+        ended = *dice.pick(&[-44_000 * DAY, 120_000 * DAY]) + dice.between(0, DAY);
     }
     (ended - dice.between(MINUTE, 40 * MINUTE) - SECOND, ended.div_euclid(1000) * 1000)
 }

@@ -210,7 +210,7 @@ fn designs(domain: &str, sabotage: bool, dice: &mut Dice) -> Vec<Design> {
                 _ if dice.chance(500) => format!("http://openrosa.org/formdesigner/{}", id.to_uppercase()),
                 _ => format!("http://openrosa.org/formdesigner/{id}"),
             };
-            Design { xmlns: xmlns.into(), purpose: *purpose, title }
+            design(&xmlns, *purpose, title)
         })
         .collect();
     if sabotage {
@@ -220,7 +220,19 @@ fn designs(domain: &str, sabotage: bool, dice: &mut Dice) -> Vec<Design> {
             String::new(),
             "http://openrosa.org/formdesigner/".into(),
         ]);
-        designs.extend(names.map(|xmlns| Design { xmlns: xmlns.into(), purpose: Purpose::Survey, title: "Hostile" }));
+        designs.extend(names.map(|xmlns| design(&xmlns, Purpose::Survey, "Hostile")));
     }
     designs
+}
+
+fn design(xmlns: &str, purpose: Purpose, title: &'static str) -> Design {
+    let mut namespace = String::with_capacity(xmlns.len());
+    for byte in xmlns.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/*".contains(&byte) || (byte == b':' && xmlns.starts_with("http://")) {
+            namespace.push(char::from(byte));
+        } else {
+            namespace.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    Design { xmlns: xmlns.into(), namespace: namespace.into(), purpose, title }
 }

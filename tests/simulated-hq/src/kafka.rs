@@ -13,8 +13,8 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use crate::turn::ChangeMessage;
 
-/// The topics that a lake reads.
-pub const TOPICS: [&str; 4] = ["case-sql", "form-sql", "location", "commcare-user"];
+/// The topics that the simulated HQ publishes on; a lake needs all but the last.
+pub const TOPICS: [&str; 5] = ["case-sql", "form-sql", "location", "commcare-user", "web-user"];
 
 /// How long one request to the brokers may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

@@ -208,3 +208,39 @@ fn a_life_is_fast_enough_to_load_a_lake() {
     );
     assert!(rate > 2_000.0, "{rate} messages a second");
 }
+
+/// (name, whether it may be null, longest text) of each column that the schema gives a table, without serials of shards.
+fn columns_of(table: crate::turn::Table) -> HashMap<String, (bool, usize)> {
+    let head = format!("create table if not exists {} (", table.name());
+    let schema = if table.shard_column().is_some() { crate::schema::SHARD } else { crate::schema::MAIN };
+    let body = schema.split(&head).nth(1).unwrap().split("\n);").next().unwrap();
+    let mut columns = HashMap::new();
+    for line in body.lines() {
+        let Some((name, rest)) = line.strip_prefix("    ").and_then(|line| line.split_once(' ')) else { continue };
+        if name.is_empty() || name == "unique" || (name == "id" && table.shard_column().is_some()) {
+            continue;
+        }
+        let longest = rest.strip_prefix("varchar(").and_then(|rest| rest.split_once(')')?.0.parse().ok());
+        let required = rest.contains("not null") || rest.contains("primary key");
+        columns.insert(name.to_owned(), (!required, longest.unwrap_or(usize::MAX)));
+    }
+    columns
+}
+
+#[test]
+fn rows_are_complete_and_fit_the_schema() {
+    let tables: HashMap<_, _> = crate::turn::Table::ALL.into_iter().map(|table| (table, columns_of(table))).collect();
+    let (_, _, played) = lived(LifeOptions { seed: 13, sabotage: true, ..LifeOptions::default() }, 4_000);
+    for mutation in played.iter().flat_map(|turn| &turn.mutations) {
+        let Mutation::Put { table, row } = mutation else { continue };
+        let columns = &tables[table];
+        assert_eq!(row.len(), columns.len(), "columns of {}: {row:?}", table.name());
+        for (name, value) in row {
+            let (nullable, longest) = columns[name];
+            assert!(nullable || !value.is_null(), "{}.{name} must not be null: {row:?}", table.name());
+            let text = value.as_str().unwrap_or_default();
+            assert!(text.chars().count() <= longest, "{}.{name} is too long: {text}", table.name());
+            assert!(!text.contains('\u{0}'), "{}.{name} holds NUL", table.name());
+        }
+    }
+}

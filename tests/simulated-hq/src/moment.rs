@@ -126,12 +126,10 @@ mod tests {
             let us = dice.between(0, 2_000_000_000) * SECOND + dice.between(0, 999_999);
             let (written, instant) = as_phones_write(us, &mut dice);
             let full = written.replace(' ', "T");
-            let zoned = if full.len() <= 23 && !full.ends_with('Z') {
-                format!("{full}Z")
-            } else if full.as_bytes()[full.len() - 3] == b'+' {
-                format!("{full}00")
-            } else {
-                full
+            let zoned = match full.len() {
+                length if full.as_bytes()[length - 3] == b'+' => format!("{full}00"),
+                19 | 23 if !full.ends_with('Z') => format!("{full}Z"),
+                _ => full,
             };
             let parsed = DateTime::parse_from_str(&zoned.replace('Z', "+00:00"), "%Y-%m-%dT%H:%M:%S%.f%z").unwrap();
             assert_eq!(parsed.timestamp_micros(), instant, "{written}");

@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use tracing::debug;
 
-use crate::batch::{DatabaseBatch, MatchShape, TableBatch};
+use crate::batch::{DatabaseBatch, MatchShape, TableBatch, by_shape, identity};
 use crate::schema;
 use crate::sharding::ShardMap;
 use crate::turn::{Mutation, Table};
@@ -151,7 +151,7 @@ impl PostgresSink {
 
 async fn connect(url: &str) -> Result<PgPool> {
     let options = PgConnectOptions::from_str(url).context("the address is no postgres:// URL")?;
-    let options = options.application_name("simulated-hq");
+    let options = options.application_name("simulated-hq").options([("client_min_messages", "warning")]);
     let pool = PgPoolOptions::new().max_connections(3).acquire_timeout(Duration::from_secs(10));
     Ok(pool.connect_with(options).await?)
 }
@@ -181,8 +181,9 @@ async fn put(database: &mut PgConnection, table: Table, work: &TableBatch) -> Re
         if !keyed.is_empty() {
             run(database, table, &upsert_statement(table, &columns), &keyed).await?;
         }
-        // No constraint finds the row to replace: one with the same key, nulls included, has to go first.
-        for (shape, same) in work_of_keys(table, &unkeyed) {
+        // No constraint finds the row to replace, or the same row from an earlier try: it has to go first.
+        let identities: Vec<Columns> = unkeyed.iter().map(|row| identity(table, row)).collect();
+        for (shape, same) in by_shape(&identities) {
             run(database, table, &removal_statement(table, &shape), &same).await?;
         }
         if !unkeyed.is_empty() {
@@ -196,20 +197,6 @@ async fn put(database: &mut PgConnection, table: Table, work: &TableBatch) -> Re
 fn has_unique_key(table: Table, row: &Columns) -> bool {
     table != Table::FormOperation
         && table.key_columns().iter().all(|&column| row.get(column).is_some_and(|value| !value.is_null()))
-}
-
-/// The rows by which of their key columns are null.
-fn work_of_keys<'a>(table: Table, rows: &[&'a Columns]) -> Vec<(MatchShape, Vec<&'a Columns>)> {
-    let mut groups: Vec<(MatchShape, Vec<&Columns>)> = Vec::new();
-    for &row in rows {
-        let is_null = |&column: &&str| (column.to_owned(), row.get(column).is_none_or(serde_json::Value::is_null));
-        let shape: MatchShape = table.key_columns().iter().map(is_null).collect();
-        match groups.iter_mut().find(|(known, _)| *known == shape) {
-            Some((_, same)) => same.push(row),
-            None => groups.push((shape, vec![row])),
-        }
-    }
-    groups
 }
 
 async fn run(database: &mut PgConnection, table: Table, statement: &str, rows: &[&Columns]) -> Result<u64> {

@@ -35,8 +35,8 @@ pub fn fill_in(world: &World, domain: &Domain, submission: &Submission) -> Fille
         .with("uiVersion", "1")
         .with("version", (1 + submission.design).to_string())
         .with("name", design.title);
-    if !design.xmlns.is_empty() {
-        root = root.within(design.xmlns.to_string(), None);
+    if !design.namespace.is_empty() {
+        root = root.within(design.namespace.to_string(), None);
     }
     let prefix = submission.design.is_multiple_of(2).then_some("n0");
     let around = submission.ended;

@@ -133,6 +133,8 @@ pub fn form(world: &World, domain: &Domain, form: &Form) -> Mutation {
         ("time_start", instant(Some(submission.started))),
         ("commcare_version", text("2.53.0")),
         ("app_version", json!(17)),
+        ("build_profile_id", build_profile_id(form)),
+        ("form_load_time", Value::Null),
     ]);
     put(Table::Form, columns)
 }
@@ -159,7 +161,16 @@ pub fn form_headers(world: &World, domain: &Domain, form: &Form) -> (Value, Valu
 /// Address of the phone.
 pub fn submit_ip(form: &Form) -> Value {
     let seed = form.submission.seed;
-    if seed.is_multiple_of(11) { Value::Null } else { Value::String(format!("10.{}.{}.7", seed % 250, seed / 250 % 250)) }
+    if seed.is_multiple_of(11) {
+        Value::Null
+    } else {
+        Value::String(format!("10.{}.{}.7", seed % 250, seed / 250 % 250))
+    }
+}
+
+/// The app's language profile, a column of newer HQ versions.
+pub fn build_profile_id(form: &Form) -> Value {
+    if form.submission.seed.is_multiple_of(3) { Value::String("profile-hin".to_owned()) } else { Value::Null }
 }
 
 /// What the phone had synchronised last.

@@ -195,14 +195,16 @@ fn bad_query(rejection: &QueryRejection) -> Response {
 }
 
 /// Both servers insist on the content type of a body.
-fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Response> {
+fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Box<Response>> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !content_type.starts_with("application/json") {
         let reason = format!("Content-Type header [{content_type}] is not supported");
-        return Err(answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, json!({"error": "bad_content_type", "reason": reason})));
+        let body = json!({"error": "bad_content_type", "reason": reason});
+        return Err(Box::new(answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, body)));
     }
     serde_json::from_slice(body).map_err(|error| {
-        answer(StatusCode::BAD_REQUEST, json!({"error": "bad_request", "reason": format!("invalid JSON: {error}")}))
+        let body = json!({"error": "bad_request", "reason": format!("invalid JSON: {error}")});
+        Box::new(answer(StatusCode::BAD_REQUEST, body))
     })
 }
 

@@ -74,8 +74,11 @@ pub enum Purpose {
 /// A questionnaire.
 #[derive(Debug)]
 pub struct Design {
-    /// Namespace of its root element, may be empty.
+    /// What HQ's column `xmlns` says, may be empty.
     pub xmlns: Arc<str>,
+    /// Namespace of the XML's root element. libxml2 takes only URIs; where the column has something else (from repairs, or from before),
+    /// this is the escaped text.
+    pub namespace: Arc<str>,
     /// What it does.
     pub purpose: Purpose,
     /// Shown to people.

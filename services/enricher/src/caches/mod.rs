@@ -59,7 +59,9 @@ impl Caches {
                     }
                     tracing::debug!("the queue ended the broadcasts");
                 }
-                Err(error) => tracing::warn!(%error, "cannot listen for invalidations; caches are cleared when it works again"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot listen for invalidations; caches are cleared when it works again")
+                }
             }
             // An ended stream may mean that the queue is closing: no hurry.
             tokio::time::sleep(backoff.next_wait().max(Duration::from_millis(100))).await;

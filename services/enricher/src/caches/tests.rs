@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use lake_hq::source::{
-    BlobReference, BlobStore, CaseRows, FormRows, HqDatabase, LocationRow, LocationRows, ReadFrom, Sighting, SourceError,
-    UserDirectory,
+    BlobReference, BlobStore, CaseRows, FormRows, HqDatabase, LocationRow, LocationRows, ReadFrom, Sighting,
+    SourceError, UserDirectory,
 };
 use lake_shared::identity::Domain;
 use tokio::sync::Semaphore;
@@ -185,8 +185,8 @@ async fn a_look_up_that_was_cancelled_does_not_block_the_next() {
     let cancelled = {
         let caches = Arc::clone(&caches);
         tokio::spawn(async move {
-            let ids = BTreeSet::from(["u"]);
-            tokio::join!(caches.trees.places(&demo(), i64::MIN), caches.users.locations(&demo(), &ids)).0.is_ok()
+            let (ids, domain) = (BTreeSet::from(["u"]), demo());
+            tokio::join!(caches.trees.places(&domain, i64::MIN), caches.users.locations(&domain, &ids)).0.is_ok()
         })
     };
     hq.entered().await;
@@ -218,7 +218,8 @@ async fn users_are_asked_for_in_bulk_and_once() {
     looked_up(&caches, &["u1", "u2"]).await;
     caches.hear(&invalidation("user", "demo", &[]));
     looked_up(&caches, &["u2"]).await;
-    let unreadable = Heard::Broadcast { subject: "lake.invalidate.user.demo".into(), payload: Bytes::from_static(b"garbage") };
+    let unreadable =
+        Heard::Broadcast { subject: "lake.invalidate.user.demo".into(), payload: Bytes::from_static(b"garbage") };
     caches.hear(&unreadable);
     looked_up(&caches, &["u2"]).await;
     caches.hear(&Heard::MaybeMissed);

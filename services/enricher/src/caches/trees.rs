@@ -80,8 +80,12 @@ impl State {
         // An empty tree counts too: there may be very many domains.
         let size = |slot: &Slot| slot.held.as_ref().map_or(0, |held| held.places.nodes() + 1);
         let mut nodes: usize = self.domains.values().map(size).sum();
-        let mut by_use: Vec<(u64, String)> =
-            self.domains.iter().filter(|(_, slot)| slot.held.is_some()).map(|(token, slot)| (slot.used, token.clone())).collect();
+        let mut by_use: Vec<(u64, String)> = self
+            .domains
+            .iter()
+            .filter(|(_, slot)| slot.held.is_some())
+            .map(|(token, slot)| (slot.used, token.clone()))
+            .collect();
         by_use.sort_unstable();
         by_use.pop();
         for (_, token) in by_use {

@@ -93,7 +93,12 @@ impl Enricher {
         let made = match self.enrich(Arc::clone(&batch), kind, id, size_max).await? {
             Ok(made) => made,
             Err(detail) => {
-                tracing::error!(subject, id, detail, "bug: a message makes the enricher fail; its records go to quarantine");
+                tracing::error!(
+                    subject,
+                    id,
+                    detail,
+                    "bug: a message makes the enricher fail; its records go to quarantine"
+                );
                 enrich::refuse_all(&batch, kind, &detail, id, size_max)
                     .unwrap_or_else(|error| garbage(subject, payload, error.to_string()))
             }
@@ -139,7 +144,7 @@ impl Enricher {
                     old_tree_tries += 1;
                     if old_tree_tries == OLD_TREE_TRIES_MAX {
                         let (domain, tree_us) = (&opened.domain, found.places.observed_us());
-                        tracing::warn!(%domain, tree_us, wanted_us, "location tree is older than its records even when read again; used all the same");
+                        tracing::warn!(%domain, tree_us, wanted_us, "location tree stays older than its records; used all the same");
                         return Ok(found);
                     }
                 }
@@ -163,7 +168,8 @@ impl Enricher {
     async fn publish(&self, made: Made) -> Result<(), PublishError> {
         let Made { messages, refused, .. } = made;
         // All at once: in process each waits for the commit of its rows.
-        let queued = messages.into_iter().map(|message| quarantine::publish_until_safe(&*self.queue, message, &self.shutdown));
+        let queued =
+            messages.into_iter().map(|message| quarantine::publish_until_safe(&*self.queue, message, &self.shutdown));
         futures::future::try_join_all(queued).await?;
         futures::future::try_join_all(refused.into_iter().map(|entry| self.put_aside(entry))).await?;
         Ok(())

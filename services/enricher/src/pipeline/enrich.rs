@@ -176,7 +176,10 @@ impl Opened {
             transforms.apply(&mut opened.document);
             let cells = flatten::cells_max(&opened.document);
             if cells > options.columns_max {
-                let detail = format!("{cells} cells are more than columns_max = {}; raise it, or drop fields by a transform", options.columns_max);
+                let detail = format!(
+                    "{cells} cells are more than columns_max = {}; raise it, or drop fields by a transform",
+                    options.columns_max
+                );
                 maker.made.refused.push(quarantined(&self.batch, record, reason::RECORD_TOO_WIDE, detail));
                 continue;
             }
@@ -271,9 +274,9 @@ pub fn refuse_all(
     size_max: usize,
 ) -> Result<Made, ArrowError> {
     let tombstones = RecordBatch { records: Vec::new(), ..RecordBatch::clone(batch) };
-    let mut made =
-        open(Arc::new(tombstones), kind).make(None, &EnricherOptions::default(), delivery_id, size_max)?;
-    let refused = batch.records.iter().map(|record| quarantined(batch, record, reason::ENRICHER_FAILED, detail.to_owned()));
+    let mut made = open(Arc::new(tombstones), kind).make(None, &EnricherOptions::default(), delivery_id, size_max)?;
+    let refused =
+        batch.records.iter().map(|record| quarantined(batch, record, reason::ENRICHER_FAILED, detail.to_owned()));
     made.refused.extend(refused);
     Ok(made)
 }

@@ -102,7 +102,7 @@ struct Group {
 struct Open<'a> {
     element: usize,
     groups_from: usize,
-    index: Option<Box<HashMap<&'a str, usize>>>,
+    index: Option<HashMap<&'a str, usize>>,
 }
 
 #[derive(Debug, Default)]
@@ -213,7 +213,7 @@ impl<'a> TreeBuilder<'a> {
             index.insert(name, position);
         } else if position == COMPARED_KEYS_MAX {
             let known = siblings.iter().enumerate().map(|(at, group)| (self.elements[group.first].name, at));
-            open.index = Some(Box::new(known.chain([(name, position)]).collect()));
+            open.index = Some(known.chain([(name, position)]).collect());
         }
         self.groups.push(Group { print, first: element, last: element });
     }

@@ -127,6 +127,13 @@ impl LakeStore {
         Ok(Self { root, url, prefix, store })
     }
 
+    /// The same root behind another store, to make it fail.
+    #[cfg(test)]
+    pub(super) fn behind(mut self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        self.store = wrap(self.store);
+        self
+    }
+
     /// Address of a table, as other engines open it. `path` is made by `lake_shared::names::table_path`.
     pub fn location(&self, path: &str) -> String {
         format!("{}/{path}", self.url.as_str().trim_end_matches('/'))

@@ -77,7 +77,7 @@ pub(super) async fn all_docs(
     }
     let body = match json_body(&headers, &body) {
         Ok(body) => body,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let Some(keys) = body["keys"].as_array() else { return unsupported("_all_docs without keys") };
     let state = documents.read();

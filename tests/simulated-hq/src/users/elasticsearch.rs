@@ -105,7 +105,7 @@ pub(super) async fn mget(
     let (query, body) = match (query, json_body(&headers, &body)) {
         (Ok(Query(query)), Ok(body)) => (query, body),
         (Err(rejection), _) => return bad_query(&rejection),
-        (_, Err(refusal)) => return refusal,
+        (_, Err(refusal)) => return *refusal,
     };
     let Some(store) = place.first().filter(|store| is_index(store)) else {
         return no_index(place.first().map_or("", String::as_str));
@@ -145,7 +145,7 @@ pub(super) async fn search(
 ) -> Response {
     let body = match json_body(&headers, &body) {
         Ok(body) => body,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     if !place.first().is_some_and(|store| is_index(store)) {
         return no_index(place.first().map_or("", String::as_str));

@@ -10,6 +10,7 @@ use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::kernel::Add;
 use deltalake::logstore::parquet_reader::ParquetObjectReader;
 use deltalake::table::config::TablePropertiesExt;
+use deltalake::table::state::DeltaTableState;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
@@ -105,11 +106,16 @@ pub(super) fn writer(
         .set_column_dictionary_enabled(ColumnPath::from(id), false)
         .build();
     // Which columns get statistics is said by name, so this number is never looked at.
-    let indexed = TablePropertiesExt::num_indexed_cols(&Default::default());
+    let indexed = default_of(DeltaTableState::table_config).num_indexed_cols();
     let statistics = Some(table.filtered());
     let config =
         WriterConfig::new(schema, Vec::new(), Some(properties), Some(target_size), Some(ROWS_AT_ONCE), indexed, statistics);
     DeltaWriter::new(store, config)
+}
+
+/// A default value of what a function returns; delta-rs does not export the name of this type.
+fn default_of<T: Default>(_: for<'a> fn(&'a DeltaTableState) -> &'a T) -> T {
+    T::default()
 }
 
 /// The written files in the order of their rows, with their row counts. One writer numbers its files in their names.

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use deltalake::DeltaTable;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lake_shared::identity::{DocumentType, Space, TableKey};
 use object_store::ObjectStore;
 
@@ -178,8 +179,10 @@ impl SpaceState {
     ) -> Result<(), EngineError> {
         let name = |source: &str| schema.column(source).map(|column| column.name.clone()).unwrap_or_default();
         let names = [name(ID_SOURCE), name(VERSION_SOURCE), name(OBSERVED_SOURCE)];
-        let scans = stream::iter(new.iter().map(|file| file_keys(store, file, &names))).buffer_unordered(FILES_AT_ONCE);
-        let mut scans = std::pin::pin!(scans);
+        let names = Arc::new(names);
+        let scans: Vec<BoxFuture<'static, _>> =
+            new.iter().map(|file| file_keys(Arc::clone(store), file.clone(), Arc::clone(&names)).boxed()).collect();
+        let mut scans = stream::iter(scans).buffer_unordered(FILES_AT_ONCE);
         let mut counts = HashMap::new();
         while let Some((file, keys)) = scans.try_next().await? {
             counts.insert(file, keys.len() as i64);
@@ -197,12 +200,12 @@ impl SpaceState {
 type Keys = Vec<(IdHash, crate::table_store::order_guard::RowOrder)>;
 
 async fn file_keys(
-    store: &Arc<dyn ObjectStore>,
-    file: &DataFile,
-    names: &[String; 3],
+    store: Arc<dyn ObjectStore>,
+    file: DataFile,
+    names: Arc<[String; 3]>,
 ) -> Result<(u32, Keys), EngineError> {
-    let [id, version, observed] = names;
-    let mut batches = files::open(store, file, Some(&[id, version, observed])).await?;
+    let [id, version, observed] = names.as_ref();
+    let mut batches = files::open(&store, &file, Some(&[id, version, observed])).await?;
     let mut keys = Vec::with_capacity(usize::try_from(file.rows).unwrap_or_default());
     while let Some(batch) = batches.try_next().await.map_err(EngineError::read_file)? {
         let columns = KeyColumns::of(&batch, id, version, observed)

@@ -1,0 +1,206 @@
+//! `lake demo`: a small programme lives through the whole path in one process, on an HQ that is simulated in memory. It is the same code as in
+//! production, but for HQ itself and the servers.
+
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use lake_enricher::options::EnricherOptions;
+use lake_fetcher::allow_list::TakeConfig;
+use lake_fetcher::change_feed::memory::MemoryFeed;
+use lake_hq::documents::case::CaseOptions;
+use lake_shared::service::{self, ProcessConfig};
+use lake_shared::shutdown;
+use lake_shared::telemetry::{self, LogFormat, TelemetryConfig};
+use lake_simulated_hq::life::{Life, LifeOptions};
+use lake_simulated_hq::memory_hq::MemoryHq;
+use lake_simulated_hq::turn::Turn;
+use lake_writer::ingest::IngestOptions;
+use lake_writer::lease::LeaseOptions;
+use lake_writer::maintenance::MaintenanceOptions;
+use lake_writer::metastore::Metastore;
+use lake_writer::metastore::connect::MetastoreConfig;
+use lake_writer::table_store::delta::DeltaOptions;
+use lake_writer::table_store::lake_store::LakeStoreConfig;
+use lake_writer::writer::{Writer, WriterOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::embedded_fetch;
+use crate::embedded::{Embedded, FetcherParts};
+
+/// How `lake demo` is played
+#[derive(Args, Debug)]
+pub struct DemoArguments {
+    /// Folder for the tables; a folder of an earlier demo is replaced
+    #[arg(long, default_value = "lake-demo")]
+    folder: PathBuf,
+    /// Changes to play
+    #[arg(long, default_value_t = 6_000)]
+    changes: u64,
+    /// Another seed is another programme
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Go on living, a few changes a second, until interrupted
+    #[arg(long)]
+    keep_running: bool,
+    /// Show log lines as well
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// File that marks a folder as ours to replace.
+const MARK: &str = ".commcare-lake-demo";
+/// How far playing may run ahead of the lake, in messages.
+const AHEAD_MAX: usize = 4_000;
+/// Turns between two looks at how far the lake is.
+const TURNS_AT_ONCE: usize = 50;
+
+/// Plays the demo.
+pub fn run(arguments: &DemoArguments) -> ExitCode {
+    let log_filter = if arguments.verbose { "info" } else { "error" }.to_owned();
+    let logs = TelemetryConfig { log_format: LogFormat::Text, log_filter, ..TelemetryConfig::default() };
+    let outcome = telemetry::install_logs(&logs)
+        .and_then(|()| service::runtime(&ProcessConfig::default()))
+        .and_then(|runtime| runtime.block_on(play(arguments)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lake demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
+    let folder = prepare(&arguments.folder)?;
+    let writer = Writer::open(writer_options(&folder)).await?;
+    let metastore = Arc::clone(&writer.metastore);
+    let (feed, hq) = (Arc::new(MemoryFeed::default()), MemoryHq::new());
+    let fetcher =
+        FetcherParts { take: TakeConfig::EVERYTHING, case_options: CaseOptions::default(), options: embedded_fetch() };
+    let embedded =
+        Embedded { feed: feed.clone(), hq: hq.hq(), fetcher, enricher: EnricherOptions::default(), writer };
+    let shutdown = CancellationToken::new();
+    let lake = tokio::spawn(embedded.run(shutdown.clone()));
+    let mut stage = Stage { feed, hq, life: Life::new(LifeOptions { seed: arguments.seed, ..LifeOptions::default() }) };
+
+    let interrupted = tokio::select! {
+        () = stage.perform(arguments.changes) => false,
+        () = shutdown::signal() => true,
+    };
+    if !interrupted {
+        report::print(&*metastore, &folder, stage.life.changes()).await?;
+        if arguments.keep_running {
+            println!("\nThe programme goes on; interrupt to end it.");
+            tokio::select! {
+                () = stage.live_on(&*metastore) => {}
+                () = shutdown::signal() => {}
+            }
+        }
+    }
+    shutdown.cancel();
+    lake.await.context("the lake panicked")??;
+    println!("\nEnded cleanly. The tables stay in {}.", folder.display());
+    Ok(())
+}
+
+/// An empty folder for the demo; the absolute path of it.
+fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
+    if folder.exists() {
+        let empty = std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?.next().is_none();
+        anyhow::ensure!(
+            empty || folder.join(MARK).exists(),
+            "{} holds something else; choose another one with --folder",
+            folder.display()
+        );
+        std::fs::remove_dir_all(folder).with_context(|| format!("replace {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    std::fs::write(folder.join(MARK), "tables of `lake demo`; replaced by the next one\n")?;
+    Ok(folder.canonicalize()?)
+}
+
+fn writer_options(folder: &Path) -> WriterOptions {
+    WriterOptions {
+        store: LakeStoreConfig { root: folder.join("tables").display().to_string(), s3: None },
+        metastore: MetastoreConfig {
+            url: format!("sqlite:{}", folder.join("metastore.sqlite").display()).into(),
+            connections_max: 1,
+        },
+        tables: DeltaOptions::default(),
+        ingest: IngestOptions::default(),
+        maintenance: MaintenanceOptions::default(),
+        lease: LeaseOptions::default(),
+    }
+}
+
+/// The simulated HQ and its feed.
+struct Stage {
+    feed: Arc<MemoryFeed>,
+    hq: Arc<MemoryHq>,
+    life: Life,
+}
+
+impl Stage {
+    /// Plays so many changes and waits until the lake has them all.
+    async fn perform(&mut self, changes: u64) {
+        let style = ProgressStyle::with_template("{msg:9} {bar:40.cyan/blue} {pos:>6} of {len} changes  {elapsed}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(changes).with_style(style).with_message("in lake");
+        println!("A simulated HQ lives: workers register households, visit, edit, archive, move ...\n");
+        let opening = self.life.opening();
+        self.apply(&opening);
+        while self.life.changes() < changes {
+            for _ in 0..TURNS_AT_ONCE {
+                let turn = self.life.turn();
+                self.apply(&turn);
+            }
+            self.wait_until_at_most(AHEAD_MAX, &bar).await;
+        }
+        let last = self.life.settle();
+        self.apply(&last);
+        bar.set_length(self.life.changes());
+        self.wait_until_at_most(0, &bar).await;
+        bar.finish();
+    }
+
+    /// Goes on with a few changes a second.
+    async fn live_on(&mut self, metastore: &dyn Metastore) {
+        let mut second = tokio::time::interval(Duration::from_millis(250));
+        let mut turns = 0_u64;
+        loop {
+            second.tick().await;
+            let turn = self.life.turn();
+            self.apply(&turn);
+            turns += 1;
+            if turns.is_multiple_of(20) {
+                report::print_line(metastore, self.life.changes(), self.feed.unfinished()).await;
+            }
+        }
+    }
+
+    fn apply(&self, turn: &Turn) {
+        // As in HQ, a message never comes before what it speaks of.
+        self.hq.apply(turn);
+        for message in &turn.messages {
+            self.feed.publish(message.topic, message.value.clone());
+        }
+    }
+
+    async fn wait_until_at_most(&self, unfinished: usize, bar: &ProgressBar) {
+        loop {
+            let behind = self.feed.unfinished();
+            bar.set_position(self.life.changes().saturating_sub(behind as u64));
+            if behind <= unfinished {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Finding the one bad row: halve the batch until it stands alone, then describe it for the quarantine.
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Int32Type, Int64Type};
+use arrow::json::LineDelimitedWriter;
+use arrow::record_batch::RecordBatch;
+use lake_proto::queue::v1::{Lineage, Quarantined};
+
+use crate::table_store::conversion::{ColumnType, converted};
+use crate::table_store::schema_plan::ID_SOURCE;
+use crate::table_store::{SpaceBatch, TableRows};
+
+/// Two halves of a batch of at least two entries: the first rows, and the rest with the tombstones last.
+pub(super) fn halves(batch: &SpaceBatch) -> [SpaceBatch; 2] {
+    let middle = batch.len() / 2;
+    let empty = || SpaceBatch { space: batch.space.clone(), upserts: Vec::new(), tombstones: Vec::new() };
+    let (mut first, mut second) = (empty(), empty());
+    let mut left = middle;
+    for table in &batch.upserts {
+        let mut parts = [Vec::new(), Vec::new()];
+        for rows in &table.rows {
+            let taken = left.min(rows.num_rows());
+            left -= taken;
+            parts[0].push(rows.slice(0, taken));
+            parts[1].push(rows.slice(taken, rows.num_rows() - taken));
+        }
+        for (half, mut rows) in [&mut first, &mut second].into_iter().zip(parts) {
+            rows.retain(|rows| rows.num_rows() > 0);
+            if !rows.is_empty() {
+                half.upserts.push(TableRows { document_type: table.document_type.clone(), rows });
+            }
+        }
+    }
+    let (early, late) = batch.tombstones.split_at(left);
+    first.tombstones.extend_from_slice(early);
+    second.tombstones.extend_from_slice(late);
+    [first, second]
+}
+
+/// The quarantine entry of a batch with a single row or tombstone.
+pub(super) fn entry(batch: &SpaceBatch, detail: String) -> Quarantined {
+    let mut entry = Quarantined {
+        reason: "row_impossible".into(),
+        detail,
+        domain: batch.space.domain.to_string(),
+        kind: batch.space.kind.to_proto() as i32,
+        quarantined_us: chrono::Utc::now().timestamp_micros(),
+        ..Quarantined::default()
+    };
+    if let Some(tombstone) = batch.tombstones.first() {
+        entry.id.clone_from(&tombstone.id);
+        entry.lineage.clone_from(&tombstone.lineage);
+    }
+    if let Some(table) = batch.upserts.first() {
+        entry.r#type = table.document_type.to_string();
+        if let Some(row) = table.rows.first() {
+            entry.id = text(row, ID_SOURCE);
+            entry.lineage = Some(lineage(row));
+            entry.payload = json(row).into();
+        }
+    }
+    entry
+}
+
+fn text(row: &RecordBatch, source: &str) -> String {
+    let array = row.column_by_name(source).and_then(|array| converted(array, ColumnType::String));
+    array.filter(|array| array.is_valid(0)).map(|array| array.as_string::<i32>().value(0).to_owned()).unwrap_or_default()
+}
+
+fn lineage(row: &RecordBatch) -> Lineage {
+    let number = |source: &str| {
+        let array = row.column_by_name(source)?;
+        let array = if let Some(array) = array.as_primitive_opt::<Int32Type>() {
+            return array.is_valid(0).then(|| i64::from(array.value(0)));
+        } else {
+            converted(array, ColumnType::Long)?
+        };
+        array.is_valid(0).then(|| array.as_primitive::<Int64Type>().value(0))
+    };
+    let instant = |source: &str| {
+        let array = converted(row.column_by_name(source)?, ColumnType::Timestamp)?;
+        array.is_valid(0).then(|| array.as_primitive::<arrow::datatypes::TimestampMicrosecondType>().value(0))
+    };
+    Lineage {
+        topic: text(row, "+_lake_topic"),
+        partition: number("+_lake_partition").and_then(|number| i32::try_from(number).ok()).unwrap_or_default(),
+        offset: number("+_lake_offset").unwrap_or_default(),
+        published_us: instant("+_lake_published_at").unwrap_or_default(),
+        fetched_us: instant("+_lake_fetched_at").unwrap_or_default(),
+    }
+}
+
+/// The row as JSON of source path to value; empty where a type has no JSON form.
+fn json(row: &RecordBatch) -> Vec<u8> {
+    let mut writer = LineDelimitedWriter::new(Vec::new());
+    match writer.write(row).and_then(|()| writer.finish()) {
+        Ok(()) => writer.into_inner(),
+        Err(_) => Vec::new(),
+    }
+}

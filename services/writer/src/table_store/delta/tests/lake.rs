@@ -1,0 +1,223 @@
+//! A lake in a temporary folder, batches for it, and a reader that shares no code with the engine.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use arrow::array::{Array, ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::record_batch::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use deltalake::DeltaTableBuilder;
+use lake_proto::queue::v1::Tombstone;
+use lake_shared::identity::{Kind, Space, TableKey};
+use lake_shared::names;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+use tempfile::TempDir;
+use url::Url;
+
+use super::flaky::Flaky;
+use crate::metastore::Metastore;
+use crate::metastore::sqlite::SqliteMetastore;
+use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
+use crate::table_store::lake_store::{LakeStore, LakeStoreConfig};
+use crate::table_store::{SpaceBatch, TableRows};
+
+/// A row as a reader sees it: source path to text; NULL is absent.
+pub(super) type ReadRow = BTreeMap<String, String>;
+
+pub(super) struct Lake {
+    pub(super) folder: TempDir,
+    pub(super) metastore: Arc<dyn Metastore>,
+    pub(super) one_in: Arc<AtomicU64>,
+}
+
+impl Lake {
+    pub(super) async fn new() -> Self {
+        let metastore = SqliteMetastore::memory();
+        metastore.migrate().await.unwrap();
+        Self { folder: TempDir::new().unwrap(), metastore: Arc::new(metastore), one_in: Arc::default() }
+    }
+
+    /// An engine that knows nothing yet, as after a start.
+    pub(super) fn open(&self, options: DeltaOptions) -> DeltaTableStore {
+        let root = self.folder.path().to_str().unwrap().to_owned();
+        let lake = LakeStore::open(&LakeStoreConfig { root, s3: None }).unwrap();
+        let one_in = Arc::clone(&self.one_in);
+        let lake = lake.behind(|inner| Arc::new(Flaky::new(inner, one_in)));
+        DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
+    }
+
+    pub(super) fn table_folder(&self, document_type: &str) -> PathBuf {
+        self.folder.path().join(names::table_path(&table(document_type)))
+    }
+
+    /// All rows of a table by id, read file by file through delta-rs's own snapshot. Panics at an id that is there twice.
+    pub(super) async fn read(&self, document_type: &str) -> BTreeMap<String, ReadRow> {
+        let folder = self.table_folder(document_type);
+        let mut rows = BTreeMap::new();
+        if !folder.join("_delta_log").exists() {
+            return rows;
+        }
+        let url = Url::from_directory_path(&folder).unwrap();
+        let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+        let snapshot = table.snapshot().unwrap();
+        let schema = serde_json::to_value(snapshot.schema().as_ref()).unwrap();
+        let fields = schema["fields"].as_array().unwrap();
+        let field = |name: &str| fields.iter().find(|field| field["name"] == name).unwrap();
+        for view in snapshot.log_data().iter() {
+            let file = File::open(folder.join(view.path().as_ref())).unwrap();
+            let mut read = 0;
+            for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+                let batch = batch.unwrap();
+                read += batch.num_rows();
+                for (field_read, array) in batch.schema().fields().iter().zip(batch.columns()) {
+                    assert_eq!(delta_type(array), field(field_read.name())["type"], "{field_read}");
+                }
+                for row in 0..batch.num_rows() {
+                    let values = read_row(&batch, row, &field);
+                    let id = values["/_id"].clone();
+                    assert!(rows.insert(id.clone(), values).is_none(), "{id} is twice in {document_type}");
+                }
+            }
+            assert_eq!(view.num_records(), Some(read));
+        }
+        rows
+    }
+}
+
+fn read_row(batch: &RecordBatch, row: usize, field: &impl Fn(&str) -> Value2) -> ReadRow {
+    let mut values = ReadRow::new();
+    for (field_read, array) in batch.schema().fields().iter().zip(batch.columns()) {
+        if array.is_valid(row) {
+            let source = field(field_read.name())["metadata"]["lake.source"].as_str().unwrap().to_owned();
+            let text = ArrayFormatter::try_new(array, &FormatOptions::default()).unwrap().value(row).to_string();
+            values.insert(source, text);
+        }
+    }
+    values
+}
+
+fn delta_type(array: &ArrayRef) -> Value {
+    use arrow::datatypes::{DataType, TimeUnit};
+    Value::from(match array.data_type() {
+        DataType::Utf8 => "string",
+        DataType::Int64 => "long",
+        DataType::Int32 => "integer",
+        DataType::Float64 => "double",
+        DataType::Boolean => "boolean",
+        DataType::Date32 => "date",
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => "timestamp",
+        other => panic!("{other} in a data file"),
+    })
+}
+
+type Value2<'a> = &'a Value;
+
+pub(super) fn space() -> Space {
+    Space { domain: "demo.space/..".into(), kind: Kind::Case }
+}
+
+pub(super) fn table(document_type: &str) -> TableKey {
+    TableKey { space: space(), document_type: document_type.into() }
+}
+
+/// Small limits, so that little data meets all of them.
+pub(super) fn small() -> DeltaOptions {
+    DeltaOptions {
+        columns_max: 24,
+        target_file_bytes: NonZeroU64::new(20_000).unwrap(),
+        small_file_bytes: 8_000,
+        small_files_max: 3,
+        tables_open_max: 2,
+        retention_hours: 0,
+        tombstone_retention_hours: 1,
+    }
+}
+
+/// A value of a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cell {
+    Text(String),
+    Number(i64),
+}
+
+/// A row to be stored.
+#[derive(Clone, Debug)]
+pub(super) struct NewRow {
+    pub(super) id: String,
+    pub(super) version_us: i64,
+    pub(super) observed_us: i64,
+    pub(super) cells: BTreeMap<String, Cell>,
+}
+
+pub(super) fn new_row(id: &str, version_us: i64, cells: &[(&str, &str)]) -> NewRow {
+    let cells = cells.iter().map(|(source, text)| ((*source).to_owned(), Cell::Text((*text).to_owned()))).collect();
+    NewRow { id: id.into(), version_us, observed_us: version_us, cells }
+}
+
+/// One batch of rows. A field with a number in every row that has it is a number column, otherwise text.
+pub(super) fn record_batch(rows: &[NewRow]) -> RecordBatch {
+    let text = |values: Vec<Option<String>>| Arc::new(StringArray::from(values)) as ArrayRef;
+    let instants = |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef;
+    let observed = || rows.iter().map(|row| row.observed_us).collect::<Vec<_>>();
+    let mut columns: Vec<(String, ArrayRef)> = vec![
+        ("+_lake_observed_at".into(), instants(observed())),
+        ("+_lake_published_at".into(), instants(observed())),
+        ("+_lake_version".into(), Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.version_us)))),
+        ("/_id".into(), text(rows.iter().map(|row| Some(row.id.clone())).collect())),
+    ];
+    let mut sources: Vec<&String> = rows.iter().flat_map(|row| row.cells.keys()).collect();
+    sources.sort();
+    sources.dedup();
+    for source in sources {
+        let cells: Vec<Option<&Cell>> = rows.iter().map(|row| row.cells.get(source)).collect();
+        let numbers = cells.iter().flatten().all(|cell| matches!(cell, Cell::Number(_)));
+        let array: ArrayRef = if numbers {
+            Arc::new(Int64Array::from_iter(cells.into_iter().map(|cell| match cell {
+                Some(Cell::Number(number)) => Some(*number),
+                _ => None,
+            })))
+        } else {
+            text(cells.into_iter().map(|cell| cell.map(Cell::text)).collect())
+        };
+        columns.push((source.clone(), array));
+    }
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
+}
+
+impl Cell {
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+        }
+    }
+}
+
+/// Rows by type, one record batch each, and tombstones.
+pub(super) fn batch(rows: &[(&str, Vec<NewRow>)], tombstones: Vec<Tombstone>) -> SpaceBatch {
+    let upserts = rows
+        .iter()
+        .map(|(document_type, rows)| TableRows { document_type: (*document_type).into(), rows: vec![record_batch(rows)] })
+        .collect();
+    SpaceBatch { space: space(), upserts, tombstones }
+}
+
+pub(super) fn tombstone(id: &str, version_us: Option<i64>, observed_us: i64) -> Tombstone {
+    Tombstone { id: id.into(), version_us, observed_us, reason: "test".into(), lineage: None }
+}
+
+/// Reads several tables at once: id to (type, row). Panics at an id that is in two of them.
+pub(super) async fn read_all(lake: &Lake, types: &[&str]) -> HashMap<String, (String, ReadRow)> {
+    let mut all = HashMap::new();
+    for document_type in types {
+        for (id, row) in lake.read(document_type).await {
+            assert!(all.insert(id.clone(), ((*document_type).to_owned(), row)).is_none(), "{id} is in two tables");
+        }
+    }
+    all
+}

@@ -1,0 +1,199 @@
+//! Random histories against a plain map: whatever is repeated, reordered, interrupted or fails, the lake ends up equal to the source.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::lake::{Cell, Lake, NewRow, batch, read_all, small, space, tombstone};
+use crate::table_store::{SpaceBatch, TableStore};
+
+const TYPES: [&str; 4] = ["person", "", "House hold", "घर"];
+
+/// What the source says about an id at one moment.
+#[derive(Clone, Debug)]
+enum State {
+    Row { document_type: usize, version_us: i64, cells: BTreeMap<String, Cell> },
+    Gone { version_us: Option<i64> },
+}
+
+/// One observation of an id: its place in the id's history orders it.
+#[derive(Clone, Debug)]
+struct Observation {
+    id: usize,
+    moment: usize,
+    state: State,
+}
+
+impl Observation {
+    fn observed_us(&self) -> i64 {
+        1_000 + self.moment as i64
+    }
+}
+
+fn cells(random: &mut StdRng) -> BTreeMap<String, Cell> {
+    let mut cells = BTreeMap::new();
+    for field in 0..random.random_range(0..6) {
+        let source = match random.random_range(0..12_u32) {
+            0 => "/odd name".to_owned(),
+            1 => "/Odd Name".to_owned(),
+            2 => "/number".to_owned(),
+            3 => "/a/b".to_owned(),
+            4 => "/a__b".to_owned(),
+            other => format!("/p{}", other as usize * 4 + field),
+        };
+        let cell = match (source.as_str(), random.random_range(0..20_u32)) {
+            ("/number", 0) => Cell::Text("007".into()),
+            ("/number", _) => Cell::Number(random.random_range(-5..5)),
+            (_, 0) => Cell::Text(String::new()),
+            (_, n) => Cell::Text(format!("text {n}")),
+        };
+        cells.insert(source, cell);
+    }
+    cells
+}
+
+/// The history of an id: versions never go back, observations always go on.
+fn history(random: &mut StdRng, id: usize) -> Vec<Observation> {
+    let mut version_us = random.random_range(0..5);
+    let mut document_type = random.random_range(0..TYPES.len());
+    (0..random.random_range(1..8))
+        .map(|moment| {
+            let gone = random.random_range(0..4) == 0;
+            if random.random_range(0..3) > 0 {
+                version_us += random.random_range(1..3);
+            }
+            if random.random_range(0..5) == 0 {
+                document_type = random.random_range(0..TYPES.len());
+            }
+            let state = if gone {
+                State::Gone { version_us: (random.random_range(0..2) == 0).then_some(version_us) }
+            } else {
+                State::Row { document_type, version_us, cells: cells(random) }
+            };
+            Observation { id, moment, state }
+        })
+        .collect()
+}
+
+fn shuffled<T>(random: &mut StdRng, items: &mut [T]) {
+    for at in (1..items.len()).rev() {
+        items.swap(at, random.random_range(0..=at));
+    }
+}
+
+fn space_batch(observations: &[Observation]) -> SpaceBatch {
+    let mut rows: BTreeMap<usize, Vec<NewRow>> = BTreeMap::new();
+    let mut tombstones = Vec::new();
+    for observation in observations {
+        let (id, observed_us) = (format!("id-{}", observation.id), observation.observed_us());
+        match &observation.state {
+            State::Gone { version_us } => tombstones.push(tombstone(&id, *version_us, observed_us)),
+            State::Row { document_type, version_us, cells } => {
+                let row = NewRow { id, version_us: *version_us, observed_us, cells: cells.clone() };
+                rows.entry(*document_type).or_default().push(row);
+            }
+        }
+    }
+    let rows: Vec<(&str, Vec<NewRow>)> = rows.into_iter().map(|(number, rows)| (TYPES[number], rows)).collect();
+    batch(&rows, tombstones)
+}
+
+/// The lake must hold exactly the newest observation of each id that was delivered.
+async fn compare(lake: &Lake, newest: &HashMap<usize, Observation>, seed: u64) {
+    let read = read_all(lake, &TYPES).await;
+    let mut expected = 0;
+    for (id, observation) in newest {
+        let found = read.get(&format!("id-{id}"));
+        let State::Row { document_type, version_us, cells } = &observation.state else {
+            assert!(found.is_none(), "seed {seed}: id {id} is gone, the lake has {found:?}");
+            continue;
+        };
+        expected += 1;
+        let (table, row) = found.unwrap_or_else(|| panic!("seed {seed}: id {id} is missing: {observation:?}"));
+        assert_eq!(table, TYPES[*document_type], "seed {seed}: id {id}");
+        assert_eq!(row["+_lake_version"], version_us.to_string(), "seed {seed}: id {id}");
+        let overflow: BTreeMap<String, String> =
+            row.get("+_lake_overflow").map(|json| serde_json::from_str(json).unwrap()).unwrap_or_default();
+        let mut shown: BTreeMap<&str, &str> = overflow.iter().map(|(source, text)| (source.as_str(), text.as_str())).collect();
+        let own = row.iter().filter(|(source, _)| source.starts_with('/') && *source != "/_id");
+        shown.extend(own.map(|(source, text)| (source.as_str(), text.as_str())));
+        let wanted: BTreeMap<&str, String> = cells.iter().map(|(source, cell)| (source.as_str(), cell.text())).collect();
+        let wanted: BTreeMap<&str, &str> = wanted.iter().map(|(source, text)| (*source, text.as_str())).collect();
+        assert_eq!(shown, wanted, "seed {seed}: id {id}");
+    }
+    assert_eq!(read.len(), expected, "seed {seed}: the lake holds ids that nobody delivered");
+}
+
+/// Polls a future so many times, then drops it: a crash at an arbitrary point.
+struct Interrupted<F> {
+    future: Pin<Box<F>>,
+    polls_left: u32,
+}
+
+impl<F: Future> Future for Interrupted<F> {
+    type Output = Option<F::Output>;
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.polls_left == 0 {
+            return Poll::Ready(None);
+        }
+        self.polls_left -= 1;
+        self.future.as_mut().poll(context).map(Some)
+    }
+}
+
+async fn run(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let lake = Lake::new().await;
+    let mut deliveries: Vec<Observation> = (0..25).flat_map(|id| history(&mut random, id)).collect();
+    let repeated: Vec<Observation> = deliveries.iter().filter(|_| random.random_range(0..4) == 0).cloned().collect();
+    deliveries.extend(repeated);
+    shuffled(&mut random, &mut deliveries);
+    let mut store = lake.open(small());
+    let mut newest: HashMap<usize, Observation> = HashMap::new();
+    let mut rest = deliveries.as_slice();
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(random.random_range(1..=rest.len().min(12)));
+        rest = later;
+        lake.one_in.store([0, 0, 4, 8][random.random_range(0..4)], Ordering::Relaxed);
+        if random.random_range(0..3) == 0 {
+            store = lake.open(small());
+        }
+        // A crash: the call is dropped somewhere, perhaps after it has done everything; then the queue delivers again.
+        if random.random_range(0..3) == 0 {
+            let polls_left = random.random_range(0..60);
+            Interrupted { future: Box::pin(store.apply(space_batch(now))), polls_left }.await.map(|outcome| outcome.ok());
+            store = lake.open(small());
+        }
+        let mut tries = 0;
+        while let Err(error) = store.apply(space_batch(now)).await {
+            tries += 1;
+            assert!(tries < 200, "seed {seed}: {error:?}");
+        }
+        for observation in now {
+            let held = newest.entry(observation.id).or_insert_with(|| observation.clone());
+            if observation.moment > held.moment {
+                *held = observation.clone();
+            }
+        }
+        if random.random_range(0..6) == 0 {
+            let _ = store.maintain(&space()).await;
+        }
+        compare(&lake, &newest, seed).await;
+    }
+    // All of it once more changes nothing.
+    lake.one_in.store(0, Ordering::Relaxed);
+    assert!(store.apply(space_batch(&deliveries)).await.unwrap().tables.is_empty(), "seed {seed}");
+    compare(&lake, &newest, seed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_histories_end_equal_to_the_source() {
+    for seed in 0..12 {
+        run(seed).await;
+    }
+}
