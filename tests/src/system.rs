@@ -28,7 +28,7 @@ const SHARD_RANGES: [(&str, u32, u32); 2] = [("hq_p1", 0, 511), ("hq_p2", 512, 1
 /// Partitions of each topic.
 const PARTITIONS: i32 = 4;
 /// Topics that the fetchers read, as far as the simulated HQ writes them.
-const TOPICS: [&str; 4] = ["case-sql", "form-sql", "location", "commcare-user"];
+const TOPICS: [&str; 5] = ["case-sql", "form-sql", "location", "commcare-user", "web-user"];
 /// Consumer group of the fetchers.
 const GROUP: &str = "commcare-lake";
 /// How long a service may take to get ready.

@@ -37,6 +37,7 @@ impl ServiceConfig for EnricherConfig {
     }
 
     fn validate(&self) -> anyhow::Result<()> {
+        self.hq.validate().and_then(|()| self.queue.validate()).map_err(anyhow::Error::msg)?;
         self.enricher.validate().map_err(|reason| anyhow::anyhow!("configuration: {reason}"))
     }
 }

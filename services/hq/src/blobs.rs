@@ -44,6 +44,34 @@ pub struct BlobsConfig {
     pub timeout_ms: u64,
 }
 
+impl BlobsConfig {
+    /// Rules that types cannot express. The error names the key and what to do.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.stores.is_empty() {
+            return Err("key `hq.blobs.stores`: none is configured; name a folder or an s3_bucket".into());
+        }
+        for (number, store) in self.stores.iter().enumerate() {
+            store.validate().map_err(|reason| format!("key `hq.blobs.stores.{number}`: {reason}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl BlobStoreConfig {
+    fn validate(&self) -> Result<(), String> {
+        if self.folder.is_some() == self.s3_bucket.is_some() {
+            return Err("it needs either folder or s3_bucket, not both".into());
+        }
+        if self.access_key_id.is_some() != self.secret_access_key.is_some() {
+            return Err("access_key_id and secret_access_key go together; give both or none".into());
+        }
+        if !self.allow_http && self.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
+            return Err("the endpoint is without TLS; set allow_http = true if that is meant".into());
+        }
+        Ok(())
+    }
+}
+
 /// One store: either `folder`, or `s3_bucket` with what belongs to it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -26,6 +26,13 @@ pub struct HqConfig {
 }
 
 impl HqConfig {
+    /// Rules that types cannot express, as far as they can be checked without a server. The error names the key and what to do.
+    pub fn validate(&self) -> Result<(), String> {
+        self.database.validate()?;
+        self.blobs.validate()?;
+        self.users.validate()
+    }
+
     /// What a case's document can hold of what is read.
     pub fn case_options(&self) -> CaseOptions {
         CaseOptions { transactions: self.database.transactions, ..CaseOptions::default() }

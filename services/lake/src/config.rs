@@ -85,6 +85,8 @@ impl ServiceConfig for LakeConfig {
     }
 
     fn validate(&self) -> anyhow::Result<()> {
+        self.kafka.validate().and_then(|()| self.hq.validate()).map_err(anyhow::Error::msg)?;
+        self.store.validate().and_then(|()| self.metastore.validate()).map_err(anyhow::Error::msg)?;
         self.fetch.validate()?;
         self.enricher.validate().map_err(|reason| anyhow::anyhow!("configuration: {reason}"))
     }

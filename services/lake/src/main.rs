@@ -49,7 +49,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match CommandLine::parse().command {
+    let line = match service::command_line::<CommandLine>() {
+        Ok(line) => line,
+        Err(exit) => return exit,
+    };
+    match line.command {
         Command::Service(verb) => service::run_verb("lake", verb, build, Some(migrate)),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Xform { files } => xform::run(&files),

@@ -2,6 +2,7 @@
 //!
 //! `LAKE_HQ__DATABASE__URL=…` overrides `url` in `[hq.database]`: prefix `LAKE_`, two underscores between levels.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
@@ -49,40 +50,91 @@ pub fn load<C: DeserializeOwned>(path: Option<&Path>) -> Result<C, ConfigError> 
 const RESERVED: [&str; 3] = ["config", "log", "test_parts"];
 
 fn describe(path: Option<&Path>, error: figment::Error) -> ConfigError {
+    use figment::error::Kind;
+    let from_file =
+        path.map_or_else(|| "environment (no --config given)".to_owned(), |path| path.display().to_string());
     // Only the first trouble: one clear line. A value is not shown, it may be a secret.
     let Some(first) = error.into_iter().next() else {
-        return ConfigError::Invalid { source_name: "(none)".into(), reason: "unreadable".into() };
+        return ConfigError::Invalid { source_name: from_file, reason: "it cannot be understood".into() };
     };
-    let key = if first.path.is_empty() { String::new() } else { format!("key `{}`: ", first.path.join(".")) };
     let from_environment = first.metadata.as_ref().is_some_and(|metadata| metadata.name.contains("environment"));
-    let source_name = match path {
-        _ if from_environment => "environment".to_owned(),
-        Some(path) => path.display().to_string(),
-        None => "environment".to_owned(),
-    };
-    use figment::error::Kind;
+    let source_name = if from_environment { "environment".to_owned() } else { from_file };
+    let key = first.path.join(".");
     let reason = match &first.kind {
-        Kind::InvalidType(found, expected) => format!("expected {expected}, found {}", type_name(found)),
         Kind::UnknownField(name, known) => {
-            format!("unknown key `{name}`; known here: {}", known.join(", "))
+            format!("unknown key `{}`; known here: {}", full_key(&first.path, name), known.join(", "))
         }
-        Kind::InvalidValue(_, expected) => format!("value is not valid, expected {expected}"),
-        Kind::MissingField(name) => format!("missing key `{name}`"),
-        other => other.to_string(),
+        Kind::MissingField(name) => missing(&full_key(&first.path, name)),
+        Kind::InvalidType(found, expected) => {
+            let (found, wanted) = (type_name(found), wanted(expected));
+            let advice = match (from_environment, &*wanted) {
+                (true, "a text") => r#"; in a variable, put double quotes around it: '"12345"'"#,
+                (true, "a list") => r#"; in a variable, write it as ["one", "two"]"#,
+                _ => "",
+            };
+            format!("key `{key}`: expected {wanted}, found {found}{advice}")
+        }
+        Kind::InvalidValue(_, expected) => format!("key `{key}`: expected {}", wanted(expected)),
+        Kind::UnknownVariant(found, known) => {
+            format!("key `{key}`: `{found}` is not one of {}", known.join(", "))
+        }
+        Kind::Message(text) if key.is_empty() => without_source(text),
+        other => format!("key `{key}`: {other}"),
     };
-    ConfigError::Invalid { source_name, reason: format!("{key}{reason}") }
+    ConfigError::Invalid { source_name, reason }
+}
+
+fn missing(key: &str) -> String {
+    // The members of a list cannot be given one by one in the environment.
+    if key.split('.').any(|part| part.parse::<usize>().is_ok()) {
+        return format!("missing key `{key}`; add it to the file");
+    }
+    let variable = key.to_ascii_uppercase().replace('.', "__");
+    format!("missing key `{key}`; add it to the file, or set {ENVIRONMENT_PREFIX}{variable}")
+}
+
+/// The path of an error leads to the key itself or to the section that it is in.
+fn full_key(path: &[String], name: &str) -> String {
+    let section = path.strip_suffix(&[name.to_owned()]).unwrap_or(path);
+    section.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
+}
+
+/// The parser shows the line that it could not read, in which there may be a secret; place and reason are enough.
+fn without_source(text: &str) -> String {
+    let is_source = |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    let told: Vec<&str> = text.lines().filter(|line| !is_source(line) && !line.trim().is_empty()).collect();
+    told.join(": ")
 }
 
 fn type_name(actual: &figment::error::Actual) -> &'static str {
     use figment::error::Actual;
     match actual {
-        Actual::Bool(_) => "a boolean",
-        Actual::Unsigned(_) | Actual::Signed(_) => "an integer",
+        Actual::Bool(_) => "true or false",
+        Actual::Unsigned(_) | Actual::Signed(_) => "a whole number",
         Actual::Float(_) => "a number",
-        Actual::Char(_) | Actual::Str(_) => "a string",
+        Actual::Char(_) | Actual::Str(_) => "a text",
         Actual::Seq => "a list",
         Actual::Map => "a section",
-        _ => "another type",
+        _ => "something else",
+    }
+}
+
+/// What was expected, in words of the file instead of the program.
+fn wanted(expected: &str) -> Cow<'_, str> {
+    let last = expected.rsplit(' ').next().unwrap_or_default();
+    match expected {
+        "a string" | "path string" => "a text".into(),
+        "a boolean" => "true or false".into(),
+        "a sequence" => "a list".into(),
+        "a map" => "a section".into(),
+        _ if expected.starts_with("struct ") => "a section".into(),
+        _ if expected.starts_with("enum ") => "one of the known words".into(),
+        _ if expected.starts_with("a nonzero ") => "a whole number, at least 1".into(),
+        _ if last.starts_with(['u', 'i']) && last[1..].parse::<u8>().is_ok() || matches!(last, "usize" | "isize") => {
+            "a whole number".into()
+        }
+        _ if matches!(last, "f64" | "f32") => "a number".into(),
+        _ => expected.into(),
     }
 }
 
@@ -96,24 +148,53 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only what is wrong with them matters")]
     struct Sample {
-        #[allow(dead_code, reason = "only its absence matters")]
         batch_records_max: usize,
+        #[serde(default)]
+        servers: Vec<String>,
+        #[serde(default)]
+        shards: Vec<Shard>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only what is wrong with them matters")]
+    struct Shard {
+        first: std::num::NonZeroU64,
     }
 
     fn message(toml: &str) -> String {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), toml).unwrap();
-        load::<Sample>(Some(file.path())).unwrap_err().to_string()
+        let message = load::<Sample>(Some(file.path())).unwrap_err().to_string();
+        assert!(!message.contains('\n') && !message.contains("hunter2"), "{message}");
+        message
     }
 
     #[test]
     fn trouble_is_told_in_one_line_that_names_the_key() {
-        assert!(message("batch_record_max = 1").contains("unknown key `batch_record_max`"));
-        assert!(message("").contains("missing key `batch_records_max`"));
-        let wrong = message("batch_records_max = \"hunter2\"");
-        assert!(wrong.contains("key `batch_records_max`") && !wrong.contains("hunter2"), "{wrong}");
-        assert!(!message("batch_records_max = [").contains('\n'));
+        for (toml, told) in [
+            ("batch_record_max = 1", "unknown key `batch_record_max`; known here: batch_records_max, servers, shards"),
+            ("", "missing key `batch_records_max`; add it to the file, or set LAKE_BATCH_RECORDS_MAX"),
+            ("batch_records_max = \"hunter2\"", "key `batch_records_max`: expected a whole number, found a text"),
+            ("batch_records_max = -1", "key `batch_records_max`: expected a whole number"),
+            ("batch_records_max = 1\nservers = \"hunter2\"", "key `servers`: expected a list, found a text"),
+            ("batch_records_max = 1\nshards = [{}]", "missing key `shards.0.first`; add it to the file"),
+            (
+                "batch_records_max = 1\nshards = [{first = 0}]",
+                "key `shards.0.first`: expected a whole number, at least 1",
+            ),
+            (
+                "batch_records_max = 1\nshards = [{first = 1, last = 2}]",
+                "unknown key `shards.0.last`; known here: first",
+            ),
+            ("servers = [\"hunter2\",\n2 3]", "TOML parse error at line 2"),
+            ("password = \"hunter2", "TOML parse error at line 1"),
+        ] {
+            let message = message(toml);
+            assert!(message.contains(told), "{message}\nshould say\n{told}");
+        }
         assert!(load::<Sample>(Some(Path::new("/nowhere.toml"))).unwrap_err().to_string().contains("/nowhere.toml"));
     }
 }

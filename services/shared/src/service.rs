@@ -74,7 +74,7 @@ pub enum Verb {
     Version,
 }
 
-/// Command line of a service.
+/// A service of CommCare Lake
 #[derive(Parser, Debug)]
 #[command(disable_version_flag = true)]
 pub struct CommandLine {
@@ -104,7 +104,19 @@ where
     Migrate: FnOnce(C) -> MigrateFuture,
     MigrateFuture: Future<Output = anyhow::Result<()>>,
 {
-    run_verb(name, CommandLine::parse().verb, build, migrate)
+    match command_line::<CommandLine>() {
+        Ok(line) => run_verb(name, line.verb, build, migrate),
+        Err(exit) => exit,
+    }
+}
+
+/// The command line of this process; otherwise the reason (or the help that was asked for) has been shown.
+pub fn command_line<P: Parser>() -> Result<P, ExitCode> {
+    P::try_parse().map_err(|error| {
+        // Nobody is left to tell.
+        let _ = error.print();
+        ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 })
+    })
 }
 
 /// Does what the verb says. `build` starts the tasks in the group and returns the checks of `/ready`;

@@ -59,4 +59,9 @@ impl ServiceConfig for WriterConfig {
     fn process(&self) -> &ProcessConfig {
         &self.process
     }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        self.queue.validate().and_then(|()| self.store.validate()).map_err(anyhow::Error::msg)?;
+        self.metastore.validate().map_err(anyhow::Error::msg)
+    }
 }

@@ -87,7 +87,10 @@ impl HeldLease {
                 Err(error) => warn(&error),
             }
             let left = self.duration.saturating_sub(self.asked.elapsed());
-            anyhow::ensure!(left > every / 2, "the writer's lease could not be renewed in time; is the metastore reachable?");
+            anyhow::ensure!(
+                left > every / 2,
+                "the writer's lease could not be renewed in time; is the metastore reachable?"
+            );
         }
         if let Err(error) = self.metastore.release_lease(&self.lease).await {
             warn(&error);

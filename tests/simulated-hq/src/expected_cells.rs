@@ -200,7 +200,6 @@ pub(crate) fn form_cells(world: &World, domain: &Domain, form: &Form) -> Cells {
             ("/last_sync_token", rows::last_sync_token(form)),
             ("/problem", json!(form.problem)),
             ("/build_id", json!(domain.build_id)),
-            ("/build_profile_id", rows::build_profile_id(form)),
             ("/state", json!(form.state)),
             ("/history", text_json(history)),
             ("/backend_id", json!("sql")),

@@ -217,7 +217,7 @@ fn columns_of(table: crate::turn::Table) -> HashMap<String, (bool, usize)> {
     let mut columns = HashMap::new();
     for line in body.lines() {
         let Some((name, rest)) = line.strip_prefix("    ").and_then(|line| line.split_once(' ')) else { continue };
-        if name.is_empty() || name == "unique" || (name == "id" && table.shard_column().is_some()) {
+        if name.is_empty() || name == "--" || name == "unique" || (name == "id" && table.shard_column().is_some()) {
             continue;
         }
         let longest = rest.strip_prefix("varchar(").and_then(|rest| rest.split_once(')')?.0.parse().ok());

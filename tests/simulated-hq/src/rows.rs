@@ -133,8 +133,6 @@ pub fn form(world: &World, domain: &Domain, form: &Form) -> Mutation {
         ("time_start", instant(Some(submission.started))),
         ("commcare_version", text("2.53.0")),
         ("app_version", json!(17)),
-        ("build_profile_id", build_profile_id(form)),
-        ("form_load_time", Value::Null),
     ]);
     put(Table::Form, columns)
 }
@@ -166,11 +164,6 @@ pub fn submit_ip(form: &Form) -> Value {
     } else {
         Value::String(format!("10.{}.{}.7", seed % 250, seed / 250 % 250))
     }
-}
-
-/// The app's language profile, a column of newer HQ versions.
-pub fn build_profile_id(form: &Form) -> Value {
-    if form.submission.seed.is_multiple_of(3) { Value::String("profile-hin".to_owned()) } else { Value::Null }
 }
 
 /// What the phone had synchronised last.

@@ -44,12 +44,11 @@ async fn records_become_rows_with_the_places_of_their_users() {
     let none = |id: &str| (id.to_owned(), None);
     assert_eq!(column(&rows, "+district_id"), [some("c1", "d"), none("c2"), none("c3")]);
     assert_eq!(column(&rows, "+supervisor_id"), [some("c1", "s"), none("c2"), none("c3")]);
-    // The user's location was deleted meanwhile: the predecessor crashed.
-    lake.hq.change(|state| state.user_location = Some("gone".into()));
     lake.shutdown.cancel();
     lake.enricher.await.unwrap().unwrap();
 }
 
+/// The predecessor crashed here.
 #[tokio::test]
 async fn a_user_whose_location_is_gone_has_no_place() {
     let mut lake = Lake::start().await;
@@ -115,14 +114,15 @@ async fn garbage_goes_to_quarantine_and_the_rest_goes_on() {
     let records =
         vec![broken("bad1", b"{\"a\":"), record("good", json!({"a": "x"})), broken("bad2", b"[]"), broken("bad3", b"")];
     assert_eq!(lake.column(&cases(records), "/a").await, [some("good", "x")]);
-    for id in ["bad1", "bad2", "bad3"] {
+    let mut put_aside = Vec::new();
+    for _ in 0..3 {
         let (_, entry) = lake.quarantined().await;
-        assert_eq!(
-            (entry.reason.as_str(), entry.domain.as_str(), entry.r#type.as_str()),
-            (reason::DOCUMENT_MALFORMED, "demo", "person")
-        );
-        assert!(["bad1", "bad2", "bad3"].contains(&entry.id.as_str()), "{id}");
+        assert_eq!((entry.domain.as_str(), entry.r#type.as_str()), ("demo", "person"));
+        assert_eq!(entry.reason, reason::DOCUMENT_MALFORMED);
+        put_aside.push(entry.id);
     }
+    put_aside.sort();
+    assert_eq!(put_aside, ["bad1", "bad2", "bad3"]);
     let untyped = RecordBatch { r#type: None, ..cases(vec![record("c", json!({}))]) };
     safe(lake.publish(wire::encode(&untyped))).await;
     assert_eq!(lake.quarantined().await.1.reason, reason::RECORD_TYPE_MISSING);
@@ -264,9 +264,8 @@ async fn a_closed_queue_ends_the_run() {
     let hq = Arc::new(FakeHq::default());
     let run = tokio::spawn(run(memory.clone(), hq.ports(), EnricherOptions::default(), CancellationToken::new()));
     memory.close();
-    // Closed before or after the enricher reads: either way it must not hang or fail.
-    let ended = tokio::time::timeout(Duration::from_millis(500), run).await;
-    assert!(ended.is_err() || ended.unwrap().unwrap().is_ok());
+    // Whether the enricher reads already or not: it must neither hang nor fail.
+    tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap().unwrap();
 }
 
 #[test]

@@ -18,6 +18,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaConfRes;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
@@ -43,6 +44,28 @@ pub struct KafkaConfig {
     /// Password for `sasl.username`, apart from the properties so that it is never shown.
     #[serde(default)]
     pub sasl_password: Option<Secret>,
+}
+
+impl KafkaConfig {
+    /// Rules that types cannot express. The error names the key and what to do; values are not in it.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.bootstrap_servers.iter().all(|server| server.trim().is_empty()) {
+            return Err("key `kafka.bootstrap_servers`: no broker is named; give something like [\"kafka:9092\"]".into());
+        }
+        client_config(self).create_native_config().map(drop).map_err(|error| {
+            let reason = unusable(&error);
+            format!("key `kafka.properties`: {reason}; see CONFIGURATION.md of librdkafka")
+        })
+    }
+}
+
+/// What is wrong with a configuration. librdkafka's own words may repeat a value, which may be a secret.
+fn unusable(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _) => format!("`{key}` is no property"),
+        KafkaError::ClientConfig(_, _, key, _) => format!("`{key}` cannot have that value"),
+        other => other.to_string(),
+    }
 }
 
 fn default_group() -> String {
@@ -80,7 +103,7 @@ impl KafkaFeed {
         let context = FeedContext { offsets: Arc::clone(&offsets) };
         let consumer: StreamConsumer<FeedContext> = client_config(config)
             .create_with_context(context)
-            .map_err(|error| anyhow::anyhow!("kafka: the configuration cannot be used: {error}; check kafka.properties"))?;
+            .map_err(|error| anyhow::anyhow!("kafka: the configuration cannot be used: {}; check kafka.properties", unusable(&error)))?;
         consumer.subscribe(topics)?;
         let consumer = Arc::new(consumer);
         let (sender, receiver) = mpsc::channel(BUFFERED_MAX);

@@ -5,7 +5,9 @@ use std::time::Duration;
 use lake_shared::secret::Secret;
 use serde::Deserialize;
 
-use crate::sharding::{SHARD_COUNT_DEFAULT, ShardRange};
+use super::database::Database;
+use crate::sharding::{SHARD_COUNT_DEFAULT, ShardMap, ShardRange};
+use crate::source::SourceError;
 
 /// HQ's databases. Only `url` must be given for an HQ that keeps everything in one database.
 #[derive(Clone, Debug, Deserialize)]
@@ -72,6 +74,31 @@ impl HqPostgresConfig {
             prepared_statements: false,
             transactions: defaults::transactions(),
         }
+    }
+
+    /// Rules that types cannot express. The error names the key and what to do; addresses are not in it.
+    pub fn validate(&self) -> Result<(), String> {
+        let limits = self.limits();
+        let check = |key: String, url: &Secret| match Database::new("database".into(), url.expose(), limits) {
+            Err(SourceError::Refused { reason, .. }) => Err(format!("key `{key}`: {reason}")),
+            _ => Ok(()),
+        };
+        check("hq.database.url".into(), &self.url)?;
+        if let Some(url) = &self.replica_url {
+            check("hq.database.replica_url".into(), url)?;
+        }
+        for (number, shard) in self.shards.iter().enumerate() {
+            check(format!("hq.database.shards.{number}.url"), &shard.url)?;
+            if let Some(url) = &shard.replica_url {
+                check(format!("hq.database.shards.{number}.replica_url"), url)?;
+            }
+        }
+        if self.shards.is_empty() {
+            return Ok(());
+        }
+        ShardMap::new(self.shard_count, &self.shard_ranges())
+            .map(drop)
+            .map_err(|error| format!("key `hq.database.shards`: {error}"))
     }
 
     pub(super) fn limits(&self) -> Limits {

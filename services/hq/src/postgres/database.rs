@@ -108,6 +108,8 @@ impl Database {
     }
 
     async fn open(&self, action: &str) -> Result<PgConnection, SourceError> {
+        let (host, port) = (self.options.get_host(), self.options.get_port());
+        let action = &format!("{action} at {host}:{port}");
         match timeout(self.limits.connect_timeout, self.options.connect()).await {
             Ok(opened) => opened.map_err(|error| source_error(action, &error)),
             Err(_) => Err(self.too_slow(action, "no connection", self.limits.connect_timeout)),

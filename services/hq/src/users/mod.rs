@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 pub use self::couchdb::{CouchdbConfig, CouchdbUsers};
 pub use self::elasticsearch::{ElasticsearchConfig, ElasticsearchMode, ElasticsearchUsers};
 pub use self::none::NoUsers;
+use crate::source::SourceError;
 
 /// Most users per request.
 pub const BATCH_USERS_MAX: usize = 500;
@@ -51,6 +52,21 @@ pub enum UsersConfig {
     /// Nowhere: rows have no location columns filled.
     #[default]
     None,
+}
+
+impl UsersConfig {
+    /// Rules that types cannot express. The error names the key and what to do; addresses are not in it.
+    pub fn validate(&self) -> Result<(), String> {
+        let url = match self {
+            Self::Elasticsearch(config) => &config.url,
+            Self::Couchdb(config) => &config.url,
+            Self::None => return Ok(()),
+        };
+        match http::Server::new("users", url, None, None, 1) {
+            Err(SourceError::Refused { reason, .. }) => Err(format!("key `hq.users.url`: {reason}")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The primary location that a user document gives in a domain.

@@ -58,6 +58,8 @@ pub struct DemoArguments {
 const MARK: &str = ".commcare-lake-demo";
 /// How far playing may run ahead of the lake, in messages.
 const AHEAD_MAX: usize = 4_000;
+/// How long what is on its way may take at the end.
+const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 /// Turns between two looks at how far the lake is.
 const TURNS_AT_ONCE: usize = 50;
 
@@ -105,7 +107,8 @@ async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
         }
     }
     shutdown.cancel();
-    lake.await.context("the lake panicked")??;
+    let ended = tokio::time::timeout(DRAIN_WITHIN, lake).await;
+    ended.context("the lake could not write everything that was on its way in time; see --verbose")?.context("the lake panicked")??;
     println!("\nEnded cleanly. The tables stay in {}.", folder.display());
     Ok(())
 }

@@ -127,7 +127,9 @@ impl Held {
 
 /// Bytes that a batch takes in memory. A message with nothing in it counts a little, so that such messages are bounded too.
 fn bytes_of(batch: &SpaceBatch) -> usize {
-    let rows = batch.upserts.iter().flat_map(|table| &table.rows).map(RecordBatch::get_array_memory_size).sum::<usize>();
-    let tombstones = batch.tombstones.iter().map(|tombstone| 128 + tombstone.id.len() + tombstone.reason.len()).sum::<usize>();
+    let rows =
+        batch.upserts.iter().flat_map(|table| &table.rows).map(RecordBatch::get_array_memory_size).sum::<usize>();
+    let tombstones =
+        batch.tombstones.iter().map(|tombstone| 128 + tombstone.id.len() + tombstone.reason.len()).sum::<usize>();
     256 + rows + tombstones
 }

@@ -129,7 +129,8 @@ impl Ingest {
             if self.stopping && self.held.is_empty() && self.jobs.is_empty() {
                 return Ok(());
             }
-            let pulling = !self.stopping && self.pause_until.is_none() && self.held.bytes() < self.options.held_bytes_max;
+            let pulling =
+                !self.stopping && self.pause_until.is_none() && self.held.bytes() < self.options.held_bytes_max;
             let wake = self.wake_at();
             tokio::select! {
                 () = shutdown.cancelled(), if !self.stopping => self.stopping = true,

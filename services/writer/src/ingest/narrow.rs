@@ -64,7 +64,10 @@ pub(super) fn entry(batch: &SpaceBatch, detail: String) -> Quarantined {
 
 fn text(row: &RecordBatch, source: &str) -> String {
     let array = row.column_by_name(source).and_then(|array| converted(array, ColumnType::String));
-    array.filter(|array| array.is_valid(0)).map(|array| array.as_string::<i32>().value(0).to_owned()).unwrap_or_default()
+    array
+        .filter(|array| array.is_valid(0))
+        .map(|array| array.as_string::<i32>().value(0).to_owned())
+        .unwrap_or_default()
 }
 
 fn lineage(row: &RecordBatch) -> Lineage {

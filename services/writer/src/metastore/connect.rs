@@ -1,12 +1,14 @@
 //! Which metastore: by its address.
 
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use lake_shared::error_chain::Chain;
 use lake_shared::retry::Backoff;
 use lake_shared::secret::Secret;
 use serde::Deserialize;
+use sqlx::postgres::PgConnectOptions;
 
 use super::Metastore;
 use super::postgres::PostgresMetastore;
@@ -27,6 +29,22 @@ const fn default_connections() -> u32 {
     4
 }
 
+impl MetastoreConfig {
+    /// Rules that types cannot express. The error names the key and what to do; the address is not in it.
+    pub fn validate(&self) -> Result<(), String> {
+        let url = self.url.expose();
+        let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+        let usable = match url.strip_prefix("sqlite:") {
+            Some(path) => !path.trim_start_matches("//").is_empty(),
+            None => is_postgres && PgConnectOptions::from_str(url).is_ok(),
+        };
+        if usable {
+            return Ok(());
+        }
+        Err("key `metastore.url`: it is neither postgres://user:password@host:port/database nor sqlite:path/of/the/file".into())
+    }
+}
+
 /// Opens the metastore that the address names; nothing is connected yet.
 pub fn open(config: &MetastoreConfig) -> anyhow::Result<Arc<dyn Metastore>> {
     let url = config.url.expose();
@@ -34,10 +52,7 @@ pub fn open(config: &MetastoreConfig) -> anyhow::Result<Arc<dyn Metastore>> {
         let path = path.strip_prefix("//").unwrap_or(path);
         return Ok(Arc::new(SqliteMetastore::file(Path::new(path))));
     }
-    anyhow::ensure!(
-        url.starts_with("postgres://") || url.starts_with("postgresql://"),
-        "key `metastore.url`: must begin with postgres:// or sqlite:"
-    );
+    config.validate().map_err(anyhow::Error::msg)?;
     Ok(Arc::new(PostgresMetastore::new(&config.url, config.connections_max)?))
 }
 

@@ -68,7 +68,8 @@ async fn commits_are_recorded(metastore: &dyn Metastore) {
         last_commit_us: None,
     };
     metastore.record_commit(&key, &state).await.unwrap();
-    let older = TableState { version: Some(4), newest_published_us: Some(40), newest_fetched_us: Some(7), ..state.clone() };
+    let older =
+        TableState { version: Some(4), newest_published_us: Some(40), newest_fetched_us: Some(7), ..state.clone() };
     metastore.record_commit(&key, &older).await.unwrap();
     let tables = metastore.tables(Some(&key.space)).await.unwrap();
     let held = &tables.iter().find(|table| table.key == key).unwrap().state;
@@ -128,7 +129,11 @@ async fn the_quarantine_counts_repetitions(metastore: &dyn Metastore) {
     let stored = Quarantined { detail: "a\u{fffd}b".into(), quarantined_us: 6, ..entry };
     assert_eq!(listed[1].entry, stored);
     assert_eq!(metastore.quarantined(&everything, 1, 1).await.unwrap(), listed[1..]);
-    let filter = QuarantineFilter { stage: Some("writer".into()), reason: Some("row_impossible".into()), domain: Some("demo".into()) };
+    let filter = QuarantineFilter {
+        stage: Some("writer".into()),
+        reason: Some("row_impossible".into()),
+        domain: Some("demo".into()),
+    };
     assert_eq!(metastore.quarantined(&filter, 10, 0).await.unwrap(), listed[1..]);
     let nothing = QuarantineFilter { domain: Some("' OR 1 = 1 --".into()), ..QuarantineFilter::default() };
     assert_eq!(metastore.quarantined_count(&nothing).await.unwrap(), 0);

@@ -6,15 +6,13 @@ use lake_proto::queue::v1::Quarantined;
 use lake_shared::identity::{Space, TableKey};
 use lake_shared::names;
 use lake_shared::secret::Secret;
-use sqlx::PgPool;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgPool};
 
 use super::rows::{self, storable};
 use super::sql::{failed, metastore_adapter};
-use super::{
-    Lease, MetastoreError, QuarantineFilter, QuarantineRecord, StoredTombstone, TableRecord, TableState,
-};
+use super::{Lease, MetastoreError, QuarantineFilter, QuarantineRecord, StoredTombstone, TableRecord, TableState};
 use crate::table_store::key_index::IdHash;
 
 /// How long a call waits for a connection.
@@ -24,6 +22,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct PostgresMetastore {
     pool: PgPool,
+    options: PgConnectOptions,
 }
 
 impl PostgresMetastore {
@@ -31,17 +30,25 @@ impl PostgresMetastore {
 
     /// Prepares a pool of connections to `postgres://user:password@host:port/database`; connects when first used.
     pub fn new(url: &Secret, connections_max: u32) -> Result<Self, MetastoreError> {
+        let options: PgConnectOptions =
+            url.expose().parse().map_err(failed(|| "understand its Postgres address".into()))?;
         let pool = PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(CONNECT_WITHIN)
-            .connect_lazy(url.expose())
-            .map_err(failed(|| "understand its Postgres address".into()))?;
-        Ok(Self { pool })
+            .connect_lazy_with(options.clone());
+        Ok(Self { pool, options })
+    }
+
+    /// Connects once, apart from the pool: that would go on trying for a while and then not say why it failed.
+    async fn reach(&self) -> Result<(), MetastoreError> {
+        let connected = tokio::time::timeout(CONNECT_WITHIN, self.options.connect()).await;
+        let closed = match connected.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+            Ok(connection) => connection.close().await,
+            Err(error) => Err(error),
+        };
+        let (host, port) = (self.options.get_host(), self.options.get_port());
+        closed.map_err(failed(|| format!("connect to {host}:{port}")))
     }
 }
 
-metastore_adapter!(
-    PostgresMetastore,
-    sqlx::Postgres,
-    "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT"
-);
+metastore_adapter!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT");

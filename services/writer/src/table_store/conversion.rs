@@ -9,9 +9,7 @@ use arrow::array::{
     TimestampMicrosecondArray, new_null_array,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{
-    DataType, Date32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
-};
+use arrow::datatypes::{DataType, Date32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 
 /// What a column holds. The names are those of the Delta protocol.
@@ -127,7 +125,8 @@ pub fn converted(array: &ArrayRef, to: ColumnType) -> Option<ArrayRef> {
 }
 
 fn exact_integer(value: f64) -> Option<i64> {
-    let exact = value.fract() == 0.0 && value.abs() <= EXACT_IN_DOUBLE as f64 && !(value == 0.0 && value.is_sign_negative());
+    let exact =
+        value.fract() == 0.0 && value.abs() <= EXACT_IN_DOUBLE as f64 && !(value == 0.0 && value.is_sign_negative());
     exact.then_some(value as i64)
 }
 
@@ -155,9 +154,7 @@ fn parsed(array: &ArrayRef, to: ColumnType) -> Option<ArrayRef> {
         ColumnType::Double => Arc::new(Float64Array::from(each(texts, same::<f64>)?)),
         ColumnType::Boolean => Arc::new(BooleanArray::from(each(texts, same::<bool>)?)),
         ColumnType::Date => Arc::new(Date32Array::from(each(texts, date)?)),
-        ColumnType::Timestamp => {
-            Arc::new(TimestampMicrosecondArray::from(each(texts, instant)?).with_timezone("UTC"))
-        }
+        ColumnType::Timestamp => Arc::new(TimestampMicrosecondArray::from(each(texts, instant)?).with_timezone("UTC")),
     })
 }
 

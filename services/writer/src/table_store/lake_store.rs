@@ -4,6 +4,7 @@
 //! look-alikes ignore the condition and overwrite silently, so [`LakeStore::probe`] tries it before anything is written.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
@@ -15,7 +16,7 @@ use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
 use serde::Deserialize;
 use url::Url;
 use uuid::Uuid;
@@ -45,6 +46,32 @@ pub struct S3Config {
     pub secret_access_key: Option<Secret>,
     /// Allow an endpoint without TLS.
     pub allow_http: bool,
+}
+
+impl LakeStoreConfig {
+    /// Rules that types cannot express, as far as they can be checked without the store. The error names the key and what to do.
+    pub fn validate(&self) -> Result<(), String> {
+        if !self.root.contains("://") {
+            let advice = "give a folder, file:///folder or s3://bucket/prefix";
+            return if self.root.is_empty() { Err(format!("key `store.root`: it is empty; {advice}")) } else { Ok(()) };
+        }
+        let url = remote_url(&self.root).map_err(|reason| {
+            format!("key `store.root`: {reason}; give a folder, file:///folder or s3://bucket/prefix")
+        })?;
+        if url.scheme() == "file" {
+            return Ok(());
+        }
+        let s3 = self.s3.clone().unwrap_or_default();
+        if !s3.allow_http && s3.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
+            return Err(
+                "key `store.s3.endpoint`: it is without TLS; set store.s3.allow_http = true if that is meant".into()
+            );
+        }
+        if s3.endpoint.as_ref().is_some_and(|endpoint| Url::parse(endpoint).is_err()) {
+            return Err("key `store.s3.endpoint`: it is not of the form https://host:port".into());
+        }
+        bucket(&url, &s3).map(drop).map_err(|error| format!("section `store.s3`: {}", Chain(&error)))
+    }
 }
 
 /// Why a lake cannot be used.
@@ -97,6 +124,11 @@ impl LakeStoreError {
         }
     }
 }
+
+/// Tries of one request after the first.
+const RETRIES_MAX: usize = 4;
+/// No further try of one request after this time.
+const RETRY_WITHIN: Duration = Duration::from_secs(30);
 
 /// How many writers the probe lets create one object at once.
 const PROBE_WRITERS: usize = 8;
@@ -183,7 +215,7 @@ impl LakeStore {
         loop {
             match self.probe().await {
                 Err(error) if error.may_pass() => {
-                    tracing::warn!(error = %Chain(&error), "lake root is not there yet; waiting");
+                    tracing::warn!(error = %Chain(&error), "lake root cannot be used yet; check store.root and store.s3");
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
                 outcome => return outcome,
@@ -214,15 +246,19 @@ impl LakeStore {
     }
 }
 
+fn remote_url(root: &str) -> Result<Url, String> {
+    let url = Url::parse(root).map_err(|error| error.to_string())?;
+    match url.scheme() {
+        "file" => Ok(url),
+        "s3" if url.host_str().is_some_and(|bucket| !bucket.is_empty()) => Ok(url),
+        "s3" => Err("the bucket is missing".into()),
+        scheme => Err(format!("the scheme {scheme} is not supported")),
+    }
+}
+
 fn root_url(root: &str) -> Result<Url, String> {
     if root.contains("://") {
-        let url = Url::parse(root).map_err(|error| error.to_string())?;
-        return match url.scheme() {
-            "file" => Ok(url),
-            "s3" if url.host_str().is_some() => Ok(url),
-            "s3" => Err("the bucket is missing".into()),
-            scheme => Err(format!("the scheme {scheme} is not supported")),
-        };
+        return remote_url(root);
     }
     if root.is_empty() {
         return Err("it is empty".into());
@@ -235,7 +271,9 @@ fn root_url(root: &str) -> Result<Url, String> {
 fn bucket(url: &Url, s3: &S3Config) -> Result<object_store::aws::AmazonS3, object_store::Error> {
     let mut builder = AmazonS3Builder::from_env()
         .with_url(format!("s3://{}", url.host_str().unwrap_or_default()))
-        .with_conditional_put(S3ConditionalPut::ETagMatch);
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        // Few tries: whoever asked tries again with back-off, and says what it waits for.
+        .with_retry(RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_WITHIN, ..RetryConfig::default() });
     if let Some(endpoint) = &s3.endpoint {
         builder = builder.with_endpoint(endpoint);
     }

@@ -100,9 +100,11 @@ impl TableSchema {
         let columns = fields.iter().map(|field| {
             let name = field["name"].as_str().ok_or("a column has no name")?.to_owned();
             let column_type = field["type"].as_str().and_then(ColumnType::of_delta_name);
-            let column_type = column_type.ok_or_else(|| format!("column {name} has a type that the lake does not write"))?;
+            let column_type =
+                column_type.ok_or_else(|| format!("column {name} has a type that the lake does not write"))?;
             // A column that somebody else added has no source; nothing will ever arrive for it.
-            let source = field["metadata"][SOURCE_KEY].as_str().map_or_else(|| format!("foreign:{name}"), str::to_owned);
+            let source =
+                field["metadata"][SOURCE_KEY].as_str().map_or_else(|| format!("foreign:{name}"), str::to_owned);
             Ok(Column { name, source, column_type })
         });
         Ok(Self { columns: columns.collect::<Result<_, String>>()? })

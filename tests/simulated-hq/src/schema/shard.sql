@@ -114,6 +114,7 @@ create table if not exists form_processor_ledgertransaction (
 );
 create index if not exists form_processor_ledgertransaction_case on form_processor_ledgertransaction (case_id);
 
+-- The newest HQ also shows build_profile_id and form_load_time; their types are not known, so they are left out.
 create table if not exists form_processor_xforminstancesql (
     id serial primary key,
     form_id varchar(255) not null unique,
@@ -141,9 +142,7 @@ create table if not exists form_processor_xforminstancesql (
     time_end timestamptz,
     time_start timestamptz,
     commcare_version varchar(8),
-    app_version integer check (app_version >= 0),
-    build_profile_id varchar(255),
-    form_load_time varchar(255)
+    app_version integer check (app_version >= 0)
 );
 create index if not exists form_processor_form_domain_state on form_processor_xforminstancesql (domain, state);
 create index if not exists form_processor_form_domain_user on form_processor_xforminstancesql (domain, user_id);

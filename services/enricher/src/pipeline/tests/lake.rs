@@ -178,8 +178,8 @@ impl Lake {
     ) -> Self {
         let hq = Arc::new(FakeHq::default());
         let memory = MemoryQueue::new(MemoryQueueOptions { payload_size_max: 50_000, ..MemoryQueueOptions::default() });
-        let rows = collect(&*memory, Stream::Rows).await;
-        let quarantine = collect(&*memory, Stream::Quarantine).await;
+        let rows = collect(&memory, Stream::Rows).await;
+        let quarantine = collect(&memory, Stream::Quarantine).await;
         let queue = wrap(memory);
         let shutdown = CancellationToken::new();
         let enricher = tokio::spawn(run(Arc::clone(&queue), hq.ports(), options, shutdown.clone()));

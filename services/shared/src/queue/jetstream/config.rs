@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
+use futures::FutureExt;
 use serde::Deserialize;
 
 use crate::queue::QueueError;
@@ -80,6 +81,16 @@ impl fmt::Debug for JetStreamConfig {
 }
 
 impl JetStreamConfig {
+    /// Rules that types cannot express, as far as they can be checked without a server. The error names the key and what to do.
+    pub fn validate(&self) -> Result<(), String> {
+        self.addresses().map_err(|error| format!("key `queue.servers`: {}", error.reason))?;
+        // Only a login by file waits for anything, namely for the file.
+        match self.login().now_or_never() {
+            Some(Err(error)) if self.credentials_file.is_none() => Err(format!("section `queue`: {}", error.reason)),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms.max(1))
     }

@@ -116,7 +116,8 @@ impl DeltaTableStore {
         let decisions = entries.decide(batch, |id| state.held(id));
         self.remember(state, &decisions).await?;
         // Rows enter before rows of the same ids leave other tables: a reader may see an id twice for a moment, never not at all.
-        let mut leaving: HashSet<IdHash> = decisions.leaving.iter().copied().chain(state.condemned.iter().copied()).collect();
+        let mut leaving: HashSet<IdHash> =
+            decisions.leaving.iter().copied().chain(state.condemned.iter().copied()).collect();
         for (position, number) in numbers.iter().enumerate() {
             if decisions.entering[position].is_empty() {
                 continue;
@@ -127,12 +128,14 @@ impl DeltaTableStore {
                 return Ok(Planned::Conflict(*number));
             }
         }
-        let mut rest: Vec<u32> = leaving.iter().filter_map(|id| state.index.get(*id)).map(|place| place.table).collect();
+        let mut rest: Vec<u32> =
+            leaving.iter().filter_map(|id| state.index.get(*id)).map(|place| place.table).collect();
         rest.extend(state.index.tables_with_strays());
         rest.sort_unstable();
         rest.dedup();
         for number in rest {
-            let change = Change { number, arriving: Arriving::default(), leaving: taken_from(state, &mut leaving, number) };
+            let change =
+                Change { number, arriving: Arriving::default(), leaving: taken_from(state, &mut leaving, number) };
             if !self.commit_change(state, change, progress).await? {
                 return Ok(Planned::Conflict(number));
             }
@@ -233,7 +236,8 @@ impl DeltaTableStore {
             self.metastore.record_commit(&slot.key, &table_state).await.map_err(EngineError::Metastore)?;
             slot.unrecorded = None;
             if let Some(published_us) = unrecorded.newest_published_us {
-                metrics::gauge!(telemetry::FRESHNESS_SECONDS, "table" => slot.name.clone()).set(published_us as f64 / 1e6);
+                metrics::gauge!(telemetry::FRESHNESS_SECONDS, "table" => slot.name.clone())
+                    .set(published_us as f64 / 1e6);
             }
             metrics::gauge!(telemetry::TABLE_ROWS, "table" => slot.name.clone()).set(table_state.rows as f64);
             metrics::gauge!(telemetry::TABLE_FILES, "table" => slot.name.clone()).set(table_state.files as f64);

@@ -76,7 +76,10 @@ impl Arriving {
         for source in order {
             let arrays = &arrays[source];
             let arrived = column_type(arrays[0].data_type()).ok_or_else(|| {
-                EngineError::BadRows(format!("field {source} has type {}, which no column takes", arrays[0].data_type()))
+                EngineError::BadRows(format!(
+                    "field {source} has type {}, which no column takes",
+                    arrays[0].data_type()
+                ))
             })?;
             let existing = table.column(source).map(|column| column.column_type);
             let target = existing.unwrap_or(arrived);
@@ -104,9 +107,10 @@ impl Arriving {
             let rows = batch.num_rows();
             let overflow = overflow(batch, plan);
             aligned(schema, columns, rows, |column| match column.source.as_str() {
-                COMMITTED_SOURCE => Some(Arc::new(
-                    TimestampMicrosecondArray::from_value(committed_us, rows).with_timezone("UTC"),
-                ) as ArrayRef),
+                COMMITTED_SOURCE => {
+                    Some(Arc::new(TimestampMicrosecondArray::from_value(committed_us, rows).with_timezone("UTC"))
+                        as ArrayRef)
+                }
                 OVERFLOW_SOURCE => overflow.clone(),
                 source => batch.column_by_name(source).cloned(),
             })
@@ -144,7 +148,9 @@ fn overflow(batch: &RecordBatch, plan: &SchemaPlan) -> Option<ArrayRef> {
     for row in 0..batch.num_rows() {
         let values = texts.iter().filter(|(_, array)| array.is_valid(row));
         let object: Map<String, Value> = values
-            .map(|(source, array)| ((*source).to_owned(), Value::String(array.as_string::<i32>().value(row).to_owned())))
+            .map(|(source, array)| {
+                ((*source).to_owned(), Value::String(array.as_string::<i32>().value(row).to_owned()))
+            })
             .collect();
         objects.append_option((!object.is_empty()).then(|| Value::Object(object).to_string()));
     }

@@ -62,9 +62,7 @@ pub(super) fn files_to_rewrite(
     let places = ids.filter_map(|id| index.get(id)).filter(|place| place.table == change.number);
     let mut touched: HashSet<u32> = places.map(|place| place.file).collect();
     touched.extend(index.stray_files(change.number));
-    let small = |file: &&DataFile| {
-        file.size < options.small_file_bytes as i64 && !touched.contains(&file.number)
-    };
+    let small = |file: &&DataFile| file.size < options.small_file_bytes as i64 && !touched.contains(&file.number);
     let small: Vec<u32> = slot.files.iter().filter(small).map(|file| file.number).collect();
     // The new file is probably small too.
     if small.len() + 1 > options.small_files_max {
@@ -111,7 +109,8 @@ pub(super) async fn write(
             while let Some(batch) = stream.try_next().await.map_err(EngineError::read_file)? {
                 let batch = survivors.of(&batch, file, &mut ids)?;
                 let rows = batch.num_rows();
-                let batch = files::aligned(&schema, &columns, rows, |column| batch.column_by_name(&column.name).cloned())?;
+                let batch =
+                    files::aligned(&schema, &columns, rows, |column| batch.column_by_name(&column.name).cloned())?;
                 writer.write(&batch).await.map_err(EngineError::delta)?;
             }
             copied.push((file.number, ids));

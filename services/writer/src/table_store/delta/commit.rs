@@ -110,6 +110,10 @@ async fn after_commit(table: DeltaTable, version: u64) -> Option<Box<DeltaTable>
 
 /// Loads the latest version. Whether there is a table.
 pub(super) async fn load(table: &mut DeltaTable) -> Result<bool, EngineError> {
+    // A folder that is not there is an error to delta-rs, not an absent table.
+    if table.version().is_none() && !table.verify_deltatable_existence().await.map_err(EngineError::delta)? {
+        return Ok(false);
+    }
     match table.load().await {
         Ok(()) => Ok(true),
         Err(DeltaTableError::NotATable(_)) => Ok(false),
@@ -135,8 +139,8 @@ pub(super) fn changed_schema(metadata: &Metadata, schema: &TableSchema) -> Resul
 
 /// The actions that make a new table. Protocol (1, 2) is what every reader opens.
 pub(super) fn creation(name: &str, schema: &TableSchema, now_ms: i64) -> Result<Vec<Action>, EngineError> {
-    let protocol: Protocol = serde_json::from_value(json!({ "minReaderVersion": 1, "minWriterVersion": 2 }))
-        .map_err(EngineError::json)?;
+    let protocol: Protocol =
+        serde_json::from_value(json!({ "minReaderVersion": 1, "minWriterVersion": 2 })).map_err(EngineError::json)?;
     let metadata: Metadata = serde_json::from_value(json!({
         "id": Uuid::new_v4().to_string(),
         "name": name,

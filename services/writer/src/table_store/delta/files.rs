@@ -108,8 +108,15 @@ pub(super) fn writer(
     // Which columns get statistics is said by name, so this number is never looked at.
     let indexed = default_of(DeltaTableState::table_config).num_indexed_cols();
     let statistics = Some(table.filtered());
-    let config =
-        WriterConfig::new(schema, Vec::new(), Some(properties), Some(target_size), Some(ROWS_AT_ONCE), indexed, statistics);
+    let config = WriterConfig::new(
+        schema,
+        Vec::new(),
+        Some(properties),
+        Some(target_size),
+        Some(ROWS_AT_ONCE),
+        indexed,
+        statistics,
+    );
     DeltaWriter::new(store, config)
 }
 

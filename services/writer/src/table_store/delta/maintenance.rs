@@ -25,7 +25,8 @@ impl DeltaTableStore {
     ) -> Result<Maintained, EngineError> {
         let mut maintained = Maintained::default();
         let older_than_us = hours_us(self.options.tombstone_retention_hours);
-        let forgotten = self.metastore.forget_old_tombstones(space, older_than_us).await.map_err(EngineError::Metastore)?;
+        let forgotten =
+            self.metastore.forget_old_tombstones(space, older_than_us).await.map_err(EngineError::Metastore)?;
         if let Some(state) = held {
             for id in &forgotten {
                 state.tombstones.remove(id);
@@ -62,7 +63,8 @@ impl DeltaTableStore {
         let removed: HashMap<Path, i64> = snapshot
             .all_tombstones(log_store.as_ref())
             .map_ok(|tombstone| {
-                let path = Path::parse(tombstone.path().as_ref()).unwrap_or_else(|_| Path::from(tombstone.path().as_ref()));
+                let path =
+                    Path::parse(tombstone.path().as_ref()).unwrap_or_else(|_| Path::from(tombstone.path().as_ref()));
                 (path, tombstone.deletion_timestamp().unwrap_or_default())
             })
             .try_collect()

@@ -9,9 +9,9 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lake_shared::identity::{DocumentType, Space, TableKey};
 use object_store::ObjectStore;
 
+use super::EngineError;
 use super::batch::KeyColumns;
 use super::files::{self, DataFile};
-use super::EngineError;
 use crate::metastore::TableRecord;
 use crate::table_store::key_index::{ByIdHash, IdHash, KeyIndex, Place, id_hash};
 use crate::table_store::order_guard::{Held, TombstoneOrder};
@@ -138,8 +138,10 @@ impl SpaceState {
     pub(super) async fn refresh(&mut self, number: u32, table: &DeltaTable) -> Result<(), EngineError> {
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
         let schema = super::commit::schema_of(snapshot.metadata())?;
-        let mut known: HashMap<String, DataFile> =
-            std::mem::take(&mut self.slot_mut(number).files).into_iter().map(|file| (file.path.clone(), file)).collect();
+        let mut known: HashMap<String, DataFile> = std::mem::take(&mut self.slot_mut(number).files)
+            .into_iter()
+            .map(|file| (file.path.clone(), file))
+            .collect();
         // While this runs the slot has no version: an error half-way leads to a full scan next time.
         self.slot_mut(number).version = None;
         let (mut kept, mut new) = (Vec::new(), Vec::new());
@@ -210,7 +212,9 @@ async fn file_keys(
     while let Some(batch) = batches.try_next().await.map_err(EngineError::read_file)? {
         let columns = KeyColumns::of(&batch, id, version, observed)
             .map_err(|error| EngineError::corrupt(format!("file {}: {error}", file.path)))?;
-        keys.extend((0..batch.num_rows()).map(|row| (id_hash(columns.id(row).unwrap_or_default()), columns.order(row))));
+        keys.extend(
+            (0..batch.num_rows()).map(|row| (id_hash(columns.id(row).unwrap_or_default()), columns.order(row))),
+        );
     }
     Ok((file.number, keys))
 }

@@ -66,8 +66,8 @@ impl Lake {
         let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
         let snapshot = table.snapshot().unwrap();
         let schema = serde_json::to_value(snapshot.schema().as_ref()).unwrap();
-        let fields = schema["fields"].as_array().unwrap();
-        let field = |name: &str| fields.iter().find(|field| field["name"] == name).unwrap();
+        let fields = schema["fields"].as_array().unwrap().iter();
+        let fields: HashMap<&str, &Value> = fields.map(|field| (field["name"].as_str().unwrap(), field)).collect();
         for view in snapshot.log_data().iter() {
             let file = File::open(folder.join(view.path().as_ref())).unwrap();
             let mut read = 0;
@@ -75,10 +75,10 @@ impl Lake {
                 let batch = batch.unwrap();
                 read += batch.num_rows();
                 for (field_read, array) in batch.schema().fields().iter().zip(batch.columns()) {
-                    assert_eq!(delta_type(array), field(field_read.name())["type"], "{field_read}");
+                    assert_eq!(delta_type(array), fields[field_read.name().as_str()]["type"], "{field_read}");
                 }
                 for row in 0..batch.num_rows() {
-                    let values = read_row(&batch, row, &field);
+                    let values = read_row(&batch, row, &fields);
                     let id = values["/_id"].clone();
                     assert!(rows.insert(id.clone(), values).is_none(), "{id} is twice in {document_type}");
                 }
@@ -89,11 +89,11 @@ impl Lake {
     }
 }
 
-fn read_row(batch: &RecordBatch, row: usize, field: &impl Fn(&str) -> Value2) -> ReadRow {
+fn read_row(batch: &RecordBatch, row: usize, fields: &HashMap<&str, &Value>) -> ReadRow {
     let mut values = ReadRow::new();
     for (field_read, array) in batch.schema().fields().iter().zip(batch.columns()) {
         if array.is_valid(row) {
-            let source = field(field_read.name())["metadata"]["lake.source"].as_str().unwrap().to_owned();
+            let source = fields[field_read.name().as_str()]["metadata"]["lake.source"].as_str().unwrap().to_owned();
             let text = ArrayFormatter::try_new(array, &FormatOptions::default()).unwrap().value(row).to_string();
             values.insert(source, text);
         }
@@ -114,8 +114,6 @@ fn delta_type(array: &ArrayRef) -> Value {
         other => panic!("{other} in a data file"),
     })
 }
-
-type Value2<'a> = &'a Value;
 
 pub(super) fn space() -> Space {
     Space { domain: "demo.space/..".into(), kind: Kind::Case }
@@ -162,7 +160,8 @@ pub(super) fn new_row(id: &str, version_us: i64, cells: &[(&str, &str)]) -> NewR
 /// One batch of rows. A field with a number in every row that has it is a number column, otherwise text.
 pub(super) fn record_batch(rows: &[NewRow]) -> RecordBatch {
     let text = |values: Vec<Option<String>>| Arc::new(StringArray::from(values)) as ArrayRef;
-    let instants = |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef;
+    let instants =
+        |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef;
     let observed = || rows.iter().map(|row| row.observed_us).collect::<Vec<_>>();
     let mut columns: Vec<(String, ArrayRef)> = vec![
         ("+_lake_observed_at".into(), instants(observed())),
@@ -202,7 +201,10 @@ impl Cell {
 pub(super) fn batch(rows: &[(&str, Vec<NewRow>)], tombstones: Vec<Tombstone>) -> SpaceBatch {
     let upserts = rows
         .iter()
-        .map(|(document_type, rows)| TableRows { document_type: (*document_type).into(), rows: vec![record_batch(rows)] })
+        .map(|(document_type, rows)| TableRows {
+            document_type: (*document_type).into(),
+            rows: vec![record_batch(rows)],
+        })
         .collect();
     SpaceBatch { space: space(), upserts, tombstones }
 }

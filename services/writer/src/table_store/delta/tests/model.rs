@@ -119,10 +119,12 @@ async fn compare(lake: &Lake, newest: &HashMap<usize, Observation>, seed: u64) {
         assert_eq!(row["+_lake_version"], version_us.to_string(), "seed {seed}: id {id}");
         let overflow: BTreeMap<String, String> =
             row.get("+_lake_overflow").map(|json| serde_json::from_str(json).unwrap()).unwrap_or_default();
-        let mut shown: BTreeMap<&str, &str> = overflow.iter().map(|(source, text)| (source.as_str(), text.as_str())).collect();
+        let mut shown: BTreeMap<&str, &str> =
+            overflow.iter().map(|(source, text)| (source.as_str(), text.as_str())).collect();
         let own = row.iter().filter(|(source, _)| source.starts_with('/') && *source != "/_id");
         shown.extend(own.map(|(source, text)| (source.as_str(), text.as_str())));
-        let wanted: BTreeMap<&str, String> = cells.iter().map(|(source, cell)| (source.as_str(), cell.text())).collect();
+        let wanted: BTreeMap<&str, String> =
+            cells.iter().map(|(source, cell)| (source.as_str(), cell.text())).collect();
         let wanted: BTreeMap<&str, &str> = wanted.iter().map(|(source, text)| (*source, text.as_str())).collect();
         assert_eq!(shown, wanted, "seed {seed}: id {id}");
     }
@@ -166,7 +168,9 @@ async fn run(seed: u64) {
         // A crash: the call is dropped somewhere, perhaps after it has done everything; then the queue delivers again.
         if random.random_range(0..3) == 0 {
             let polls_left = random.random_range(0..60);
-            Interrupted { future: Box::pin(store.apply(space_batch(now))), polls_left }.await.map(|outcome| outcome.ok());
+            Interrupted { future: Box::pin(store.apply(space_batch(now))), polls_left }
+                .await
+                .map(|outcome| outcome.ok());
             store = lake.open(small());
         }
         let mut tries = 0;

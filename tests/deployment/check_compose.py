@@ -1,0 +1,121 @@
+"""Checks what no schema can say about docker-compose.yml, and prints what its services of the lake run, as JSON:
+{"fetcher": {"command": ["fetcher", "serve", …], "environment": {"PGPASSWORD": …}, "config": "deploy/config/fetcher.toml" or null}, …}
+
+Usage: check_compose.py ROOT. Fails with one line for each thing that is wrong.
+"""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+LAKE_IMAGE = "commcare-lake:local"
+# Where the Dockerfile puts deploy/config.
+CONFIG_FOLDER = "/etc/commcare-lake/"
+# host:port of an address, after a login if there is one.
+HOST = re.compile(r"(?:^|//|@|\")(?:[^/@\s\"]+@)?([a-z][a-z0-9-]*):(?:9092|9000|5432|4222|9200)\b")
+
+
+class Compose:
+    def __init__(self, root):
+        self.root = root
+        self.services = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]
+        self.volumes = yaml.safe_load((root / "docker-compose.yml").read_text())["volumes"]
+        self.dockerfile = (root / "deploy/docker/Dockerfile").read_text()
+        self.troubles = []
+
+    def expect(self, holds, service, trouble):
+        if not holds:
+            self.troubles.append(f"{service}: {trouble}")
+
+    def is_one_shot(self, name):
+        return self.services[name].get("restart") == "no"
+
+    def config_of(self, service):
+        command = service.get("command", [])
+        if "--config" not in command:
+            return None
+        path = command[command.index("--config") + 1]
+        return "deploy/config/" + path.removeprefix(CONFIG_FOLDER) if path.startswith(CONFIG_FOLDER) else path
+
+    def check(self):
+        for name, service in self.services.items():
+            self.check_service(name, service)
+            if service["image"] == LAKE_IMAGE:
+                self.check_lake_service(name, service)
+        building = [name for name, service in self.services.items() if "build" in service]
+        self.expect(building == ["image"], "image", f"the image must be built once, but is built by {building}")
+        users = re.findall(r"^USER (.+)$", self.dockerfile, re.M)
+        self.expect(users and re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1]), "image", "the last USER must be a number, not root")
+        self.expect(f"COPY deploy/config/ {CONFIG_FOLDER}" in self.dockerfile, "image", f"no configuration in {CONFIG_FOLDER}")
+        self.check_shards()
+
+    def check_service(self, name, service):
+        for port in service.get("ports", []):
+            self.expect(str(port).startswith("127.0.0.1:"), name, f"port {port} is not published on 127.0.0.1 only")
+        self.expect("healthcheck" in service or self.is_one_shot(name), name, "neither a health check nor restart: \"no\"")
+        self.expect("container_name" not in service, name, "container_name forbids more than one of them")
+        for needed, how in service.get("depends_on", {}).items():
+            condition = how["condition"]
+            self.expect(needed in self.services, name, f"depends on {needed}, which does not exist")
+            if needed in self.services:
+                one_shot = condition == "service_completed_successfully"
+                self.expect(one_shot == self.is_one_shot(needed), name, f"waits for {needed} by {condition}")
+                healthy = condition != "service_healthy" or "healthcheck" in self.services[needed]
+                self.expect(healthy, name, f"waits for the health of {needed}, which has no check")
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            there = (self.root / source).exists() if source.startswith(".") else source in self.volumes
+            self.expect(there, name, f"volume {source} does not exist")
+        for value in map(str, service.get("environment", {}).values()):
+            self.check_hosts(name, value)
+
+    def check_lake_service(self, name, service):
+        self.expect(service.get("read_only") and service.get("cap_drop") == ["ALL"], name, "may write or has capabilities")
+        self.expect("user" not in service, name, "another user than the image's")
+        binary = service["command"][0]
+        self.expect(f" target/release/{binary} " in self.dockerfile, name, f"{binary} is not in the image")
+        config = self.config_of(service)
+        if config:
+            path = self.root / config
+            self.expect(path.is_file(), name, f"{config} does not exist")
+            self.check_hosts(config, path.read_text() if path.is_file() else "")
+
+    def check_hosts(self, where, text):
+        for host in HOST.findall(text):
+            self.expect(host in self.services, where, f"{host} is no service")
+
+    def check_shards(self):
+        """The ranges that the simulated HQ writes by are those that the lake reads by."""
+        played = self.services["hq-sim"]["environment"]["HQ_SIM_SHARD_URLS"]
+        played = {re.fullmatch(r"(\d+)-(\d+)=.*/(\w+)", shard).groups() for shard in played.split(",")}
+        sql = (self.root / "deploy/postgres/create-databases.sql").read_text()
+        for _, _, database in played:
+            self.expect(f"create database {database};" in sql, "postgres", f"database {database} is not created")
+        for config in ["fetcher", "enricher", "lake"]:
+            shards = tomllib.loads((self.root / f"deploy/config/{config}.toml").read_text())["hq"]["database"]["shards"]
+            read = {(str(s["first"]), str(s["last"]), s["url"].rsplit("/", 1)[1]) for s in shards}
+            self.expect(read == played, f"{config}.toml", f"shards {sorted(read)} are not those of hq-sim, {sorted(played)}")
+
+
+def main():
+    compose = Compose(Path(sys.argv[1]))
+    compose.check()
+    if compose.troubles:
+        sys.exit("\n".join(compose.troubles))
+    lake = {
+        name: {
+            "command": service["command"],
+            "environment": {key: str(value) for key, value in service.get("environment", {}).items()},
+            "config": compose.config_of(service),
+        }
+        for name, service in compose.services.items()
+        if service["image"] == LAKE_IMAGE
+    }
+    json.dump(lake, sys.stdout)
+
+
+main()
