@@ -82,7 +82,8 @@ class Compose:
         if config:
             path = self.root / config
             self.expect(path.is_file(), name, f"{config} does not exist")
-            self.check_hosts(config, path.read_text() if path.is_file() else "")
+            lines = path.read_text().splitlines() if path.is_file() else []
+            self.check_hosts(config, "\n".join(line for line in lines if not line.startswith("#")))
 
     def check_hosts(self, where, text):
         for host in HOST.findall(text):

@@ -7,6 +7,7 @@ ROOT is a path or s3://bucket/prefix; for S3 the environment gives AWS_ENDPOINT_
 FOLDER/tables.json lists the tables: {"domain", "topic", "type", "path" (relative to ROOT), "rows" (a file of FOLDER)}. A line of such a file
 is a row: {"id": "<_id>", "cells": {"<source path>": value, ...}, "either": [{"<source path>": value, ...}, ...]}.
   - cells must all match; with "either", one of its alternatives must match as well, wholly;
+  - a row with "optional": true may be absent; if it is there, it must be as expected;
   - every column named by neither must be NULL, but columns of sources that begin with +_lake_ are not looked at; _id always holds the id;
   - a value is null, a string, a boolean, an integer, a float, {"timestamp": "2024-01-31T10:00:00.000000Z"}, {"date": "2024-01-31"}, or
     {"json": ...}: a text cell that holds this JSON, whatever the order of its keys.
@@ -347,7 +348,8 @@ class TableComparison:
             row_id = row["id"]
             position = self.position.get(row_id)
             if position is None:
-                self._differs(show(row_id), "-", "a row", "none")
+                if not row.get("optional"):
+                    self._differs(show(row_id), "-", "a row", "none")
                 continue
             if row_id not in left:
                 raise ExpectationError(f"{expected.rows_file} lists {row_id} twice")
@@ -394,7 +396,7 @@ def compare_all(lake: Lake, reader: Any, expected: list[ExpectedTable]) -> tuple
     rows = 0
     for table in expected:
         if table.path not in present:
-            count = sum(1 for _ in table.rows())
+            count = sum(1 for row in table.rows() if not row.get("optional"))
             if count:
                 differences.append(Difference(table.path, "-", "-", f"a table of {count} rows", "no table"))
             continue

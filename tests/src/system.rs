@@ -168,7 +168,10 @@ impl RealParts {
 
     /// Section `[queue]` of every service.
     pub fn queue_section(&self) -> String {
-        format!("[queue]\nservers = [\"{}\"]\nstream_size_bytes_max = 268435456\nquarantine_size_bytes_max = 67108864\n", self.nats.url())
+        format!(
+            "[queue]\nservers = [\"{}\"]\nstream_size_bytes_max = 268435456\nquarantine_size_bytes_max = 67108864\n",
+            self.nats.url()
+        )
     }
 
     /// Sections `[store]` and `[metastore]` of the writer.

@@ -43,7 +43,11 @@ impl ServiceConfig for FetcherConfig {
     }
 
     fn validate(&self) -> anyhow::Result<()> {
-        self.kafka.validate().and_then(|()| self.hq.validate()).and_then(|()| self.queue.validate()).map_err(anyhow::Error::msg)?;
+        self.kafka
+            .validate()
+            .and_then(|()| self.hq.validate())
+            .and_then(|()| self.queue.validate())
+            .map_err(anyhow::Error::msg)?;
         self.fetch.validate()
     }
 }

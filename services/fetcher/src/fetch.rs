@@ -36,7 +36,12 @@ pub(crate) struct Fetched {
 
 impl Fetcher {
     /// Reads the current state of these ids and publishes what it means.
-    pub(crate) async fn fetch(&self, kind: Kind, changes: Changes, shutdown: &CancellationToken) -> Result<(), Stopping> {
+    pub(crate) async fn fetch(
+        &self,
+        kind: Kind,
+        changes: Changes,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stopping> {
         let started = Instant::now();
         let fetched = match kind {
             Kind::Case => self.fetch_cases(&changes, shutdown).await?,
@@ -72,9 +77,11 @@ impl Fetcher {
 
     fn add_case(&self, fetched: &mut Fetched, changes: &Changes, sighting: Sighting<CaseRows>) {
         let disposition = document_rules::of_case(sighting.rows.as_ref());
-        self.add(fetched, Kind::Case, changes, &sighting.id, sighting.observed_us, disposition, || match &sighting.rows {
-            Some(rows) => case::to_json(rows, self.case_options).map_err(|error| Chain(&error).to_string()),
-            None => Ok(Map::new()),
+        self.add(fetched, Kind::Case, changes, &sighting.id, sighting.observed_us, disposition, || {
+            match &sighting.rows {
+                Some(rows) => case::to_json(rows, self.case_options).map_err(|error| Chain(&error).to_string()),
+                None => Ok(Map::new()),
+            }
         });
     }
 
@@ -130,9 +137,11 @@ impl Fetcher {
                 quarantined_us: Utc::now().timestamp_micros(),
             });
         }
-        self.add(fetched, Kind::Form, changes, &sighting.id, sighting.observed_us, disposition, || match &sighting.rows {
-            Some(rows) => form::to_json(rows, form_object).map_err(|error| Chain(&error).to_string()),
-            None => Ok(Map::new()),
+        self.add(fetched, Kind::Form, changes, &sighting.id, sighting.observed_us, disposition, || {
+            match &sighting.rows {
+                Some(rows) => form::to_json(rows, form_object).map_err(|error| Chain(&error).to_string()),
+                None => Ok(Map::new()),
+            }
         });
     }
 
@@ -167,7 +176,8 @@ impl Fetcher {
                 match document() {
                     Ok(document) => {
                         let document = Value::Object(document).to_string().into();
-                        let record = Record { id: id.to_owned(), version_us, observed_us, document, lineage: Some(lineage) };
+                        let record =
+                            Record { id: id.to_owned(), version_us, observed_us, document, lineage: Some(lineage) };
                         let destination = Destination { domain, kind, document_type: Some(document_type) };
                         fetched.outgoing.record(destination, record);
                     }

@@ -67,7 +67,9 @@ pub async fn run(feed: Arc<dyn ChangeFeed>, fetcher: Arc<Fetcher>, shutdown: Can
             let started = Instant::now();
             match fetcher.handle(messages, &shutdown).await {
                 Ok(()) => feed.done(&positions),
-                Err(Stopping) => tracing::info!(messages = positions.len(), "stopping; a batch is left for the next fetcher"),
+                Err(Stopping) => {
+                    tracing::info!(messages = positions.len(), "stopping; a batch is left for the next fetcher")
+                }
             }
             metrics::histogram!(metric_names::BATCH_SECONDS).record(started.elapsed());
         });

@@ -93,8 +93,11 @@ async fn publish_batch(
     let subject = names::records_subject(&destination.domain, destination.kind, destination.document_type.as_ref());
     let mut open = vec![batch];
     while let Some(mut batch) = open.pop() {
-        let message =
-            Message { subject: subject.clone(), payload: wire::encode(&batch), dedupe_id: uuid::Uuid::new_v4().to_string() };
+        let message = Message {
+            subject: subject.clone(),
+            payload: wire::encode(&batch),
+            dedupe_id: uuid::Uuid::new_v4().to_string(),
+        };
         match quarantine::publish_until_safe(queue, message, shutdown).await {
             Ok(()) => {}
             Err(PublishError::TooLarge { size, size_max, .. }) => {
@@ -173,7 +176,11 @@ mod tests {
         let ids: std::collections::BTreeSet<&str> = batches
             .iter()
             .flat_map(|(_, batch)| {
-                batch.records.iter().map(|record| &*record.id).chain(batch.tombstones.iter().map(|tombstone| &*tombstone.id))
+                batch
+                    .records
+                    .iter()
+                    .map(|record| &*record.id)
+                    .chain(batch.tombstones.iter().map(|tombstone| &*tombstone.id))
             })
             .collect();
         assert_eq!(ids.len(), 14);

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 
 /// A password, key or address that holds one.
-#[derive(Clone, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Default, Deserialize, PartialEq, Eq)]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -31,11 +31,5 @@ impl From<String> for Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
-    }
-}
-
-impl Default for Secret {
-    fn default() -> Self {
-        Self(String::new())
     }
 }

@@ -1,5 +1,6 @@
 //! Logs, metrics and the HTTP endpoints `/live`, `/ready`, `/metrics`.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -64,7 +65,10 @@ pub fn log_filter(config: &TelemetryConfig) -> anyhow::Result<EnvFilter> {
 /// Starts logging to standard error; errors as [`log_filter`].
 pub fn install_logs(config: &TelemetryConfig) -> anyhow::Result<()> {
     let filter = log_filter(config)?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let installed = match config.log_format {
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
         LogFormat::Text => subscriber.try_init(),

@@ -50,7 +50,9 @@ impl KafkaConfig {
     /// Rules that types cannot express. The error names the key and what to do; values are not in it.
     pub fn validate(&self) -> Result<(), String> {
         if self.bootstrap_servers.iter().all(|server| server.trim().is_empty()) {
-            return Err("key `kafka.bootstrap_servers`: no broker is named; give something like [\"kafka:9092\"]".into());
+            return Err(
+                "key `kafka.bootstrap_servers`: no broker is named; give something like [\"kafka:9092\"]".into()
+            );
         }
         client_config(self).create_native_config().map(drop).map_err(|error| {
             let reason = unusable(&error);
@@ -101,9 +103,10 @@ impl KafkaFeed {
     pub fn subscribe(config: &KafkaConfig, topics: &[&str]) -> anyhow::Result<Arc<Self>> {
         let offsets = Arc::new(Mutex::new(Offsets::default()));
         let context = FeedContext { offsets: Arc::clone(&offsets) };
-        let consumer: StreamConsumer<FeedContext> = client_config(config)
-            .create_with_context(context)
-            .map_err(|error| anyhow::anyhow!("kafka: the configuration cannot be used: {}; check kafka.properties", unusable(&error)))?;
+        let consumer: StreamConsumer<FeedContext> =
+            client_config(config).create_with_context(context).map_err(|error| {
+                anyhow::anyhow!("kafka: the configuration cannot be used: {}; check kafka.properties", unusable(&error))
+            })?;
         consumer.subscribe(topics)?;
         let consumer = Arc::new(consumer);
         let (sender, receiver) = mpsc::channel(BUFFERED_MAX);
@@ -266,7 +269,8 @@ impl ChangeFeed for KafkaFeed {
 
     async fn check(&self) -> Result<(), String> {
         let consumer = Arc::clone(&self.consumer);
-        let asked = tokio::task::spawn_blocking(move || consumer.fetch_metadata(None, Duration::from_secs(2)).map(|_| ()));
+        let asked =
+            tokio::task::spawn_blocking(move || consumer.fetch_metadata(None, Duration::from_secs(2)).map(|_| ()));
         asked.await.map_err(|error| error.to_string())?.map_err(|error| format!("no broker answers: {error}"))
     }
 }
@@ -306,10 +310,16 @@ impl ConsumerContext for FeedContext {
             }
             Rebalance::Revoke(revoked) => {
                 let mine = |topic: &str, partition| {
-                    revoked.elements().iter().any(|element| element.topic() == topic && element.partition() == partition)
+                    revoked
+                        .elements()
+                        .iter()
+                        .any(|element| element.topic() == topic && element.partition() == partition)
                 };
-                let commits: Vec<_> =
-                    lock(&self.offsets).to_commit().into_iter().filter(|(topic, partition, _)| mine(topic, *partition)).collect();
+                let commits: Vec<_> = lock(&self.offsets)
+                    .to_commit()
+                    .into_iter()
+                    .filter(|(topic, partition, _)| mine(topic, *partition))
+                    .collect();
                 commit_these(consumer, &self.offsets, &commits, CommitMode::Sync);
                 let mut offsets = lock(&self.offsets);
                 for element in revoked.elements() {

@@ -127,9 +127,17 @@ impl Held {
 
 /// Bytes that a batch takes in memory. A message with nothing in it counts a little, so that such messages are bounded too.
 fn bytes_of(batch: &SpaceBatch) -> usize {
-    let rows =
-        batch.upserts.iter().flat_map(|table| &table.rows).map(RecordBatch::get_array_memory_size).sum::<usize>();
+    let rows = batch.upserts.iter().flat_map(|table| &table.rows).map(rows_bytes).sum::<usize>();
     let tombstones =
         batch.tombstones.iter().map(|tombstone| 128 + tombstone.id.len() + tombstone.reason.len()).sum::<usize>();
     256 + rows + tombstones
+}
+
+/// Bytes of the values. The columns of a decoded message share one buffer, which `get_array_memory_size` would count for each of them.
+fn rows_bytes(rows: &RecordBatch) -> usize {
+    let column = |column: &arrow::array::ArrayRef| {
+        let data = column.to_data();
+        data.get_slice_memory_size().unwrap_or_else(|_| data.get_array_memory_size())
+    };
+    rows.columns().iter().map(column).sum()
 }

@@ -49,7 +49,7 @@ pub struct IngestOptions {
 }
 
 impl Default for IngestOptions {
-    /// 50,000 rows, 64 MiB, 1 s, 4 spaces, 256 MiB, 1,000 messages, 60 s.
+    /// 50,000 rows, 64 MiB, 1 s, 4 spaces, 256 MiB, 10,000 messages, 60 s.
     fn default() -> Self {
         Self {
             flush_rows_max: 50_000,
@@ -57,7 +57,7 @@ impl Default for IngestOptions {
             flush_age_ms: 1_000,
             commits_parallel_max: 4,
             held_bytes_max: 256 << 20,
-            in_flight_max: 1_000,
+            in_flight_max: 10_000,
             acknowledge_within_seconds: 60,
         }
     }

@@ -45,7 +45,7 @@ impl SqliteMetastore {
         Ok(())
     }
 
-    /// In memory, for tests.
+    /// In memory, for tests. A call that is dropped half-way may take the database with it.
     pub fn memory() -> Self {
         let options = SqliteConnectOptions::new().in_memory(true);
         let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);

@@ -33,13 +33,17 @@ pub(super) struct Lake {
     pub(super) folder: TempDir,
     pub(super) metastore: Arc<dyn Metastore>,
     pub(super) one_in: Arc<AtomicU64>,
+    _database: TempDir,
 }
 
 impl Lake {
     pub(super) async fn new() -> Self {
-        let metastore = SqliteMetastore::memory();
+        // A file: a call that is dropped half-way takes its connection with it, and a database in memory would go too.
+        let database = TempDir::new().unwrap();
+        let metastore = SqliteMetastore::file(&database.path().join("metastore.sqlite"));
         metastore.migrate().await.unwrap();
-        Self { folder: TempDir::new().unwrap(), metastore: Arc::new(metastore), one_in: Arc::default() }
+        let folder = TempDir::new().unwrap();
+        Self { folder, metastore: Arc::new(metastore), one_in: Arc::default(), _database: database }
     }
 
     /// An engine that knows nothing yet, as after a start.
