@@ -323,8 +323,8 @@ fn kafka_and_queue_must_be_usable() {
             &["key `queue.servers`", "not an address like"],
         );
         files.refuse(service, "[queue]", "[queue]\ntoken = \"hunter2\"", &["section `queue`", "more than one login"]);
-        let lonely = "servers = [\"nats://nats\"]\nuser = \"lake\" #";
-        files.refuse(service, "servers =", lonely, &["section `queue`", "give user and password"]);
+        let lonely = "\nservers = [\"nats://nats\"]\nuser = \"lake\" #";
+        files.refuse(service, "\nservers =", lonely, &["section `queue`", "give user and password"]);
     }
 }
 

@@ -1,10 +1,11 @@
 //! Which domains, case types and forms are taken into the lake. Pure.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use lake_shared::identity::{DocumentType, Kind};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error};
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 /// Section `[take]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -68,19 +69,34 @@ impl AllowList {
 
 impl<'de> Deserialize<'de> for AllowList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Word(String),
-            Names(HashSet<String>),
-        }
-        match Written::deserialize(deserializer) {
-            Ok(Written::Word(word)) if word == "everything" => Ok(Self::Everything),
+        deserializer.deserialize_any(Written)
+    }
+}
+
+/// Takes both ways of writing a list.
+struct Written;
+
+impl<'de> Visitor<'de> for Written {
+    type Value = AllowList;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("\"everything\" or a list of names")
+    }
+
+    fn visit_str<E: Error>(self, words: &str) -> Result<AllowList, E> {
+        Ok(match words {
+            "everything" => AllowList::Everything,
             // From the environment a list may come as words between commas.
-            Ok(Written::Word(words)) => Ok(Self::Only(words.split(',').map(|word| word.trim().to_owned()).collect())),
-            Ok(Written::Names(names)) => Ok(Self::Only(names)),
-            Err(_) => Err(D::Error::custom("expected \"everything\" or a list of names")),
+            _ => AllowList::Only(words.split(',').map(|word| word.trim().to_owned()).collect()),
+        })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<AllowList, A::Error> {
+        let mut only = HashSet::new();
+        while let Some(name) = names.next_element()? {
+            only.insert(name);
         }
+        Ok(AllowList::Only(only))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::try_join;
-use lake_shared::retry::Backoff;
+use lake_shared::retry::{Backoff, milliseconds};
 use serde::Deserialize;
 
 use crate::blobs::{BlobsConfig, ObjectBlobs};
@@ -65,7 +65,7 @@ pub async fn connect_when_there(config: &HqConfig) -> Result<Hq, SourceError> {
         match connect(config).await {
             Err(error @ SourceError::Unavailable { .. }) => {
                 let wait = backoff.next_wait();
-                tracing::warn!(%error, wait_ms = wait.as_millis(), "hq is not there yet; check the section [hq]");
+                tracing::warn!(%error, wait_ms = milliseconds(wait), "hq is not there yet; check the section [hq]");
                 tokio::time::sleep(wait).await;
             }
             other => return other,

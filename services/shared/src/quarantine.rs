@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::names;
 use crate::queue::{Message, PublishError, Queue};
-use crate::retry::Backoff;
+use crate::retry::{Backoff, milliseconds};
 use crate::wire;
 
 /// Metric: entries published, labels `stage` and `reason`.
@@ -80,7 +80,7 @@ pub async fn publish_until_safe(
         match queue.publish(message.clone()).await {
             Err(error @ PublishError::Unavailable { .. }) => {
                 let wait = backoff.next_wait();
-                tracing::warn!(%error, wait_ms = wait.as_millis(), "queue does not take a message");
+                tracing::warn!(%error, wait_ms = milliseconds(wait), "queue does not take a message");
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = shutdown.cancelled() => return Err(PublishError::Closed),

@@ -35,6 +35,11 @@ impl Backoff {
     }
 }
 
+/// A duration as a field of a log line: a number, where `as_millis` would become a text in JSON.
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

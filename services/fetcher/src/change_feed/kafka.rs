@@ -299,6 +299,17 @@ impl ClientContext for FeedContext {
 }
 
 impl ConsumerContext for FeedContext {
+    fn commit_callback(&self, result: Result<(), KafkaError>, commits: &TopicPartitionList) {
+        // In the middle of a rebalance the broker refuses. Without more messages nobody would commit again.
+        if let Err(error) = result {
+            tracing::info!(%error, "offsets were not committed; will be tried again");
+            let mut offsets = lock(&self.offsets);
+            for element in commits.elements() {
+                offsets.commit_failed(element.topic(), element.partition());
+            }
+        }
+    }
+
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(assigned) => {

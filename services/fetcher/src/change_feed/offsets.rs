@@ -74,6 +74,13 @@ impl Offsets {
         }
     }
 
+    /// Notes that the broker did not take what it was told, after all: it is told again.
+    pub fn commit_failed(&mut self, topic: &str, partition: i32) {
+        if let Some(state) = self.partitions.get_mut(&(topic.to_owned(), partition)) {
+            state.committed = i64::MIN;
+        }
+    }
+
     /// Forgets a partition: it belongs to somebody else now.
     pub fn revoke(&mut self, topic: &str, partition: i32) {
         self.partitions.remove(&(topic.to_owned(), partition));
@@ -113,6 +120,9 @@ mod tests {
         assert!(commits(&offsets).is_empty());
         offsets.done(&position(14, generation));
         assert_eq!(commits(&offsets), [15]);
+        offsets.committed(&offsets.to_commit());
+        offsets.commit_failed("case-sql", 0);
+        assert_eq!(commits(&offsets), [15], "the broker did not take it");
         assert_eq!(offsets.in_flight(), 0);
     }
 

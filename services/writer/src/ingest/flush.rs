@@ -9,7 +9,7 @@ use lake_shared::error_chain::Chain;
 use lake_shared::identity::Space;
 use lake_shared::quarantine::{self, Stage};
 use lake_shared::queue::{Queue, Receipt};
-use lake_shared::retry::Backoff;
+use lake_shared::retry::{Backoff, milliseconds};
 use tokio_util::sync::CancellationToken;
 
 use super::held::Waiting;
@@ -108,7 +108,7 @@ impl Flush {
             }
             let wait = backoff.next_wait();
             metrics::counter!(telemetry::FLUSH_RETRIES_TOTAL).increment(1);
-            tracing::warn!(error = %Chain(&error), wait_ms = wait.as_millis(), "commit failed");
+            tracing::warn!(error = %Chain(&error), wait_ms = milliseconds(wait), "commit failed");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.shutdown.cancelled() => {}

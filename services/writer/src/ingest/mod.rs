@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, QueueError, Stream};
-use lake_shared::retry::Backoff;
+use lake_shared::retry::{Backoff, milliseconds};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
@@ -182,7 +182,7 @@ impl Ingest {
             None => self.stopping = true,
             Some(Err(error)) => {
                 let wait = self.backoff.next_wait();
-                tracing::warn!(%error, wait_ms = wait.as_millis(), "rows cannot be read from the queue now");
+                tracing::warn!(%error, wait_ms = milliseconds(wait), "rows cannot be read from the queue now");
                 self.pause_until = Some(Instant::now() + wait);
             }
             Some(Ok(delivery)) => {

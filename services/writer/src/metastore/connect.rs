@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use lake_shared::error_chain::Chain;
-use lake_shared::retry::Backoff;
+use lake_shared::retry::{Backoff, milliseconds};
 use lake_shared::secret::Secret;
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
@@ -61,7 +61,7 @@ pub async fn migrate_when_there(metastore: &dyn Metastore) {
     let mut backoff = Backoff::default();
     while let Err(error) = metastore.migrate().await {
         let wait = backoff.next_wait();
-        tracing::warn!(error = %Chain(&error), wait_ms = wait.as_millis(), "metastore is not ready; check metastore.url");
+        tracing::warn!(error = %Chain(&error), wait_ms = milliseconds(wait), "metastore is not ready; check metastore.url");
         tokio::time::sleep(wait).await;
     }
 }

@@ -214,7 +214,7 @@ impl DeltaTableStore {
         metrics::counter!(telemetry::ROWS_UPSERTED_TOTAL, "kind" => kind).increment(upserted);
         metrics::counter!(telemetry::ROWS_DELETED_TOTAL, "kind" => kind).increment(deleted);
         metrics::counter!(telemetry::BYTES_WRITTEN_TOTAL, "kind" => kind).increment(bytes.unsigned_abs());
-        let milliseconds = began.elapsed().as_millis();
+        let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
         tracing::debug!(table = %key, version, upserted, deleted, removed, added, milliseconds, "committed");
         Ok(true)
     }

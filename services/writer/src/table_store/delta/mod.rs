@@ -163,7 +163,7 @@ impl DeltaTableStore {
         let outlived = state.settle_tombstones();
         self.metastore.forget_tombstones(space, &outlived).await.map_err(EngineError::Metastore)?;
         let (tables, keys) = (state.slots.len(), state.index.len());
-        let milliseconds = began.elapsed().as_millis();
+        let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
         tracing::info!(%space, tables, keys, tombstones = state.tombstones.len(), milliseconds, "space loaded");
         metrics::gauge!(crate::telemetry::INDEX_KEYS).increment(keys as f64);
         Ok(state)
