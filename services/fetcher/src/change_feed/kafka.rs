@@ -120,7 +120,8 @@ fn client_config(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
         .set("client.id", "commcare-lake-fetcher")
-        .set("partition.assignment.strategy", "cooperative-sticky")
+        // Eager: with the cooperative one, a member whose generation had passed went on owning partitions that it no longer fetched.
+        .set("partition.assignment.strategy", "roundrobin")
         .set("session.timeout.ms", "15000")
         .set("queued.max.messages.kbytes", "16384")
         .set("fetch.wait.max.ms", "100")
@@ -171,7 +172,13 @@ async fn poll(
                 Ok(message) => waiting.extend(hand_out(&offsets, &message)),
                 Err(error) => note(&error),
             },
-            _ = commit_tick.tick() => commit(&*consumer, &offsets, CommitMode::Async),
+            _ = commit_tick.tick() => {
+                commit(&*consumer, &offsets, CommitMode::Async);
+                // Resuming may have failed in the middle of a rebalance.
+                if paused && waiting.is_empty() {
+                    paused = !flow(&consumer, true);
+                }
+            }
         }
         if !paused && waiting.len() >= BUFFERED_MAX {
             paused = flow(&consumer, false);
@@ -307,6 +314,15 @@ impl ConsumerContext for FeedContext {
             for element in commits.elements() {
                 offsets.commit_failed(element.topic(), element.partition());
             }
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        // A partition that was paused when it was revoked would come back paused.
+        if let Rebalance::Assign(assigned) = rebalance
+            && let Err(error) = consumer.resume(assigned)
+        {
+            tracing::warn!(%error, "assigned partitions cannot be resumed");
         }
     }
 
