@@ -71,7 +71,8 @@ async fn build(config: LakeConfig, mut tasks: TaskGroup) -> anyhow::Result<(Task
     let hq = connect_when_there(&config.hq).await?;
     let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).collect();
     let feed = KafkaFeed::subscribe(&config.kafka, &topics)?;
-    let (asked_feed, database, metastore) = (Arc::clone(&feed), Arc::clone(&hq.database), Arc::clone(&writer.metastore));
+    let (asked_feed, database, metastore) =
+        (Arc::clone(&feed), Arc::clone(&hq.database), Arc::clone(&writer.metastore));
     let checks = vec![
         Check::new("kafka", move || {
             let feed = Arc::clone(&asked_feed);

@@ -180,7 +180,8 @@ fn expected_place(world: &World, index: u32) -> ExpectedRow {
     }
 }
 
-/// The different sets of location columns that were true of a user in some turn from `from` on.
+/// The different sets of location columns that a row of a user may have got from some turn `from` on. The lake asks for the user and for the
+/// tree at different moments, so any assignment goes with any tree of that time.
 fn possible_places(domain: &Domain, person: Option<&Person>, from: u64) -> Vec<Cells> {
     let Some(person) = person else { return vec![Map::new()] };
     let mut possible: Vec<Cells> = Vec::new();
@@ -189,12 +190,12 @@ fn possible_places(domain: &Domain, person: Option<&Person>, from: u64) -> Vec<C
             possible.push(cells);
         }
     };
-    for (number, (_, whereabouts)) in person.whereabouts.iter().enumerate() {
-        // What changes in a turn is true in that turn, too, until the change.
-        let over = person.whereabouts.get(number + 1).is_some_and(|(next, _)| *next < from);
-        if !over {
-            let name = |level: &usize| format!("+{}_id", domain.place_types[*level].name);
-            add(whereabouts.iter().map(|(level, id)| (name(level), Value::String(id.to_string()))).collect());
+    let name = |level: &usize| format!("+{}_id", domain.place_types[*level].name);
+    for assignment in true_since(&person.assignments, from) {
+        for tree in true_since(&domain.trees, from) {
+            let whereabouts = assignment.and_then(|place| tree.get(&place));
+            let levels = whereabouts.into_iter().flatten();
+            add(levels.map(|(level, id)| (name(level), Value::String(id.to_string()))).collect());
         }
     }
     if person.retired {
@@ -202,6 +203,12 @@ fn possible_places(domain: &Domain, person: Option<&Person>, from: u64) -> Vec<C
         add(Map::new());
     }
     possible
+}
+
+/// What was true in some turn from `from` on. What changes in a turn is true in that turn, too, until the change.
+fn true_since<T>(noted: &[(u64, T)], from: u64) -> impl Iterator<Item = &T> {
+    let over = move |number: usize| noted.get(number + 1).is_some_and(|(next, _)| *next < from);
+    noted.iter().enumerate().filter(move |(number, _)| !over(*number)).map(|(_, (_, noted))| noted)
 }
 
 #[cfg(test)]

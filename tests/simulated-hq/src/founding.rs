@@ -58,6 +58,7 @@ impl Life {
             designs,
             case_types: case_types.iter().map(|name| Name::Borrowed(name)).collect(),
             place_types: self.place_types(levels),
+            trees: Vec::new(),
             places: Vec::new(),
             people: Vec::new(),
             cases: Vec::new(),
@@ -73,6 +74,7 @@ impl Life {
             self.mutations.push(mutation);
         }
         self.found_places(number);
+        self.world.note_tree(number, self.turn);
         for _ in 0..self.options.workers_per_domain.max(4) {
             self.hire(number);
         }
@@ -175,12 +177,12 @@ impl Life {
             place,
             retired: false,
             revision: 1,
-            whereabouts: Vec::new(),
+            assignments: Vec::new(),
         };
         let index = number as u32;
         self.world.people.push(person);
         self.world.domains[domain].people.push(index);
-        self.world.note_whereabouts_of(index, self.turn);
+        self.world.note_assignment(index, self.turn);
         self.put_person(index);
         self.announce_person(index);
         if !web {

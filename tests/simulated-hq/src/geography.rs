@@ -19,7 +19,7 @@ impl Life {
             7 => self.delete_place(domain, index),
             _ => self.add_place(domain, index),
         }
-        self.world.note_whereabouts(domain, self.turn);
+        self.world.note_tree(domain, self.turn);
     }
 
     fn standing(&self, domain: usize) -> Vec<u32> {
@@ -149,7 +149,7 @@ impl Life {
         person.place = if away { None } else { place };
         person.retired |= retires;
         person.revision += 1;
-        self.world.note_whereabouts_of(index, self.turn);
+        self.world.note_assignment(index, self.turn);
         self.put_person(index);
         self.announce_person(index);
     }

@@ -131,7 +131,7 @@ async fn places_of_users_agree_with_the_user_directory() {
         let domain = life.world.domains[person.domain].name.to_string();
         let id = person.id.to_string();
         let answers = ports.users.locations(&domain, std::slice::from_ref(&id)).await.unwrap();
-        let noted = &person.whereabouts.last().unwrap().1;
+        let noted = life.world.whereabouts(person.place);
         let tree = ports.database.locations(&domain).await.unwrap().rows;
         let standing = answers[&id].as_ref().filter(|place| tree.iter().any(|row| row.location_id == **place));
         if !person.retired {

@@ -2,6 +2,7 @@
 //!
 //! Cases, forms, places and people are found by index; they are never taken out, only marked as gone, so an index stays valid.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -38,6 +39,8 @@ pub struct Domain {
     pub case_types: Vec<Name>,
     /// Levels of the location tree, top first.
     pub place_types: Vec<PlaceType>,
+    /// (first turn, where each place lay from then on).
+    pub trees: Vec<(u64, HashMap<u32, Whereabouts>)>,
     /// Indices.
     pub places: Vec<u32>,
     /// Indices.
@@ -151,8 +154,8 @@ pub struct Person {
     pub retired: bool,
     /// CouchDB revision number.
     pub revision: u32,
-    /// (first turn, what was true from then on).
-    pub whereabouts: Vec<(u64, Arc<Whereabouts>)>,
+    /// (first turn, where this user was assigned from then on).
+    pub assignments: Vec<(u64, Option<u32>)>,
 }
 
 /// Who sends a form.
@@ -413,19 +416,16 @@ impl World {
         found
     }
 
-    /// Writes down where everybody of a domain is from this turn on.
-    pub fn note_whereabouts(&mut self, domain: usize, turn: u64) {
-        for index in self.domains[domain].people.clone() {
-            self.note_whereabouts_of(index, turn);
-        }
+    /// Writes down how the places of a domain lie from this turn on.
+    pub fn note_tree(&mut self, domain: usize, turn: u64) {
+        let places = &self.domains[domain].places;
+        let tree = places.iter().map(|place| (*place, self.whereabouts(Some(*place)))).collect();
+        self.domains[domain].trees.push((turn, tree));
     }
 
-    /// Writes down where somebody is from this turn on.
-    pub fn note_whereabouts_of(&mut self, person: u32, turn: u64) {
-        let now = self.whereabouts(self.people[person as usize].place);
-        let noted = &mut self.people[person as usize].whereabouts;
-        if noted.last().is_none_or(|(_, last)| **last != now) {
-            noted.push((turn, Arc::new(now)));
-        }
+    /// Writes down where somebody is assigned from this turn on.
+    pub fn note_assignment(&mut self, person: u32, turn: u64) {
+        let Person { place, assignments, .. } = &mut self.people[person as usize];
+        assignments.push((turn, *place));
     }
 }

@@ -86,8 +86,7 @@ async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
     let (feed, hq) = (Arc::new(MemoryFeed::default()), MemoryHq::new());
     let fetcher =
         FetcherParts { take: TakeConfig::EVERYTHING, case_options: CaseOptions::default(), options: embedded_fetch() };
-    let embedded =
-        Embedded { feed: feed.clone(), hq: hq.hq(), fetcher, enricher: EnricherOptions::default(), writer };
+    let embedded = Embedded { feed: feed.clone(), hq: hq.hq(), fetcher, enricher: EnricherOptions::default(), writer };
     let shutdown = CancellationToken::new();
     let lake = tokio::spawn(embedded.run(shutdown.clone()));
     let mut stage = Stage { feed, hq, life: Life::new(LifeOptions { seed: arguments.seed, ..LifeOptions::default() }) };
@@ -108,7 +107,9 @@ async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
     }
     shutdown.cancel();
     let ended = tokio::time::timeout(DRAIN_WITHIN, lake).await;
-    ended.context("the lake could not write everything that was on its way in time; see --verbose")?.context("the lake panicked")??;
+    ended
+        .context("the lake could not write everything that was on its way in time; see --verbose")?
+        .context("the lake panicked")??;
     println!("\nEnded cleanly. The tables stay in {}.", folder.display());
     Ok(())
 }
