@@ -116,8 +116,11 @@ impl DeltaTableStore {
         let decisions = entries.decide(batch, |id| state.held(id));
         self.remember(state, &decisions).await?;
         // Rows enter before rows of the same ids leave other tables: a reader may see an id twice for a moment, never not at all.
+        let entering: HashSet<IdHash> = decisions.entering.iter().flatten().map(|row| row.id).collect();
         let mut leaving: HashSet<IdHash> =
             decisions.leaving.iter().copied().chain(state.condemned.iter().copied()).collect();
+        // A condemned row whose id comes back is replaced; it must not take the new one with it.
+        leaving.retain(|id| !entering.contains(id));
         for (position, number) in numbers.iter().enumerate() {
             if decisions.entering[position].is_empty() {
                 continue;

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::lake::{Cell, Lake, NewRow, batch, new_row, read_all, record_batch, small, space, table, tombstone};
+use crate::metastore::StoredTombstone;
 use crate::table_store::delta::DeltaOptions;
+use crate::table_store::key_index::id_hash;
+use crate::table_store::order_guard::TombstoneOrder;
 use crate::table_store::{Applied, SpaceBatch, StoreError, TableRows, TableStore};
 
 fn commits(folder: &Path) -> usize {
@@ -237,4 +240,23 @@ async fn old_tombstones_are_forgotten() {
     let forgotten = async { while store.maintain(&space()).await.unwrap().tombstones_forgotten == 0 {} };
     tokio::time::timeout(std::time::Duration::from_secs(30), forgotten).await.unwrap();
     assert_eq!(store.apply(batch(&[("t", vec![new_row("a", 4, &[])])], vec![])).await.unwrap().tables.len(), 1);
+}
+
+/// The process died between remembering a tombstone and the commit; when it is back, the id comes back in the first batch.
+#[tokio::test]
+async fn a_row_that_comes_back_is_not_taken_away_by_its_unfinished_deletion() {
+    let lake = Lake::new().await;
+    let rows = vec![new_row("a", 5, &[("/name", "A")]), new_row("b", 5, &[("/name", "B")])];
+    lake.open(DeltaOptions::default()).apply(batch(&[("person", rows)], vec![])).await.unwrap();
+    let order = TombstoneOrder { version_us: Some(5), observed_us: 9 };
+    let remembered = StoredTombstone { id_hash: id_hash("a"), id: "a".into(), order };
+    lake.metastore.remember_tombstones(&space(), &[remembered]).await.unwrap();
+
+    let store = lake.open(DeltaOptions::default());
+    let back = vec![new_row("a", 10, &[("/name", "back")])];
+    store.apply(batch(&[("person", back)], vec![tombstone("a", Some(5), 9)])).await.unwrap();
+    // Rewrites the file that the row came in.
+    store.apply(batch(&[("person", vec![new_row("b", 6, &[("/name", "B2")])])], vec![])).await.unwrap();
+    let read = lake.read("person").await;
+    assert_eq!((read["a"]["/name"].as_str(), read["b"]["/name"].as_str()), ("back", "B2"));
 }
