@@ -18,6 +18,7 @@ use lake_simulated_hq::users::UserServer;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use sqlx::Connection;
 use tempfile::TempDir;
 
 use crate::parts::{Kafka, Launch, Nats, ObjectStore, Port, Postgres, Service, wait_until};
@@ -126,6 +127,13 @@ impl RealParts {
         ensure!(summary.rows > 0, "the life left nothing to compare");
         let s3 = root.starts_with("s3://").then_some(&self.store);
         readers::compare(&expected, root, s3)
+    }
+
+    /// Entries in the quarantine by reason.
+    pub async fn quarantined(&self) -> anyhow::Result<BTreeMap<String, i64>> {
+        let mut metastore = sqlx::PgConnection::connect(&self.postgres.url("lake_metastore")).await?;
+        let rows = sqlx::query_as("select reason, count(*) from quarantine group by reason");
+        Ok(rows.fetch_all(&mut metastore).await?.into_iter().collect())
     }
 
     /// Section `[hq]` for a service that reads it.

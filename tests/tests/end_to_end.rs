@@ -11,6 +11,15 @@ const CHANGES: u64 = 20_000;
 /// A row's place columns may be any that its worker had in this life: played as fast as possible, messages of different topics overtake one
 /// another by any time. Workers who never moved leave no choice.
 const PLACE_SLACK_TURNS: u64 = u64::MAX;
+/// What a life with sabotage puts aside.
+const BAD_INPUT: [&str; 6] = [
+    "change_malformed_json",
+    "change_missing_document_id",
+    "change_not_an_object",
+    "form_xml_missing",
+    "form_xml_not_well_formed",
+    "form_xml_raises",
+];
 /// How long the lake may take to catch up.
 const DRAIN_WITHIN: Duration = Duration::from_secs(300);
 
@@ -59,6 +68,12 @@ async fn killed_services_lose_and_duplicate_nothing() -> anyhow::Result<()> {
     parts.hq.apply(&settled).await?;
     parts.drained(DRAIN_WITHIN).await?;
     println!("{}", parts.compare(&life, PLACE_SLACK_TURNS, "s3://lake/tables")?);
+    // The bad input of this life is there, with its reasons; everything else went on.
+    let quarantined = parts.quarantined().await?;
+    println!("quarantined: {quarantined:?}");
+    for reason in BAD_INPUT {
+        anyhow::ensure!(quarantined.contains_key(reason), "nothing was put aside as {reason}: {quarantined:?}");
+    }
     services.end()
 }
 

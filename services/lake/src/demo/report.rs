@@ -15,13 +15,15 @@ pub async fn print(metastore: &dyn Metastore, folder: &Path, changes: u64) -> an
     tables.sort_by(|one, other| one.key.cmp(&other.key));
     let now = Utc::now().timestamp_micros();
     println!("\n{changes} changes are in the lake. Tables below {}:\n", folder.join("tables").display());
-    println!("  {:<54} {:>7} {:>6} {:>8} {:>8}", "table", "rows", "files", "version", "fresh");
+    println!("  {:<54} {:<12} {:>7} {:>6} {:>8} {:>8}", "table", "", "rows", "files", "version", "fresh");
+    let rows_most = tables.iter().map(|table| table.state.rows).max().unwrap_or(0);
     for table in tables.iter().take(TABLES_SHOWN_MAX) {
         let state = &table.state;
         let version = state.version.map_or_else(|| "-".to_owned(), |version| version.to_string());
         println!(
-            "  {:<54} {:>7} {:>6} {:>8} {:>8}",
+            "  {:<54} {:<12} {:>7} {:>6} {:>8} {:>8}",
             table.path,
+            bar(state.rows, rows_most),
             state.rows,
             state.files,
             version,
@@ -32,7 +34,7 @@ pub async fn print(metastore: &dyn Metastore, folder: &Path, changes: u64) -> an
         println!("  ... and {} more", tables.len() - TABLES_SHOWN_MAX);
     }
     let rows: i64 = tables.iter().map(|table| table.state.rows).sum();
-    println!("  {:<54} {rows:>7}", format!("{} tables", tables.len()));
+    println!("  {:<54} {:<12} {rows:>7}", format!("{} tables", tables.len()), "");
     // A case table is what people look at first.
     let largest = tables.iter().filter(|table| table.key.space.kind == Kind::Case).max_by_key(|table| table.state.rows);
     if let Some(table) = largest.or(tables.first()) {
@@ -55,6 +57,15 @@ pub async fn print_line(metastore: &dyn Metastore, changes: u64, waiting: usize)
         let rows: i64 = tables.iter().map(|table| table.state.rows).sum();
         println!("{changes} changes, {waiting} on their way; {} tables, {rows} rows", tables.len());
     }
+}
+
+/// A bar of at most 12 blocks, so that the eye finds the large tables.
+fn bar(rows: i64, most: i64) -> String {
+    let eighths = if most > 0 { rows.max(0) * 12 * 8 / most } else { 0 };
+    let (blocks, rest) = (eighths / 8, eighths % 8);
+    let partial = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let partial = usize::try_from(rest).ok().and_then(|rest| partial.get(rest)).copied().unwrap_or_default();
+    "█".repeat(usize::try_from(blocks).unwrap_or_default()) + partial
 }
 
 fn age(then_us: Option<i64>, now_us: i64) -> String {
