@@ -23,7 +23,10 @@ const BAD_INPUT: [&str; 6] = [
 /// How long the lake may take to catch up.
 const DRAIN_WITHIN: Duration = Duration::from_secs(300);
 
+/// A life; `LAKE_TEST_SEED` makes it another one, to look for trouble by hand.
 fn life(seed: u64, sabotage: bool) -> Life {
+    let seed = std::env::var("LAKE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(seed);
+    println!("seed {seed}");
     Life::new(LifeOptions { seed, domains: 3, sabotage, ..LifeOptions::default() })
 }
 
