@@ -131,12 +131,88 @@ fn declarations() {
 }
 
 #[test]
+fn entities_in_content() {
+    // The form is not readable either way; which way depends on the text of the entity.
+    for (text, expected) in [
+        ("x", "raises"),
+        ("<b>1</b><c/>", "raises"),
+        ("<!-- c --><?pi?><![CDATA[<]]>", "raises"),
+        ("&#38;lt; &#60;b/> &lt; &#13;", "raises"),
+        ("<b a='&f;'/>&f;&f;", "raises"),
+        ("&x;", "raises"),
+        ("<b>", "{}"),
+        ("</d><d>", "{}"),
+        ("<p:b/>", "{}"),
+        ("&#38;", "{}"),
+        ("&#60;", "{}"),
+        ("]]>", "{}"),
+        ("&#38;#0;", "{}"),
+        ("&unknown;", "{}"),
+        ("&u;", "{}"),
+        ("&e;", "{}"),
+        ("&g;", "{}"),
+        ("<b a='&g;'/>", "{}"),
+        ("<?xml version='1.0'?>", "{}"),
+    ] {
+        let declared = format!(
+            "<!ENTITY e \"{text}\"><!ENTITY f 'y'><!ENTITY g '&#38;e;'><!ENTITY x SYSTEM 's'><!ENTITY u SYSTEM 's' NDATA n>"
+        );
+        let xml = |used: &str| format!("<!DOCTYPE d [{declared}]><d xmlns:p='u:1' k='1'>{used}</d>");
+        assert_eq!(answer(xml("<a/>&e;")), expected, "{text}");
+        assert_eq!(answer(xml("&e;&e;<a>&e;</a>")), expected, "{text}");
+        assert_eq!(answer(xml("<a>1</a>")), r##"{"@k":"1","a":"1","#type":"d"}"##, "{text}");
+    }
+    check(&[
+        ("<!DOCTYPE d [<!ENTITY a:b 'x'>]><d k='1'>&a:b;</d>", "{}"),
+        ("<!DOCTYPE d SYSTEM 's'><d k='1&a:b;'/>", r##"{"@k":"1","#type":"d"}"##),
+        ("<!DOCTYPE d [%p:q;]><d k='1'/>", r##"{"@k":"1","#type":"d"}"##),
+        ("<!DOCTYPE d [<!ENTITY e '%p;'>]><d k='1'>&other;</d>", "raises"),
+        ("<?xml version='1.0' standalone='yes'?><!DOCTYPE d [%p;]><d k='1'/>", "{}"),
+    ]);
+}
+
+#[test]
+fn nested_entities_have_limits() {
+    let chain = |last: usize| (1..=last).map(|n| format!("<!ENTITY e{n} '&e{};'>", n - 1)).collect::<String>();
+    for (last, in_content, in_value) in [(18, "raises", r##"{"@k":"x","#type":"d"}"##), (19, "{}", "{}")] {
+        let declared = format!("<!DOCTYPE d [<!ENTITY e0 'x'>{}]>", chain(last));
+        assert_eq!(answer(format!("{declared}<d k='1'>&e{last};</d>")), in_content);
+        assert_eq!(answer(format!("{declared}<d k='&e{last};'/>")), in_value);
+    }
+    let deep = |outside: usize, inside: usize| {
+        let (b, c) = (["<b>".repeat(inside), "</b>".repeat(inside)], ["<c>".repeat(outside), "</c>".repeat(outside)]);
+        format!("<!DOCTYPE d [<!ENTITY e '{}{}'>]><d k='1'>{}&e;{}</d>", b[0], b[1], c[0], c[1])
+    };
+    for (outside, inside) in [(0, 254), (99, 155), (254, 0)] {
+        assert_eq!(answer(deep(outside, inside)), "raises");
+        assert_eq!(answer(deep(outside, inside + 1)), "{}");
+    }
+    let laughs: String = (1..10).map(|n| format!("<!ENTITY l{n} '{}'>", format!("&l{};", n - 1).repeat(10))).collect();
+    for (use_of, in_content) in [("l3", "raises"), ("l9", "{}")] {
+        let declared = format!("<!DOCTYPE d [<!ENTITY l0 'lol'>{laughs}]>");
+        assert_eq!(answer(format!("{declared}<d k='1'>&{use_of};</d>")), in_content);
+    }
+}
+
+#[test]
 fn meta_blocks() {
     check(&[
         (
             r#"<d><Meta a="1">t<uid>U</uid><x/><TimeStart>S</TimeStart></Meta><b/></d>"#,
-            r##"{"b":"","#type":"d","meta":{"@a":"1","x":"","#text":"t","timeStart":"S","instanceID":"U"}}"##,
+            r##"{"b":"","#type":"d","meta":{"@a":"1","x":"","#text":"t","instanceID":"U","timeStart":"S"}}"##,
         ),
+        // Renamed members come in the order of the old ones.
+        (
+            r#"<d><meta><uid>U</uid><x/><DeviceID>D</DeviceID><TimeEnd>E</TimeEnd></meta></d>"#,
+            r##"{"meta":{"x":"","instanceID":"U","deviceID":"D","timeEnd":"E"},"#type":"d"}"##,
+        ),
+        (
+            r#"<d><meta><uid a="1">U</uid><instanceID/></meta></d>"#,
+            r##"{"meta":{"uid":{"@a":"1","#text":"U"},"instanceID":""},"#type":"d"}"##,
+        ),
+        (r#"<d k="1"><Meta/></d>"#, r##"{"@k":"1","#type":"d","meta":""}"##),
+        (r#"<d><Meta><uid>1</uid></Meta><Meta/></d>"#, r##"{"#type":"d","meta":{"instanceID":"1"}}"##),
+        (r#"<d><Meta/><Meta><uid>1</uid></Meta></d>"#, r##"{"#type":"d","meta":["",{"uid":"1"}]}"##),
         (r#"<d><meta/><b/><Meta><x>1</x></Meta></d>"#, r##"{"meta":{"x":"1"},"b":"","#type":"d"}"##),
         (r#"<d><meta><uid>1</uid></meta><meta>x</meta></d>"#, r##"{"meta":{"instanceID":"1"},"#type":"d"}"##),
         (r#"<d><meta>x</meta><meta><uid>1</uid></meta></d>"#, r##"{"meta":["x",{"uid":"1"}],"#type":"d"}"##),

@@ -8,7 +8,7 @@ use super::{FormXmlError, RaiseReason};
 
 type Result<T> = std::result::Result<T, FormXmlError>;
 
-/// Keys of old `meta` blocks and the keys that HQ gives them, in the order in which it does.
+/// Keys of old `meta` blocks and the keys that HQ gives them.
 const META_RENAMES: [(&str, &str); 5] = [
     ("TimeStart", "timeStart"),
     ("TimeEnd", "timeEnd"),
@@ -66,13 +66,16 @@ fn meta<S: Sink>(tree: &Tree<'_>, first: ChildId, sink: &mut S) -> Result<()> {
     attributes(tree, block, sink)?;
     let has = |name: &str| tree.groups(block).any(|id| tree.child(id).name == name);
     let renames = META_RENAMES.map(|(old, new)| (old, new, !has(new)));
-    let is_renamed = |name: &str| renames.iter().any(|(old, _, renamed)| *renamed && *old == name);
-    for group in tree.groups(block).filter(|id| !is_renamed(tree.child(*id).name)) {
+    let new_name = |id: ChildId| {
+        renames.iter().find(|(old, _, renamed)| *renamed && *old == tree.child(id).name).map(|(_, new, _)| *new)
+    };
+    for group in tree.groups(block).filter(|id| new_name(*id).is_none()) {
         member(tree, group, sink)?;
     }
     text(block, sink)?;
-    for (old, new, _) in renames.iter().filter(|(_, _, renamed)| *renamed) {
-        if let Some(group) = tree.groups(block).find(|id| tree.child(*id).name == *old) {
+    // Renamed members come last, in the order of their old names.
+    for group in tree.groups(block) {
+        if let Some(new) = new_name(group) {
             sink.key(Key::Marker(new));
             values(tree, group, sink)?;
         }
@@ -92,7 +95,7 @@ fn values<S: Sink>(tree: &Tree<'_>, first: ChildId, sink: &mut S) -> Result<()> 
     if tree.same_key(first).nth(1).is_none() {
         return element(tree, tree.child(first), sink);
     }
-    sink.begin_array();
+    sink.begin_array(|| tree.same_key(first).count());
     for item in tree.same_key(first) {
         element(tree, tree.child(item), sink)?;
     }
@@ -148,7 +151,7 @@ fn text<S: Sink>(element: &Element<'_>, sink: &mut S) -> Result<()> {
 #[inline]
 fn string<S: Sink>(value: &str, sink: &mut S) -> Result<()> {
     match datetime::to_utc(value)? {
-        Some(utc) => sink.string(&utc),
+        Some(utc) => sink.string(utc.as_str()),
         None => sink.string(value),
     }
     Ok(())

@@ -15,50 +15,68 @@ const LENGTH_MIN: usize = 11;
 /// Longest text that L accepts, with the newline.
 const LENGTH_MAX: usize = 40;
 
-/// The UTC form `YYYY-MM-DDTHH:MM:SS.ffffffZ` of a value that HQ takes for a datetime; `None` if the value stays as it is.
+/// A datetime as HQ prints it: `YYYY-MM-DDTHH:MM:SS.ffffffZ`. Kept in place, as forms have many datetimes.
+#[derive(Debug)]
+pub(super) struct UtcText {
+    bytes: [u8; 27],
+    length: usize,
+}
+
+impl UtcText {
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+
+    fn new(utc: NaiveDateTime) -> Self {
+        let mut text = Self { bytes: [0; 27], length: 0 };
+        // HQ prints by strftime, which does not pad the year.
+        text.push_number(utc.year().unsigned_abs(), 1);
+        for (before, number) in
+            [(b'-', utc.month()), (b'-', utc.day()), (b'T', utc.hour()), (b':', utc.minute()), (b':', utc.second())]
+        {
+            text.push(before);
+            text.push_number(number, 2);
+        }
+        text.push(b'.');
+        text.push_number(utc.nanosecond() / 1000, 6);
+        text.push(b'Z');
+        text
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.length] = byte;
+        self.length += 1;
+    }
+
+    /// Faster than formatting.
+    fn push_number(&mut self, number: u32, digits_min: u32) {
+        let digits = number.checked_ilog10().map_or(1, |log| log + 1).max(digits_min);
+        for place in (0..digits).rev() {
+            self.push(b'0' + (number / 10_u32.pow(place) % 10) as u8);
+        }
+    }
+}
+
+/// The UTC form of a value that HQ takes for a datetime; `None` if the value stays as it is.
 ///
 /// # Errors
 /// `Raises` if the UTC value lies outside the years 1 to 9999.
 #[inline]
-pub(super) fn to_utc(value: &str) -> Result<Option<String>, FormXmlError> {
+pub(super) fn to_utc(value: &str) -> Result<Option<UtcText>, FormXmlError> {
     match value.as_bytes() {
         [b'0'..=b'9', ..] if (LENGTH_MIN..=LENGTH_MAX).contains(&value.len()) => convert(value.as_bytes()),
         _ => Ok(None),
     }
 }
 
-fn convert(value: &[u8]) -> Result<Option<String>, FormXmlError> {
+fn convert(value: &[u8]) -> Result<Option<UtcText>, FormXmlError> {
     let value = value.strip_suffix(b"\n").unwrap_or(value);
     let Some((date, time)) = date(value) else { return Ok(None) };
     let Some((time, offset_minutes)) = iso_time(time).filter(|_| is_loose_time(time)) else { return Ok(None) };
     let local = NaiveDateTime::new(date, time);
     match local.checked_sub_signed(TimeDelta::minutes(offset_minutes)) {
-        Some(utc) if (1..=9999).contains(&utc.year()) => Ok(Some(print(utc))),
+        Some(utc) if (1..=9999).contains(&utc.year()) => Ok(Some(UtcText::new(utc))),
         _ => Err(FormXmlError::Raises { reason: RaiseReason::DatetimeOutOfRange }),
-    }
-}
-
-fn print(utc: NaiveDateTime) -> String {
-    // HQ prints by strftime, which does not pad the year.
-    let mut text = String::with_capacity(27);
-    push_number(&mut text, utc.year().unsigned_abs(), 1);
-    for (before, number) in
-        [('-', utc.month()), ('-', utc.day()), ('T', utc.hour()), (':', utc.minute()), (':', utc.second())]
-    {
-        text.push(before);
-        push_number(&mut text, number, 2);
-    }
-    text.push('.');
-    push_number(&mut text, utc.nanosecond() / 1000, 6);
-    text.push('Z');
-    text
-}
-
-/// Faster than formatting, which shows as forms have many datetimes.
-fn push_number(text: &mut String, number: u32, digits_min: u32) {
-    let digits = number.checked_ilog10().map_or(1, |log| log + 1).max(digits_min);
-    for place in (0..digits).rev() {
-        text.push(char::from(b'0' + (number / 10_u32.pow(place) % 10) as u8));
     }
 }
 

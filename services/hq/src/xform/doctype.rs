@@ -1,9 +1,9 @@
-//! The XML declaration and the document type declaration.
+//! What stands before the root element: the XML declaration and the document type declaration.
 //!
 //! Of a DTD only the entities matter; the rest is read over, with a light check of its syntax. Nothing is ever loaded.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::FormXmlError;
 use super::scanner::{Reference, Scanner};
@@ -23,24 +23,58 @@ pub(super) enum Entity<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Doctype<'a> {
     entities: HashMap<&'a str, Entity<'a>>,
+    parameter_entities: HashSet<&'a str>,
     is_standalone: bool,
     has_external_subset: bool,
     has_parameter_references: bool,
 }
 
 impl<'a> Doctype<'a> {
-    pub(super) fn entity(&self, name: &str) -> Option<&Entity<'a>> {
-        self.entities.get(name)
+    /// An entity and its name, if it is declared.
+    pub(super) fn entity(&self, name: &str) -> Option<(&'a str, &Entity<'a>)> {
+        self.entities.get_key_value(name).map(|(name, entity)| (*name, entity))
     }
 
     /// Whether an unknown entity may be declared in a part of the DTD that is not read. Then it is no error.
     pub(super) fn may_declare_elsewhere(&self) -> bool {
         !self.is_standalone && (self.has_external_subset || self.has_parameter_references)
     }
+
+    /// Reads a reference to a parameter entity, after its `%`.
+    fn parameter_reference(&mut self, scan: &mut Scanner<'_>) -> Result<()> {
+        let name = scan.name()?;
+        scan.expect(";", "a parameter reference without \";\"")?;
+        if self.is_standalone && !self.parameter_entities.contains(name) {
+            return scan.fail("a reference to a parameter entity that is not declared");
+        }
+        self.has_parameter_references = true;
+        Ok(())
+    }
+}
+
+/// Reads up to the root element.
+pub(super) fn prolog<'a>(scan: &mut Scanner<'a>, doctype: &mut Doctype<'a>) -> Result<()> {
+    xml_declaration(scan, doctype)?;
+    let mut doctype_seen = false;
+    loop {
+        scan.blanks();
+        if scan.take("<!--") {
+            scan.comment()?;
+        } else if scan.take("<?") {
+            scan.processing_instruction()?;
+        } else if !doctype_seen && scan.take("<!DOCTYPE") {
+            doctype_seen = true;
+            declaration(scan, doctype)?;
+        } else if scan.peek() == Some(b'<') {
+            return Ok(());
+        } else {
+            return scan.fail("the root element is missing");
+        }
+    }
 }
 
 /// Reads `<?xml … ?>` if it stands here.
-pub(super) fn xml_declaration(scan: &mut Scanner<'_>, doctype: &mut Doctype<'_>) -> Result<()> {
+fn xml_declaration(scan: &mut Scanner<'_>, doctype: &mut Doctype<'_>) -> Result<()> {
     let mut ahead = scan.clone();
     if !(ahead.take("<?xml") && ahead.blanks()) {
         return Ok(());
@@ -94,9 +128,9 @@ fn literal<'a>(scan: &mut Scanner<'a>) -> Result<&'a str> {
 }
 
 /// Reads a document type declaration; the cursor stands after its keyword.
-pub(super) fn declaration<'a>(scan: &mut Scanner<'a>, doctype: &mut Doctype<'a>) -> Result<()> {
+fn declaration<'a>(scan: &mut Scanner<'a>, doctype: &mut Doctype<'a>) -> Result<()> {
     scan.expect_blanks()?;
-    name_with_colons(scan)?;
+    scan.name()?;
     let separated = scan.blanks();
     if separated && external_id(scan)? {
         doctype.has_external_subset = true;
@@ -107,15 +141,6 @@ pub(super) fn declaration<'a>(scan: &mut Scanner<'a>, doctype: &mut Doctype<'a>)
         scan.blanks();
     }
     scan.expect(">", "a document type declaration is not closed")
-}
-
-fn name_with_colons(scan: &mut Scanner<'_>) -> Result<()> {
-    scan.take(":");
-    scan.ncname()?;
-    while scan.take(":") {
-        scan.ncname()?;
-    }
-    Ok(())
 }
 
 /// `SYSTEM` or `PUBLIC` with their literals; whether it stands here.
@@ -140,9 +165,7 @@ fn internal_subset<'a>(scan: &mut Scanner<'a>, doctype: &mut Doctype<'a>) -> Res
         if scan.take("]") {
             return Ok(());
         } else if scan.take("%") {
-            scan.ncname()?;
-            scan.expect(";", "a parameter reference without \";\"")?;
-            doctype.has_parameter_references = true;
+            doctype.parameter_reference(scan)?;
         } else if scan.take("<!--") {
             scan.comment()?;
         } else if scan.take("<?") {
@@ -166,7 +189,7 @@ fn entity<'a>(scan: &mut Scanner<'a>, doctype: &mut Doctype<'a>) -> Result<()> {
     let name = scan.ncname()?;
     scan.expect_blanks()?;
     let mut entity = if matches!(scan.peek(), Some(b'"' | b'\'')) {
-        Entity::Internal(entity_value(scan)?)
+        Entity::Internal(entity_value(scan, doctype)?)
     } else if external_id(scan)? {
         Entity::External
     } else {
@@ -181,14 +204,16 @@ fn entity<'a>(scan: &mut Scanner<'a>, doctype: &mut Doctype<'a>) -> Result<()> {
     }
     scan.expect(">", "an entity declaration is not closed")?;
     // The first declaration of a name counts.
-    if !is_parameter {
+    if is_parameter {
+        doctype.parameter_entities.insert(name);
+    } else {
         doctype.entities.entry(name).or_insert(entity);
     }
     Ok(())
 }
 
 /// The value of an entity: character references are replaced now, references to entities where the entity is used.
-fn entity_value<'a>(scan: &mut Scanner<'a>) -> Result<Cow<'a, str>> {
+fn entity_value<'a>(scan: &mut Scanner<'a>, doctype: &mut Doctype<'a>) -> Result<Cow<'a, str>> {
     let value = literal(scan)?;
     if !value.contains(['&', '%']) {
         return Ok(Cow::Borrowed(value));
@@ -207,10 +232,8 @@ fn entity_value<'a>(scan: &mut Scanner<'a>) -> Result<Cow<'a, str>> {
             },
             b'%' => {
                 inside.step();
-                let is_reference = inside.ncname().is_ok() && inside.take(";");
-                if !is_reference {
-                    return scan.fail("a broken parameter reference in an entity");
-                }
+                let read = doctype.parameter_reference(&mut inside);
+                read.map_err(|_| scan.error("a broken parameter reference in an entity"))?;
             }
             _ => replaced.push_str(inside.until_any(b"&%")),
         }
@@ -221,7 +244,7 @@ fn entity_value<'a>(scan: &mut Scanner<'a>) -> Result<Cow<'a, str>> {
 /// A declaration without meaning for forms: to its end, over quoted literals, with balanced parentheses.
 fn other_declaration(scan: &mut Scanner<'_>) -> Result<()> {
     scan.expect_blanks()?;
-    name_with_colons(scan)?;
+    scan.name()?;
     let mut depth = 0_usize;
     loop {
         match scan.peek() {

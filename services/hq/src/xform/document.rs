@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::doctype::{self, Doctype, Entity};
+use super::doctype::{self, Doctype};
+use super::entity::EntityUse;
 use super::namespace::{NamespaceId, Scopes};
 use super::scanner::{QName, Reference, Scanner, predefined};
 use super::tree::{Attribute, NewElement, Tree, TreeBuilder};
@@ -13,10 +14,6 @@ type Result<T> = std::result::Result<T, FormXmlError>;
 
 /// Most attributes of one element that are compared one by one.
 const COMPARED_ATTRIBUTES_MAX: usize = 16;
-/// Deepest nesting of entities within an attribute value.
-const ENTITY_DEPTH_MAX: usize = 20;
-/// Most text that entities in attribute values may expand to, in bytes, in one form.
-const ENTITY_BYTES_MAX: usize = 1_000_000;
 /// Namespace names may repeat in the output to so many times the form's size, plus [`NAMESPACE_BYTES_FREE`]: a name is written
 /// once per element that shows it, which a hostile form could use to fill the memory.
 const NAMESPACE_GROWTH_MAX: usize = 16;
@@ -27,20 +24,10 @@ const NAMESPACE_BYTES_FREE: usize = 16 << 20;
 /// # Errors
 /// `NotWellFormed` for what lxml rejects; `Raises` for what HQ's conversion stumbles over, if all else is in order.
 pub(super) fn parse(text: &str) -> Result<Tree<'_>> {
-    let mut document = Document {
-        scan: Scanner::new(text),
-        doctype: Doctype::default(),
-        scopes: Scopes::new(),
-        tree: TreeBuilder::with_room_for(text.len()),
-        open: Vec::with_capacity(16),
-        prefixed: Vec::new(),
-        ids: HashSet::new(),
-        text_bytes: 0,
-        entity_bytes: 0,
-        namespace_bytes_left: text.len().saturating_mul(NAMESPACE_GROWTH_MAX) + NAMESPACE_BYTES_FREE,
-        raises: None,
-    };
-    document.prolog()?;
+    let mut scan = Scanner::new(text);
+    let mut doctype = Doctype::default();
+    doctype::prolog(&mut scan, &mut doctype)?;
+    let mut document = Document::new(scan, text.len(), &doctype, EntityUse::default());
     document.start_tag()?;
     document.content()?;
     document.epilog()?;
@@ -57,9 +44,11 @@ struct Open<'a> {
     scope: usize,
 }
 
-struct Document<'a> {
-    scan: Scanner<'a>,
-    doctype: Doctype<'a>,
+/// A document, or the replacement text of an entity, being parsed.
+pub(super) struct Document<'d, 'a> {
+    pub(super) scan: Scanner<'a>,
+    pub(super) doctype: &'d Doctype<'a>,
+    pub(super) entities: EntityUse<'d>,
     scopes: Scopes<'a>,
     tree: TreeBuilder<'a>,
     open: Vec<Open<'a>>,
@@ -68,32 +57,33 @@ struct Document<'a> {
     /// Values of `xml:id` so far.
     ids: HashSet<String>,
     /// Length of the text node at the cursor.
-    text_bytes: usize,
-    entity_bytes: usize,
+    pub(super) text_bytes: usize,
     namespace_bytes_left: usize,
     /// Reported only if the document turns out to be well-formed.
-    raises: Option<RaiseReason>,
+    pub(super) raises: Option<RaiseReason>,
 }
 
-impl<'a> Document<'a> {
-    fn prolog(&mut self) -> Result<()> {
-        doctype::xml_declaration(&mut self.scan, &mut self.doctype)?;
-        let mut doctype_seen = false;
-        loop {
-            self.scan.blanks();
-            if self.scan.take("<!--") {
-                self.scan.comment()?;
-            } else if self.scan.take("<?") {
-                self.scan.processing_instruction()?;
-            } else if !doctype_seen && self.scan.take("<!DOCTYPE") {
-                doctype_seen = true;
-                doctype::declaration(&mut self.scan, &mut self.doctype)?;
-            } else if self.scan.peek() == Some(b'<') {
-                return Ok(());
-            } else {
-                return self.scan.fail("the root element is missing");
-            }
+impl<'d, 'a> Document<'d, 'a> {
+    /// `bytes` is the length of the text that `scan` reads.
+    pub(super) fn new(scan: Scanner<'a>, bytes: usize, doctype: &'d Doctype<'a>, entities: EntityUse<'d>) -> Self {
+        Self {
+            scan,
+            doctype,
+            entities,
+            scopes: Scopes::new(),
+            tree: TreeBuilder::with_room_for(bytes),
+            open: Vec::with_capacity(16),
+            prefixed: Vec::new(),
+            ids: HashSet::new(),
+            text_bytes: 0,
+            namespace_bytes_left: bytes.saturating_mul(NAMESPACE_GROWTH_MAX) + NAMESPACE_BYTES_FREE,
+            raises: None,
         }
+    }
+
+    /// Open elements around the cursor, those around the entity included.
+    pub(super) fn depth(&self) -> usize {
+        self.entities.depth_outside() + self.open.len()
     }
 
     fn epilog(&mut self) -> Result<()> {
@@ -111,11 +101,14 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// All that stands between the tags of the root.
-    fn content(&mut self) -> Result<()> {
-        while !self.open.is_empty() {
+    /// All that stands between the tags of the root, or within an entity.
+    pub(super) fn content(&mut self) -> Result<()> {
+        while !self.open.is_empty() || self.entities.is_inside() {
             self.text()?;
             match self.scan.peek_second() {
+                None if self.scan.peek().is_none() => {
+                    return if self.open.is_empty() { Ok(()) } else { self.scan.fail("an element is not closed") };
+                }
                 Some(b'/') => self.end_tag()?,
                 Some(b'!') if self.scan.take("<!--") => self.scan.comment()?,
                 Some(b'!') if self.scan.take("<![CDATA[") => {
@@ -169,19 +162,6 @@ impl<'a> Document<'a> {
         if self.text_bytes > TEXT_BYTES_MAX { self.scan.fail("a text of more than 10,000,000 bytes") } else { Ok(()) }
     }
 
-    fn entity_in_content(&mut self, name: &str) -> Result<()> {
-        match self.doctype.entity(name) {
-            Some(Entity::Unparsed) => return self.scan.fail("a reference to an unparsed entity"),
-            None if !self.doctype.may_declare_elsewhere() => {
-                return self.scan.fail("a reference to an entity that is not declared");
-            }
-            Some(Entity::Internal(_) | Entity::External) | None => {}
-        }
-        self.raises.get_or_insert(RaiseReason::EntityReference);
-        self.text_bytes = 0;
-        Ok(())
-    }
-
     fn end_tag(&mut self) -> Result<()> {
         self.scan.step();
         self.scan.step();
@@ -201,7 +181,7 @@ impl<'a> Document<'a> {
         let start = self.scan.offset();
         self.scan.step();
         self.text_bytes = 0;
-        if self.tree.depth() >= DEPTH_MAX {
+        if self.depth() >= DEPTH_MAX {
             return self.scan.fail("elements nested deeper than 256");
         }
         let name = self.scan.qname()?;
@@ -276,7 +256,7 @@ impl<'a> Document<'a> {
                     Reference::Character(c) => value.to_mut().push(c),
                     Reference::Entity(name) => match predefined(name) {
                         Some(replacement) => value.to_mut().push_str(replacement),
-                        None => self.entity_in_value(name, value.to_mut(), ENTITY_DEPTH_MAX)?,
+                        None => self.entity_in_value(name, value.to_mut())?,
                     },
                 },
                 Some(b'\n' | b'\t') => {
@@ -291,38 +271,6 @@ impl<'a> Document<'a> {
             let piece = self.scan.attribute_data(quote)?;
             if !piece.is_empty() {
                 value.to_mut().push_str(piece);
-            }
-        }
-    }
-
-    /// Expands a declared entity; unlike in content, HQ reads these.
-    fn entity_in_value(&mut self, name: &str, value: &mut String, depth: usize) -> Result<()> {
-        let replacement = match self.doctype.entity(name) {
-            Some(Entity::Internal(replacement)) => replacement.clone(),
-            Some(Entity::External | Entity::Unparsed) => {
-                return self.scan.fail("an attribute value refers to an external entity");
-            }
-            None if self.doctype.may_declare_elsewhere() => return Ok(()),
-            None => return self.scan.fail("a reference to an entity that is not declared"),
-        };
-        self.entity_bytes += replacement.len() + 1;
-        if depth == 0 || self.entity_bytes > ENTITY_BYTES_MAX {
-            return self.scan.fail("entities refer to each other, or grow too long");
-        }
-        let mut inside = Scanner::new(&replacement);
-        loop {
-            value.push_str(inside.until_any(b"&<"));
-            if inside.peek().is_none() {
-                return Ok(());
-            }
-            let reference = if inside.peek() == Some(b'&') { inside.reference().ok() } else { None };
-            match reference {
-                Some(Reference::Character(c)) => value.push(c),
-                Some(Reference::Entity(nested)) => match predefined(nested) {
-                    Some(text) => value.push_str(text),
-                    None => self.entity_in_value(nested, value, depth - 1)?,
-                },
-                None => return self.scan.fail("an entity in an attribute value has \"<\" or a broken reference"),
             }
         }
     }

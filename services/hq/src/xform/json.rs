@@ -20,7 +20,8 @@ pub(super) trait Sink {
     /// `size` gives the number of members, or a little more.
     fn begin_object(&mut self, size: impl FnOnce() -> usize);
     fn end_object(&mut self);
-    fn begin_array(&mut self);
+    /// `size` gives the number of items.
+    fn begin_array(&mut self, size: impl FnOnce() -> usize);
     fn end_array(&mut self);
     fn key(&mut self, key: Key<'_>);
     fn string(&mut self, value: &str);
@@ -32,7 +33,7 @@ pub(super) struct NullSink;
 impl Sink for NullSink {
     fn begin_object(&mut self, _: impl FnOnce() -> usize) {}
     fn end_object(&mut self) {}
-    fn begin_array(&mut self) {}
+    fn begin_array(&mut self, _: impl FnOnce() -> usize) {}
     fn end_array(&mut self) {}
     fn key(&mut self, _: Key<'_>) {}
     fn string(&mut self, _: &str) {}
@@ -77,7 +78,7 @@ impl Sink for TextSink<'_> {
         self.end(b"},");
     }
 
-    fn begin_array(&mut self) {
+    fn begin_array(&mut self, _: impl FnOnce() -> usize) {
         self.out.push(b'[');
     }
 
@@ -154,19 +155,20 @@ impl ValueSink {
         self.done
     }
 
+    #[inline]
     fn put(&mut self, value: Value) {
-        match (self.open.last_mut(), value) {
-            (Some(Container::Object(members, key)), value) => {
+        match self.open.last_mut() {
+            Some(Container::Object(members, key)) => {
                 members.insert(std::mem::take(key), value);
             }
-            (Some(Container::Array(items)), value) => items.push(value),
-            (None, Value::Object(members)) => self.done = members,
-            (None, _) => {}
+            Some(Container::Array(items)) => items.push(value),
+            None => {}
         }
     }
 
     fn end(&mut self) {
         match self.open.pop() {
+            Some(Container::Object(members, _)) if self.open.is_empty() => self.done = members,
             Some(Container::Object(members, _)) => self.put(Value::Object(members)),
             Some(Container::Array(items)) => self.put(Value::Array(items)),
             None => {}
@@ -183,8 +185,8 @@ impl Sink for ValueSink {
         self.end();
     }
 
-    fn begin_array(&mut self) {
-        self.open.push(Container::Array(Vec::new()));
+    fn begin_array(&mut self, size: impl FnOnce() -> usize) {
+        self.open.push(Container::Array(Vec::with_capacity(size())));
     }
 
     fn end_array(&mut self) {
@@ -195,8 +197,9 @@ impl Sink for ValueSink {
         if let Some(Container::Object(_, next)) = self.open.last_mut() {
             *next = match key {
                 Key::Name(name) => name.to_owned(),
-                Key::Attribute(name) => format!("@{name}"),
-                Key::NamespacedAttribute(namespace, name) => format!("@{{{namespace}}}{name}"),
+                // Faster than formatting.
+                Key::Attribute(name) => ["@", name].concat(),
+                Key::NamespacedAttribute(namespace, name) => ["@{", namespace, "}", name].concat(),
                 Key::Marker(marker) => marker.to_owned(),
             };
         }

@@ -146,7 +146,7 @@ impl<'a> Scanner<'a> {
         &self.text[start..self.at]
     }
 
-    /// Character data up to the next `<` or `&`, which is not consumed; empty if one of them stands here.
+    /// Character data up to the next `<` or `&`, which is not consumed, or to the end; empty if one of them stands here.
     #[inline]
     pub(super) fn character_data(&mut self) -> Result<&'a str> {
         let start = self.at;
@@ -157,7 +157,7 @@ impl<'a> Scanner<'a> {
                     return self.fail("\"]]>\" in character data");
                 }
                 Some(_) => self.at += 1,
-                None => return self.fail("an element is not closed"),
+                None => return Ok(&self.text[start..]),
             }
         }
     }
@@ -199,17 +199,22 @@ impl<'a> Scanner<'a> {
             Some(0x80..) if self.wide(is_name_start) => {}
             _ => return self.fail("a name is missing or begins with a character that names cannot begin with"),
         }
-        loop {
-            match self.bytes.get(self.at) {
-                Some(&byte) if CLASS[usize::from(byte)] & NAME != 0 => self.at += 1,
-                Some(0x80..) if self.wide(is_name_char) => {}
-                _ => break,
-            }
-        }
+        self.name_rest();
         if self.at - start > NAME_BYTES_MAX {
             return self.fail("a name is longer than 50,000 bytes");
         }
         Ok(&self.text[start..self.at])
+    }
+
+    #[inline]
+    fn name_rest(&mut self) {
+        loop {
+            match self.bytes.get(self.at) {
+                Some(&byte) if CLASS[usize::from(byte)] & NAME != 0 => self.at += 1,
+                Some(0x80..) if self.wide(is_name_char) => {}
+                _ => return,
+            }
+        }
     }
 
     /// Moves over one non-ASCII character if it is of the class.
@@ -240,6 +245,18 @@ impl<'a> Scanner<'a> {
         Ok(QName { prefix: first, local, whole: &self.text[start..self.at] })
     }
 
+    /// A name with colons anywhere, as where namespaces have no say.
+    pub(super) fn name(&mut self) -> Result<&'a str> {
+        let start = self.at;
+        if self.peek() != Some(b':') {
+            self.ncname()?;
+        }
+        while self.take(":") {
+            self.name_rest();
+        }
+        Ok(&self.text[start..self.at])
+    }
+
     /// A reference; the cursor stands on its `&`.
     pub(super) fn reference(&mut self) -> Result<Reference<'a>> {
         self.at += 1;
@@ -247,7 +264,7 @@ impl<'a> Scanner<'a> {
             self.at += 1;
             return self.character_reference().map(Reference::Character);
         }
-        let name = self.ncname()?;
+        let name = self.name()?;
         self.expect(";", "an entity reference without \";\"")?;
         Ok(Reference::Entity(name))
     }

@@ -125,10 +125,6 @@ impl<'a> TreeBuilder<'a> {
         }
     }
 
-    pub(super) fn depth(&self) -> usize {
-        self.open.len()
-    }
-
     /// The namespace of the innermost open element.
     pub(super) fn namespace(&self) -> NamespaceId {
         self.open.last().map_or(NamespaceId::NONE, |open| self.elements[open.element].namespace)

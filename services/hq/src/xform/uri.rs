@@ -55,8 +55,9 @@ fn is_authority(text: &str) -> bool {
     all(name, is_host_byte) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
+/// libxml2 keeps the port as a C `int`.
 fn is_port(text: &str) -> bool {
-    (1..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<i32>().is_ok()
 }
 
 /// Whether all bytes are allowed, `%` only before two hexadecimal digits.
@@ -96,6 +97,8 @@ mod tests {
             "//h",
             "urn:uuid:1-2",
             "http://u@h:1/a;b=c,d",
+            "//h:2147483647",
+            "//h:00000000080",
             "http://[::1]/",
             "http://ex.org/a?b?c",
             "a&b",
@@ -124,6 +127,7 @@ mod tests {
             "http://[::1/",
             "http://[::1]x/",
             "http://h:99999999999/",
+            "//h:2147483648",
             "1a:b",
             ":",
             "a<b",

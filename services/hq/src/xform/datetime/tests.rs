@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use regex::{Captures, Regex};
 
 use super::super::{FormXmlError, RaiseReason};
-use super::to_utc;
+
+fn to_utc(value: &str) -> Result<Option<String>, FormXmlError> {
+    super::to_utc(value).map(|found| found.map(|utc| utc.as_str().to_owned()))
+}
 
 /// HQ's loose pattern, as one writes it down.
 static LOOSE: LazyLock<Regex> = LazyLock::new(|| {
