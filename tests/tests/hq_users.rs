@@ -57,6 +57,27 @@ fn user(id: &str) -> Option<Value> {
         }
         "web" => Some(json!({"doc_type": "WebUser", "base_doc": "CouchUser", "domains": ["demo"],
             "domain_memberships": [{"domain": "demo", "location_id": "l2"}]})),
+        // Of other versions: HQ's older index, its newest, and one where a single membership is not a list.
+        "older" => Some(
+            json!({"doc_type": "CommCareUser", "base_doc": "couchuser", "domain": "demo", "user_location_id": "l3",
+                "assigned_location_ids": ["l3", "l9"]}),
+        ),
+        "newest" => {
+            Some(json!({"doc_type": "WebUser", "base_doc": "CouchUser", "domain_memberships": [{"domain": "other"}],
+            "user_domain_memberships": [{"domain": "other", "location_id": "lo"}, {"domain": "demo", "location_id": "l4"}]}))
+        }
+        "nested" => Some(json!({"doc_type": "CommCareUser", "base_doc": "CouchUser", "domain": "demo",
+            "domain_membership": {"domain": "demo", "location_id": "l5"}})),
+        "unassigned" => Some(
+            json!({"doc_type": "CommCareUser", "base_doc": "CouchUser", "domain": "demo", "location_id": null, "is_active": true}),
+        ),
+        "inactive" => Some(
+            json!({"doc_type": "CommCareUser", "base_doc": "CouchUser", "domain": "demo", "location_id": "l6", "is_active": false}),
+        ),
+        "web-elsewhere" => Some(json!({"doc_type": "WebUser", "base_doc": "CouchUser", "domains": ["other"],
+            "domain_memberships": [{"domain": "other", "location_id": "l2"}]})),
+        "web-retired" => Some(json!({"doc_type": "WebUser", "base_doc": "CouchUser-Deleted", "domains": ["demo"],
+            "domain_memberships": [{"domain": "demo", "location_id": "l2"}]})),
         "retired" => Some(
             json!({"doc_type": "CommCareUser", "base_doc": "CouchUser-Deleted", "domain": "demo", "location_id": "l1"}),
         ),
@@ -75,7 +96,26 @@ async fn directory(config: Value) -> Result<Arc<dyn UserDirectory>, SourceError>
     connect_users(&serde_json::from_value::<UsersConfig>(config).unwrap()).await
 }
 
-const EVERYBODY: [&str; 8] = ["asha", "web", "retired", "elsewhere", "unknown", "", "demo_user", "asha"];
+const EVERYBODY: [&str; 18] = [
+    "asha",
+    "web",
+    "retired",
+    "elsewhere",
+    "unknown",
+    "",
+    "demo_user",
+    "asha",
+    "older",
+    "newest",
+    "nested",
+    "unassigned",
+    "inactive",
+    "web-elsewhere",
+    "web-retired",
+    "system",
+    "commtrack-system",
+    "Asha",
+];
 
 async fn assert_everybody_is_found(users: &dyn UserDirectory) {
     let found = users.locations("demo", &EVERYBODY.map(str::to_owned)).await.unwrap();
@@ -85,6 +125,10 @@ async fn assert_everybody_is_found(users: &dyn UserDirectory) {
             let location = match id {
                 "asha" => Some("l1".to_owned()),
                 "web" => Some("l2".to_owned()),
+                "older" => Some("l3".to_owned()),
+                "newest" => Some("l4".to_owned()),
+                "nested" => Some("l5".to_owned()),
+                "inactive" => Some("l6".to_owned()),
                 _ => None,
             };
             (id.to_owned(), location)
@@ -122,7 +166,21 @@ async fn users_from_couchdb() {
     assert_eq!(authorization.as_deref(), Some("Basic cmVhZGVyOnRvcC1zZWNyZXQ="));
     assert_eq!(
         strings(&body["keys"]),
-        ["asha", "web", "retired", "elsewhere", "unknown"],
+        [
+            "asha",
+            "web",
+            "retired",
+            "elsewhere",
+            "unknown",
+            "older",
+            "newest",
+            "nested",
+            "unassigned",
+            "inactive",
+            "web-elsewhere",
+            "web-retired",
+            "Asha"
+        ],
         "each once, and only who may be a user"
     );
 }
@@ -161,7 +219,7 @@ fn search(path: &str, body: &Value) -> (u16, Value) {
     let hits: Vec<Value> = ids
         .iter()
         .filter_map(|id| Some((id, user(id)?)))
-        .filter(|(_, document)| document["base_doc"] == "CouchUser")
+        .filter(|(_, document)| !document["base_doc"].as_str().unwrap().ends_with("-Deleted"))
         .map(|(id, document)| json!({"_index": "users", "_id": id, "_source": document}))
         .take(body["size"].as_u64().unwrap() as usize)
         .collect();
@@ -180,6 +238,78 @@ async fn users_from_elasticsearch_of_every_version() {
             let users = directory(config).await.unwrap();
             assert_everybody_is_found(&*users).await;
             users.check().await.unwrap();
+        }
+    }
+}
+
+/// What each version of Elasticsearch wraps around a document, found and not found, and how it says that there is no such index.
+#[tokio::test]
+async fn answers_of_elasticsearch_2_5_6_and_7() {
+    fn answer(path: &str, body: &Value, found: fn(Value) -> Value, missing: Value) -> (u16, Value) {
+        if path.starts_with("/nowhere/") {
+            return (404, missing);
+        }
+        let hit = |id: &str| Some((id.to_owned(), user(id)?));
+        let asked = |docs: &Value| strings(&docs.as_array().unwrap().iter().map(|doc| doc["_id"].clone()).collect());
+        if path.ends_with("/_mget") {
+            let docs = asked(&body["docs"]).into_iter().map(|id| match hit(&id) {
+                Some((id, source)) => found(json!({"_index": "users", "_id": id, "found": true, "_source": source})),
+                None => found(json!({"_index": "users", "_id": id, "found": false})),
+            });
+            return (200, json!({"docs": docs.collect::<Vec<_>>()}));
+        }
+        let ids = strings(&body["query"]["bool"]["filter"][0]["terms"]["_id"]);
+        // The analysed field finds retired users too: their text has the token as well.
+        let hits = ids
+            .iter()
+            .filter_map(|id| hit(id))
+            .map(|(id, source)| found(json!({"_id": id, "_score": 0.0, "_source": source})));
+        let hits: Vec<Value> = hits.collect();
+        (
+            200,
+            json!({"took": 1, "timed_out": false, "_shards": {"total": 5, "failed": 0}, "hits": {"total": hits.len(), "hits": hits}}),
+        )
+    }
+    fn with(mut document: Value, more: Value) -> Value {
+        document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        document
+    }
+    let versions: [(&str, Option<&str>, Answer); 4] = [
+        ("2", Some("user"), |path, body| {
+            let missing = json!({"error": {"type": "index_not_found_exception", "reason": "no such index", "index": "nowhere"}, "status": 404});
+            answer(path, body, |document| with(document, json!({"_type": "user", "_version": 3})), missing)
+        }),
+        ("5", Some("user"), |path, body| {
+            let missing = json!({"error": {"root_cause": [], "type": "index_not_found_exception", "reason": "no such index"}, "status": 404});
+            answer(path, body, |document| with(document, json!({"_type": "user", "_version": 3})), missing)
+        }),
+        ("6", Some("user"), |path, body| {
+            let seen =
+                |document| with(document, json!({"_type": "user", "_version": 3, "_seq_no": 1, "_primary_term": 1}));
+            answer(path, body, seen, json!({"error": {"type": "index_not_found_exception"}, "status": 404}))
+        }),
+        ("7", None, |path, body| {
+            let seen =
+                |document| with(document, json!({"_type": "_doc", "_version": 3, "_seq_no": 1, "_primary_term": 1}));
+            answer(path, body, seen, json!({"error": {"type": "index_not_found_exception"}, "status": 404}))
+        }),
+    ];
+    for (version, type_name, answer) in versions {
+        let stub = stub(answer).await;
+        for mode in ["mget", "search"] {
+            let config = json!({"kind": "elasticsearch", "url": stub.url, "index": "users", "type_name": type_name, "mode": mode});
+            assert_everybody_is_found(&*directory(config).await.unwrap()).await;
+            let path = match type_name {
+                Some(type_name) => format!("POST /users/{type_name}/_{mode}"),
+                None => format!("POST /users/_{mode}"),
+            };
+            assert!(stub.asked.lock().unwrap().iter().all(|(line, _, _)| line == &path), "{version}");
+            stub.asked.lock().unwrap().clear();
+            let nowhere = json!({"kind": "elasticsearch", "url": stub.url, "index": "nowhere", "type_name": type_name, "mode": mode});
+            let refused = directory(nowhere).await.err().unwrap();
+            assert!(matches!(refused, SourceError::Refused { .. }), "{version}: {refused}");
+            assert!(refused.to_string().contains("check the name of the index"), "{version}: {refused}");
+            stub.asked.lock().unwrap().clear();
         }
     }
 }

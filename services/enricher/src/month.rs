@@ -30,6 +30,14 @@ pub fn user_id(kind: Kind, document: &Map<String, Value>) -> Option<&str> {
     }
 }
 
+/// The owner of a case: a user, a group or a location. Empty counts as none.
+pub fn owner_id(kind: Kind, document: &Map<String, Value>) -> Option<&str> {
+    match kind {
+        Kind::Case => filled(document.get("owner_id")),
+        Kind::Form | Kind::Location => None,
+    }
+}
+
 fn filled(value: Option<&Value>) -> Option<&str> {
     value?.as_str().filter(|text| !text.is_empty())
 }
@@ -103,6 +111,16 @@ mod tests {
             assert_eq!(without(shape.clone()).unwrap(), "2026-03-01", "{shape}");
         }
         assert_eq!(shown(Kind::Form, json!({})), None);
+    }
+
+    #[test]
+    fn only_a_case_has_an_owner() {
+        let document = json!({"owner_id": "o"});
+        let of = |kind| owner_id(kind, document.as_object().unwrap());
+        assert_eq!([of(Kind::Case), of(Kind::Form), of(Kind::Location)], [Some("o"), None, None]);
+        for none in [json!({"owner_id": ""}), json!({"owner_id": ["o"]}), json!({})] {
+            assert_eq!(owner_id(Kind::Case, none.as_object().unwrap()), None);
+        }
     }
 
     #[test]

@@ -72,26 +72,33 @@ impl EnricherOptions {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheOptions {
-    /// Most locations over all domains, at about 400 bytes each. A domain that is larger alone is held all the same.
+    /// Most locations over all domains, at about 140 bytes each. A domain that is larger alone is held all the same.
     pub location_nodes_max: usize,
-    /// Seconds after which a location tree is read again, changed or not.
+    /// Seconds after which HQ is asked what changed in a location tree, message or not.
     pub location_max_age_seconds: u64,
+    /// Seconds after which a whole location tree is read again: some changes leave neither message nor time stamp.
+    pub location_whole_max_age_seconds: u64,
     /// Most users, at about 200 bytes each.
     pub user_entries_max: usize,
     /// Seconds after which a user's location is looked up again.
     pub user_max_age_seconds: u64,
     /// The same for users who were found to have no location: new ones often get one soon.
     pub user_without_location_max_age_seconds: u64,
+    /// Seconds after a change of a user, or after the publication of one of their records, in which HQ may not show the user's new location
+    /// yet: what it answers is not remembered beyond them. 0 trusts every answer.
+    pub user_settle_seconds: u64,
 }
 
 impl Default for CacheOptions {
     fn default() -> Self {
         Self {
-            location_nodes_max: 250_000,
+            location_nodes_max: 800_000,
             location_max_age_seconds: 300,
+            location_whole_max_age_seconds: 3_600,
             user_entries_max: 200_000,
             user_max_age_seconds: 300,
             user_without_location_max_age_seconds: 30,
+            user_settle_seconds: 15,
         }
     }
 }

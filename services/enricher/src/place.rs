@@ -1,8 +1,14 @@
 //! Where a row belongs in its domain's location tree. Pure.
 //!
+//! A case or form belongs to the location of its user; a case whose user has none in the tree (a web user, an import, a location that is gone) to its
+//! owner, where that is itself a location, as it is with case sharing.
+//!
 //! A case or form gets `+<type name>_id` of every ancestor-or-self of its user's location, archived ones included; a location row more
-//! about each of its own ancestors. There is a column for every type of the domain; where a type occurs twice on the way up, the
-//! nearest wins. A location that is not (or no longer) in the tree gives NULLs, never an error.
+//! about each of its own ancestors. There is a column for every type of the domain, whether a location has it or not; where a type occurs
+//! twice on the way up, the nearest wins. A location that is not (or no longer) in the tree gives NULLs, never an error.
+//!
+//! Cases and forms keep the places they were ingested with: a move in the tree refreshes the rows of locations (the fetcher emits them
+//! again), not those of users below.
 
 use std::sync::Arc;
 
@@ -61,6 +67,11 @@ impl DomainPlaces {
         Arc::new(Self { tree, columns, names })
     }
 
+    /// The tree.
+    pub fn tree(&self) -> &LocationTree {
+        &self.tree
+    }
+
     /// The database's clock when the tree was read, in microseconds.
     pub fn observed_us(&self) -> i64 {
         self.tree.observed_us()
@@ -81,14 +92,19 @@ impl DomainPlaces {
         &self.names
     }
 
+    /// The first of these that is a location of the tree.
+    pub fn first_known<'l, const N: usize>(&self, location_ids: [Option<&'l str>; N]) -> Option<&'l str> {
+        location_ids.into_iter().flatten().find(|id| self.tree.get(id).is_some())
+    }
+
     /// For each type, in the order of [`DomainPlaces::type_columns`], the ancestor-or-self of this location.
-    pub fn ancestors_by_type(&self, location_id: Option<&str>) -> Vec<Option<&Location>> {
+    pub fn ancestors_by_type(&self, location_id: Option<&str>) -> Vec<Option<Location<'_>>> {
         let mut by_type = vec![None; self.columns.len()];
         let way = location_id.and_then(|id| self.tree.ancestors_or_self(id)).unwrap_or_default();
         // From the root down: the nearest comes last and stays.
         for location in way {
-            if let Ok(place) = self.tree.type_names().binary_search(&location.type_name) {
-                by_type[place] = Some(location);
+            if let Some(entry) = location.type_place.and_then(|place| by_type.get_mut(place)) {
+                *entry = Some(location);
             }
         }
         by_type

@@ -12,11 +12,16 @@ use crate::change_feed::FeedMessage;
 /// Topics of users: they only make caches forget.
 pub const USER_TOPICS: [&str; 2] = ["commcare-user", "web-user"];
 
+/// Topic of ledger values; each belongs to a case, whose document may hold it.
+pub const LEDGER_TOPIC: &str = "ledger";
+
 /// What the messages say of one id. The record decides what that means.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
     /// Project space, where the message names one.
     pub domain: Option<String>,
+    /// Project spaces that other messages of the same id name; by error, as an id belongs to one.
+    pub other_domains: Vec<String>,
     /// Whether a message spoke of a deletion: then a replica is not asked, it might still have the row.
     pub deletion: bool,
     /// The latest message.
@@ -74,18 +79,20 @@ impl Work {
             self.users.entry(meta.domain.unwrap_or_default()).or_default().insert(meta.document_id);
             return;
         }
-        let Some(kind) = Kind::of_topic(topic) else { return self.skip("topic") };
+        let Some((kind, document_id)) = subject_of(topic, meta.document_id) else { return self.skip("topic") };
         // The xmlns of a form never changes (HQ gives such a submission a new id), so the message can be trusted on it.
         // A case's type can change, and its row must then leave the table that it is in: the record has to be asked.
         let xmlns = meta.document_subtype.as_deref().filter(|_| kind == Kind::Form);
         if xmlns.is_some_and(|xmlns| !take.document_type(kind, &DocumentType::of_form(xmlns))) {
             return self.skip("form_xmlns");
         }
-        let change = Change { domain: meta.domain, deletion: meta.is_deletion, lineage };
+        // A ledger value that is gone says nothing about its case.
+        let deletion = meta.is_deletion && topic != LEDGER_TOPIC;
+        let change = Change { domain: meta.domain, other_domains: Vec::new(), deletion, lineage };
         self.changes
             .entry(kind)
             .or_default()
-            .entry(meta.document_id)
+            .entry(document_id)
             .and_modify(|known| known.merge(&change))
             .or_insert(change);
     }
@@ -95,11 +102,30 @@ impl Work {
     }
 }
 
+/// What has to be read for a message of this topic; `None` where the topic is not one of records.
+fn subject_of(topic: &str, document_id: String) -> Option<(Kind, String)> {
+    if topic != LEDGER_TOPIC {
+        return Kind::of_topic(topic).map(|kind| (kind, document_id));
+    }
+    // case/section/entry; an id of a case may hold anything.
+    let case_id = document_id.rsplitn(3, '/').nth(2).filter(|id| !id.is_empty())?;
+    Some((Kind::Case, case_id.to_owned()))
+}
+
 impl Change {
+    /// All project spaces that messages name.
+    pub fn domains(&self) -> impl Iterator<Item = &str> {
+        self.domain.iter().chain(&self.other_domains).map(String::as_str)
+    }
+
     fn merge(&mut self, other: &Self) {
         self.deletion |= other.deletion;
-        if self.domain.is_none() {
-            self.domain.clone_from(&other.domain);
+        match (&self.domain, &other.domain) {
+            (None, _) => self.domain.clone_from(&other.domain),
+            (Some(one), Some(another)) if one != another && !self.other_domains.contains(another) => {
+                self.other_domains.push(another.clone());
+            }
+            _ => {}
         }
         if (other.lineage.published_us, other.lineage.offset) >= (self.lineage.published_us, self.lineage.offset) {
             self.lineage = other.lineage.clone();
@@ -137,8 +163,22 @@ mod tests {
         let cases = &work.changes[&Kind::Case];
         assert_eq!(cases.len(), 2);
         assert!(cases["c"].deletion);
+        assert_eq!(cases["c"].domains().collect::<Vec<_>>(), ["d"]);
         assert_eq!(cases["c"].lineage.offset, 2);
         assert!(work.quarantined.is_empty());
+    }
+
+    #[test]
+    fn messages_that_do_not_agree_on_the_domain_are_all_remembered() {
+        let messages = [
+            message("case-sql", 1, &json!({"document_id": "c"})),
+            message("case-sql", 2, &json!({"document_id": "c", "domain": "d"})),
+            message("case-sql", 3, &json!({"document_id": "c", "domain": "e", "is_deletion": true})),
+            message("case-sql", 4, &json!({"document_id": "c", "domain": "e"})),
+            message("case-sql", 5, &json!({"document_id": "c", "domain": "d"})),
+        ];
+        let work = changes(&messages, &TakeConfig::EVERYTHING);
+        assert_eq!(work.changes[&Kind::Case]["c"].domains().collect::<Vec<_>>(), ["d", "e"]);
     }
 
     #[test]
@@ -168,6 +208,19 @@ mod tests {
         assert!(work.changes[&Kind::Case].contains_key("2"), "its row may have to leave a table that is taken");
         assert_eq!(work.changes[&Kind::Form].keys().collect::<Vec<_>>(), ["4"]);
         assert_eq!(work.skipped, BTreeMap::from([("domain", 1), ("form_xmlns", 1), ("topic", 1)]));
+    }
+
+    #[test]
+    fn a_ledger_value_is_a_change_of_its_case() {
+        let messages = [
+            message("ledger", 1, &json!({"document_id": "c/1/stock/p1", "domain": "d", "is_deletion": true})),
+            message("ledger", 2, &json!({"document_id": "c/1/stock/p2", "domain": "d"})),
+            message("ledger", 3, &json!({"document_id": "stock/p2", "domain": "d"})),
+        ];
+        let work = changes(&messages, &TakeConfig::EVERYTHING);
+        let cases = &work.changes[&Kind::Case];
+        assert_eq!((cases.len(), cases["c/1"].deletion, cases["c/1"].lineage.offset), (1, false, 2));
+        assert_eq!(work.skipped, BTreeMap::from([("topic", 1)]));
     }
 
     #[test]

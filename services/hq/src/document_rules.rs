@@ -3,6 +3,8 @@
 //! In the lake live cases that are not deleted, forms of state *normal* that are not deleted, and every location row, archived ones included.
 //! Everything else leaves it. Messages have no say: delete messages are replayed after an undelete, archived forms arrive
 //! as ordinary saves, and delete messages carry no type.
+//!
+//! The tests list every operation of HQ: what its message says, what the row says, what the lake does.
 
 use lake_shared::identity::{DocumentType, Domain};
 use serde_json::Value;
@@ -167,119 +169,5 @@ fn instant(row: &Columns, column: &str) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use serde_json::json;
-
-    use super::*;
-
-    const SERVER_US: i64 = 1_767_607_872_240_000;
-    const SERVER: &str = "2026-01-05T10:11:12.240000Z";
-
-    fn columns(of: Value) -> Columns {
-        of.as_object().unwrap().clone()
-    }
-
-    fn case(changes: Value) -> CaseRows {
-        let mut case =
-            columns(json!({"case_id": "c1", "domain": "demo", "type": "person", "modified_by": "u1", "deleted": false,
-            "modified_on": "2026-01-05T10:11:00.120000Z", "server_modified_on": SERVER}));
-        case.extend(columns(changes));
-        CaseRows { case, ..CaseRows::default() }
-    }
-
-    fn form(changes: Value) -> FormRows {
-        let mut form = columns(
-            json!({"form_id": "f1", "domain": "demo", "user_id": "u1", "state": 1, "deleted_on": null,
-            "xmlns": "http://openrosa.org/formdesigner/AAAA", "received_on": "2026-01-05T10:11:10.000000Z", "server_modified_on": SERVER}),
-        );
-        form.extend(columns(changes));
-        FormRows { form, ..FormRows::default() }
-    }
-
-    fn upsert(document_type: &str, version_us: i64, user_id: Option<&str>) -> Disposition {
-        let (domain, document_type) = ("demo".into(), document_type.into());
-        Disposition::Upsert { domain, document_type, version_us, user_id: user_id.map(str::to_owned) }
-    }
-
-    fn tombstone(reason: TombstoneReason, document_type: &str) -> Disposition {
-        let (domain, document_type) = (Some("demo".into()), Some(document_type.into()));
-        Disposition::Tombstone { reason, version_us: Some(SERVER_US), domain, document_type }
-    }
-
-    /// Every operation in HQ that publishes a change (or should), and the row that it leaves behind.
-    #[test]
-    fn every_operation_of_hq_on_forms() {
-        use TombstoneReason::*;
-        let at = "2026-01-06T00:00:00.000000Z";
-        for (operation, row, expected) in [
-            ("new form", form(json!({})), upsert("AAAA", SERVER_US, Some("u1"))),
-            (
-                "edit, the live form",
-                form(json!({"edited_on": at, "deprecated_form_id": "f0"})),
-                upsert("AAAA", SERVER_US, Some("u1")),
-            ),
-            ("edit, the old version", form(json!({"state": 4, "orig_id": "f1"})), tombstone(Deprecated, "AAAA")),
-            ("exact duplicate", form(json!({"state": 8, "orig_id": "f1"})), tombstone(Duplicate, "AAAA")),
-            ("processing error", form(json!({"state": 16, "problem": "x"})), tombstone(Error, "AAAA")),
-            ("error, reprocessed", form(json!({"problem": "x"})), upsert("AAAA", SERVER_US, Some("u1"))),
-            ("unparsable submission", form(json!({"state": 32, "xmlns": ""})), tombstone(SubmissionError, "")),
-            ("archive", form(json!({"state": 2})), tombstone(Archived, "AAAA")),
-            ("unarchive", form(json!({"state": 1})), upsert("AAAA", SERVER_US, Some("u1"))),
-            ("soft delete", form(json!({"deleted_on": at, "deletion_id": "d"})), tombstone(Deleted, "AAAA")),
-            ("soft delete of an archived one", form(json!({"state": 2, "deleted_on": at})), tombstone(Deleted, "AAAA")),
-            ("soft delete, historic bit", form(json!({"state": 65})), tombstone(Deleted, "AAAA")),
-            (
-                "undelete",
-                form(json!({"deleted_on": null, "problem": "Restored on 2026"})),
-                upsert("AAAA", SERVER_US, Some("u1")),
-            ),
-            ("republished", form(json!({})), upsert("AAAA", SERVER_US, Some("u1"))),
-            ("a state of the future", form(json!({"state": 128})), tombstone(UnknownState, "AAAA")),
-        ] {
-            assert_eq!(of_form(Some(&row)), expected, "{operation}");
-        }
-        assert_eq!(of_form(None), MISSING, "hard delete, purge, deletion of a whole domain");
-    }
-
-    #[test]
-    fn every_operation_of_hq_on_cases() {
-        for (operation, row, expected) in [
-            ("new or changed", case(json!({})), upsert("person", SERVER_US, Some("u1"))),
-            ("closed", case(json!({"closed": true})), upsert("person", SERVER_US, Some("u1"))),
-            ("type changed", case(json!({"type": "child"})), upsert("child", SERVER_US, Some("u1"))),
-            ("rebuilt, no form left", case(json!({"deleted": true})), tombstone(TombstoneReason::Deleted, "person")),
-            (
-                "soft delete keeps the row's own version",
-                case(json!({"deleted": true, "deleted_on": "2027-01-01T00:00:00.000000Z"})),
-                tombstone(TombstoneReason::Deleted, "person"),
-            ),
-            ("undelete", case(json!({"deleted": false, "deleted_on": null})), upsert("person", SERVER_US, Some("u1"))),
-            ("no type, no user", case(json!({"type": "", "modified_by": ""})), upsert("", SERVER_US, None)),
-        ] {
-            assert_eq!(of_case(Some(&row)), expected, "{operation}");
-        }
-        assert_eq!(of_case(None), MISSING, "hard delete, purge, deletion of a whole domain");
-    }
-
-    #[test]
-    fn locations_stay_while_their_row_exists() {
-        let mut row = LocationRow {
-            domain: "demo".into(),
-            location_id: "l".into(),
-            last_modified_us: 7,
-            ..LocationRow::default()
-        };
-        assert_eq!(of_location(Some(&row)), upsert("Location", 7, None), "saved");
-        row.is_archived = true;
-        assert_eq!(of_location(Some(&row)), upsert("Location", 7, None), "archived");
-        assert_eq!(of_location(None), MISSING, "deleted");
-    }
-
-    #[test]
-    fn a_form_without_server_modified_on_counts_from_its_receipt() {
-        let row = form(json!({"server_modified_on": null, "user_id": null, "xmlns": "http://commcarehq.org/case"}));
-        assert_eq!(of_form(Some(&row)), upsert("http://commcarehq.org/case", 1_767_607_870_000_000, None));
-    }
-}
+#[path = "document_rules_tests.rs"]
+mod tests;

@@ -1,5 +1,68 @@
 //! Reading CommCare HQ as HQ itself would: its change feed's messages, documents, form XML, locations and users.
 //! Knows nothing of Kafka clients, queues or Delta.
+//!
+//! # What can happen with HQ, and where it is dealt with
+//!
+//! A name in brackets is a test, or a file of tests; without a crate's name it is of this one (`tests`: the proofs on real parts).
+//!
+//! Messages
+//!
+//! * *A deletion names no type; a deleted case is announced as saved; forms that are not live come as ordinary saves.* The row decides
+//!   ([`document_rules`]; `every_operation_of_hq_on_forms`, `…_on_cases`), and the tables follow (lake: `embedded_tests`).
+//! * *The old version of an edited form is not announced.* It is of another state and leaves wherever it is met (the same tests).
+//! * *Repeats and floods.* One read for each id of a batch (fetcher: `duplicates_of_an_id_collapse_and_a_deletion_is_remembered`); a domain that
+//!   floods waits alone (fetcher: `a_domain_that_floods_the_feed_waits_alone`).
+//! * *Any order.* Version, then the database's clock at reading; what is older never wins (writer: `order_guard`, `delta/tests/model`).
+//! * *Lost messages, silent purges and hard deletes, repairs by SQL.* No reading can know of them. Whoever brings the id, a replay or a
+//!   reconciliation, gets what is true: a row, or none, which is a deletion (`every_operation_of_hq_on_cases`).
+//! * *Old forms of the message, unknown keys.* Only the id is needed ([`change_meta`]; `missing_fields_are_defaulted_and_unknown_ones_ignored`).
+//!
+//! Fetching
+//!
+//! * *A row is not there yet.* What a replica does not have is asked of the primary ([`postgres`]; `a_replica_does_not_count_for_what_is_newer_than_it`).
+//! * *The XML is missing, broken, or HQ itself cannot convert it.* The row stays with `form = {}`, and somebody is told ([`blobs`],
+//!   `stores_are_asked_in_order`; simulated HQ: `forms_are_read_as_the_life_wrote_them`). A store that does not answer is waited for
+//!   (`a_folder_that_goes_away_is_not_a_missing_blob`).
+//! * *Nobody checks the domain.* The row's counts (`the_domain_of_the_row_counts`; fetcher: `the_domain_of_the_row_decides_…`).
+//! * *The text of the id decides the shard.* It is never changed, and bound, never written into SQL (`check_vectors_hold`; tests: `hq_postgres`).
+//! * *pgbouncer, time-outs, a role that may only read.* (tests: `a_cancelled_or_timed_out_read_leaves_nothing_behind`,
+//!   `what_somebody_must_act_on_is_refused_and_what_passes_is_not`)
+//!
+//! Content
+//!
+//! * *Properties with the names of fixed keys.* The fixed key wins, the property stays in `case_json` (`no_property_hides_a_fixed_key`; what of the
+//!   nested copy is shown is the enricher's option `case_json`: `the_nested_copy_shows_what_is_hidden_at_the_top`).
+//! * *Names that differ only by case, `a__b` beside `a.b`, any letters and marks.* A column is known by its path, its name is made unique
+//!   (enricher: `paths_are_json_pointers`; writer: `names_that_differ_only_by_case_are_told_apart`).
+//! * *Everything is text; `""` is not null; a value is now text, now object, now list.* Nothing is converted here (`values_stay_what_they_are`); text is
+//!   the truth of a column (enricher: `flatten_tests`; writer: `schema_plan`).
+//! * *Phone clocks, dates that are none.* The month is null, never an error (enricher: `a_form_has_the_month_it_was_filled_in`). The version of a row is
+//!   the server's time (`a_form_without_server_modified_on_counts_from_its_receipt`).
+//! * *A rebuild takes values back; an edit keeps id and receipt.* The document is replaced as a whole; nothing is merged.
+//! * *Odd xmlns, case types, names of location types.* Escaped before they are a path (shared: `hostile_names_become_plain_tokens_and_come_back`;
+//!   tests: `locations_come_with_their_types_…`).
+//! * *Very large forms.* Limits on the blob (`what_is_too_large_is_not_read_packed_or_not`), on the XML (`xform_rules`: `limits`) and on the row (enricher:
+//!   `columns_max`) put one record aside.
+//! * *U+0000 and halves of surrogate pairs.* ([`documents`]; `half_a_surrogate_pair_does_not_cost_the_case`, `odd_case_json_…`; an id with U+0000
+//!   is not asked for; tests: `hq_records`)
+//!
+//! Users
+//!
+//! * *Ids without a user, retired users, web users, every version of the index.* ([`users`]; tests: `hq_users`)
+//! * *A worker is assigned while they submit.* (enricher: `caches::users`, `a_new_record_is_not_given_what_was_remembered_before_it`,
+//!   `what_hq_answers_just_after_a_change_is_soon_asked_for_again`)
+//! * *The owner is a location.* (enricher: `a_case_whose_user_is_nowhere_belongs_to_the_location_that_owns_it`)
+//!
+//! Faults of the predecessor that must not come back
+//!
+//! * Deletes were filtered by type, so none was done: lake, `a_case_is_in_the_table_of_its_type_or_nowhere`.
+//! * The month crashed: enricher, `a_form_has_the_month_it_was_filled_in`.
+//! * `': []'` was replaced in the text of answers: enricher, `text_that_looks_like_json_stays_as_it_is`.
+//! * A location that is gone crashed it: enricher, `a_user_whose_location_is_gone_has_no_place`.
+//! * `supervisor_id` was missing: enricher, `the_supervisor_is_there_without_a_type_of_that_name`.
+//! * Ids were written into SQL: lake, `an_id_is_never_part_of_a_statement`; tests, `cases_come_with_everything_that_belongs_to_them`.
+//! * Deleted locations were looked for in a table that did not exist, and the sink of locations never worked: lake,
+//!   `a_location_is_in_the_one_table_of_locations_until_it_is_deleted`.
 
 pub mod blobs;
 pub mod change_meta;
@@ -7,6 +70,8 @@ pub mod connect;
 pub mod document_rules;
 pub mod documents;
 pub mod locations;
+pub mod metric_names;
+pub mod pace;
 pub mod postgres;
 pub mod sharding;
 pub mod source;

@@ -86,3 +86,7 @@ impl Embedded {
         failure.map_or(Ok(()), Err)
     }
 }
+
+#[cfg(test)]
+#[path = "embedded_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use lake_fetcher::change_feed::ChangeFeed;
 use lake_fetcher::change_feed::kafka::KafkaFeed;
-use lake_fetcher::collapse::USER_TOPICS;
+use lake_fetcher::collapse::{LEDGER_TOPIC, USER_TOPICS};
 use lake_hq::connect::connect_when_there;
 use lake_shared::identity::Kind;
 use lake_shared::service::{self, Verb};
@@ -69,7 +69,8 @@ async fn migrate(config: LakeConfig) -> anyhow::Result<()> {
 async fn build(config: LakeConfig, mut tasks: TaskGroup) -> anyhow::Result<(TaskGroup, Vec<Check>)> {
     let writer = Writer::open(config.writer_options()).await?;
     let hq = connect_when_there(&config.hq).await?;
-    let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).collect();
+    let ledger = config.hq.database.ledger_values.then_some(LEDGER_TOPIC);
+    let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).chain(ledger).collect();
     let feed = KafkaFeed::subscribe(&config.kafka, &topics)?;
     let (asked_feed, database, metastore) =
         (Arc::clone(&feed), Arc::clone(&hq.database), Arc::clone(&writer.metastore));

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use lake_hq::documents;
-use lake_hq::locations::LocationTree;
-use lake_hq::source::ReadFrom;
+use lake_hq::locations::WaysUp;
+use lake_hq::source::{LocationKeys, ReadFrom};
 use lake_hq::xform;
 use serde_json::{Map, Value};
 
@@ -112,9 +112,10 @@ async fn documents_have_the_expected_cells() {
                 documents::form::to_json(&rows, data).unwrap()
             }
             _ => {
-                let tree =
-                    LocationTree::from_rows(ports.database.locations(table.space.domain.as_str()).await.unwrap());
-                documents::location::to_json(&tree, &row.id).unwrap().unwrap()
+                let rows = ports.database.location_rows(LocationKeys::LocationIds(&ids)).await.unwrap().rows;
+                let ways = WaysUp::new(ports.database.location_ways_up(&[rows[0].id]).await.unwrap());
+                let lineage: Vec<&str> = ways.above(&rows[0]).iter().map(|step| step.location_id.as_str()).collect();
+                documents::location::to_json(&rows[0], &lineage).unwrap()
             }
         };
         let mut made = plain(&flat(made));

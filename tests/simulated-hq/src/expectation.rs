@@ -20,6 +20,12 @@ use crate::life::Life;
 use crate::rows;
 use crate::world::{Domain, Person, World};
 
+/// Who and what the ids of records mean.
+struct Register<'w> {
+    people: HashMap<&'w str, &'w Person>,
+    places: HashMap<&'w str, u32>,
+}
+
 /// What is left open.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpectationOptions {
@@ -64,7 +70,7 @@ impl Life {
         options: &ExpectationOptions,
     ) -> anyhow::Result<ExpectationSummary> {
         std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
-        let people = self.people_by_id();
+        let register = self.register();
         let tables = self.expected_tables();
         let mut list = Vec::with_capacity(tables.len());
         let mut rows = 0;
@@ -74,7 +80,7 @@ impl Life {
             let file = File::create(&path).with_context(|| format!("make {}", path.display()))?;
             let mut file = BufWriter::new(file);
             for record in records {
-                let row = self.expected_row(*record, &people, options);
+                let row = self.expected_row(*record, &register, options);
                 let line = json!({"id": &*row.id, "cells": row.cells, "either": row.either, "optional": row.optional});
                 serde_json::to_writer(&mut file, &line).with_context(|| format!("write {}", path.display()))?;
                 file.write_all(b"\n").with_context(|| format!("write {}", path.display()))?;
@@ -90,8 +96,10 @@ impl Life {
         Ok(ExpectationSummary { tables: tables.len(), rows })
     }
 
-    fn people_by_id(&self) -> HashMap<&str, &Person> {
-        self.world.people.iter().map(|person| (&*person.id, person)).collect()
+    fn register(&self) -> Register<'_> {
+        let people = self.world.people.iter().map(|person| (&*person.id, person)).collect();
+        let places = self.world.places.iter().zip(0..).map(|(place, index)| (&*place.location_id, index)).collect();
+        Register { people, places }
     }
 
     fn expected_tables(&self) -> BTreeMap<TableKey, Vec<Record>> {
@@ -121,16 +129,13 @@ impl Life {
         tables
     }
 
-    fn expected_row(
-        &self,
-        record: Record,
-        people: &HashMap<&str, &Person>,
-        options: &ExpectationOptions,
-    ) -> ExpectedRow {
+    fn expected_row(&self, record: Record, register: &Register<'_>, options: &ExpectationOptions) -> ExpectedRow {
         let world = &self.world;
-        let either = |user: Option<&str>, domain: &Domain, changed: u64| {
-            let person = user.and_then(|user| people.get(user));
-            possible_places(domain, person.copied(), changed.saturating_sub(options.place_slack_turns))
+        let either = |user: Option<&str>, owner: Option<&str>, domain: &Domain, changed: u64| {
+            let person = user.and_then(|user| register.people.get(user));
+            let owner = owner.and_then(|owner| register.places.get(owner));
+            let from = changed.saturating_sub(options.place_slack_turns);
+            possible_places(domain, person.copied(), owner.copied(), from)
         };
         match record {
             Record::Case(index) => {
@@ -139,7 +144,7 @@ impl Life {
                 ExpectedRow {
                     id: Arc::clone(&case.id),
                     cells: case_cells(domain, case),
-                    either: either(Some(&case.modified_by), domain, case.changed),
+                    either: either(Some(&case.modified_by), Some(&case.owner_id), domain, case.changed),
                     optional: !case.presence.is_live(),
                 }
             }
@@ -149,7 +154,7 @@ impl Life {
                 ExpectedRow {
                     id: Arc::clone(&form.id),
                     cells: form_cells(world, domain, form),
-                    either: either(form_user(world, form).as_deref(), domain, form.changed),
+                    either: either(form_user(world, form).as_deref(), None, domain, form.changed),
                     optional: !form.presence.is_live(),
                 }
             }
@@ -160,10 +165,12 @@ impl Life {
     /// All expected rows with their tables.
     #[cfg(test)]
     pub(crate) fn expected_rows(&self, options: &ExpectationOptions) -> Vec<(TableKey, ExpectedRow)> {
-        let people = self.people_by_id();
+        let register = self.register();
         let mut rows = Vec::new();
         for (table, records) in self.expected_tables() {
-            rows.extend(records.into_iter().map(|record| (table.clone(), self.expected_row(record, &people, options))));
+            rows.extend(
+                records.into_iter().map(|record| (table.clone(), self.expected_row(record, &register, options))),
+            );
         }
         rows
     }
@@ -181,9 +188,9 @@ fn expected_place(world: &World, index: u32) -> ExpectedRow {
 }
 
 /// The different sets of location columns that a row of a user may have got from some turn `from` on. The lake asks for the user and for the
-/// tree at different moments, so any assignment goes with any tree of that time.
-fn possible_places(domain: &Domain, person: Option<&Person>, from: u64) -> Vec<Cells> {
-    let Some(person) = person else { return vec![Map::new()] };
+/// tree at different moments, so any assignment goes with any tree of that time. Where the user is nowhere, a case belongs to the place that
+/// owns it.
+fn possible_places(domain: &Domain, person: Option<&Person>, owner: Option<u32>, from: u64) -> Vec<Cells> {
     let mut possible: Vec<Cells> = Vec::new();
     let mut add = |cells: Cells| {
         if !possible.contains(&cells) {
@@ -191,15 +198,21 @@ fn possible_places(domain: &Domain, person: Option<&Person>, from: u64) -> Vec<C
         }
     };
     let name = |level: &usize| format!("+{}_id", domain.place_types[*level].name);
-    for assignment in true_since(&person.assignments, from) {
-        for tree in true_since(&domain.trees, from) {
-            let whereabouts = assignment.and_then(|place| tree.get(&place));
+    let mut assignments: Vec<Option<u32>> =
+        person.iter().flat_map(|person| true_since(&person.assignments, from).copied()).collect();
+    if person.is_none_or(|person| person.retired) {
+        // User services differ in whether retired users still have a place.
+        assignments.push(None);
+    }
+    let trees: Vec<_> = true_since(&domain.trees, from).collect();
+    for assignment in assignments {
+        for tree in &trees {
+            let whereabouts = [assignment, owner].into_iter().flatten().find_map(|place| tree.get(&place));
             let levels = whereabouts.into_iter().flatten();
             add(levels.map(|(level, id)| (name(level), Value::String(id.to_string()))).collect());
         }
     }
-    if person.retired {
-        // User services differ in whether retired users still have a place.
+    if trees.is_empty() {
         add(Map::new());
     }
     possible

@@ -2,7 +2,7 @@
 //!
 //! Every answer is taken under one lock together with its `observed_us`, so a greater `observed_us` never means an older state.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::DateTime;
 use lake_hq::source::{
-    BlobReference, BlobStore, CaseRows, Columns, FormRows, Hq, HqDatabase, LocationRow, LocationRows, ReadFrom,
-    Sighting, SourceError, UserDirectory,
+    BlobReference, BlobStore, CaseRows, Columns, FormRows, Hq, HqDatabase, LocationKeys, LocationRow, LocationRows,
+    LocationStep, ReadFrom, Sighting, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
 };
 use serde_json::Value;
 
@@ -24,8 +24,6 @@ type Rows = HashMap<String, Vec<Columns>>;
 #[derive(Default)]
 struct Stores {
     tables: [Rows; Table::ALL.len()],
-    /// `location_id` → domain.
-    location_domains: HashMap<String, String>,
     blobs: HashMap<String, Bytes>,
     users: HashMap<String, Value>,
     serial: i64,
@@ -111,9 +109,6 @@ impl Stores {
     }
 
     fn put(&mut self, table: Table, mut row: Columns) {
-        if table == Table::Location {
-            self.location_domains.insert(field(&row, "location_id").to_owned(), field(&row, "domain").to_owned());
-        }
         let group = field(&row, table.shard_column().unwrap_or("domain")).to_owned();
         let rows = self.tables[table as usize].entry(group).or_default();
         let held = rows.iter_mut().find(|held| same(held, &row, table.key_columns()));
@@ -143,9 +138,6 @@ impl Stores {
                 }
             }
             None => {
-                for row in rows.values().flatten().filter(|row| table == Table::Location && matches(row)) {
-                    self.location_domains.remove(field(row, "location_id"));
-                }
                 rows.values_mut().for_each(|held| held.retain(|row| !matches(row)));
             }
         }
@@ -164,12 +156,7 @@ impl Stores {
             .cloned()
             .collect();
         transactions.sort_by_key(|row| (field(row, "server_date").to_owned(), row.get("id").and_then(Value::as_i64)));
-        Some(CaseRows {
-            case,
-            indices: self.rows(Table::CaseIndex, id).to_vec(),
-            transactions,
-            attachments: Vec::new(),
-        })
+        Some(CaseRows { case, indices: self.rows(Table::CaseIndex, id).to_vec(), transactions, ..CaseRows::default() })
     }
 
     fn form(&self, id: &str) -> Option<FormRows> {
@@ -182,7 +169,7 @@ impl Stores {
             compressed: row.get("compressed_length").is_some_and(|length| !length.is_null()),
             content_length: row.get("content_length").and_then(Value::as_i64).unwrap_or_default(),
         });
-        Some(FormRows { form, operations, xml })
+        Some(FormRows { form, operations, xml, blobs: None })
     }
 
     fn location(&self, row: &Columns, types: &HashMap<i64, &Columns>) -> Option<LocationRow> {
@@ -211,6 +198,10 @@ impl Stores {
             last_modified_us: instant("last_modified")?,
             parent_id: number("parent_id"),
         })
+    }
+
+    fn all_locations(&self) -> impl Iterator<Item = LocationRow> {
+        self.tables[Table::Location as usize].keys().flat_map(|domain| self.locations(domain))
     }
 
     fn locations(&self, domain: &str) -> Vec<LocationRow> {
@@ -244,14 +235,69 @@ impl HqDatabase for MemoryHq {
         Ok(self.sightings(ids, Stores::form))
     }
 
-    async fn location_domains(&self, ids: &[String]) -> Result<Vec<Sighting<String>>, SourceError> {
-        Ok(self.sightings(ids, |stores, id| stores.location_domains.get(id).cloned()))
-    }
-
-    async fn locations(&self, domain: &str) -> Result<LocationRows, SourceError> {
+    async fn location_rows(&self, keys: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
         let stores = self.read();
         let observed_us = self.observe();
-        Ok(LocationRows { observed_us, rows: stores.locations(domain) })
+        let asked = |row: &LocationRow| match keys {
+            LocationKeys::LocationIds(ids) => ids.contains(&row.location_id),
+            LocationKeys::Ids(ids) => ids.contains(&row.id),
+        };
+        Ok(LocationRows { observed_us, rows: stores.all_locations().filter(asked).collect() })
+    }
+
+    async fn location_ways_up(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
+        let stores = self.read();
+        let rows: HashMap<i64, LocationRow> = stores.all_locations().map(|row| (row.id, row)).collect();
+        let mut steps: BTreeMap<i64, LocationStep> = BTreeMap::new();
+        for id in ids {
+            let mut next = rows.get(id);
+            while let Some(row) = next.filter(|row| !steps.contains_key(&row.id)) {
+                let (location_id, domain) = (row.location_id.clone(), row.domain.clone());
+                steps.insert(row.id, LocationStep { id: row.id, location_id, domain, parent_id: row.parent_id });
+                next = row.parent_id.and_then(|id| rows.get(&id)).filter(|parent| parent.domain == row.domain);
+            }
+        }
+        Ok(steps.into_values().collect())
+    }
+
+    async fn location_children(&self, parent_ids: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
+        let stores = self.read();
+        let domains: HashMap<i64, String> = stores.all_locations().map(|row| (row.id, row.domain)).collect();
+        let below = |row: LocationRow| {
+            let parent_id = row.parent_id.filter(|id| parent_ids.contains(id))?;
+            (domains.get(&parent_id) == Some(&row.domain)).then_some((row.id, parent_id))
+        };
+        Ok(stores.all_locations().filter_map(below).collect())
+    }
+
+    async fn location_tree(
+        &self,
+        domain: &str,
+        extent: TreeExtent<'_>,
+        take: &mut TakeTreeRow<'_>,
+    ) -> Result<i64, SourceError> {
+        let stores = self.read();
+        let observed_us = self.observe();
+        let types = stores.rows(Table::LocationType, domain);
+        let id_of = |row: &Columns| row.get("id").and_then(Value::as_i64);
+        let type_ids: HashMap<&str, i64> =
+            types.iter().filter_map(|row| Some((field(row, "name"), id_of(row)?))).collect();
+        type_ids.iter().for_each(|(name, id)| take(TreeRow::Type { id: *id, name }));
+        let rows = stores.locations(domain);
+        let (asked, count): (Box<dyn Fn(&LocationRow) -> bool + Send>, bool) = match extent {
+            TreeExtent::Whole => (Box::new(|_| true), false),
+            TreeExtent::Changed { since_us, location_ids, count, .. } => (
+                Box::new(move |row| row.last_modified_us >= since_us || location_ids.contains(&row.location_id)),
+                count,
+            ),
+        };
+        for row in rows.iter().filter(|row| asked(row)) {
+            take(TreeRow::Location(row.node(type_ids.get(row.type_name.as_str()).copied().unwrap_or_default())));
+        }
+        if count {
+            take(TreeRow::Count(rows.len() as i64));
+        }
+        Ok(observed_us)
     }
 
     async fn check(&self) -> Result<(), SourceError> {

@@ -81,7 +81,7 @@ impl Caches {
                 match what {
                     Some("location") => {
                         metrics::counter!(metric_names::INVALIDATIONS_TOTAL, "cache" => "locations").increment(1);
-                        self.trees.forget(domain);
+                        self.trees.forget(domain, &ids(payload));
                     }
                     Some("user") => {
                         metrics::counter!(metric_names::INVALIDATIONS_TOTAL, "cache" => "users").increment(1);
@@ -94,7 +94,7 @@ impl Caches {
     }
 
     fn forget_all(&self) {
-        self.trees.forget(None);
+        self.trees.forget(None, &[]);
         self.users.forget(None, &[]);
     }
 }

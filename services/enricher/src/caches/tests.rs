@@ -1,12 +1,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use lake_hq::source::{
-    BlobReference, BlobStore, CaseRows, FormRows, HqDatabase, LocationRow, LocationRows, ReadFrom, Sighting,
-    SourceError, UserDirectory,
+    BlobReference, BlobStore, CaseRows, FormRows, HqDatabase, LocationKeys, LocationNode, LocationRows, LocationStep,
+    ReadFrom, Sighting, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
 };
 use lake_shared::identity::Domain;
 use tokio::sync::Semaphore;
@@ -19,6 +19,7 @@ struct GatedHq {
     gate: Semaphore,
     entered: Semaphore,
     locations: Mutex<i64>,
+    there: Mutex<Vec<String>>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -28,6 +29,7 @@ impl GatedHq {
             gate: Semaphore::new(open),
             entered: Semaphore::new(0),
             locations: Mutex::new(1),
+            there: Mutex::new(["l0", "l1", "l2"].map(str::to_owned).to_vec()),
             asked: Mutex::default(),
         })
     }
@@ -55,18 +57,45 @@ impl HqDatabase for GatedHq {
     async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
         Ok(Vec::new())
     }
-    async fn location_domains(&self, _: &[String]) -> Result<Vec<Sighting<String>>, SourceError> {
+    async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
+        Ok(LocationRows::default())
+    }
+    async fn location_ways_up(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
         Ok(Vec::new())
     }
-    async fn locations(&self, domain: &str) -> Result<LocationRows, SourceError> {
+    async fn location_children(&self, _: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
+        Ok(Vec::new())
+    }
+    async fn location_tree(
+        &self,
+        domain: &str,
+        extent: TreeExtent<'_>,
+        take: &mut TakeTreeRow<'_>,
+    ) -> Result<i64, SourceError> {
         let observed_us = {
             let mut clock = self.locations.lock().unwrap();
             *clock += 1;
             *clock
         };
-        self.pass(domain.to_owned()).await;
-        let rows = (0..3).map(|id| LocationRow { id, location_id: id.to_string(), ..LocationRow::default() }).collect();
-        Ok(LocationRows { observed_us, rows })
+        let (asked, ids) = match extent {
+            TreeExtent::Whole => (domain.to_owned(), None),
+            TreeExtent::Changed { location_ids, count, .. } => {
+                let counted = if count { " counted" } else { "" };
+                (format!("{domain} changed {}{counted}", location_ids.join(" ")), Some(location_ids))
+            }
+        };
+        self.pass(asked).await;
+        let there = self.there.lock().unwrap().clone();
+        for location_id in &there {
+            let id = location_id[1..].parse().unwrap();
+            if ids.is_none_or(|ids| ids.contains(location_id)) {
+                take(TreeRow::Location(LocationNode { id, location_id, ..LocationNode::default() }));
+            }
+        }
+        if matches!(extent, TreeExtent::Changed { count: true, .. }) {
+            take(TreeRow::Count(there.len() as i64));
+        }
+        Ok(observed_us)
     }
     async fn check(&self) -> Result<(), SourceError> {
         Ok(())
@@ -159,7 +188,66 @@ async fn a_tree_is_read_again_when_it_is_older_than_wanted_or_too_old() {
     let never = caches(&hq, &CacheOptions { location_max_age_seconds: 0, ..CacheOptions::default() });
     never.trees.places(&demo(), i64::MIN).await.unwrap();
     never.trees.places(&demo(), i64::MIN).await.unwrap();
-    assert_eq!(hq.count(), 5);
+    let whole = caches(&hq, &CacheOptions { location_whole_max_age_seconds: 0, ..CacheOptions::default() });
+    whole.trees.places(&demo(), i64::MIN).await.unwrap();
+    whole.hear(&invalidation("location", "demo", &["l1"]));
+    whole.trees.places(&demo(), i64::MIN).await.unwrap();
+    assert_eq!(hq.asked.lock().unwrap()[3..], ["demo", "demo changed  counted", "demo", "demo"]);
+}
+
+/// Locations that a call finds.
+async fn found(caches: &Caches, ids: &[&str]) -> Vec<bool> {
+    let places = caches.trees.places(&demo(), i64::MIN).await.unwrap();
+    ids.iter().map(|id| places.tree().get(id).is_some()).collect()
+}
+
+#[tokio::test]
+async fn only_what_changed_is_read_and_a_missed_deletion_heals() {
+    let hq = GatedHq::new(100);
+    let caches = caches(&hq, &CacheOptions::default());
+    assert_eq!(found(&caches, &["l1", "l3"]).await, [true, false]);
+    *hq.there.lock().unwrap() = ["l0", "l1", "l2", "l3"].map(str::to_owned).to_vec();
+    caches.hear(&invalidation("location", "demo", &["l3"]));
+    assert_eq!(found(&caches, &["l1", "l3"]).await, [true, true]);
+    hq.there.lock().unwrap().pop();
+    caches.hear(&invalidation("location", "demo", &["l3"]));
+    assert_eq!(found(&caches, &["l1", "l3"]).await, [true, false]);
+    // Of this deletion nobody hears; the count shows it.
+    hq.there.lock().unwrap().pop();
+    caches.hear(&Heard::MaybeMissed);
+    assert_eq!(found(&caches, &["l1", "l2"]).await, [true, false]);
+    // A change of nobody knows what, and of too many: all of it.
+    caches.hear(&invalidation("location", "demo", &[]));
+    found(&caches, &[]).await;
+    let many: Vec<String> = (0..6_000).map(|number| number.to_string()).collect();
+    caches.hear(&invalidation("location", "demo", &many.iter().map(String::as_str).collect::<Vec<_>>()));
+    found(&caches, &[]).await;
+    let asked = ["demo", "demo changed l3", "demo changed l3", "demo changed  counted", "demo", "demo", "demo"];
+    assert_eq!(*hq.asked.lock().unwrap(), asked);
+}
+
+#[tokio::test]
+async fn changed_ids_are_asked_for_until_an_answer_came() {
+    let hq = GatedHq::new(1);
+    let caches = caches(&hq, &CacheOptions { location_whole_max_age_seconds: 1_000, ..CacheOptions::default() });
+    found(&caches, &[]).await;
+    hq.entered().await;
+    caches.hear(&invalidation("location", "demo", &["l1"]));
+    let cancelled = tokio::spawn({
+        let caches = Arc::clone(&caches);
+        async move { found(&caches, &[]).await.len() }
+    });
+    hq.entered().await;
+    caches.hear(&invalidation("location", "demo", &["l2"]));
+    cancelled.abort();
+    assert!(cancelled.await.unwrap_err().is_cancelled());
+    hq.gate.add_permits(10);
+    hq.there.lock().unwrap().remove(1);
+    assert_eq!(found(&caches, &["l0", "l1"]).await, [true, false]);
+    found(&caches, &[]).await;
+    let asked = hq.asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    assert!(asked[2].contains("l1") && asked[2].contains("l2"), "{asked:?}");
 }
 
 #[tokio::test]
@@ -185,7 +273,7 @@ async fn a_look_up_that_was_cancelled_does_not_block_the_next() {
     let cancelled = {
         let caches = Arc::clone(&caches);
         tokio::spawn(async move {
-            let (ids, domain) = (BTreeSet::from(["u"]), demo());
+            let (ids, domain) = (BTreeMap::from([("u", 0)]), demo());
             tokio::join!(caches.trees.places(&domain, i64::MIN), caches.users.locations(&domain, &ids)).0.is_ok()
         })
     };
@@ -195,11 +283,16 @@ async fn a_look_up_that_was_cancelled_does_not_block_the_next() {
     assert!(cancelled.await.unwrap_err().is_cancelled());
     hq.gate.add_permits(2);
     caches.trees.places(&demo(), i64::MIN).await.unwrap();
-    assert_eq!(caches.users.locations(&demo(), &BTreeSet::from(["u"])).await.unwrap().len(), 1);
+    assert_eq!(caches.users.locations(&demo(), &BTreeMap::from([("u", 0)])).await.unwrap().len(), 1);
 }
 
 async fn looked_up(caches: &Caches, ids: &[&str]) -> Vec<Option<String>> {
-    let wanted = ids.iter().copied().collect();
+    looked_up_for(caches, ids, 0).await
+}
+
+/// For records that were published at this time.
+async fn looked_up_for(caches: &Caches, ids: &[&str], published_us: i64) -> Vec<Option<String>> {
+    let wanted = ids.iter().map(|id| (*id, published_us)).collect();
     let found = caches.users.locations(&demo(), &wanted).await.unwrap();
     assert_eq!(found.len(), wanted.len());
     ids.iter().map(|id| found[*id].as_deref().map(str::to_owned)).collect()
@@ -250,4 +343,55 @@ async fn a_user_who_changes_while_being_looked_up_is_looked_up_again() {
     assert_eq!(early.await.unwrap(), 2);
     looked_up(&caches, &["u1", "u2"]).await;
     assert_eq!(hq.asked.lock().unwrap()[1..], ["u1"]);
+}
+
+fn now_us() -> i64 {
+    chrono::Utc::now().timestamp_micros()
+}
+
+/// A worker is assigned and submits; the message of the submission overtakes that of the worker.
+#[tokio::test]
+async fn a_new_record_is_not_given_what_was_remembered_before_it() {
+    let hq = GatedHq::new(100);
+    let caches = caches(&hq, &CacheOptions::default());
+    looked_up(&caches, &["u1", "u2"]).await;
+    // Published after that.
+    looked_up_for(&caches, &["u1"], now_us() + 1_000).await;
+    assert_eq!(hq.asked.lock().unwrap()[1..], ["u1"]);
+    // Of a backlog; or published before HQ was asked, as the other records of the submission were.
+    let long_ago = now_us() - 15_000_000;
+    looked_up_for(&caches, &["u1", "u2"], long_ago).await;
+    assert_eq!(hq.count(), 2);
+    let trusting = super::tests::caches(&hq, &CacheOptions { user_settle_seconds: 0, ..CacheOptions::default() });
+    looked_up(&trusting, &["u1"]).await;
+    looked_up_for(&trusting, &["u1"], now_us() + 1_000).await;
+    assert_eq!(hq.count(), 3);
+}
+
+/// Elasticsearch shows a changed user only after its refresh.
+#[tokio::test]
+async fn what_hq_answers_just_after_a_change_is_soon_asked_for_again() {
+    let hq = GatedHq::new(100_000);
+    let options = CacheOptions { user_settle_seconds: 1, ..CacheOptions::default() };
+    let (heard, submitted, other) = (caches(&hq, &options), caches(&hq, &options), caches(&hq, &options));
+    let long_ago: fn() -> i64 = || 0;
+    for (caches, published_us, heard) in
+        [(submitted, now_us as fn() -> i64, false), (heard, long_ago, true), (other, long_ago, false)]
+    {
+        hq.asked.lock().unwrap().clear();
+        if heard {
+            caches.hear(&invalidation("user", "_", &["u1"]));
+        }
+        let asked_again = heard || published_us() > 0;
+        looked_up_for(&caches, &["u1"], published_us()).await;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while asked_again && hq.count() == 1 {
+            assert!(tokio::time::Instant::now() < deadline, "the young answer is kept");
+            looked_up(&caches, &["u1"]).await;
+            tokio::task::yield_now().await;
+        }
+        // The answer of now is not young any more.
+        looked_up(&caches, &["u1"]).await;
+        assert_eq!(hq.count(), if asked_again { 2 } else { 1 });
+    }
 }

@@ -2,9 +2,14 @@
 //!
 //! Two shelves: what is used moves to (or stays on) the new shelf; when that is half of the bound, it becomes the old shelf and what
 //! was on the old one is let go. So the bound holds, and what is used within half a bound of other entries stays.
+//!
+//! A change of a user is heard of before every copy of the user's document shows it (Elasticsearch is refreshed every few seconds, HQ's own
+//! consumer is behind). So an answer that was read soon after a change is young: it is used, but not kept beyond the time in which
+//! the change must have arrived everywhere.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -17,7 +22,15 @@ const NOTED_MAX: usize = 10_000;
 struct Entry {
     domain: Arc<str>,
     location: UserLocation,
+    /// When HQ was asked.
+    read: Instant,
     until: Instant,
+}
+
+impl Entry {
+    fn is_good(&self, now: Instant, read_since: Option<Instant>) -> bool {
+        self.until > now && read_since.is_none_or(|since| self.read >= since)
+    }
 }
 
 /// Entries by user id; nearly always one domain each.
@@ -61,6 +74,44 @@ impl Shelf {
 #[derive(Clone, Copy, Debug)]
 pub struct LookUp {
     began: u64,
+    asked: Instant,
+}
+
+/// Users that changed not long ago, and when. Two shelves again: nothing is remembered for longer than twice the time, nor more than twice
+/// [`NOTED_MAX`]; beyond that, everyone counts as changed.
+struct Changes {
+    settle: Duration,
+    new: HashMap<Arc<str>, Instant>,
+    old: HashMap<Arc<str>, Instant>,
+    turned: Option<Instant>,
+    everyone: Option<Instant>,
+}
+
+impl Changes {
+    fn note(&mut self, user_id: &str, now: Instant) {
+        if self.settle.is_zero() {
+            return;
+        }
+        if self.turned.is_none_or(|turned| now >= turned + self.settle) {
+            self.old = std::mem::take(&mut self.new);
+            self.turned = Some(now);
+        }
+        if self.new.len() < NOTED_MAX {
+            self.new.insert(user_id.into(), now);
+        } else {
+            self.note_everyone(now);
+        }
+    }
+
+    fn note_everyone(&mut self, now: Instant) {
+        self.everyone = Some(now);
+    }
+
+    /// Until when the user's change may not be seen everywhere; `None` where there was none.
+    fn settled(&self, user_id: &str) -> Option<Instant> {
+        let changed = [self.new.get(user_id), self.old.get(user_id), self.everyone.as_ref()];
+        changed.into_iter().flatten().max().map(|changed| *changed + self.settle)
+    }
 }
 
 /// See the module.
@@ -74,11 +125,13 @@ pub struct UserEntries {
     all_changed: u64,
     changed_domains: HashMap<Arc<str>, u64>,
     changed_users: HashMap<Arc<str>, u64>,
+    lately: Changes,
 }
 
 impl UserEntries {
-    /// Remembers at most `entries_max` users.
-    pub fn new(entries_max: usize) -> Self {
+    /// Remembers at most `entries_max` users. `settle`: how long after a change of a user HQ may still give the old answer.
+    pub fn new(entries_max: usize, settle: Duration) -> Self {
+        let lately = Changes { settle, new: HashMap::new(), old: HashMap::new(), turned: None, everyone: None };
         Self {
             entries_max,
             new: Shelf::default(),
@@ -88,6 +141,7 @@ impl UserEntries {
             all_changed: 0,
             changed_domains: HashMap::new(),
             changed_users: HashMap::new(),
+            lately,
         }
     }
 
@@ -101,13 +155,19 @@ impl UserEntries {
         self.len() == 0
     }
 
-    /// What is remembered of a user; `None` where nothing is, or it is too old.
-    pub fn find(&mut self, domain: &Arc<str>, user_id: &str, now: Instant) -> Option<UserLocation> {
+    /// What is remembered of a user; `None` where nothing is, or it is too old, or HQ was asked before `read_since`.
+    pub fn find(
+        &mut self,
+        domain: &Arc<str>,
+        user_id: &str,
+        now: Instant,
+        read_since: Option<Instant>,
+    ) -> Option<UserLocation> {
         let held = self.new.users.get(user_id).and_then(|entries| entries.iter().find(|entry| entry.domain == *domain));
         if let Some(entry) = held {
-            return (entry.until > now).then(|| entry.location.clone());
+            return entry.is_good(now, read_since).then(|| entry.location.clone());
         }
-        let entry = self.old.take(domain, user_id).filter(|entry| entry.until > now)?;
+        let entry = self.old.take(domain, user_id).filter(|entry| entry.is_good(now, read_since))?;
         let location = entry.location.clone();
         self.shelve(user_id.into(), entry);
         Some(location)
@@ -121,13 +181,13 @@ impl UserEntries {
     }
 
     /// Notes that HQ is being asked. [`UserEntries::end`] must follow.
-    pub fn begin(&mut self) -> LookUp {
+    pub fn begin(&mut self, now: Instant) -> LookUp {
         self.clock += 1;
         self.under_way += 1;
-        LookUp { began: self.clock }
+        LookUp { began: self.clock, asked: now }
     }
 
-    /// Remembers an answer, unless the user may have changed since the look-up began.
+    /// Remembers an answer, unless the user may have changed since the look-up began; a young one not for longer than it is young.
     pub fn put(&mut self, look_up: LookUp, domain: &Arc<str>, user_id: &str, location: UserLocation, until: Instant) {
         let since = |at: Option<&u64>| at.is_some_and(|at| *at > look_up.began);
         let changed = self.all_changed > look_up.began
@@ -139,7 +199,10 @@ impl UserEntries {
         // Two look-ups of one user may end one after the other.
         self.new.take(domain, user_id);
         self.old.take(domain, user_id);
-        self.shelve(user_id.into(), Entry { domain: Arc::clone(domain), location, until });
+        let read = look_up.asked;
+        let settled = self.lately.settled(user_id).filter(|settled| *settled > read);
+        let until = settled.map_or(until, |settled| until.min(settled));
+        self.shelve(user_id.into(), Entry { domain: Arc::clone(domain), location, read, until });
     }
 
     /// The look-up is over, whatever came of it.
@@ -152,7 +215,8 @@ impl UserEntries {
     }
 
     /// A user changed, in whatever domain.
-    pub fn forget_user(&mut self, user_id: &str) {
+    pub fn forget_user(&mut self, user_id: &str, now: Instant) {
+        self.lately.note(user_id, now);
         self.new.remove_user(user_id);
         self.old.remove_user(user_id);
         self.clock += 1;
@@ -167,7 +231,8 @@ impl UserEntries {
     }
 
     /// Anyone in this domain may have changed.
-    pub fn forget_domain(&mut self, domain: &str) {
+    pub fn forget_domain(&mut self, domain: &str, now: Instant) {
+        self.lately.note_everyone(now);
         self.new.remove_domain(domain);
         self.old.remove_domain(domain);
         self.clock += 1;
@@ -182,7 +247,8 @@ impl UserEntries {
     }
 
     /// Anyone may have changed.
-    pub fn forget_all(&mut self) {
+    pub fn forget_all(&mut self, now: Instant) {
+        self.lately.note_everyone(now);
         self.new = Shelf::default();
         self.old = Shelf::default();
         self.clock += 1;
@@ -206,7 +272,26 @@ mod tests {
 
     impl Fixture {
         fn new(entries_max: usize) -> Self {
-            Self { entries: UserEntries::new(entries_max), domain: "demo".into(), now: Instant::now() }
+            Self::settling(entries_max, 0)
+        }
+
+        fn settling(entries_max: usize, seconds: u64) -> Self {
+            let entries = UserEntries::new(entries_max, Duration::from_secs(seconds));
+            Self { entries, domain: "demo".into(), now: Instant::now() }
+        }
+
+        fn begin(&mut self) -> LookUp {
+            self.entries.begin(self.now)
+        }
+
+        fn look_up(&mut self, user_id: &str) {
+            let look_up = self.begin();
+            self.put(look_up, user_id);
+            self.entries.end(look_up);
+        }
+
+        fn pass(&mut self, seconds: u64) {
+            self.now += Duration::from_secs(seconds);
         }
 
         fn put(&mut self, look_up: LookUp, user_id: &str) {
@@ -215,21 +300,21 @@ mod tests {
         }
 
         fn held(&mut self, user_id: &str) -> bool {
-            self.entries.find(&self.domain, user_id, self.now).is_some()
+            self.entries.find(&self.domain, user_id, self.now, None).is_some()
         }
     }
 
     #[test]
     fn answers_are_remembered_until_their_time() {
         let mut fixture = Fixture::new(10);
-        let look_up = fixture.entries.begin();
+        let look_up = fixture.begin();
         fixture.put(look_up, "u");
         fixture.entries.end(look_up);
-        assert_eq!(fixture.entries.find(&fixture.domain, "u", fixture.now).unwrap().as_deref(), Some("loc"));
-        assert!(fixture.entries.find(&"other".into(), "u", fixture.now).is_none());
+        assert_eq!(fixture.entries.find(&fixture.domain, "u", fixture.now, None).unwrap().as_deref(), Some("loc"));
+        assert!(fixture.entries.find(&"other".into(), "u", fixture.now, None).is_none());
         fixture.now += Duration::from_secs(10);
         assert!(!fixture.held("u"));
-        let look_up = fixture.entries.begin();
+        let look_up = fixture.begin();
         fixture.put(look_up, "u");
         assert!(fixture.held("u"));
         assert_eq!(fixture.entries.len(), 1);
@@ -238,7 +323,7 @@ mod tests {
     #[test]
     fn the_bound_is_kept_and_what_is_used_stays() {
         let mut fixture = Fixture::new(100);
-        let look_up = fixture.entries.begin();
+        let look_up = fixture.begin();
         fixture.put(look_up, "mine");
         for number in 0..10_000 {
             fixture.put(look_up, &number.to_string());
@@ -251,14 +336,14 @@ mod tests {
     #[test]
     fn a_change_during_a_look_up_is_not_lost() {
         for forget in [
-            (|entries| entries.forget_user("u")) as fn(&mut UserEntries),
-            |entries| entries.forget_domain("demo"),
-            UserEntries::forget_all,
+            (|entries| entries.forget_user("u", Instant::now())) as fn(&mut UserEntries),
+            |entries| entries.forget_domain("demo", Instant::now()),
+            |entries| entries.forget_all(Instant::now()),
         ] {
             let mut fixture = Fixture::new(10);
-            let early = fixture.entries.begin();
+            let early = fixture.begin();
             forget(&mut fixture.entries);
-            let late = fixture.entries.begin();
+            let late = fixture.begin();
             fixture.put(early, "u");
             assert!(!fixture.held("u"));
             fixture.put(late, "u");
@@ -272,14 +357,14 @@ mod tests {
     #[test]
     fn a_change_of_one_leaves_the_others() {
         let mut fixture = Fixture::new(10);
-        let look_up = fixture.entries.begin();
-        fixture.entries.forget_user("u");
-        fixture.entries.forget_domain("other");
+        let look_up = fixture.begin();
+        fixture.entries.forget_user("u", fixture.now);
+        fixture.entries.forget_domain("other", fixture.now);
         fixture.put(look_up, "v");
         assert!(fixture.held("v"));
         fixture.entries.end(look_up);
-        fixture.entries.forget_domain("other");
-        fixture.entries.forget_user("u");
+        fixture.entries.forget_domain("other", fixture.now);
+        fixture.entries.forget_user("u", fixture.now);
         assert!(fixture.held("v"));
         assert!(fixture.entries.changed_users.is_empty() && fixture.entries.changed_domains.is_empty());
     }
@@ -287,12 +372,70 @@ mod tests {
     #[test]
     fn a_flood_of_changes_does_not_grow_without_bound() {
         let mut fixture = Fixture::new(10);
-        let look_up = fixture.entries.begin();
+        let look_up = fixture.begin();
         for number in 0..NOTED_MAX + 10 {
-            fixture.entries.forget_user(&number.to_string());
+            fixture.entries.forget_user(&number.to_string(), fixture.now);
         }
         assert_eq!(fixture.entries.changed_users.len(), NOTED_MAX);
         fixture.put(look_up, "u");
         assert!(!fixture.held("u"));
+    }
+
+    #[test]
+    fn an_answer_read_soon_after_a_change_is_not_kept_for_long() {
+        let mut fixture = Fixture::settling(10, 3);
+        fixture.entries.forget_user("u", fixture.now);
+        fixture.pass(1);
+        fixture.look_up("u");
+        fixture.look_up("v");
+        assert!(fixture.held("u"), "it is used while it is young");
+        fixture.pass(2);
+        assert!(!fixture.held("u") && fixture.held("v"), "HQ is asked again when the change must have arrived");
+        fixture.look_up("u");
+        fixture.pass(9);
+        assert!(fixture.held("u"), "this answer was read late enough");
+    }
+
+    #[test]
+    fn each_change_counts_anew() {
+        let mut fixture = Fixture::settling(10, 3);
+        fixture.entries.forget_user("u", fixture.now);
+        fixture.pass(2);
+        fixture.entries.forget_user("u", fixture.now);
+        fixture.look_up("u");
+        fixture.pass(2);
+        assert!(fixture.held("u"));
+        fixture.pass(1);
+        assert!(!fixture.held("u"));
+    }
+
+    #[test]
+    fn changes_are_not_noted_for_ever_nor_without_bound() {
+        let mut fixture = Fixture::settling(10, 3);
+        for number in 0..NOTED_MAX + 1 {
+            fixture.entries.forget_user(&number.to_string(), fixture.now);
+        }
+        assert_eq!(fixture.entries.lately.new.len(), NOTED_MAX);
+        fixture.look_up("somebody");
+        fixture.pass(3);
+        assert!(!fixture.held("somebody"), "with so many changes everyone may have changed");
+        fixture.look_up("somebody");
+        fixture.pass(3);
+        assert!(fixture.held("somebody"));
+        fixture.entries.forget_user("u", fixture.now);
+        fixture.pass(3);
+        fixture.entries.forget_user("u", fixture.now);
+        assert_eq!((fixture.entries.lately.new.len(), fixture.entries.lately.old.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_was_read_before_a_moment_can_be_refused() {
+        let mut fixture = Fixture::new(10);
+        fixture.look_up("u");
+        let read = fixture.now;
+        fixture.pass(1);
+        let mut find = |since| fixture.entries.find(&fixture.domain, "u", fixture.now, since).is_some();
+        assert!(find(None) && find(Some(read)));
+        assert!(!find(Some(fixture.now)));
     }
 }

@@ -1,9 +1,20 @@
 //! The location of each user, looked up in bulk.
+//!
+//! A worker may be assigned to a location at the moment of a submission. The change of the record and that of the user come by different
+//! ways, in any order, and Elasticsearch shows a changed user only seconds later. Therefore, for `user_settle_seconds`:
+//!
+//! * A record that was published just now is not given what was remembered before: HQ is asked again. (One question in bulk for each batch. Records
+//!   of a backlog take what is remembered.)
+//! * What HQ answers so soon after a record's publication, or after a change of the user was heard, is remembered no longer than that time.
+//!
+//! With CouchDB that is exact. With Elasticsearch a row that was made while HQ's own consumer of users was behind shows the older place until its
+//! record changes again; rows of the user's later records are right.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::Utc;
 use lake_hq::source::{SourceError, UserDirectory};
 use lake_shared::identity::Domain;
 use lake_shared::names;
@@ -21,17 +32,20 @@ pub struct Users {
     directory: Arc<dyn UserDirectory>,
     max_age: Duration,
     max_age_without_location: Duration,
+    settle: Duration,
     entries: Mutex<UserEntries>,
 }
 
 impl Users {
     /// Nothing is known yet.
     pub fn new(directory: Arc<dyn UserDirectory>, options: &CacheOptions) -> Self {
+        let settle = Duration::from_secs(options.user_settle_seconds);
         Self {
             directory,
+            settle,
             max_age: Duration::from_secs(options.user_max_age_seconds),
             max_age_without_location: Duration::from_secs(options.user_without_location_max_age_seconds),
-            entries: Mutex::new(UserEntries::new(options.user_entries_max)),
+            entries: Mutex::new(UserEntries::new(options.user_entries_max, settle)),
         }
     }
 
@@ -39,21 +53,24 @@ impl Users {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The location of each of these users, who all get an answer. Asks HQ for those only that are not remembered.
+    /// The location of each of these users, who all get an answer. Asks HQ for those only that are not remembered. With each user comes when
+    /// the newest change that wants to know was published, microseconds since 1970.
     pub async fn locations(
         &self,
         domain: &Domain,
-        user_ids: &BTreeSet<&str>,
+        wanted: &BTreeMap<&str, i64>,
     ) -> Result<HashMap<String, UserLocation>, SourceError> {
         let key: Arc<str> = names::token(domain.as_str()).into();
-        let mut locations = HashMap::with_capacity(user_ids.len());
+        let mut locations = HashMap::with_capacity(wanted.len());
         let mut missing = Vec::new();
         {
-            let (now, mut entries) = (Instant::now(), self.lock());
-            for user_id in user_ids {
-                match entries.find(&key, user_id, now) {
+            let (now, now_us, mut entries) = (Instant::now(), Utc::now().timestamp_micros(), self.lock());
+            for (user_id, published_us) in wanted {
+                let published = young(*published_us, now_us, self.settle).and_then(|age| now.checked_sub(age));
+                match entries.find(&key, user_id, now, published) {
                     Some(location) => drop(locations.insert((*user_id).to_owned(), location)),
-                    None => missing.push((*user_id).to_owned()),
+                    None => missing
+                        .push(Asked { user_id: (*user_id).to_owned(), settled: published.map(|at| at + self.settle) }),
                 }
             }
         }
@@ -69,18 +86,20 @@ impl Users {
         &self,
         domain: &Domain,
         key: &Arc<str>,
-        asked: &[String],
+        asked: &[Asked],
         locations: &mut HashMap<String, UserLocation>,
     ) -> Result<(), SourceError> {
-        let look_up = UnderWay { users: self, look_up: self.lock().begin() };
-        let mut answers = self.directory.locations(domain.as_str(), asked).await?;
+        let look_up = UnderWay { users: self, look_up: self.lock().begin(Instant::now()) };
+        let user_ids: Vec<String> = asked.iter().map(|asked| asked.user_id.clone()).collect();
+        let mut answers = self.directory.locations(domain.as_str(), &user_ids).await?;
         let now = Instant::now();
         let mut entries = self.lock();
-        for user_id in asked {
+        for Asked { user_id, settled } in asked {
             let location: UserLocation =
                 answers.remove(user_id).flatten().filter(|location| !location.is_empty()).map(Into::into);
             let max_age = if location.is_some() { self.max_age } else { self.max_age_without_location };
-            entries.put(look_up.look_up, key, user_id, location.clone(), now + max_age);
+            let until = settled.map_or(now + max_age, |settled| settled.min(now + max_age));
+            entries.put(look_up.look_up, key, user_id, location.clone(), until);
             locations.insert(user_id.clone(), location);
         }
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
@@ -90,13 +109,26 @@ impl Users {
 
     /// These users changed (in whatever domain); without ids, everyone of the domain, or everyone at all.
     pub fn forget(&self, domain_token: Option<&str>, user_ids: &[String]) {
-        let mut entries = self.lock();
+        let (now, mut entries) = (Instant::now(), self.lock());
         match (domain_token, user_ids) {
-            (None, []) => entries.forget_all(),
-            (Some(domain), []) => entries.forget_domain(domain),
-            (_, user_ids) => user_ids.iter().for_each(|user_id| entries.forget_user(user_id)),
+            (None, []) => entries.forget_all(now),
+            (Some(domain), []) => entries.forget_domain(domain, now),
+            (_, user_ids) => user_ids.iter().for_each(|user_id| entries.forget_user(user_id, now)),
         }
     }
+}
+
+/// A user that HQ has to be asked for.
+struct Asked {
+    user_id: String,
+    /// Until when the answer may be an old one; `None` where it cannot.
+    settled: Option<Instant>,
+}
+
+/// The age of a change, if it is so young that its user's document may have changed with it. Clocks differ: a change of the future is of now.
+fn young(published_us: i64, now_us: i64, settle: Duration) -> Option<Duration> {
+    let age = Duration::from_micros(u64::try_from(now_us.saturating_sub(published_us)).unwrap_or(0));
+    (age < settle).then_some(age)
 }
 
 /// Ends the look-up also when its future is dropped.

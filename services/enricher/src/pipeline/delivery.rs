@@ -156,7 +156,7 @@ impl Enricher {
 
     async fn ask(&self, opened: &Opened) -> Result<Surroundings, SourceError> {
         let places = self.caches.trees.places(&opened.domain, opened.tree_observed_us_min()).await?;
-        let user_locations = self.caches.users.locations(&opened.domain, &opened.user_ids()).await?;
+        let user_locations = self.caches.users.locations(&opened.domain, &opened.users()).await?;
         Ok(Surroundings { places, user_locations })
     }
 

@@ -1,6 +1,6 @@
 //! One message of records into messages of rows. Pure: everything that has to be asked for is handed in.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
@@ -58,6 +58,8 @@ struct OpenedRecord {
     document: Map<String, Value>,
     month: Option<NaiveDate>,
     user_id: Option<String>,
+    /// Of a case: its owner, who may be a location.
+    owner_id: Option<String>,
 }
 
 /// What comes of a message.
@@ -98,6 +100,7 @@ pub fn open(batch: Arc<RecordBatch>, kind: Kind) -> Opened {
                 place,
                 month: month::month(kind, &document),
                 user_id: month::user_id(kind, &document).map(str::to_owned),
+                owner_id: month::owner_id(kind, &document).map(str::to_owned),
                 document,
             }),
             Err(error) => {
@@ -114,9 +117,19 @@ impl Opened {
         !self.records.is_empty()
     }
 
-    /// The users whose locations are wanted.
-    pub fn user_ids(&self) -> BTreeSet<&str> {
-        self.records.iter().filter_map(|record| record.user_id.as_deref()).collect()
+    /// The users whose locations are wanted, each with the time at which the newest change of their records was published, microseconds;
+    /// 0 where no message says.
+    pub fn users(&self) -> BTreeMap<&str, i64> {
+        let mut users = BTreeMap::new();
+        for record in &self.records {
+            if let Some(user_id) = record.user_id.as_deref() {
+                let lineage = self.batch.records[record.place].lineage.as_ref();
+                let published_us = lineage.map_or(0, |lineage| lineage.published_us);
+                let newest = users.entry(user_id).or_insert(published_us);
+                *newest = published_us.max(*newest);
+            }
+        }
+        users
     }
 
     /// How new the location tree must be, in microseconds of the database's clock: rows of locations show it as it was when they were read.
@@ -190,7 +203,8 @@ impl Opened {
             let location_id = match table.kind {
                 Kind::Location => Some(record.id.as_str()),
                 Kind::Case | Kind::Form => {
-                    opened.user_id.and_then(|user| surroundings.user_locations.get(&user)?.as_deref())
+                    let of_user = opened.user_id.and_then(|user| surroundings.user_locations.get(&user)?.as_deref());
+                    surroundings.places.first_known([of_user, opened.owner_id.as_deref()])
                 }
             };
             builder.push(&Row {

@@ -58,6 +58,23 @@ async fn a_user_whose_location_is_gone_has_no_place() {
 }
 
 #[tokio::test]
+async fn a_case_whose_user_is_nowhere_belongs_to_the_location_that_owns_it() {
+    let mut lake = Lake::start().await;
+    let batch = cases(vec![
+        record("c1", json!({"user_id": "u", "owner_id": "e"})),
+        record("c2", json!({"user_id": "web", "owner_id": "e"})),
+        record("c3", json!({"user_id": "web", "owner_id": "some user or group"})),
+        record("c4", json!({"owner_id": "e"})),
+    ]);
+    let expected = [some("c1", "d"), some("c2", "e"), ("c3".to_owned(), None), some("c4", "e")];
+    assert_eq!(lake.column(&batch, "+district_id").await, expected);
+    let mut lake = Lake::start().await;
+    lake.hq.change(|state| state.user_location = Some("gone".into()));
+    let batch = cases(vec![record("c1", json!({"user_id": "u", "owner_id": "e"}))]);
+    assert_eq!(lake.column(&batch, "+district_id").await, [some("c1", "e")]);
+}
+
+#[tokio::test]
 async fn tombstones_pass_unchanged_even_without_a_type() {
     let mut lake = Lake::start().await;
     let tombstones = vec![Tombstone {

@@ -212,15 +212,15 @@ impl<'t> RowsBuilder<'t> {
         let per_type = if table.kind == Kind::Location { 2 } else { 1 };
         for (number, ancestor) in table.places.ancestors_by_type(location_id).into_iter().enumerate() {
             let Some(ancestor) = ancestor else { continue };
-            self.put(self.type_places[number * per_type], Put::Text(&ancestor.location_id));
+            self.put(self.type_places[number * per_type], Put::Text(ancestor.location_id));
             if table.kind != Kind::Location {
                 continue;
             }
             let details = self.type_places[number * per_type + 1];
-            if let Some(name) = &ancestor.name {
+            if let Some(name) = ancestor.name {
                 self.put(details, Put::Text(name));
             }
-            self.put(details + 1, Put::Text(&ancestor.site_code));
+            self.put(details + 1, Put::Text(ancestor.site_code));
             for (place, degrees) in [(details + 2, ancestor.latitude), (details + 3, ancestor.longitude)] {
                 if let Some(degrees) = place::coordinate(degrees) {
                     self.put(place, Put::Double(degrees));

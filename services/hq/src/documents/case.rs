@@ -1,5 +1,8 @@
 //! `CommCareCase.to_json()`: dynamic properties, overlaid by columns, overlaid by related rows. A fixed key always wins; the property
 //! that it hides stays visible in the nested `case_json`.
+//!
+//! One key is ours: where ledger values are read, `ledger_values` lists them as `LedgerValue.to_json()` shows each, by section and
+//! entry. HQ keeps them apart from the case, and has no key for them. Like every fixed key it hides a property of its name.
 
 use lake_shared::identity::Kind;
 use serde_json::{Map, Value, json};
@@ -47,6 +50,10 @@ pub fn to_json(rows: &CaseRows, options: CaseOptions) -> Result<Map<String, Valu
     if options.attachments {
         document
             .insert("case_attachments".into(), Value::Object(rows.attachments.iter().map(attachment_json).collect()));
+    }
+    if let Some(values) = &rows.ledger_values {
+        let location_id = cell(case, "location_id");
+        document.insert("ledger_values".into(), values.iter().map(|value| ledger_json(value, &location_id)).collect());
     }
     document.insert("backend_id".into(), "sql".into());
     Ok(document)
@@ -108,156 +115,23 @@ fn attachment_json(attachment: &Columns) -> (String, Value) {
     (name, shown)
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use lake_shared::error_chain::Chain;
-
-    use super::*;
-
-    fn columns(of: Value) -> Columns {
-        of.as_object().unwrap().clone()
-    }
-
-    fn person() -> CaseRows {
-        CaseRows {
-            case: columns(json!({
-                "id": 12, "case_id": "c1", "domain": "demo-space", "type": "person", "name": "Asha", "owner_id": "loc9",
-                "opened_on": "2026-01-02T04:30:00.000000Z", "opened_by": "u1",
-                "modified_on": "2026-01-05T10:11:00.120000Z", "server_modified_on": "2026-01-05T10:11:12.240000Z",
-                "modified_by": "u1", "closed": false, "closed_on": null, "closed_by": null, "deleted": false,
-                "deleted_on": null, "deletion_id": null, "external_id": "", "location_id": null,
-                "case_json": "{\"village\": \"Rampur\", \"dob\": \"1990-02-03\", \"visit_count\": \"4\"}"
-            })),
-            indices: vec![columns(json!({"id": 1, "case_id": "c1", "domain": "demo-space", "identifier": "parent",
-                "referenced_id": "h1", "referenced_type": "household", "relationship_id": 1}))],
-            transactions: vec![
-                columns(json!({"case_id": "c1", "form_id": "f1", "sync_log_id": "s1", "type": 129, "revoked": false,
-                    "server_date": "2026-01-02T04:31:07.500000Z", "client_date": "2026-01-02T04:30:00.000000Z"})),
-                columns(json!({"case_id": "c1", "form_id": "f2", "sync_log_id": "s1", "type": 1, "revoked": false,
-                    "server_date": "2026-01-05T10:11:12.240000Z", "client_date": "2026-01-05T10:11:00.120000Z"})),
-            ],
-            attachments: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn the_document_is_the_one_hq_makes() {
-        let expected = json!({
-            "village": "Rampur", "dob": "1990-02-03", "visit_count": "4",
-            "_id": "c1", "doc_type": "CommCareCase", "user_id": "u1",
-            "case_json": {"village": "Rampur", "dob": "1990-02-03", "visit_count": "4"},
-            "case_id": "c1", "domain": "demo-space", "type": "person", "name": "Asha", "owner_id": "loc9",
-            "opened_on": "2026-01-02T04:30:00.000000Z", "opened_by": "u1",
-            "modified_on": "2026-01-05T10:11:00.120000Z", "server_modified_on": "2026-01-05T10:11:12.240000Z",
-            "modified_by": "u1", "closed": false, "closed_on": null, "closed_by": null, "deleted": false,
-            "external_id": "", "location_id": null,
-            "indices": [{"case_id": "c1", "identifier": "parent", "referenced_id": "h1",
-                         "referenced_type": "household", "relationship": "child"}],
-            "actions": [
-              {"xform_id": "f1", "server_date": "2026-01-02T04:31:07.500000Z",
-               "date": "2026-01-02T04:30:00.000000Z", "sync_log_id": "s1"},
-              {"xform_id": "f2", "server_date": "2026-01-05T10:11:12.240000Z",
-               "date": "2026-01-05T10:11:00.120000Z", "sync_log_id": "s1"}],
-            "xform_ids": ["f1", "f2"], "case_attachments": {}, "backend_id": "sql"
-        });
-        assert_eq!(Value::Object(to_json(&person(), CaseOptions::default()).unwrap()), expected);
-    }
-
-    #[test]
-    fn fixed_keys_win_and_hidden_properties_stay_nested() {
-        let mut rows = person();
-        let properties = json!({"closed": "yes", "type": "x", "indices": "a", "note": "n", "deleted_on": "2020-01-01",
-            "_id": "p", "backend_id": "p", "case_json": "p", "user_id": "p", "actions": "p"});
-        rows.case.insert("case_json".into(), properties.to_string().into());
-        let document = to_json(&rows, CaseOptions::default()).unwrap();
-        assert_eq!(document["closed"], json!(false));
-        assert_eq!(document["type"], "person");
-        assert!(document["indices"].is_array() && document["actions"].is_array());
-        assert_eq!(document["note"], "n");
-        assert_eq!(document["deleted_on"], "2020-01-01");
-        assert_eq!(
-            (&document["_id"], &document["user_id"], &document["backend_id"]),
-            (&json!("c1"), &json!("u1"), &json!("sql"))
-        );
-        assert_eq!(document["case_json"], properties);
-    }
-
-    #[test]
-    fn a_deleted_case_shows_when() {
-        let mut rows = person();
-        rows.case.insert("deleted".into(), true.into());
-        rows.case.insert("deleted_on".into(), "2026-02-01T00:00:00.000000Z".into());
-        let document = to_json(&rows, CaseOptions::default()).unwrap();
-        assert_eq!(document["doc_type"], "CommCareCase-Deleted");
-        assert_eq!(document["deleted_on"], "2026-02-01T00:00:00.000000Z");
-        assert_eq!(document["deletion_id"], Value::Null);
-    }
-
-    #[test]
-    fn columns_of_other_versions_pass_through() {
-        let mut rows = person();
-        rows.case.insert("new_column".into(), 5.into());
-        rows.case.shift_remove("location_id");
-        let document = to_json(&rows, CaseOptions::default()).unwrap();
-        assert_eq!(document["new_column"], 5);
-        assert!(!document.contains_key("location_id") && !document.contains_key("id"));
-    }
-
-    #[test]
-    fn related_rows_have_their_oddities() {
-        let mut rows = person();
-        rows.indices
-            .push(columns(json!({"case_id": "c1", "domain": "demo-space", "identifier": "host", "referenced_id": "",
-            "referenced_type": "household", "relationship_id": 2})));
-        rows.indices
-            .push(columns(json!({"case_id": "c1", "domain": "elsewhere", "identifier": "x", "relationship_id": 1})));
-        // A rebuild has no form; a ledger transaction of a form without bit 1 is not among the forms.
-        rows.transactions.push(columns(json!({"form_id": null, "sync_log_id": null, "type": 2, "server_date": "S"})));
-        rows.transactions.push(columns(json!({"form_id": "f3", "sync_log_id": null, "type": 64, "server_date": "S"})));
-        rows.attachments.push(columns(
-            json!({"id": 1, "name": "photo", "content_type": "image/jpeg", "content_length": 3, "md5": "m"}),
-        ));
-        let document = to_json(&rows, CaseOptions::default()).unwrap();
-        assert_eq!(document["indices"].as_array().unwrap().len(), 2);
-        assert_eq!(document["indices"][1]["relationship"], "extension");
-        assert_eq!(document["indices"][1]["referenced_id"], "");
-        assert_eq!(
-            document["actions"][2],
-            json!({"xform_id": null, "server_date": "S", "date": "S", "sync_log_id": null})
-        );
-        assert_eq!(document["actions"].as_array().unwrap().len(), 4);
-        assert_eq!(document["xform_ids"], json!(["f1", "f2"]));
-        let photo = json!({"photo": {"content_type": "image/jpeg", "content_length": 3, "name": "photo"}});
-        assert_eq!(document["case_attachments"], photo);
-    }
-
-    #[test]
-    fn what_is_left_out_has_no_key() {
-        let document = to_json(&person(), CaseOptions { transactions: false, attachments: false }).unwrap();
-        assert!(["actions", "xform_ids", "case_attachments"].iter().all(|key| !document.contains_key(*key)));
-        assert!(document.contains_key("indices"));
-    }
-
-    #[test]
-    fn odd_case_json_is_empty_kept_or_an_error_that_names_the_case() {
-        for empty in [json!(""), json!("  "), json!("null"), json!("{}"), Value::Null] {
-            let mut rows = person();
-            rows.case.insert("case_json".into(), empty.clone());
-            assert_eq!(to_json(&rows, CaseOptions::default()).unwrap()["case_json"], json!({}), "{empty}");
-        }
-        let mut rows = person();
-        rows.case.insert("case_json".into(), r#"{"a": "x\u0000y"}"#.into());
-        assert_eq!(to_json(&rows, CaseOptions::default()).unwrap()["a"], "x\0y");
-        for broken in ["{", "[]", "3", "{\"a\": NaN}"] {
-            rows.case.insert("case_json".into(), broken.into());
-            let error = to_json(&rows, CaseOptions::default()).unwrap_err();
-            assert!(
-                Chain(&error).to_string().starts_with("case c1: column case_json does not hold a JSON object"),
-                "{broken}"
-            );
-            assert_eq!(error.code(), "document_broken_json");
-        }
-    }
+/// `location_id` is that of the supply point, which is the case itself.
+fn ledger_json(value: &Columns, location_id: &Value) -> Value {
+    let part = |column| value.get(column).and_then(Value::as_str).unwrap_or_default();
+    json!({
+        "_id": format!("{}/{}/{}", part("case_id"), part("section_id"), part("entry_id")),
+        "location_id": location_id,
+        "case_id": cell(value, "case_id"),
+        "domain": cell(value, "domain"),
+        "entry_id": cell(value, "entry_id"),
+        "section_id": cell(value, "section_id"),
+        "balance": cell(value, "balance"),
+        "last_modified": cell(value, "last_modified"),
+        "last_modified_form_id": cell(value, "last_modified_form_id"),
+        "daily_consumption": cell(value, "daily_consumption"),
+    })
 }
+
+#[cfg(test)]
+#[path = "case_tests.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-//! `XFormInstance.to_json()`, without attachments: columns, the form's data, its history.
+//! `XFormInstance.to_json()`: columns, the form's data, its history; `external_blobs` where the blobs were asked for.
 
 use lake_shared::identity::Kind;
 use serde_json::{Map, Value, json};
@@ -31,6 +31,9 @@ pub fn to_json(rows: &FormRows, data: Map<String, Value>) -> Result<Map<String, 
             }
         }
     }
+    if let Some(blobs) = &rows.blobs {
+        document.insert("external_blobs".into(), Value::Object(external_blobs(blobs)));
+    }
     document.insert("history".into(), rows.operations.iter().map(operation_json).collect());
     document.insert("backend_id".into(), "sql".into());
     Ok(document)
@@ -54,6 +57,22 @@ fn operation_json(operation: &Columns) -> Value {
         "date": cell(operation, "date"),
         "user": cell(operation, "user_id"),
     })
+}
+
+/// By name. Were there ever two of one name, the first one counts, as it does for the XML.
+fn external_blobs(blobs: &[Columns]) -> Map<String, Value> {
+    let mut by_name = Map::with_capacity(blobs.len());
+    for blob in blobs {
+        let name = blob.get("name").and_then(Value::as_str).unwrap_or_default();
+        by_name.entry(name).or_insert_with(|| {
+            json!({
+                "id": cell(blob, "key"),
+                "content_type": cell(blob, "content_type"),
+                "content_length": cell(blob, "content_length"),
+            })
+        });
+    }
+    by_name
 }
 
 #[cfg(test)]
@@ -81,6 +100,7 @@ mod tests {
             })),
             operations: Vec::new(),
             xml: None,
+            blobs: None,
         }
     }
 
@@ -144,6 +164,80 @@ mod tests {
             document["history"],
             json!([{"operation": "edit", "date": "2026-01-06T00:00:00.000000Z", "user": null}])
         );
+    }
+
+    #[test]
+    fn blobs_are_listed_by_name_where_they_were_asked_for() {
+        let mut rows = visit();
+        assert!(!to_json(&rows, Map::new()).unwrap().contains_key("external_blobs"));
+        rows.blobs = Some(Vec::new());
+        assert_eq!(to_json(&rows, Map::new()).unwrap()["external_blobs"], json!({}));
+        let blob = |name: &str, key: &str, content_type: Value, content_length: i64| {
+            columns(
+                json!({"id": 1, "parent_id": "f2", "name": name, "key": key, "type_code": 2, "content_type": content_type,
+                "content_length": content_length, "compressed_length": 5}),
+            )
+        };
+        rows.blobs = Some(vec![
+            blob("form.xml", "k1", json!("text/xml"), 100),
+            blob("photo.jpg", "form/0123/k2", json!("image/jpeg"), 9),
+            blob("form.xml", "k3", Value::Null, 1),
+            blob("", "k4", Value::Null, 0),
+        ]);
+        let document = to_json(&rows, Map::new()).unwrap();
+        let expected = json!({
+            "form.xml": {"id": "k1", "content_type": "text/xml", "content_length": 100},
+            "photo.jpg": {"id": "form/0123/k2", "content_type": "image/jpeg", "content_length": 9},
+            "": {"id": "k4", "content_type": null, "content_length": 0},
+        });
+        assert_eq!(document["external_blobs"], expected);
+    }
+
+    /// Everything that the table of the form's keys says, key by key.
+    #[test]
+    fn every_key_is_there_and_no_other() {
+        let mut rows = visit();
+        rows.blobs = Some(Vec::new());
+        let keys = |rows: &FormRows| {
+            let mut keys: Vec<String> = to_json(rows, Map::new()).unwrap().keys().cloned().collect();
+            keys.sort();
+            keys
+        };
+        let mut expected = vec![
+            "_id",
+            "app_id",
+            "auth_context",
+            "backend_id",
+            "build_id",
+            "date_header",
+            "deprecated_form_id",
+            "doc_type",
+            "domain",
+            "edited_on",
+            "external_blobs",
+            "form",
+            "history",
+            "initial_processing_complete",
+            "last_sync_token",
+            "openrosa_headers",
+            "orig_id",
+            "partial_submission",
+            "problem",
+            "received_on",
+            "server_modified_on",
+            "state",
+            "submit_ip",
+            "user_id",
+            "xmlns",
+        ];
+        assert_eq!(keys(&rows), expected);
+        rows.form.insert("deleted_on".into(), "2026-02-01T00:00:00.000000Z".into());
+        expected.extend(["deleted_on", "deletion_id"]);
+        expected.sort_unstable();
+        assert_eq!(keys(&rows), expected);
+        let document = to_json(&rows, Map::new()).unwrap();
+        assert_eq!((&document["state"], &document["partial_submission"]), (&json!(1), &json!(false)));
+        assert_eq!((&document["edited_on"], &document["problem"]), (&Value::Null, &Value::Null));
     }
 
     #[test]

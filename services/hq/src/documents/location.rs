@@ -4,39 +4,34 @@ use lake_shared::identity::Kind;
 use serde_json::{Map, Value, json};
 
 use super::{DocumentError, json_object};
-use crate::locations::LocationTree;
+use crate::source::LocationRow;
 use crate::timestamp;
 
-/// Makes the document of one location of a tree; `None` where the tree has no such location. An error names the location.
-pub fn to_json(tree: &LocationTree, location_id: &str) -> Result<Option<Map<String, Value>>, DocumentError> {
-    let Some(path) = tree.ancestors_or_self(location_id) else { return Ok(None) };
-    let Some((location, ancestors)) = path.split_last() else { return Ok(None) };
-    let stored = Value::from(&*location.metadata);
-    let metadata = json_object(Some(&stored), Kind::Location, location_id, "metadata")?;
-    let lineage: Vec<&str> = ancestors.iter().rev().map(|ancestor| &*ancestor.location_id).collect();
-    let document = json!({
-        "name": location.name.as_deref(),
-        "site_code": &*location.site_code,
-        "_id": location_id,
-        "location_id": location_id,
-        "doc_type": "Location",
-        "domain": tree.domain(),
-        "external_id": location.external_id.as_deref(),
-        "is_archived": location.is_archived,
-        "archived_on": location.archived_on_us.and_then(timestamp::format_naive_us),
-        "last_modified": timestamp::format_naive_us(location.last_modified_us),
-        "latitude": degrees(location.latitude),
-        "longitude": degrees(location.longitude),
-        "metadata": metadata,
-        "location_type": &*location.type_name,
-        "location_type_code": location.type_code.as_deref(),
-        "parent_location_id": lineage.first(),
-        "lineage": lineage,
-    });
-    Ok(match document {
-        Value::Object(document) => Some(document),
-        _ => None,
-    })
+/// Makes the document of one location. `lineage`: ids of its ancestors, from the parent up to the root; [`crate::locations::WaysUp::above`]
+/// says what belongs to it. An error names the location.
+pub fn to_json(row: &LocationRow, lineage: &[&str]) -> Result<Map<String, Value>, DocumentError> {
+    let stored = Value::from(&*row.metadata);
+    let metadata = json_object(Some(&stored), Kind::Location, &row.location_id, "metadata")?;
+    let members = [
+        ("name", json!(row.name)),
+        ("site_code", json!(row.site_code)),
+        ("_id", json!(row.location_id)),
+        ("location_id", json!(row.location_id)),
+        ("doc_type", json!("Location")),
+        ("domain", json!(row.domain)),
+        ("external_id", json!(row.external_id)),
+        ("is_archived", json!(row.is_archived)),
+        ("archived_on", json!(row.archived_on_us.and_then(timestamp::format_naive_us))),
+        ("last_modified", json!(timestamp::format_naive_us(row.last_modified_us))),
+        ("latitude", json!(degrees(row.latitude))),
+        ("longitude", json!(degrees(row.longitude))),
+        ("metadata", Value::Object(metadata)),
+        ("location_type", json!(row.type_name)),
+        ("location_type_code", json!(row.type_code)),
+        ("parent_location_id", json!(lineage.first())),
+        ("lineage", json!(lineage)),
+    ];
+    Ok(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 /// HQ's `to_json()` makes null of 0.
@@ -49,24 +44,24 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::source::{LocationRow, LocationRows};
 
-    fn row(id: i64, location_id: &str, type_name: &str, parent_id: Option<i64>) -> LocationRow {
+    fn row() -> LocationRow {
         LocationRow {
-            id,
-            location_id: location_id.into(),
+            id: 3,
+            location_id: "v".into(),
             domain: "demo".into(),
-            name: Some(format!("Name of {location_id}")),
-            type_name: type_name.into(),
-            type_code: Some(type_name.to_lowercase()),
-            site_code: format!("site_{location_id}"),
-            parent_id,
+            name: Some("Name of v".into()),
+            type_name: "village".into(),
+            type_code: Some("village".into()),
+            site_code: "site_v".into(),
+            parent_id: Some(2),
             last_modified_us: 1_767_607_872_000_000,
             ..LocationRow::default()
         }
     }
 
-    fn tree() -> LocationTree {
+    #[test]
+    fn the_document_is_the_one_hq_makes() {
         let village = LocationRow {
             external_id: Some("x".into()),
             metadata: r#"{"population": "12"}"#.into(),
@@ -74,38 +69,27 @@ mod tests {
             longitude: Some(0.0),
             is_archived: true,
             archived_on_us: Some(1_767_607_872_000_001),
-            ..row(3, "v", "village", Some(2))
+            ..row()
         };
-        LocationTree::from_rows(LocationRows {
-            observed_us: 1,
-            rows: vec![village, row(1, "s", "State", None), row(2, "d", "District", Some(1))],
-        })
-    }
-
-    #[test]
-    fn the_document_is_the_one_hq_makes() {
         let expected = json!({
             "name": "Name of v", "site_code": "site_v", "_id": "v", "location_id": "v", "doc_type": "Location", "domain": "demo",
             "external_id": "x", "is_archived": true, "archived_on": "2026-01-05T10:11:12.000001",
             "last_modified": "2026-01-05T10:11:12", "latitude": 12.5, "longitude": null, "metadata": {"population": "12"},
             "location_type": "village", "location_type_code": "village", "parent_location_id": "d", "lineage": ["d", "s"]
         });
-        assert_eq!(Value::Object(to_json(&tree(), "v").unwrap().unwrap()), expected);
+        assert_eq!(Value::Object(to_json(&village, &["d", "s"]).unwrap()), expected);
     }
 
     #[test]
-    fn the_root_has_no_parent_and_an_unknown_one_no_document() {
-        let document = to_json(&tree(), "s").unwrap().unwrap();
+    fn the_root_has_no_parent() {
+        let document = to_json(&row(), &[]).unwrap();
         assert_eq!((&document["parent_location_id"], &document["lineage"]), (&Value::Null, &json!([])));
         assert_eq!((&document["archived_on"], &document["metadata"]), (&Value::Null, &json!({})));
-        assert!(to_json(&tree(), "nowhere").unwrap().is_none());
     }
 
     #[test]
     fn broken_metadata_names_the_location() {
-        let mut broken = row(1, "s", "State", None);
-        broken.metadata = "[1]".into();
-        let tree = LocationTree::from_rows(LocationRows { observed_us: 1, rows: vec![broken] });
-        assert!(to_json(&tree, "s").unwrap_err().to_string().starts_with("location s: column metadata"));
+        let broken = LocationRow { metadata: "[1]".into(), ..row() };
+        assert!(to_json(&broken, &[]).unwrap_err().to_string().starts_with("location v: column metadata"));
     }
 }

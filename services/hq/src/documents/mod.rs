@@ -1,11 +1,20 @@
 //! The documents that HQ's own `to_json()` makes of rows. Pure: rows in, JSON out, the same for every adapter.
+//!
+//! Where a row cannot be shown as HQ shows it, this is what is done:
+//!
+//! * Half of a surrogate pair in a JSON column (`\ud800`; Python takes it, UTF-8 cannot hold it) becomes U+FFFD, and the record stays.
+//! * U+0000 (`\u0000`, possible through HQ's API) stays: JSON, Arrow and Parquet hold it.
+//! * A JSON column that is no JSON object for HQ either puts the record aside.
 
 pub mod case;
 pub mod form;
+mod json_column;
 pub mod location;
 
 use lake_shared::identity::Kind;
 use serde_json::{Map, Value};
+
+use self::json_column::parse;
 
 /// A row whose JSON column cannot be read. It stays unreadable until somebody repairs the row: put it aside.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +49,7 @@ fn json_object(
     let parsed = match stored {
         None | Some(Value::Null) => Value::Null,
         Some(Value::String(text)) if text.trim().is_empty() => Value::Null,
-        Some(Value::String(text)) => serde_json::from_str(text).map_err(|source| error(Some(source)))?,
+        Some(Value::String(text)) => parse(text).map_err(|source| error(Some(source)))?,
         Some(other) => other.clone(),
     };
     match parsed {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use lake_hq::source::{
-    BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationRow, LocationRows, ReadFrom, Sighting,
-    SourceError, UserDirectory,
+    BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationNode, LocationRows,
+    LocationStep, ReadFrom, Sighting, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
 };
 use lake_proto::queue::v1::{Quarantined, RecordBatch, RowBatch};
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
@@ -79,25 +79,27 @@ impl HqDatabase for FakeHq {
     async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
         Ok(Vec::new())
     }
-    async fn location_domains(&self, _: &[String]) -> Result<Vec<Sighting<String>>, SourceError> {
+    async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
+        Ok(LocationRows::default())
+    }
+    async fn location_ways_up(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
         Ok(Vec::new())
     }
-    async fn locations(&self, _: &str) -> Result<LocationRows, SourceError> {
+    async fn location_children(&self, _: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
+        Ok(Vec::new())
+    }
+    async fn location_tree(&self, _: &str, _: TreeExtent<'_>, take: &mut TakeTreeRow<'_>) -> Result<i64, SourceError> {
         let state = self.state.lock().unwrap().clone();
-        let row = |id: i64, location_id: &str, type_name: &str, name: &str| LocationRow {
-            id,
-            location_id: location_id.into(),
-            type_name: type_name.into(),
-            name: Some(name.into()),
-            parent_id: (id > 1).then_some(1),
-            ..LocationRow::default()
-        };
-        let rows = vec![
-            row(1, "s", "supervisor", "Sita"),
-            row(2, "d", "district", &state.district_name),
-            row(3, "e", "district", "East"),
-        ];
-        self.answer(LocationRows { observed_us: state.observed_us, rows })
+        for (type_id, type_name, id, location_id, name) in [
+            (1, "supervisor", 1, "s", "Sita"),
+            (2, "district", 2, "d", state.district_name.as_str()),
+            (2, "district", 3, "e", "East"),
+        ] {
+            let (name, parent_id) = (Some(name), (id > 1).then_some(1));
+            let node = LocationNode { id, location_id, name, type_id, type_name, parent_id, ..LocationNode::default() };
+            take(TreeRow::Location(node));
+        }
+        self.answer(state.observed_us)
     }
     async fn check(&self) -> Result<(), SourceError> {
         Ok(())

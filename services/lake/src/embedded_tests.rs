@@ -1,0 +1,269 @@
+//! What each operation of HQ does to the tables: its message goes in, and an id ends up in exactly one table or in none.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lake_fetcher::allow_list::TakeConfig;
+use lake_fetcher::change_feed::memory::MemoryFeed;
+use lake_fetcher::options::FetchOptions;
+use lake_hq::documents::case::CaseOptions;
+use lake_simulated_hq::memory_hq::MemoryHq;
+use lake_simulated_hq::turn::{Mutation, Table, Turn};
+use lake_writer::ingest::IngestOptions;
+use lake_writer::lease::LeaseOptions;
+use lake_writer::maintenance::MaintenanceOptions;
+use lake_writer::metastore::Metastore;
+use lake_writer::metastore::connect::MetastoreConfig;
+use lake_writer::table_store::delta::DeltaOptions;
+use lake_writer::table_store::lake_store::LakeStoreConfig;
+use lake_writer::writer::WriterOptions;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const XMLNS: &str = "http://openrosa.org/formdesigner/AAAA";
+
+/// A lake on an HQ in which nothing happens by itself.
+struct Lake {
+    feed: Arc<MemoryFeed>,
+    hq: Arc<MemoryHq>,
+    metastore: Arc<dyn Metastore>,
+    shutdown: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+    _folder: TempDir,
+}
+
+impl Lake {
+    async fn start() -> Self {
+        let folder = TempDir::new().unwrap();
+        let root = folder.path().join("tables");
+        std::fs::create_dir(&root).unwrap();
+        let writer = Writer::open(WriterOptions {
+            store: LakeStoreConfig { root: root.display().to_string(), s3: None },
+            metastore: MetastoreConfig {
+                url: format!("sqlite:{}", folder.path().join("metastore.sqlite").display()).into(),
+                connections_max: 1,
+            },
+            tables: DeltaOptions::default(),
+            ingest: IngestOptions { flush_age_ms: 5, ..IngestOptions::default() },
+            maintenance: MaintenanceOptions::default(),
+            lease: LeaseOptions::default(),
+        })
+        .await
+        .unwrap();
+        let metastore = Arc::clone(&writer.metastore);
+        let (feed, hq) = (Arc::new(MemoryFeed::default()), MemoryHq::new());
+        let options = FetchOptions { linger_ms: 1, ..FetchOptions::default() };
+        let fetcher = FetcherParts { take: TakeConfig::EVERYTHING, case_options: CaseOptions::default(), options };
+        let enricher = EnricherOptions::default();
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(
+            Embedded { feed: Arc::<MemoryFeed>::clone(&feed), hq: hq.hq(), fetcher, enricher, writer }
+                .run(shutdown.clone()),
+        );
+        Self { feed, hq, metastore, shutdown, running, _folder: folder }
+    }
+
+    /// Changes HQ, lets it say what it says, and waits until that is in the tables.
+    async fn play(&self, mutations: Vec<Mutation>, messages: &[(&'static str, Value)]) {
+        self.hq.apply(&Turn { mutations, messages: Vec::new() });
+        for (topic, message) in messages {
+            self.feed.publish(topic, message.to_string());
+        }
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.feed.unfinished() > 0 {
+            assert!(tokio::time::Instant::now() < deadline && !self.running.is_finished(), "the lake stands still");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Rows by type, of the tables that have some.
+    async fn rows(&self) -> BTreeMap<String, i64> {
+        let tables = self.metastore.tables(None).await.unwrap();
+        let rows = tables.into_iter().map(|table| (table.key.document_type.as_str().to_owned(), table.state.rows));
+        rows.filter(|(_, rows)| *rows > 0).collect()
+    }
+
+    async fn end(self) {
+        self.shutdown.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+fn one(document_type: &str) -> BTreeMap<String, i64> {
+    BTreeMap::from([(document_type.to_owned(), 1)])
+}
+
+fn put(table: Table, row: Value) -> Mutation {
+    Mutation::Put { table, row: row.as_object().unwrap().clone() }
+}
+
+fn remove(table: Table, matching: Value) -> Mutation {
+    Mutation::Remove { table, matching: matching.as_object().unwrap().clone() }
+}
+
+/// A later second of the server's clock for each number.
+fn instant(number: usize) -> String {
+    format!("2026-01-05T10:{number:02}:00.000000Z")
+}
+
+fn says(id: &str, document_type: &str, subtype: Value, is_deletion: bool) -> Value {
+    json!({"document_id": id, "data_source_type": "sql", "document_type": document_type, "document_subtype": subtype,
+        "domain": "demo", "is_deletion": is_deletion, "publish_timestamp": instant(0)})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_case_is_in_the_table_of_its_type_or_nowhere() {
+    let lake = Lake::start().await;
+    let saved = |case_type: &str| ("case-sql", says("c1", "CommCareCase", json!(case_type), false));
+    let deleted = || ("case-sql", says("c1", "CommCareCase-Deleted", Value::Null, true));
+    let row = |number: usize, case_type: &str, changes: Value| {
+        let mut row = json!({"case_id": "c1", "domain": "demo", "type": case_type, "name": "Asha", "modified_by": "u1", "closed": false,
+            "deleted": false, "opened_on": instant(0), "modified_on": instant(0), "server_modified_on": instant(number),
+            "case_json": "{}"});
+        row.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        vec![put(Table::Case, row)]
+    };
+    let nowhere = BTreeMap::new;
+    let gone = || vec![remove(Table::Case, json!({"case_id": "c1"}))];
+    for (operation, mutations, message, expected) in [
+        ("create", row(1, "person", json!({})), saved("person"), one("person")),
+        ("update", row(2, "person", json!({"case_json": "{\"a\": \"1\"}"})), saved("person"), one("person")),
+        ("the same message again", Vec::new(), saved("person"), one("person")),
+        ("close", row(3, "person", json!({"closed": true})), saved("person"), one("person")),
+        ("type change", row(4, "child", json!({})), saved("child"), one("child")),
+        ("late message of the old type", Vec::new(), saved("person"), one("child")),
+        // Older HQ does not touch server_modified_on then.
+        ("soft delete", row(4, "child", json!({"deleted": true, "deleted_on": instant(5)})), deleted(), nowhere()),
+        ("late message of before the delete", Vec::new(), saved("child"), nowhere()),
+        ("undelete, same version", row(4, "child", json!({})), saved("child"), one("child")),
+        ("old delete message again", Vec::new(), deleted(), one("child")),
+        ("type change and back", row(6, "person", json!({})), saved("person"), one("person")),
+        ("rebuilt, no form left", row(7, "person", json!({"deleted": true})), saved("person"), nowhere()),
+        ("its form came back", row(8, "person", json!({})), saved("person"), one("person")),
+        ("hard delete", gone(), deleted(), nowhere()),
+        ("old save message after the hard delete", Vec::new(), saved("person"), nowhere()),
+        ("restored from a backup, with its old version", row(3, "person", json!({})), saved("person"), one("person")),
+        ("purge, seen by a replayed message", gone(), saved("person"), nowhere()),
+    ] {
+        lake.play(mutations, &[message]).await;
+        assert_eq!(lake.rows().await, expected, "{operation}");
+    }
+    lake.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_form_is_in_its_table_while_it_is_live() {
+    let lake = Lake::start().await;
+    let saved = |id: &str, document_type: &str| ("form-sql", says(id, document_type, json!(XMLNS), false));
+    let deleted = || ("form-sql", says("f1", "XFormInstance-Deleted", Value::Null, true));
+    let row = |id: &str, number: usize, changes: Value| {
+        let mut row = json!({"form_id": id, "domain": "demo", "xmlns": XMLNS, "user_id": "u1", "received_on": instant(0), "state": 1,
+            "server_modified_on": instant(number), "deleted_on": null, "auth_context": "{}", "openrosa_headers": "{}"});
+        row.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        put(Table::Form, row)
+    };
+    let blob = |id: &str, key: &str| {
+        put(
+            Table::BlobMeta,
+            json!({"domain": "demo", "parent_id": id, "name": "form.xml", "key": key, "type_code": 2, "content_length": 9}),
+        )
+    };
+    let xml = |key: &str| Mutation::PutBlob { key: key.into(), content: b"<data/>".to_vec(), gzip: false };
+    let nowhere = BTreeMap::new;
+    for (operation, mutations, message, expected) in [
+        (
+            "new form",
+            vec![row("f1", 1, json!({})), blob("f1", "k1"), xml("k1")],
+            saved("f1", "XFormInstance"),
+            one("AAAA"),
+        ),
+        (
+            "edit: same id, the old version under a new one",
+            vec![
+                remove(Table::BlobMeta, json!({"parent_id": "f1"})),
+                blob("f0", "k1"),
+                row("f0", 2, json!({"state": 4, "orig_id": "f1"})),
+                blob("f1", "k2"),
+                xml("k2"),
+                row("f1", 2, json!({"edited_on": instant(2), "deprecated_form_id": "f0"})),
+            ],
+            saved("f1", "XFormInstance"),
+            one("AAAA"),
+        ),
+        ("the old version, announced all the same", Vec::new(), saved("f0", "XFormDeprecated"), one("AAAA")),
+        // Old SQL functions did not touch server_modified_on.
+        ("archive", vec![row("f1", 2, json!({"state": 2}))], saved("f1", "XFormArchived"), nowhere()),
+        ("late message of before", Vec::new(), saved("f1", "XFormInstance"), nowhere()),
+        ("unarchive", vec![row("f1", 2, json!({}))], saved("f1", "XFormInstance"), one("AAAA")),
+        ("archived again, message late", Vec::new(), saved("f1", "XFormArchived"), one("AAAA")),
+        ("soft delete", vec![row("f1", 3, json!({"deleted_on": instant(3)}))], deleted(), nowhere()),
+        ("undelete", vec![row("f1", 4, json!({"problem": "Restored on"}))], saved("f1", "XFormInstance"), one("AAAA")),
+        ("error", vec![row("f1", 5, json!({"state": 16}))], saved("f1", "XFormError"), nowhere()),
+        ("reprocessed", vec![row("f1", 6, json!({}))], saved("f1", "XFormInstance"), one("AAAA")),
+        ("duplicate of it", vec![row("f2", 7, json!({"state": 8}))], saved("f2", "XFormDuplicate"), one("AAAA")),
+        ("hard delete", vec![remove(Table::Form, json!({"form_id": "f1"}))], deleted(), nowhere()),
+    ] {
+        lake.play(mutations, &[message]).await;
+        assert_eq!(lake.rows().await, expected, "{operation}");
+    }
+    lake.end().await;
+}
+
+/// The predecessor's sink of locations never worked, and its deletes went to a table named after the message's doc_type.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_location_is_in_the_one_table_of_locations_until_it_is_deleted() {
+    let lake = Lake::start().await;
+    let message = |is_deletion| ("location", says("l1", "Location", Value::Null, is_deletion));
+    let row = |number: usize, archived: bool| {
+        put(
+            Table::Location,
+            json!({"id": 7, "domain": "demo", "name": "North", "location_id": "l1", "location_type_id": 3, "site_code": "north",
+                "external_id": null, "metadata": "{}", "last_modified": instant(number), "is_archived": archived, "archived_on": null,
+                "latitude": null, "longitude": null, "parent_id": null}),
+        )
+    };
+    let place_type =
+        put(Table::LocationType, json!({"id": 3, "domain": "demo", "name": "district", "code": "district"}));
+    for (operation, mutations, message, expected) in [
+        ("save", vec![place_type, row(1, false)], message(false), one("Location")),
+        ("archive: still the way up of others", vec![row(2, true)], message(false), one("Location")),
+        ("unarchive", vec![row(3, false)], message(false), one("Location")),
+        ("old delete message", Vec::new(), message(true), one("Location")),
+        ("delete", vec![remove(Table::Location, json!({"id": 7}))], message(true), BTreeMap::new()),
+        ("old save message", Vec::new(), message(false), BTreeMap::new()),
+    ] {
+        lake.play(mutations, &[message]).await;
+        assert_eq!(lake.rows().await, expected, "{operation}");
+    }
+    lake.end().await;
+}
+
+/// The predecessor wrote ids into the text of its deletes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_is_never_part_of_a_statement() {
+    let lake = Lake::start().await;
+    let ids = ["x' or '1'='1", "b", "', 'b", "\"b\""];
+    let row = |id: &str| {
+        put(
+            Table::Case,
+            json!({"case_id": id, "domain": "demo", "type": "person", "modified_by": "u1", "deleted": false,
+                "server_modified_on": instant(1), "case_json": "{}"}),
+        )
+    };
+    let messages = |document_type, is_deletion| {
+        ids.map(|id| ("case-sql", says(id, document_type, Value::Null, is_deletion)))
+            .into_iter()
+            .filter(move |(_, message)| !is_deletion || message["document_id"] != "b")
+    };
+    lake.play(ids.map(row).to_vec(), &messages("CommCareCase", false).collect::<Vec<_>>()).await;
+    assert_eq!(lake.rows().await, BTreeMap::from([("person".to_owned(), 4)]));
+    let gone = ids.iter().filter(|id| **id != "b").map(|id| remove(Table::Case, json!({"case_id": id}))).collect();
+    lake.play(gone, &messages("CommCareCase-Deleted", true).collect::<Vec<_>>()).await;
+    assert_eq!(lake.rows().await, one("person"));
+    lake.end().await;
+}
