@@ -1,4 +1,11 @@
-//! Judges of the lake that share no code with it: DuckDB and Polars read the tables, and a script compares every cell.
+//! Judges of the lake that share no code with it: DuckDB, Polars and Spark read the tables.
+//!
+//! [`compare`] judges a whole lake against a folder of expectations, in a script that ends. [`Readers`] is for tests that look at tables
+//! again and again: one process that gives what each reader sees. [`Snapshot`] is the quick look within this process.
+
+mod content;
+mod session;
+mod snapshot;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,6 +13,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 
 use crate::parts::{ObjectStore, installed};
+
+pub use self::content::{Content, Row};
+pub use self::session::{Reader, Readers};
+pub use self::snapshot::Snapshot;
 
 /// The readers that every comparison asks.
 pub const READERS: &str = "duckdb,polars";

@@ -1,4 +1,10 @@
 //! Reading documents of one kind and deciding what they mean. The record decides, never the message.
+//!
+//! That goes for the domain too: a row goes to, or leaves, the space that it names itself, whatever the message said, and only if that
+//! space is taken. Ids are unique over all spaces of HQ, so the two differ only by error, and then the row is right. Limits of that: where there is
+//! no row (any more), the domains that messages name are all there is. The id then leaves those spaces; should every message of a hard
+//! deletion have named a wrong one, the row stays in its own until the lake is compared with HQ. And a message that names a space that is not
+//! taken is not read at all.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -7,7 +13,7 @@ use chrono::Utc;
 use futures::{StreamExt, TryStreamExt};
 use lake_hq::document_rules::{self, Disposition, TombstoneReason};
 use lake_hq::documents::{case, form};
-use lake_hq::source::{CaseRows, FormRows, ReadFrom, Sighting};
+use lake_hq::source::{CaseRows, FormRows, Sighting, Wanted};
 use lake_hq::xform;
 use lake_proto::queue::v1::{Lineage, Quarantined, Record, Tombstone};
 use lake_shared::error_chain::Chain;
@@ -61,13 +67,8 @@ impl Fetcher {
     }
 
     async fn fetch_cases(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<Fetched, Stopping> {
-        let database = &self.hq.database;
-        let (announced, other) = ids_by_deletion(changes);
-        let read = async |ids: &[String], from| self.until_answered(shutdown, || database.cases(ids, from)).await;
-        let mut sightings = read(&other, ReadFrom::Replica).await?;
-        let mut again = take_missing(&mut sightings);
-        again.extend(announced);
-        sightings.extend(read(&again, ReadFrom::Primary).await?);
+        let (database, wanted) = (&self.hq.database, wanted(changes));
+        let sightings = self.until_answered(shutdown, || database.latest_cases(&wanted)).await?;
         let mut fetched = Fetched::default();
         for sighting in sightings {
             self.add_case(&mut fetched, changes, sighting);
@@ -86,13 +87,8 @@ impl Fetcher {
     }
 
     async fn fetch_forms(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<Fetched, Stopping> {
-        let database = &self.hq.database;
-        let (announced, other) = ids_by_deletion(changes);
-        let read = async |ids: &[String], from| self.until_answered(shutdown, || database.forms(ids, from)).await;
-        let mut sightings = read(&other, ReadFrom::Replica).await?;
-        let mut again = take_missing(&mut sightings);
-        again.extend(announced);
-        sightings.extend(read(&again, ReadFrom::Primary).await?);
+        let (database, wanted) = (&self.hq.database, wanted(changes));
+        let sightings = self.until_answered(shutdown, || database.latest_forms(&wanted)).await?;
         let with_xml: Vec<(Sighting<FormRows>, FormXml)> = futures::stream::iter(sightings)
             .map(|sighting| async {
                 let xml = self.form_xml(&sighting, shutdown).await?;
@@ -187,17 +183,21 @@ impl Fetcher {
                 }
             }
             Disposition::Tombstone { reason, version_us, domain, document_type } => {
-                let announced = || changes.get(id).and_then(|change| change.domain.as_deref()).map(Domain::from);
-                let Some(domain) = domain.or_else(announced) else {
+                let announced = || changes.get(id).into_iter().flat_map(Change::domains).map(Domain::from).collect();
+                let domains: Vec<Domain> = domain.map_or_else(announced, |domain| vec![domain]);
+                if domains.is_empty() {
                     // Nobody can say whose it was; with a domain unknown to the message too, it never was in the lake.
-                    return skipped("missing_without_domain");
-                };
-                if !self.take.domain(domain.as_str()) {
-                    return skipped("domain");
+                    skipped("missing_without_domain");
                 }
                 let document_type = document_type.filter(|_| reason != TombstoneReason::Missing);
-                let destination = Destination { domain, kind, document_type };
-                fetched.outgoing.tombstone(destination, tombstone(reason.code(), version_us));
+                for domain in domains {
+                    if !self.take.domain(domain.as_str()) {
+                        skipped("domain");
+                        continue;
+                    }
+                    let destination = Destination { domain, kind, document_type: document_type.clone() };
+                    fetched.outgoing.tombstone(destination, tombstone(reason.code(), version_us));
+                }
             }
         }
     }
@@ -234,16 +234,14 @@ fn lineage(changes: &Changes, id: &str) -> Lineage {
     Lineage { fetched_us: Utc::now().timestamp_micros(), ..lineage }
 }
 
-/// Ids whose deletion was announced, and the others.
-fn ids_by_deletion(changes: &Changes) -> (Vec<String>, Vec<String>) {
-    let (announced, other): (Vec<_>, Vec<_>) = changes.iter().partition(|(_, change)| change.deletion);
-    let ids = |changes: Vec<(&String, &Change)>| changes.into_iter().map(|(id, _)| id.clone()).collect();
-    (ids(announced), ids(other))
-}
-
-/// Takes out the sightings without rows: a replica may lag behind.
-fn take_missing<T>(sightings: &mut Vec<Sighting<T>>) -> Vec<String> {
-    sightings.extract_if(.., |sighting| sighting.rows.is_none()).map(|sighting| sighting.id).collect()
+/// What is asked of HQ. Was the newest message published at some time, then a copy of the database as old as that may not have its change.
+fn wanted(changes: &Changes) -> Vec<Wanted> {
+    let wanted = |(id, change): (&String, &Change)| Wanted {
+        id: id.clone(),
+        changed_us: change.lineage.published_us,
+        deleted: change.deletion,
+    };
+    changes.iter().map(wanted).collect()
 }
 
 /// What is known of a form's XML.
@@ -279,3 +277,7 @@ impl FormXml {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "fetch_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lake_fetcher::change_feed::ChangeFeed;
 use lake_fetcher::change_feed::kafka::KafkaFeed;
-use lake_fetcher::collapse::USER_TOPICS;
+use lake_fetcher::collapse::{LEDGER_TOPIC, USER_TOPICS};
 use lake_fetcher::config::FetcherConfig;
 use lake_fetcher::pipeline::{self, Fetcher};
 use lake_hq::connect::connect_when_there;
@@ -28,7 +28,8 @@ fn main() -> ExitCode {
 async fn build(config: FetcherConfig, mut tasks: TaskGroup) -> anyhow::Result<(TaskGroup, Vec<Check>)> {
     let hq = connect_when_there(&config.hq).await?;
     let queue = JetStreamQueue::connect(config.queue).await?;
-    let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).collect();
+    let ledger = config.hq.database.ledger_values.then_some(LEDGER_TOPIC);
+    let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).chain(ledger).collect();
     let feed = KafkaFeed::subscribe(&config.kafka, &topics)?;
     let checks = checks(Arc::clone(&feed), Arc::clone(&queue), hq.clone());
     let case_options = config.hq.case_options();

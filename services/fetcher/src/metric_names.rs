@@ -14,3 +14,7 @@ pub const TOMBSTONES_TOTAL: &str = "lake_fetcher_tombstones_total";
 pub const READ_SECONDS: &str = "lake_fetcher_read_seconds";
 /// Histogram: seconds from taking a batch to all of it being safe on the queue.
 pub const BATCH_SECONDS: &str = "lake_fetcher_batch_seconds";
+/// Histogram: seconds that a portion of a domain's records has to wait, because the domain has had its share.
+pub const DOMAIN_WAIT_SECONDS: &str = "lake_fetcher_domain_wait_seconds";
+/// Gauge: records that wait because their domains have had their share.
+pub const WAITING_RECORDS: &str = "lake_fetcher_waiting_records";

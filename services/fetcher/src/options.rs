@@ -12,11 +12,24 @@ pub struct FetchOptions {
     pub linger_ms: u64,
     /// Batches that are read and published at the same time.
     pub batches_in_flight_max: usize,
+    /// Records that are read for one domain in a second, on average; 0: any number. A domain that has more waits; the others go on.
+    pub domain_records_per_second: u32,
+    /// Records that one domain may have at once after it was quiet.
+    pub domain_burst_records: usize,
+    /// Records of all domains together that may wait for their turn. Beyond that the feed waits too.
+    pub waiting_records_max: usize,
 }
 
 impl Default for FetchOptions {
     fn default() -> Self {
-        Self { max_records: 500, linger_ms: 100, batches_in_flight_max: 4 }
+        Self {
+            max_records: 500,
+            linger_ms: 100,
+            batches_in_flight_max: 4,
+            domain_records_per_second: 0,
+            domain_burst_records: 1_000,
+            waiting_records_max: 20_000,
+        }
     }
 }
 
@@ -25,6 +38,8 @@ impl FetchOptions {
     pub fn validate(&self) -> anyhow::Result<()> {
         anyhow::ensure!((1..=5_000).contains(&self.max_records), "key `fetch.max_records`: must be 1 to 5000");
         anyhow::ensure!(self.batches_in_flight_max >= 1, "key `fetch.batches_in_flight_max`: must be at least 1");
+        anyhow::ensure!(self.domain_burst_records >= 1, "key `fetch.domain_burst_records`: must be at least 1");
+        anyhow::ensure!(self.waiting_records_max >= 1, "key `fetch.waiting_records_max`: must be at least 1");
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! From change messages to records on the queue.
 //!
 //! A message is reported done only when everything that came of it is safe on the queue. Batches overlap; their order does not matter, as
-//! each reads the current state and the writer keeps the newest.
+//! each reads the current state and the writer keeps the newest. What a domain has beyond its share is read later than the rest of its batch;
+//! see [`crate::domain_pace`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +14,14 @@ use lake_shared::identity::Domain;
 use lake_shared::queue::{PublishError, Queue};
 use lake_shared::retry::Backoff;
 use lake_shared::{names, quarantine, wire};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::allow_list::TakeConfig;
 use crate::change_feed::{ChangeFeed, FeedMessage, Position};
 use crate::collapse::{Work, collapse};
+use crate::domain_pace::{Admitted, ByKind, DomainPace, Entry};
 use crate::metric_names;
 use crate::options::FetchOptions;
 
@@ -49,23 +52,25 @@ impl From<PublishError> for Stopping {
 /// Runs until `shutdown` or until the feed closes; then finishes what is in flight and reports it to the feed.
 pub async fn run(feed: Arc<dyn ChangeFeed>, fetcher: Arc<Fetcher>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut in_flight = JoinSet::new();
+    let pace = Arc::new(DomainPace::new(&fetcher.options));
     loop {
-        while in_flight.len() >= fetcher.options.batches_in_flight_max {
-            tokio::select! {
-                _ = in_flight.join_next() => {}
-                () = shutdown.cancelled() => break,
-            }
-        }
+        while in_flight.try_join_next().is_some() {}
         let gathered = tokio::select! {
             gathered = gather(&*feed, &fetcher.options) => gathered,
             () = shutdown.cancelled() => None,
         };
         let Some(messages) = gathered else { break };
-        let (feed, fetcher, shutdown) = (Arc::clone(&feed), Arc::clone(&fetcher), shutdown.clone());
+        let place = tokio::select! {
+            place = pace.place() => place,
+            () = shutdown.cancelled() => None,
+        };
+        let Some(place) = place else { break };
+        let (feed, fetcher, pace, shutdown) =
+            (Arc::clone(&feed), Arc::clone(&fetcher), Arc::clone(&pace), shutdown.clone());
         in_flight.spawn(async move {
             let positions: Vec<Position> = messages.iter().map(|message| message.position.clone()).collect();
             let started = Instant::now();
-            match fetcher.handle(messages, &shutdown).await {
+            match fetcher.handle(messages, &pace, place, &shutdown).await {
                 Ok(()) => feed.done(&positions),
                 Err(Stopping) => {
                     tracing::info!(messages = positions.len(), "stopping; a batch is left for the next fetcher")
@@ -94,7 +99,13 @@ async fn gather(feed: &dyn ChangeFeed, options: &FetchOptions) -> Option<Vec<Fee
 
 impl Fetcher {
     /// Does everything that a batch of messages asks for.
-    async fn handle(&self, messages: Vec<FeedMessage>, shutdown: &CancellationToken) -> Result<(), Stopping> {
+    async fn handle(
+        &self,
+        messages: Vec<FeedMessage>,
+        pace: &DomainPace,
+        place: OwnedSemaphorePermit,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stopping> {
         for message in &messages {
             metrics::counter!(metric_names::MESSAGES_TOTAL, "topic" => message.position.topic.to_string()).increment(1);
         }
@@ -109,8 +120,39 @@ impl Fetcher {
         for entry in quarantined {
             quarantine::publish(&*self.queue, quarantine::Stage::Fetcher, entry, shutdown).await?;
         }
+        let Admitted { now, later } = pace.admit(changes);
+        self.fetch_all(now, shutdown).await?;
+        if later.is_empty() {
+            return Ok(());
+        }
+        let waiting: usize = later.values().map(Vec::len).sum();
+        let _room = unless_stopping(pace.room(waiting), shutdown).await?;
+        drop(place);
+        let _waiting = Waiting::of(waiting);
+        let domains = later.into_iter().map(|(domain, rest)| self.fetch_at_pace(domain, rest, pace, shutdown));
+        futures::future::try_join_all(domains).await?;
+        Ok(())
+    }
+
+    async fn fetch_all(&self, changes: ByKind, shutdown: &CancellationToken) -> Result<(), Stopping> {
         let reading = changes.into_iter().map(|(kind, changes)| self.fetch(kind, changes, shutdown));
         futures::future::try_join_all(reading).await?;
+        Ok(())
+    }
+
+    /// Reads what a domain has beyond its share, a portion whenever it may have one.
+    async fn fetch_at_pace(
+        &self,
+        domain: String,
+        mut rest: Vec<Entry>,
+        pace: &DomainPace,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stopping> {
+        while let Some((portion, wait)) = pace.next_portion(&domain, &mut rest) {
+            unless_stopping(tokio::time::sleep(wait), shutdown).await?;
+            let _place = unless_stopping(pace.late_place(), shutdown).await?;
+            self.fetch_all(portion, shutdown).await?;
+        }
         Ok(())
     }
 
@@ -160,6 +202,29 @@ impl Fetcher {
             }
             pause(&mut backoff, shutdown).await?;
         }
+    }
+}
+
+/// Records that wait for their domain's turn, as the gauge shows them.
+struct Waiting(f64);
+
+impl Waiting {
+    fn of(records: usize) -> Self {
+        metrics::gauge!(metric_names::WAITING_RECORDS).increment(records as f64);
+        Self(records as f64)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        metrics::gauge!(metric_names::WAITING_RECORDS).decrement(self.0);
+    }
+}
+
+async fn unless_stopping<T>(what: impl Future<Output = T>, shutdown: &CancellationToken) -> Result<T, Stopping> {
+    tokio::select! {
+        outcome = what => Ok(outcome),
+        () = shutdown.cancelled() => Err(Stopping),
     }
 }
 

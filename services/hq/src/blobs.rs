@@ -1,11 +1,13 @@
 //! HQ's blob store: a folder, a bucket, or several of them asked in order, as HQ does while it migrates.
 //!
 //! Invariants: one blob cannot stop or exhaust the process: keys that HQ would not make, blobs over the size limit and blobs in no store are "not
-//! there" (the caller puts the form aside), while a store that does not answer is an error, never "not there".
+//! there" (the caller puts the form aside), while a store that does not answer is an error, never "not there"; no more reads are in flight than
+//! the turns allow, however many are asked for.
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,12 +20,15 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, Error, GetOptions, ObjectStore, RetryConfig};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 
+use crate::pace::limit::{Class, LimitOptions};
+use crate::pace::{Turn, TurnOptions, Turns};
 use crate::source::{BlobReference, BlobStore, SourceError};
 
 /// Compressed blobs over this are expanded on a thread of their own, so that others are not held up.
 const EXPAND_ASIDE_BYTES: usize = 256 * 1024;
+/// Object stores vary more than databases do: only when reads take so many times as long as usual are fewer in flight.
+const SLOW_DOWN_FACTOR: f64 = 2.5;
 /// Tries of one read before it counts as failed; whoever asked tries again later.
 const TRIES_MAX: usize = 3;
 
@@ -33,7 +38,7 @@ const TRIES_MAX: usize = 3;
 pub struct BlobsConfig {
     /// Stores in the order in which they are asked; the first that has a blob wins. At least one.
     pub stores: Vec<BlobStoreConfig>,
-    /// Most reads at one time.
+    /// Most reads at one time; fewer while the stores answer slowly.
     #[serde(default = "defaults::reads_max")]
     pub reads_max: usize,
     /// Largest blob, bytes, expanded. A form over it is put aside.
@@ -116,7 +121,7 @@ mod defaults {
 /// The port [`BlobStore`] over object_store.
 pub struct ObjectBlobs {
     stores: Vec<Store>,
-    reads: Semaphore,
+    turns: Arc<Turns>,
     size_max: u64,
 }
 
@@ -138,9 +143,16 @@ impl ObjectBlobs {
         }
         let timeout = Duration::from_millis(config.timeout_ms.max(1));
         let stores = config.stores.iter().map(|store| Store::open(store, timeout)).collect::<Result<_, _>>()?;
-        let blobs = Self { stores, reads: Semaphore::new(config.reads_max.max(1)), size_max: config.size_max_bytes };
+        let limit = LimitOptions { in_flight_max: config.reads_max.max(1), slow_down_factor: SLOW_DOWN_FACTOR };
+        let turns = Turns::new(TurnOptions { source: "blobs", limit, per_second_max: 0 });
+        let blobs = Self { stores, turns, size_max: config.size_max_bytes };
         blobs.check().await?;
         Ok(blobs)
+    }
+
+    /// What limits the reads in flight.
+    pub fn turns(&self) -> &Arc<Turns> {
+        &self.turns
     }
 }
 
@@ -151,9 +163,9 @@ impl BlobStore for ObjectBlobs {
             tracing::warn!(key = blob.key, "blob key is not one that HQ makes; not read");
             return Ok(None);
         };
-        let _turn = self.reads.acquire().await;
-        for store in &self.stores {
-            match store.read(&path, self.size_max).await? {
+        let turn = self.turns.take().await;
+        for (number, store) in self.stores.iter().enumerate() {
+            match store.read_timed(&path, self.size_max, &turn, number).await? {
                 Found::Nothing => {}
                 Found::TooLarge(bytes) => {
                     tracing::warn!(
@@ -233,6 +245,17 @@ enum Found {
     Bytes(Bytes),
 }
 
+impl Found {
+    /// Answers that can be compared: of the same store, and about as large.
+    fn class(&self, store: usize) -> Class {
+        let size = match self {
+            Self::Nothing | Self::TooLarge(_) => 0,
+            Self::Bytes(bytes) => 1 + u64::from((bytes.len() + 1).ilog2()),
+        };
+        store as u64 * 128 + size
+    }
+}
+
 impl Store {
     fn open(config: &BlobStoreConfig, timeout: Duration) -> Result<Self, SourceError> {
         let refused =
@@ -253,6 +276,18 @@ impl Store {
             }
             _ => Err(refused("of the configuration", "it needs either folder or s3_bucket, not both".into())),
         }
+    }
+
+    /// Reads, and tells the turn how that went.
+    async fn read_timed(&self, path: &Path, size_max: u64, turn: &Turn, number: usize) -> Result<Found, SourceError> {
+        let began = Instant::now();
+        let found = self.read(path, size_max).await;
+        match &found {
+            Ok(found) => turn.answered(found.class(number), began.elapsed()),
+            Err(SourceError::Unavailable { .. }) => turn.overloaded(),
+            Err(SourceError::Refused { .. }) => {}
+        }
+        found
     }
 
     async fn read(&self, path: &Path, size_max: u64) -> Result<Found, SourceError> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures::FutureExt;
 use tempfile::TempDir;
 
 use super::*;
@@ -119,4 +120,20 @@ async fn wrong_configuration_is_refused() {
     for stores in [vec![], vec![missing], vec![both], vec![BlobStoreConfig::default()]] {
         assert!(matches!(ObjectBlobs::connect(&of(stores)).await, Err(SourceError::Refused { .. })));
     }
+}
+
+#[tokio::test]
+async fn no_more_reads_are_in_flight_than_allowed_and_every_one_gives_its_turn_back() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("one"), "<data/>").unwrap();
+    let blobs = blobs(&[&folder], 1_000).await;
+    let both = [blobs.turns().take().await, blobs.turns().take().await];
+    let reference = reference("one", false);
+    let mut reading = blobs.get(&reference);
+    assert!((&mut reading).now_or_never().is_none(), "both turns are taken");
+    drop(both);
+    assert_eq!(reading.await.unwrap().unwrap(), "<data/>");
+    let many = (0..50).map(|_| blobs.get(&reference));
+    assert!(futures::future::join_all(many).await.into_iter().all(|read| read.unwrap().is_some()));
+    assert_eq!((blobs.turns().in_flight(), blobs.turns().limit()), (0, 2));
 }

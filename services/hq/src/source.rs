@@ -23,6 +23,18 @@ pub enum ReadFrom {
     Primary,
 }
 
+/// An id to be read in its latest state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The id.
+    pub id: String,
+    /// When HQ said that it changed, microseconds; 0 where that is not known. A replica that has no transaction as new as that may not
+    /// know of the change, and does not count.
+    pub changed_us: i64,
+    /// Whether HQ said that it was deleted: a replica is not asked, it might still have the row.
+    pub deleted: bool,
+}
+
 /// What was seen of one id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sighting<T> {
@@ -44,8 +56,10 @@ pub struct CaseRows {
     pub indices: Vec<Columns>,
     /// `form_processor_casetransaction`, not revoked ones, by `server_date`, `id`. Empty where not asked for.
     pub transactions: Vec<Columns>,
-    /// `form_processor_caseattachmentsql`.
+    /// `form_processor_caseattachmentsql`, by `id`.
     pub attachments: Vec<Columns>,
+    /// `form_processor_ledgervalue`, by `section_id`, `entry_id`; `None` where not asked for.
+    pub ledger_values: Option<Vec<Columns>>,
 }
 
 /// Everything `XFormInstance.to_json()` needs besides the XML itself.
@@ -57,6 +71,8 @@ pub struct FormRows {
     pub operations: Vec<Columns>,
     /// Where the XML is, from `blobs_blobmeta`; `None` where HQ has no such row.
     pub xml: Option<BlobReference>,
+    /// All rows of `blobs_blobmeta` that belong to the form, its XML included, by `id`; `None` where not asked for.
+    pub blobs: Option<Vec<Columns>>,
 }
 
 /// A row of `blobs_blobmeta`.
@@ -105,13 +121,118 @@ pub struct LocationRow {
     pub parent_id: Option<i64>,
 }
 
-/// All locations of one domain, archived ones included.
+impl LocationRow {
+    /// What a tree in memory holds of it.
+    pub fn node(&self, type_id: i64) -> LocationNode<'_> {
+        LocationNode {
+            id: self.id,
+            location_id: &self.location_id,
+            name: self.name.as_deref(),
+            type_id,
+            type_name: &self.type_name,
+            site_code: &self.site_code,
+            latitude: self.latitude,
+            longitude: self.longitude,
+            is_archived: self.is_archived,
+            last_modified_us: self.last_modified_us,
+            parent_id: self.parent_id,
+        }
+    }
+}
+
+/// Some locations.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LocationRows {
     /// The database's clock when it was asked, in microseconds.
     pub observed_us: i64,
-    /// In no particular order.
+    /// In no particular order, archived ones included.
     pub rows: Vec<LocationRow>,
+}
+
+/// Which locations to read.
+#[derive(Clone, Copy, Debug)]
+pub enum LocationKeys<'k> {
+    /// By `location_id`.
+    LocationIds(&'k [String]),
+    /// By primary key.
+    Ids(&'k [i64]),
+}
+
+/// One location on somebody's way up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocationStep {
+    /// Primary key.
+    pub id: i64,
+    /// Identity outside the database.
+    pub location_id: String,
+    /// Project space.
+    pub domain: String,
+    /// `id` of the parent; `None` at the top.
+    pub parent_id: Option<i64>,
+}
+
+/// What a tree in memory needs of a location: no custom fields, nothing of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LocationNode<'r> {
+    /// Primary key, the target of `parent_id`.
+    pub id: i64,
+    /// Identity outside the database.
+    pub location_id: &'r str,
+    /// Name, may be null.
+    pub name: Option<&'r str>,
+    /// `locations_locationtype.id`.
+    pub type_id: i64,
+    /// `locations_locationtype.name`.
+    pub type_name: &'r str,
+    /// Unique within the domain.
+    pub site_code: &'r str,
+    /// Degrees.
+    pub latitude: Option<f64>,
+    /// Degrees.
+    pub longitude: Option<f64>,
+    /// Hidden in HQ, still an ancestor.
+    pub is_archived: bool,
+    /// Microseconds.
+    pub last_modified_us: i64,
+    /// `id` of the parent; `None` at the top.
+    pub parent_id: Option<i64>,
+}
+
+/// One row of the answer to [`HqDatabase::location_tree`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TreeRow<'r> {
+    /// A location type of the domain, whether a location has it or not.
+    Type {
+        /// `locations_locationtype.id`.
+        id: i64,
+        /// `locations_locationtype.name`.
+        name: &'r str,
+    },
+    /// A location.
+    Location(LocationNode<'r>),
+    /// How many locations the domain has.
+    Count(i64),
+}
+
+/// Takes the rows of a tree one by one.
+pub type TakeTreeRow<'t> = dyn for<'r> FnMut(TreeRow<'r>) + Send + 't;
+
+/// How much of a domain's tree to read.
+#[derive(Clone, Copy, Debug)]
+pub enum TreeExtent<'e> {
+    /// All locations.
+    Whole,
+    /// Those that changed.
+    Changed {
+        /// Those with `last_modified` at this time or later, microseconds.
+        since_us: i64,
+        /// And those with these ids.
+        location_ids: &'e [String],
+        /// At most so many.
+        rows_max: usize,
+        /// Whether to count all locations of the domain too.
+        count: bool,
+    },
 }
 
 /// Trouble with HQ or its stores.
@@ -144,11 +265,36 @@ pub trait HqDatabase: Send + Sync + 'static {
     /// Reads forms of every state. Same rules.
     async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError>;
 
-    /// Finds the domain of each location. Same rules.
-    async fn location_domains(&self, ids: &[String]) -> Result<Vec<Sighting<String>>, SourceError>;
+    /// Reads cases as they are now, or later. Replicas are preferred; what they do not have (yet) is read from the primary. Answers each
+    /// different id once. An adapter without replicas has nothing to choose.
+    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+        let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
+        self.cases(&ids, ReadFrom::Primary).await
+    }
 
-    /// The whole location tree of a domain, in one statement.
-    async fn locations(&self, domain: &str) -> Result<LocationRows, SourceError>;
+    /// Reads forms as they are now, or later. Same rules.
+    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+        let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
+        self.forms(&ids, ReadFrom::Primary).await
+    }
+
+    /// Reads locations of whatever domain, in one statement. Those that HQ does not have are missing in the answer.
+    async fn location_rows(&self, keys: LocationKeys<'_>) -> Result<LocationRows, SourceError>;
+
+    /// These locations and everything above them within their domains, each once, in one statement; ends at circles.
+    async fn location_ways_up(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError>;
+
+    /// `(id, parent_id)` of the locations directly below these, within their domains, in one statement.
+    async fn location_children(&self, parent_ids: &[i64]) -> Result<Vec<(i64, i64)>, SourceError>;
+
+    /// Reads the location tree of a domain, or what changed of it, and all its location types, in one statement, and hands over the
+    /// rows as they come, in any order. The database's clock when it was asked, in microseconds. After an error some rows have been handed over.
+    async fn location_tree(
+        &self,
+        domain: &str,
+        extent: TreeExtent<'_>,
+        take: &mut TakeTreeRow<'_>,
+    ) -> Result<i64, SourceError>;
 
     /// Whether it can be read now; for `/ready`.
     async fn check(&self) -> Result<(), SourceError>;

@@ -1,9 +1,10 @@
-//! Real parts for tests: Postgres, NATS, Apache Kafka, an S3 store and the binaries of this workspace.
+//! Real parts for tests: Postgres, NATS, Apache Kafka, an S3 store, Apache Spark and the binaries of this workspace.
 //!
 //! Invariants: everything listens on 127.0.0.1 only, on ports that no other test holds; every part keeps its data in a folder of its own;
 //! a part ends when its value is dropped, and also when the test process dies without dropping it. Nothing else is ever stopped.
 //! The parts are installed by `tests/set-up`; a missing one is an error that says so.
 
+mod dialogue;
 mod kafka;
 mod nats;
 mod object_store;
@@ -12,12 +13,14 @@ mod postgres;
 mod probe;
 mod process;
 mod service;
+mod spark;
 mod waiting;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+pub(crate) use self::dialogue::Dialogue;
 pub use self::kafka::Kafka;
 pub use self::nats::Nats;
 pub use self::object_store::ObjectStore;
@@ -25,6 +28,7 @@ pub use self::port::Port;
 pub use self::postgres::Postgres;
 pub use self::process::Process;
 pub use self::service::{Launch, Service, binary_path};
+pub use self::spark::{Spark, sql_name};
 pub use self::waiting::wait_until;
 
 /// The folder that `tests/set-up` installs into: `LAKE_TEST_PARTS`, else `~/.cache/commcare-lake/parts`.

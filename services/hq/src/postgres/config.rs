@@ -5,8 +5,11 @@ use std::time::Duration;
 use lake_shared::secret::Secret;
 use serde::Deserialize;
 
-use super::database::Database;
-use crate::sharding::{SHARD_COUNT_DEFAULT, ShardMap, ShardRange};
+use super::database::connect_options;
+use super::records::Extent;
+use crate::pace::TurnOptions;
+use crate::pace::limit::LimitOptions;
+use crate::sharding::{SHARD_COUNT_DEFAULT, ShardMap, ShardMapError, ShardRange};
 use crate::source::SourceError;
 
 /// HQ's databases. Only `url` must be given for an HQ that keeps everything in one database.
@@ -26,6 +29,19 @@ pub struct HqPostgresConfig {
     /// Logical shards of a partitioned HQ, a power of two.
     #[serde(default = "defaults::shard_count")]
     pub shard_count: u32,
+    /// How an id finds its database.
+    #[serde(default)]
+    pub sharding: Sharding,
+    /// Most reads in flight at once to all of HQ's databases together, 1 or more. A read is one batch at one database; its statements run
+    /// one after the other.
+    #[serde(default = "defaults::in_flight_max")]
+    pub in_flight_max: usize,
+    /// Most reads that begin in a second, over all of HQ's databases. 0: any number.
+    #[serde(default)]
+    pub reads_per_second_max: u32,
+    /// When statements take so many times as long as usual, fewer reads are in flight until they no longer do. Over 1, or 0: never.
+    #[serde(default = "defaults::slow_down_factor")]
+    pub slow_down_factor: f64,
     /// Most connections to each database, 1 or more.
     #[serde(default = "defaults::connections_max")]
     pub connections_max: usize,
@@ -41,6 +57,23 @@ pub struct HqPostgresConfig {
     /// Whether a case's transactions are read, which become `actions` and `xform_ids`. They are the largest part of the work.
     #[serde(default = "defaults::transactions")]
     pub transactions: bool,
+    /// Whether a case's ledger values are read, which become `ledger_values`.
+    #[serde(default)]
+    pub ledger_values: bool,
+    /// Whether all blobs of a form are named, which become `external_blobs`; without it, only its XML is looked for.
+    #[serde(default)]
+    pub form_attachments: bool,
+}
+
+/// How an id finds its database among the shards.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharding {
+    /// By the hash of the id and the ranges of the shards, as HQ does. Should a database hold rows that are not of its range, as `All`.
+    #[default]
+    Hash,
+    /// Every id is asked on all shards, and ranges do not count. Always correct, and as many times the work as there are shards.
+    All,
 }
 
 /// One database of a partitioned HQ.
@@ -68,18 +101,26 @@ impl HqPostgresConfig {
             replica_url: None,
             shards: Vec::new(),
             shard_count: defaults::shard_count(),
+            sharding: Sharding::default(),
+            in_flight_max: defaults::in_flight_max(),
+            reads_per_second_max: 0,
+            slow_down_factor: defaults::slow_down_factor(),
             connections_max: defaults::connections_max(),
             statement_timeout_ms: defaults::statement_timeout_ms(),
             connect_timeout_ms: defaults::connect_timeout_ms(),
             prepared_statements: false,
             transactions: defaults::transactions(),
+            ledger_values: false,
+            form_attachments: false,
         }
     }
 
     /// Rules that types cannot express. The error names the key and what to do; addresses are not in it.
     pub fn validate(&self) -> Result<(), String> {
-        let limits = self.limits();
-        let check = |key: String, url: &Secret| match Database::new("database".into(), url.expose(), limits) {
+        if self.slow_down_factor != 0.0 && !(self.slow_down_factor > 1.0 && self.slow_down_factor.is_finite()) {
+            return Err("key `hq.database.slow_down_factor`: must be over 1, or 0 for never".into());
+        }
+        let check = |key: String, url: &Secret| match connect_options("database", url.expose()) {
             Err(SourceError::Refused { reason, .. }) => Err(format!("key `{key}`: {reason}")),
             _ => Ok(()),
         };
@@ -93,12 +134,15 @@ impl HqPostgresConfig {
                 check(format!("hq.database.shards.{number}.replica_url"), url)?;
             }
         }
-        if self.shards.is_empty() {
-            return Ok(());
+        self.shard_map().map(drop).map_err(|error| format!("key `hq.database.shards`: {error}"))
+    }
+
+    /// The checked ranges; `None` where they do not count.
+    pub(super) fn shard_map(&self) -> Result<Option<ShardMap>, ShardMapError> {
+        if self.shards.is_empty() || self.sharding == Sharding::All {
+            return Ok(None);
         }
-        ShardMap::new(self.shard_count, &self.shard_ranges())
-            .map(drop)
-            .map_err(|error| format!("key `hq.database.shards`: {error}"))
+        ShardMap::new(self.shard_count, &self.shard_ranges()).map(Some)
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -111,7 +155,20 @@ impl HqPostgresConfig {
         }
     }
 
-    pub(super) fn shard_ranges(&self) -> Vec<ShardRange> {
+    pub(super) fn turns(&self) -> TurnOptions {
+        let limit = LimitOptions { in_flight_max: self.in_flight_max.max(1), slow_down_factor: self.slow_down_factor };
+        TurnOptions { source: "database", limit, per_second_max: self.reads_per_second_max }
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        Extent {
+            transactions: self.transactions,
+            ledger_values: self.ledger_values,
+            form_attachments: self.form_attachments,
+        }
+    }
+
+    fn shard_ranges(&self) -> Vec<ShardRange> {
         self.shards
             .iter()
             .map(|shard| ShardRange { name: shard.name.clone(), first: shard.first, last: shard.last })
@@ -131,6 +188,14 @@ pub(super) struct Limits {
 mod defaults {
     pub fn shard_count() -> u32 {
         super::SHARD_COUNT_DEFAULT
+    }
+
+    pub fn in_flight_max() -> usize {
+        32
+    }
+
+    pub fn slow_down_factor() -> f64 {
+        1.5
     }
 
     pub fn connections_max() -> usize {
@@ -161,8 +226,31 @@ mod tests {
         let config: HqPostgresConfig =
             serde_json::from_str(r#"{"url": "postgres://hq:secret@db/commcarehq"}"#).unwrap();
         assert_eq!((config.shard_count, config.connections_max, config.statement_timeout_ms), (1024, 4, 30_000));
+        assert_eq!((config.sharding, config.in_flight_max, config.reads_per_second_max), (Sharding::Hash, 32, 0));
         assert!(config.transactions && !config.prepared_statements && config.shards.is_empty());
         assert!(!format!("{config:?}").contains("secret"));
+    }
+
+    #[test]
+    fn ranges_count_only_where_ids_are_routed_by_them() {
+        let mut config = HqPostgresConfig::of_url("postgres://hq@db/x");
+        let url: Secret = "postgres://hq@db/p1".into();
+        config.shards.push(HqShardConfig { name: "p1".into(), first: 0, last: 0, url, replica_url: None });
+        assert!(config.validate().unwrap_err().contains("key `hq.database.shards`: shards 1 to 1023"));
+        config.sharding = Sharding::All;
+        config.validate().unwrap();
+        assert!(config.shard_map().unwrap().is_none());
+    }
+
+    #[test]
+    fn factors_that_would_always_or_never_slow_down_by_accident_are_errors() {
+        let mut config = HqPostgresConfig::of_url("postgres://hq@db/x");
+        for (factor, good) in
+            [(0.0, true), (1.5, true), (1.0, false), (-2.0, false), (f64::NAN, false), (f64::INFINITY, false)]
+        {
+            config.slow_down_factor = factor;
+            assert_eq!(config.validate().is_ok(), good, "{factor}");
+        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! One Postgres database: a bounded set of connections, and snapshots read through them.
 //!
 //! Invariants: everything is read in a read-only transaction with one snapshot; a connection is used again only after its
-//! transaction ended well, so a cancelled or failed read closes its connection and leaves nothing behind; every wait has an end.
+//! transaction ended well, so a cancelled or failed read closes its connection and leaves nothing behind; every wait has an end, except
+//! that for a turn, which comes with the ends of those before it. Unless `prepared_statements` is on, no statement has a name on the server, and
+//! nothing is set beyond the transaction: pgbouncer may give each transaction another connection.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +17,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::config::Limits;
-use super::failure::{is_broken_connection, source_error};
+use super::failure::{is_broken_connection, is_overload, source_error};
+use crate::pace::limit::Class;
+use crate::pace::{Turn, Turns};
 use crate::source::SourceError;
 
 /// A connection that was idle for longer is not trusted: firewalls forget, servers restart.
@@ -28,7 +33,9 @@ pub(super) struct Database {
     options: PgConnectOptions,
     limits: Limits,
     begin: Arc<str>,
-    turns: Semaphore,
+    connections: Semaphore,
+    /// Shared by all databases of one HQ.
+    turns: Arc<Turns>,
     idle: Mutex<Vec<(PgConnection, Instant)>>,
 }
 
@@ -38,13 +45,32 @@ pub(super) enum Key<'k> {
     None,
     Ids(&'k [String]),
     Domain(&'k str),
+    Numbers(&'k [i64]),
+    /// `$1` is a domain, `$2` microseconds, `$3` ids, `$4` a limit.
+    Changes {
+        domain: &'k str,
+        since_us: i64,
+        ids: &'k [String],
+        limit: i64,
+    },
+}
+
+impl Key<'_> {
+    fn len(self) -> usize {
+        match self {
+            Self::None | Self::Domain(_) => 0,
+            Self::Ids(ids) | Self::Changes { ids, .. } => ids.len(),
+            Self::Numbers(numbers) => numbers.len(),
+        }
+    }
 }
 
 /// A read-only transaction: all its statements see the same state.
 pub(super) struct Snapshot<'d> {
     database: &'d Database,
     connection: PgConnection,
-    _turn: SemaphorePermit<'d>,
+    _place: SemaphorePermit<'d>,
+    turn: Option<Turn>,
     action: String,
     /// The database's clock just before the snapshot was taken, microseconds; `None` for a standby that cannot tell yet.
     pub observed_us: Option<i64>,
@@ -52,17 +78,8 @@ pub(super) struct Snapshot<'d> {
 
 impl Database {
     /// `name` is for messages: `main database`, `shard database p1`, `replica of …`. Connects to nothing.
-    pub fn new(name: String, url: &str, limits: Limits) -> Result<Self, SourceError> {
-        // sqlx takes any scheme. The parser's words would repeat parts of the address, so they are not shown.
-        let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
-        let parsed = PgConnectOptions::from_str(url).ok().filter(|_| is_postgres);
-        let options = parsed.ok_or_else(|| SourceError::Refused {
-            action: format!("use the address of the {name}"),
-            reason: "it is not of the form postgres://user:password@host:port/database".into(),
-        })?;
-        // pgbouncer refuses start-up parameters that it does not know; floats are read as text or by a cast.
-        let mut options =
-            options.extra_float_digits(None).application_name("commcare-lake").disable_statement_logging();
+    pub fn new(name: String, url: &str, limits: Limits, turns: Arc<Turns>) -> Result<Self, SourceError> {
+        let mut options = connect_options(&name, url)?;
         if !limits.prepared_statements {
             options = options.statement_cache_capacity(0);
         }
@@ -71,7 +88,8 @@ impl Database {
             options,
             limits,
             begin: begin_statement(limits.statement_timeout).into(),
-            turns: Semaphore::new(limits.connections_max),
+            connections: Semaphore::new(limits.connections_max),
+            turns,
             idle: Mutex::new(Vec::new()),
         })
     }
@@ -80,26 +98,49 @@ impl Database {
         &self.name
     }
 
-    /// Begins a read-only transaction. `action` goes into errors: `read 500 cases`.
+    /// Begins a read-only transaction when it is its turn. `action` goes into errors: `read 500 cases`.
     pub async fn snapshot(&self, action: &str) -> Result<Snapshot<'_>, SourceError> {
         let action = format!("{action} from {}", self.name);
-        let turn = self.turns.acquire().await.map_err(|_| SourceError::Unavailable {
-            action: action.clone(),
+        // First a connection, then a turn: who waits for a busy database must not keep others from a database that is not.
+        let place = self.place(&action).await?;
+        let turn = self.turns.take().await;
+        self.begin_at(action, place, Some(turn)).await
+    }
+
+    /// Whether a transaction can be begun. Does not wait for a turn: a probe must answer while the source is slow.
+    pub async fn check(&self) -> Result<(), SourceError> {
+        let action = format!("read from {}", self.name);
+        let place = self.place(&action).await?;
+        self.begin_at(action, place, None).await?.finish().await;
+        Ok(())
+    }
+
+    async fn place(&self, action: &str) -> Result<SemaphorePermit<'_>, SourceError> {
+        self.connections.acquire().await.map_err(|_| SourceError::Unavailable {
+            action: action.to_owned(),
             reason: "the connections are being closed".into(),
-        })?;
+        })
+    }
+
+    async fn begin_at<'d>(
+        &'d self,
+        action: String,
+        place: SemaphorePermit<'d>,
+        turn: Option<Turn>,
+    ) -> Result<Snapshot<'d>, SourceError> {
         while let Some(mut connection) = self.take_idle() {
             match self.begin(&mut connection, &action).await {
                 Ok(observed_us) => {
-                    return Ok(Snapshot { database: self, connection, _turn: turn, action, observed_us });
+                    return Ok(Snapshot { database: self, connection, _place: place, turn, action, observed_us });
                 }
                 // It broke while idle, and so did probably the others: one of them after the other is given up.
                 Err(Begin::Broken) => {}
                 Err(Begin::Failed(error)) => return Err(error),
             }
         }
-        let mut connection = self.open(&action).await?;
+        let mut connection = self.open(&action, turn.as_ref()).await?;
         match self.begin(&mut connection, &action).await {
-            Ok(observed_us) => Ok(Snapshot { database: self, connection, _turn: turn, action, observed_us }),
+            Ok(observed_us) => Ok(Snapshot { database: self, connection, _place: place, turn, action, observed_us }),
             Err(Begin::Failed(error)) => Err(error),
             Err(Begin::Broken) => {
                 Err(SourceError::Unavailable { action, reason: "the server closed a new connection".into() })
@@ -107,10 +148,16 @@ impl Database {
         }
     }
 
-    async fn open(&self, action: &str) -> Result<PgConnection, SourceError> {
+    async fn open(&self, action: &str, turn: Option<&Turn>) -> Result<PgConnection, SourceError> {
         let (host, port) = (self.options.get_host(), self.options.get_port());
         let action = &format!("{action} at {host}:{port}");
-        match timeout(self.limits.connect_timeout, self.options.connect()).await {
+        let opened = timeout(self.limits.connect_timeout, self.options.connect()).await;
+        if let (Some(turn), true) =
+            (turn, opened.as_ref().map_or(true, |opened| opened.as_ref().is_err_and(is_overload)))
+        {
+            turn.overloaded();
+        }
+        match opened {
             Ok(opened) => opened.map_err(|error| source_error(action, &error)),
             Err(_) => Err(self.too_slow(action, "no connection", self.limits.connect_timeout)),
         }
@@ -140,6 +187,13 @@ impl Database {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((connection, Instant::now()));
     }
 
+    /// Answers that can be compared: of the same statement on the same database, with about as many ids and rows.
+    fn class(&self, sql: &str, size: usize) -> Class {
+        let mut hasher = DefaultHasher::new();
+        (&self.name, sql, (size + 1).ilog2()).hash(&mut hasher);
+        hasher.finish()
+    }
+
     fn too_slow(&self, action: &str, what: &str, limit: Duration) -> SourceError {
         let reason = format!("{what} within {} ms", limit.as_millis());
         SourceError::Unavailable { action: action.to_owned(), reason }
@@ -166,17 +220,30 @@ impl Snapshot<'_> {
             Key::None => query,
             Key::Ids(ids) => query.bind(ids),
             Key::Domain(domain) => query.bind(domain),
+            Key::Numbers(numbers) => query.bind(numbers),
+            Key::Changes { domain, since_us, ids, limit } => query.bind(domain).bind(since_us).bind(ids).bind(limit),
         };
         let connection = &mut self.connection;
+        let mut count = 0;
         let all = async {
             let mut rows = query.fetch(connection);
             while let Some(row) = rows.try_next().await? {
+                count += 1;
                 take(&row)?;
             }
             Ok::<(), sqlx::Error>(())
         };
         let limit = limits.statement_timeout + ANSWER_GRACE;
-        match timeout(limit, all).await {
+        let began = Instant::now();
+        let outcome = timeout(limit, all).await;
+        if let Some(turn) = &self.turn {
+            match &outcome {
+                Ok(Ok(())) => turn.answered(self.database.class(sql, key.len() + count), began.elapsed()),
+                Ok(Err(error)) if !is_overload(error) => {}
+                Ok(Err(_)) | Err(_) => turn.overloaded(),
+            }
+        }
+        match outcome {
             Ok(read) => read.map_err(|error| source_error(&*self.action, &error)),
             Err(_) => Err(self.database.too_slow(&self.action, "no answer", limit)),
         }
@@ -205,8 +272,21 @@ impl Snapshot<'_> {
 impl Drop for Database {
     fn drop(&mut self) {
         // Closing politely needs the runtime; a socket that closes does the same.
-        self.turns.close();
+        self.connections.close();
     }
+}
+
+/// The options of an address, without connecting to it. The error does not show the address.
+pub(super) fn connect_options(name: &str, url: &str) -> Result<PgConnectOptions, SourceError> {
+    // sqlx takes any scheme. The parser's words would repeat parts of the address, so they are not shown.
+    let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    let parsed = PgConnectOptions::from_str(url).ok().filter(|_| is_postgres);
+    let options = parsed.ok_or_else(|| SourceError::Refused {
+        action: format!("use the address of the {name}"),
+        reason: "it is not of the form postgres://user:password@host:port/database".into(),
+    })?;
+    // pgbouncer refuses start-up parameters that it does not know; floats are read as text or by a cast.
+    Ok(options.extra_float_digits(None).application_name("commcare-lake").disable_statement_logging())
 }
 
 /// One message, so that clock and snapshot are microseconds apart: `transaction_timestamp()` is when the server got it, and the
@@ -227,13 +307,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::postgres::HqPostgresConfig;
 
     #[test]
     fn a_wrong_address_is_refused_without_being_shown() {
-        let limits = HqPostgresConfig::of_url("").limits();
         for url in ["", "mysql://hq:secret@db/x", "postgres://hq:secret@db:port/x"] {
-            let error = Database::new("main database".into(), url, limits).err();
+            let error = connect_options("main database", url).err();
             let Some(error @ SourceError::Refused { .. }) = error else { panic!("{url} was taken") };
             assert!(!error.to_string().contains("secret") && error.to_string().contains("main database"));
         }

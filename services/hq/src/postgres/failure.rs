@@ -46,6 +46,16 @@ pub(super) fn is_broken_connection(error: &Error) -> bool {
     }
 }
 
+/// Whether the server has too much to do: a statement ended by its time limit, a lock not had in time, no room for another connection.
+pub(super) fn is_overload(error: &Error) -> bool {
+    match error {
+        Error::Database(database) => {
+            database.code().is_some_and(|code| code == "57014" || code == "55P03" || code.starts_with("53"))
+        }
+        _ => false,
+    }
+}
+
 /// SQLSTATE classes that pass by themselves: connection, transaction rollback (also: conflict with recovery on a replica), resources,
 /// object in use, operator intervention (also: statement time-out), system error, internal error.
 fn is_passing(code: &str) -> bool {

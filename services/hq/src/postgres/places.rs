@@ -1,4 +1,7 @@
 //! Locations, which are in the main database.
+//!
+//! Each method is one statement in a snapshot of its own: nothing holds a transaction open while somebody else works. No statement
+//! depends on the columns of django-mptt, which old installations still have.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,9 +10,11 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::database::{Database, Key};
-use super::records::{sightings, storable};
+use super::records::storable;
 use super::tables::{Table, TableNeed, find_tables, instant};
-use crate::source::{LocationRow, LocationRows, Sighting, SourceError};
+use crate::source::{
+    LocationKeys, LocationNode, LocationRow, LocationRows, LocationStep, SourceError, TakeTreeRow, TreeExtent, TreeRow,
+};
 
 const LOCATION: &str = "locations_sqllocation";
 const LOCATION_TYPE: &str = "locations_locationtype";
@@ -29,14 +34,23 @@ const NEEDS: &[TableNeed] = &[
         ],
         optional: false,
     },
-    TableNeed { name: LOCATION_TYPE, columns: &["id", "name"], optional: false },
+    TableNeed { name: LOCATION_TYPE, columns: &["id", "domain", "name"], optional: false },
 ];
 
 /// Locations of one database.
 pub(super) struct Places {
     database: Arc<Database>,
-    of_domain: Arc<str>,
-    domains: Arc<str>,
+    statements: Statements,
+}
+
+struct Statements {
+    rows_by_location_id: Arc<str>,
+    rows_by_id: Arc<str>,
+    ways_up: Arc<str>,
+    children: Arc<str>,
+    tree: Arc<str>,
+    changes: Arc<str>,
+    changes_and_count: Arc<str>,
 }
 
 impl Places {
@@ -45,74 +59,220 @@ impl Places {
         let mut snapshot = database.snapshot("read HQ's tables").await?;
         let tables = find_tables(&mut snapshot, database.name(), NEEDS).await?;
         snapshot.finish().await;
-        let of_domain = of_domain_statement(&tables).into();
-        let domains =
-            format!("select location_id::text, domain::text from {LOCATION} where location_id = any($1)").into();
-        Ok(Self { database, of_domain, domains })
+        Ok(Self { database, statements: Statements::new(&tables) })
     }
 
-    /// All locations of a domain, with their types, in one statement.
-    pub async fn of_domain(&self, domain: &str) -> Result<LocationRows, SourceError> {
-        let mut snapshot = self.database.snapshot(&format!("read the locations of domain {domain}")).await?;
-        let observed_us = snapshot.observed_us()?;
-        let mut rows = Vec::new();
-        if !domain.contains('\0') {
-            snapshot
-                .read(&self.of_domain, Key::Domain(domain), |row| {
-                    rows.push(location_row(row)?);
-                    Ok(())
-                })
-                .await?;
-        }
-        snapshot.finish().await;
+    /// See [`crate::source::HqDatabase::location_rows`].
+    pub async fn rows(&self, keys: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
+        let (count, storable_ids);
+        let (statement, key) = match keys {
+            LocationKeys::LocationIds(ids) => {
+                storable_ids = storable(ids);
+                count = ids.len();
+                (&self.statements.rows_by_location_id, Key::Ids(&storable_ids))
+            }
+            LocationKeys::Ids(ids) => {
+                count = ids.len();
+                (&self.statements.rows_by_id, Key::Numbers(ids))
+            }
+        };
+        let mut rows = Vec::with_capacity(count);
+        let take = |row: &PgRow| {
+            rows.push(location_row(row)?);
+            Ok(())
+        };
+        let observed_us = self.read(&format!("read {count} locations"), statement, key, take).await?;
         Ok(LocationRows { observed_us, rows })
     }
 
-    /// The domain of each location.
-    pub async fn domains(&self, ids: &[String]) -> Result<Vec<Sighting<String>>, SourceError> {
-        let mut snapshot = self.database.snapshot(&format!("read the domains of {} locations", ids.len())).await?;
+    /// See [`crate::source::HqDatabase::location_ways_up`].
+    pub async fn ways_up(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
+        let mut steps = Vec::new();
+        let take = |row: &PgRow| {
+            steps.push(LocationStep {
+                id: row.try_get(0)?,
+                location_id: row.try_get(1)?,
+                domain: row.try_get(2)?,
+                parent_id: row.try_get(3)?,
+            });
+            Ok(())
+        };
+        let action = format!("read the ways up from {} locations", ids.len());
+        self.read(&action, &self.statements.ways_up, Key::Numbers(ids), take).await?;
+        Ok(steps)
+    }
+
+    /// See [`crate::source::HqDatabase::location_children`].
+    pub async fn children(&self, parent_ids: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
+        let mut children = Vec::new();
+        let take = |row: &PgRow| {
+            children.push((row.try_get(0)?, row.try_get(1)?));
+            Ok(())
+        };
+        let action = format!("read what is below {} locations", parent_ids.len());
+        self.read(&action, &self.statements.children, Key::Numbers(parent_ids), take).await?;
+        Ok(children)
+    }
+
+    /// See [`crate::source::HqDatabase::location_tree`].
+    pub async fn tree(
+        &self,
+        domain: &str,
+        extent: TreeExtent<'_>,
+        take: &mut TakeTreeRow<'_>,
+    ) -> Result<i64, SourceError> {
+        // Postgres has no NUL in text, so no domain is called like that.
+        let stored = if domain.contains('\0') { "" } else { domain };
+        let ids;
+        let (what, statement, key) = match extent {
+            TreeExtent::Whole => ("the location tree", &self.statements.tree, Key::Domain(stored)),
+            TreeExtent::Changed { since_us, location_ids, rows_max, count } => {
+                ids = storable(location_ids);
+                let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
+                let statements = &self.statements;
+                let statement = if count { &statements.changes_and_count } else { &statements.changes };
+                ("changed locations", statement, Key::Changes { domain: stored, since_us, ids: &ids, limit })
+            }
+        };
+        let take = |row: &PgRow| {
+            take(tree_row(row)?);
+            Ok(())
+        };
+        self.read(&format!("read {what} of domain {domain}"), statement, key, take).await
+    }
+
+    /// Runs one statement. The clock.
+    async fn read(
+        &self,
+        action: &str,
+        statement: &Arc<str>,
+        key: Key<'_>,
+        take: impl FnMut(&PgRow) -> Result<(), sqlx::Error> + Send,
+    ) -> Result<i64, SourceError> {
+        let mut snapshot = self.database.snapshot(action).await?;
         let observed_us = snapshot.observed_us()?;
-        let asked = storable(ids);
-        let mut found = HashMap::with_capacity(asked.len());
-        snapshot
-            .read(&self.domains, Key::Ids(&asked), |row| {
-                found.insert(row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?);
-                Ok(())
-            })
-            .await?;
+        snapshot.read(statement, key, take).await?;
         snapshot.finish().await;
-        Ok(sightings(ids, observed_us, found))
+        Ok(observed_us)
     }
 }
 
-/// The order of the columns is that of [`location_row`]. Columns that came late to HQ are null where they are missing.
-fn of_domain_statement(tables: &HashMap<&'static str, Table>) -> String {
-    let column = |alias: &str, table: &str, name: &str, cast: &str| {
-        let there = tables.get(table).is_some_and(|table| table.has(name));
-        if there { format!("{alias}.{name}{cast}") } else { format!("null{cast}") }
-    };
-    let of_location = |name: &str, cast: &str| column("l", LOCATION, name, cast);
+impl Statements {
+    fn new(tables: &HashMap<&'static str, Table>) -> Self {
+        let rows = format!("select {} from {LOCATION} l {JOIN_TYPE}", row_columns(tables));
+        let types = format!("select {} from {LOCATION_TYPE} t where t.domain = $1", node_columns(tables, Shown::Type));
+        let nodes = format!("select {} from {LOCATION} l {JOIN_TYPE}", node_columns(tables, Shown::Location));
+        let changes = format!(
+            "{types} union all ({nodes} where l.domain = $1 and (l.last_modified >= to_timestamp($2::bigint / 1000000.0) \
+             or l.location_id = any($3)) limit $4)"
+        );
+        let count = format!("select {} from {LOCATION} l where l.domain = $1", node_columns(tables, Shown::Count));
+        Self {
+            rows_by_location_id: format!("{rows} where l.location_id = any($1)").into(),
+            rows_by_id: format!("{rows} where l.id = any($1)").into(),
+            // `union` drops what is there already, so a circle ends.
+            ways_up: format!(
+                "with recursive up (id, location_id, domain, parent_id) as (\
+                 select l.id, l.location_id, l.domain, l.parent_id from {LOCATION} l where l.id = any($1) \
+                 union select p.id, p.location_id, p.domain, p.parent_id from {LOCATION} p \
+                 join up on p.id = up.parent_id and p.domain = up.domain) \
+                 select id::bigint, location_id::text, domain::text, parent_id::bigint from up"
+            )
+            .into(),
+            children: format!(
+                "select c.id::bigint, c.parent_id::bigint from {LOCATION} c \
+                 join {LOCATION} p on p.id = c.parent_id and p.domain = c.domain where c.parent_id = any($1)"
+            )
+            .into(),
+            tree: format!("{types} union all {nodes} where l.domain = $1").into(),
+            changes_and_count: format!("{changes} union all {count}").into(),
+            changes: changes.into(),
+        }
+    }
+}
+
+const JOIN_TYPE: &str = "join locations_locationtype t on t.id = l.location_type_id";
+
+/// A column, or null where it came to HQ later than this installation did.
+fn column(tables: &HashMap<&'static str, Table>, alias: &str, name: &str, cast: &str) -> String {
+    let table = if alias == "t" { LOCATION_TYPE } else { LOCATION };
+    let there = tables.get(table).is_some_and(|table| table.has(name));
+    if there { format!("{alias}.{name}::{cast}") } else { format!("null::{cast}") }
+}
+
+/// In the order of [`location_row`].
+fn row_columns(tables: &HashMap<&'static str, Table>) -> String {
     let columns = [
-        of_location("id", "::bigint"),
-        of_location("location_id", "::text"),
-        of_location("domain", "::text"),
-        of_location("name", "::text"),
-        column("t", LOCATION_TYPE, "name", "::text"),
-        column("t", LOCATION_TYPE, "code", "::text"),
-        of_location("site_code", "::text"),
-        of_location("external_id", "::text"),
-        of_location("metadata", "::text"),
-        of_location("latitude", "::float8"),
-        of_location("longitude", "::float8"),
-        of_location("is_archived", "::boolean"),
-        of_location("archived_on", "::timestamptz"),
-        of_location("last_modified", "::timestamptz"),
-        of_location("parent_id", "::bigint"),
+        ("l", "id", "bigint"),
+        ("l", "location_id", "text"),
+        ("l", "domain", "text"),
+        ("l", "name", "text"),
+        ("t", "name", "text"),
+        ("t", "code", "text"),
+        ("l", "site_code", "text"),
+        ("l", "external_id", "text"),
+        ("l", "metadata", "text"),
+        ("l", "latitude", "float8"),
+        ("l", "longitude", "float8"),
+        ("l", "is_archived", "boolean"),
+        ("l", "archived_on", "timestamptz"),
+        ("l", "last_modified", "timestamptz"),
+        ("l", "parent_id", "bigint"),
     ];
-    format!(
-        "select {} from {LOCATION} l join {LOCATION_TYPE} t on t.id = l.location_type_id where l.domain = $1",
-        columns.join(", ")
-    )
+    columns.map(|(alias, name, cast)| column(tables, alias, name, cast)).join(", ")
+}
+
+/// What a row of the tree's statement is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Type,
+    Location,
+    Count,
+}
+
+/// In the order of [`tree_row`]. A type has no location id, and a count no type either.
+fn node_columns(tables: &HashMap<&'static str, Table>, shown: Shown) -> String {
+    let columns = [
+        ("l", "id", "bigint"),
+        ("t", "id", "bigint"),
+        ("t", "name", "text"),
+        ("l", "location_id", "text"),
+        ("l", "name", "text"),
+        ("l", "site_code", "text"),
+        ("l", "latitude", "float8"),
+        ("l", "longitude", "float8"),
+        ("l", "is_archived", "boolean"),
+        ("l", "last_modified", "timestamptz"),
+        ("l", "parent_id", "bigint"),
+    ];
+    let of = |(alias, name, cast)| match (shown, alias, name) {
+        (Shown::Count, "l", "id") => "count(*)".to_owned(),
+        (Shown::Count, ..) | (Shown::Type, "l", _) => format!("null::{cast}"),
+        _ => column(tables, alias, name, cast),
+    };
+    columns.map(of).join(", ")
+}
+
+fn tree_row(row: &PgRow) -> Result<TreeRow<'_>, sqlx::Error> {
+    let id: Option<i64> = row.try_get(0)?;
+    let (Some(type_id), type_name) = (row.try_get::<Option<i64>, _>(1)?, row.try_get::<Option<&str>, _>(2)?) else {
+        return Ok(TreeRow::Count(id.unwrap_or_default()));
+    };
+    let type_name = type_name.unwrap_or_default();
+    let Some(id) = id else { return Ok(TreeRow::Type { id: type_id, name: type_name }) };
+    Ok(TreeRow::Location(LocationNode {
+        id,
+        location_id: row.try_get(3)?,
+        name: row.try_get(4)?,
+        type_id,
+        type_name,
+        site_code: row.try_get::<Option<&str>, _>(5)?.unwrap_or_default(),
+        latitude: row.try_get(6)?,
+        longitude: row.try_get(7)?,
+        is_archived: row.try_get::<Option<bool>, _>(8)?.unwrap_or_default(),
+        last_modified_us: instant(row, 9)?.unwrap_or(0),
+        parent_id: row.try_get(10)?,
+    }))
 }
 
 fn location_row(row: &PgRow) -> Result<LocationRow, sqlx::Error> {

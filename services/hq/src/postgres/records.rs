@@ -6,16 +6,20 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::database::{Database, Key, Snapshot};
-use super::tables::{TableNeed, columns_of, find_tables};
+use super::tables::{Table, TableNeed, columns_of, find_tables};
 use crate::source::{BlobReference, CaseRows, Columns, FormRows, Sighting, SourceError};
 
 const CASE: &str = "form_processor_commcarecasesql";
 const INDEX: &str = "form_processor_commcarecaseindexsql";
 const TRANSACTION: &str = "form_processor_casetransaction";
 const ATTACHMENT: &str = "form_processor_caseattachmentsql";
+const LEDGER_VALUE: &str = "form_processor_ledgervalue";
 const FORM: &str = "form_processor_xforminstancesql";
 const OPERATION: &str = "form_processor_xformoperationsql";
 const BLOB: &str = "blobs_blobmeta";
+
+/// `type_code` of the XML of a form in [`BLOB`].
+const TYPE_CODE_FORM_XML: i64 = 2;
 
 /// Rows that are looked at when a database is checked against its shards.
 const SELF_CHECK_ROWS: usize = 20;
@@ -25,6 +29,7 @@ const NEEDS: &[TableNeed] = &[
     need(INDEX, &["id", "case_id", "identifier", "referenced_id", "referenced_type", "relationship_id"]),
     need(TRANSACTION, &["id", "case_id", "form_id", "server_date", "type", "revoked"]),
     TableNeed { name: ATTACHMENT, columns: &["id", "case_id", "name"], optional: true },
+    need(LEDGER_VALUE, &["id", "case_id", "entry_id", "section_id", "balance", "last_modified"]),
     need(FORM, &["form_id", "domain", "xmlns", "received_on", "state"]),
     need(OPERATION, &["id", "form_id", "operation", "date"]),
     need(BLOB, &["id", "parent_id", "type_code", "name", "key", "content_length"]),
@@ -34,58 +39,81 @@ const fn need(name: &'static str, columns: &'static [&'static str]) -> TableNeed
     TableNeed { name, columns, optional: false }
 }
 
-/// Where the rows of a statement go in a case.
-type PlaceInCase = fn(&mut CaseRows) -> &mut Vec<Columns>;
+/// What is read besides what every document needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// Transactions of cases.
+    pub transactions: bool,
+    /// Ledger values of cases.
+    pub ledger_values: bool,
+    /// All blobs of forms, not only their XML.
+    pub form_attachments: bool,
+}
+
+impl Extent {
+    fn needs(self, table: &str) -> bool {
+        match table {
+            TRANSACTION => self.transactions,
+            LEDGER_VALUE => self.ledger_values,
+            _ => true,
+        }
+    }
+}
+
+/// Puts a row of a statement where it belongs in its case.
+type IntoCase = fn(&mut CaseRows, Columns);
 
 /// Cases and forms of one copy of one database.
 pub(super) struct Records {
     database: Arc<Database>,
     case: Arc<str>,
     /// Statements for what belongs to a case, and where their rows go.
-    of_case: Vec<(Arc<str>, PlaceInCase)>,
+    of_case: Vec<(Arc<str>, IntoCase)>,
     form: Arc<str>,
     operation: Arc<str>,
     blob: Arc<str>,
+    extent: Extent,
 }
 
 impl Records {
     /// Looks at the tables of the database and prepares the statements' texts.
-    pub async fn connect(database: Arc<Database>, transactions: bool) -> Result<Self, SourceError> {
+    pub async fn connect(database: Arc<Database>, extent: Extent) -> Result<Self, SourceError> {
         let mut snapshot = database.snapshot("read HQ's tables").await?;
-        let needs: Vec<TableNeed> = NEEDS
-            .iter()
-            .filter(|need| transactions || need.name != TRANSACTION)
-            .map(|need| TableNeed { ..*need })
-            .collect();
+        let needs: Vec<TableNeed> =
+            NEEDS.iter().filter(|need| extent.needs(need.name)).map(|need| TableNeed { ..*need }).collect();
         let tables = find_tables(&mut snapshot, database.name(), &needs).await?;
         snapshot.finish().await;
         let select = |name: &str| tables.get(name).map(|table| table.select());
         let with = |selected: Option<String>, rest: &str| -> Arc<str> {
             format!("{} {rest}", selected.unwrap_or_default()).into()
         };
-        let mut of_case: Vec<(Arc<str>, PlaceInCase)> =
-            vec![(with(select(INDEX), "where case_id = any($1) order by case_id, id"), |rows| &mut rows.indices)];
+        let mut of_case: Vec<(Arc<str>, IntoCase)> =
+            vec![(with(select(INDEX), "where case_id = any($1) order by case_id, id"), |rows, row| {
+                rows.indices.push(row);
+            })];
         if let Some(table) = tables.get(TRANSACTION) {
             let wanted = ["case_id", "form_id", "sync_log_id", "server_date", "client_date", "type", "revoked"];
             let rest = "where case_id = any($1) and not revoked order by case_id, server_date, id";
-            of_case.push((with(Some(table.select_only(&wanted)), rest), |rows| &mut rows.transactions));
+            of_case.push((with(Some(table.select_only(&wanted)), rest), |rows, row| rows.transactions.push(row)));
         }
-        if let Some(table) = tables.get(ATTACHMENT) {
-            let rest = "where case_id = any($1) order by case_id, id";
-            of_case.push((with(Some(table.select()), rest), |rows| &mut rows.attachments));
+        if let Some(sql) = attached_statement(tables.get(ATTACHMENT), tables.get(LEDGER_VALUE)) {
+            of_case.push((sql.into(), put_attached));
         }
-        let blob_columns = ["parent_id", "key", "content_length", "compressed_length"];
+        let blob_columns =
+            ["parent_id", "name", "key", "type_code", "content_type", "content_length", "compressed_length"];
         let blob = tables.get(BLOB).map(|table| table.select_only(&blob_columns));
+        // Were there ever two, the first one counts.
+        let blob_rows = match extent.form_attachments {
+            true => "where parent_id = any($1) order by parent_id, id",
+            false => "where parent_id = any($1) and type_code = 2 and name = 'form.xml' order by parent_id, id",
+        };
         Ok(Self {
             case: with(select(CASE), "where case_id = any($1)"),
             of_case,
             form: with(select(FORM), "where form_id = any($1)"),
             operation: with(select(OPERATION), "where form_id = any($1) order by form_id, date, id"),
-            // Were there ever two, the first one counts.
-            blob: with(
-                blob,
-                "where parent_id = any($1) and type_code = 2 and name = 'form.xml' order by parent_id, id",
-            ),
+            blob: with(blob, blob_rows),
+            extent,
             database,
         })
     }
@@ -101,15 +129,16 @@ impl Records {
         let asked = storable(ids);
         let mut found: HashMap<String, CaseRows> = HashMap::with_capacity(asked.len());
         read_by(&mut snapshot, &self.case, &asked, "case_id", |id, case| {
-            found.insert(id, CaseRows { case, ..CaseRows::default() });
+            let ledger_values = self.extent.ledger_values.then(Vec::new);
+            found.insert(id, CaseRows { case, ledger_values, ..CaseRows::default() });
         })
         .await?;
         // Only of cases that are there; often none is, after a deletion.
         let there: Vec<String> = found.keys().cloned().collect();
-        for (sql, place) in self.of_case.iter().filter(|_| !there.is_empty()) {
+        for (sql, put) in self.of_case.iter().filter(|_| !there.is_empty()) {
             read_by(&mut snapshot, sql, &there, "case_id", |id, row| {
                 if let Some(rows) = found.get_mut(&id) {
-                    place(rows).push(row);
+                    put(rows, row);
                 }
             })
             .await?;
@@ -125,7 +154,8 @@ impl Records {
         let asked = storable(ids);
         let mut found: HashMap<String, FormRows> = HashMap::with_capacity(asked.len());
         read_by(&mut snapshot, &self.form, &asked, "form_id", |id, form| {
-            found.insert(id, FormRows { form, ..FormRows::default() });
+            let blobs = self.extent.form_attachments.then(Vec::new);
+            found.insert(id, FormRows { form, blobs, ..FormRows::default() });
         })
         .await?;
         let there: Vec<String> = found.keys().cloned().collect();
@@ -138,7 +168,7 @@ impl Records {
             .await?;
             read_by(&mut snapshot, &self.blob, &there, "parent_id", |id, blob| {
                 if let Some(rows) = found.get_mut(&id) {
-                    rows.xml.get_or_insert_with(|| blob_reference(&blob));
+                    put_blob(rows, blob);
                 }
             })
             .await?;
@@ -162,6 +192,63 @@ impl Records {
         }
         snapshot.finish().await;
         Ok(ids)
+    }
+}
+
+/// Which table a row of [`attached_statement`] comes from.
+const PART: &str = "part";
+/// Value of [`PART`] in rows of [`LEDGER_VALUE`].
+const PART_LEDGER: i64 = 1;
+
+/// Attachments are rare, ledger values an option: both come in one statement, so that a batch never costs more than four.
+fn attached_statement(attachments: Option<&Table>, ledger_values: Option<&Table>) -> Option<String> {
+    const OF_BOTH: [(&str, &str); 1] = [("case_id", "text")];
+    const OF_ATTACHMENT: [(&str, &str); 3] = [("name", "text"), ("content_type", "text"), ("content_length", "bigint")];
+    const OF_LEDGER_VALUE: [(&str, &str); 7] = [
+        ("domain", "text"),
+        ("section_id", "text"),
+        ("entry_id", "text"),
+        ("balance", "bigint"),
+        ("last_modified", "timestamptz"),
+        ("last_modified_form_id", "text"),
+        ("daily_consumption", "text"),
+    ];
+    let columns = || OF_BOTH.into_iter().chain(OF_ATTACHMENT).chain(OF_LEDGER_VALUE);
+    let part = |number: i64, table: &Table, own: &[(&str, &str)]| {
+        let shown = columns().map(|(name, type_name)| {
+            let there = table.has(name) && (own.contains(&(name, type_name)) || OF_BOTH.contains(&(name, type_name)));
+            format!("{}::{type_name} as {name}", if there { name } else { "null" })
+        });
+        let shown: Vec<String> = shown.collect();
+        let table = table.name();
+        format!("select {number} as {PART}, id, {} from {table} where case_id = any($1)", shown.join(", "))
+    };
+    let parts: Vec<String> = [
+        attachments.map(|table| part(0, table, &OF_ATTACHMENT)),
+        ledger_values.map(|table| part(PART_LEDGER, table, &OF_LEDGER_VALUE)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let order = format!("order by case_id, {PART}, section_id, entry_id, id");
+    (!parts.is_empty()).then(|| format!("{} {order}", parts.join(" union all ")))
+}
+
+fn put_attached(rows: &mut CaseRows, row: Columns) {
+    match row.get(PART).and_then(Value::as_i64) {
+        Some(PART_LEDGER) => rows.ledger_values.get_or_insert_default().push(row),
+        _ => rows.attachments.push(row),
+    }
+}
+
+fn put_blob(rows: &mut FormRows, blob: Columns) {
+    let is_xml = blob.get("type_code").and_then(Value::as_i64) == Some(TYPE_CODE_FORM_XML)
+        && blob.get("name").and_then(Value::as_str) == Some("form.xml");
+    if is_xml {
+        rows.xml.get_or_insert_with(|| blob_reference(&blob));
+    }
+    if let Some(blobs) = &mut rows.blobs {
+        blobs.push(blob);
     }
 }
 
@@ -198,5 +285,28 @@ fn blob_reference(blob: &Columns) -> BlobReference {
         key: blob.get("key").and_then(Value::as_str).unwrap_or_default().to_owned(),
         compressed: blob.get("compressed_length").is_some_and(|length| !length.is_null()),
         content_length: blob.get("content_length").and_then(Value::as_i64).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn attachments_and_ledger_values_cost_one_statement() {
+        let attachments = Table::of(ATTACHMENT, &["id", "case_id", "name", "domain"]);
+        let ledger = Table::of(LEDGER_VALUE, &["id", "case_id", "entry_id", "section_id", "balance", "last_modified"]);
+        assert_eq!(attached_statement(None, None), None);
+        let alone = attached_statement(Some(&attachments), None).unwrap();
+        assert!(alone.contains(" from form_processor_caseattachmentsql ") && !alone.contains("union"), "{alone}");
+        assert!(alone.contains("null::text as content_type") && alone.contains("null::text as domain"), "{alone}");
+        let both = attached_statement(Some(&attachments), Some(&ledger)).unwrap();
+        assert_eq!((both.matches("case_id = any($1)").count(), both.matches(" union all ").count()), (2, 1));
+        assert!(
+            both.contains("balance::bigint as balance") && both.contains("null::text as daily_consumption"),
+            "{both}"
+        );
     }
 }

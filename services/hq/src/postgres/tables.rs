@@ -32,6 +32,15 @@ pub(super) struct Table {
 }
 
 impl Table {
+    #[cfg(test)]
+    pub fn of(name: &'static str, columns: &[&str]) -> Self {
+        Self { name, columns: columns.iter().map(|column| ((*column).to_owned(), "text".to_owned())).collect() }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub fn has(&self, column: &str) -> bool {
         self.columns.iter().any(|(name, _)| name == column)
     }

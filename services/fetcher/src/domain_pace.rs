@@ -1,0 +1,198 @@
+//! So many records a second for each domain, so that one that floods the feed does not have HQ to itself.
+//!
+//! Invariants: a domain that has had its share waits alone: what other domains have in the same batch is read at once, and a batch
+//! of which only such a remainder is left gives up its place among the batches in flight. What waits is bounded: when the waiting room is full,
+//! batches keep their places, and in the end the feed stops until there is room.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lake_hq::pace::bucket::DomainBuckets;
+use lake_shared::identity::Kind;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::collapse::Change;
+use crate::fetch::Changes;
+use crate::metric_names;
+use crate::options::FetchOptions;
+
+/// Changes of several kinds.
+pub(crate) type ByKind = BTreeMap<Kind, Changes>;
+
+/// A change with its kind and id.
+pub(crate) type Entry = (Kind, String, Change);
+
+/// What may be read now, and what has to wait, by domain.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Admitted {
+    pub(crate) now: ByKind,
+    pub(crate) later: BTreeMap<String, Vec<Entry>>,
+}
+
+/// The pace of each domain, and the places of batches in flight.
+pub(crate) struct DomainPace {
+    began: Instant,
+    /// `None` where domains are not limited.
+    buckets: Option<Mutex<DomainBuckets>>,
+    places: Arc<Semaphore>,
+    /// Places for what has waited. Of their own: the others may be held by batches that want to wait but find no room, and would keep those
+    /// who could make room from doing so.
+    late_places: Arc<Semaphore>,
+    room: Arc<Semaphore>,
+    room_max: usize,
+    portion_max: usize,
+}
+
+impl DomainPace {
+    pub(crate) fn new(options: &FetchOptions) -> Self {
+        let rate = options.domain_records_per_second;
+        let buckets = (rate > 0).then(|| DomainBuckets::new(f64::from(rate), options.domain_burst_records));
+        Self {
+            began: Instant::now(),
+            portion_max: options.domain_burst_records.min(options.max_records).max(1),
+            buckets: buckets.map(Mutex::new),
+            places: Arc::new(Semaphore::new(options.batches_in_flight_max.max(1))),
+            late_places: Arc::new(Semaphore::new(options.batches_in_flight_max.max(1))),
+            room: Arc::new(Semaphore::new(options.waiting_records_max.max(1))),
+            room_max: options.waiting_records_max.max(1),
+        }
+    }
+
+    /// A place among the batches in flight, when there is one. `None` never comes: the places are not closed.
+    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+
+    /// A place for a portion that has waited.
+    pub(crate) async fn late_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.late_places).acquire_owned().await.ok()
+    }
+
+    /// Room for so many records that wait, when there is enough; a batch larger than the room has it to itself.
+    pub(crate) async fn room(&self, records: usize) -> Option<OwnedSemaphorePermit> {
+        let records = u32::try_from(records.min(self.room_max)).unwrap_or(u32::MAX);
+        Arc::clone(&self.room).acquire_many_owned(records).await.ok()
+    }
+
+    /// Lets through what the domains still may have.
+    pub(crate) fn admit(&self, changes: ByKind) -> Admitted {
+        let Some(buckets) = &self.buckets else { return Admitted { now: changes, later: BTreeMap::new() } };
+        admit(&mut buckets.lock().unwrap_or_else(PoisonError::into_inner), self.began.elapsed(), changes)
+    }
+
+    /// Takes a portion off what waits, and tells how long it has to wait.
+    pub(crate) fn next_portion(&self, domain: &str, waiting: &mut Vec<Entry>) -> Option<(ByKind, Duration)> {
+        let count = waiting.len().min(self.portion_max);
+        let portion = by_kind(waiting.drain(..count));
+        let wait = match &self.buckets {
+            Some(buckets) => {
+                let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
+                buckets.reserve(self.began.elapsed(), domain, count)
+            }
+            None => Duration::ZERO,
+        };
+        (count > 0).then(|| {
+            metrics::histogram!(metric_names::DOMAIN_WAIT_SECONDS).record(wait);
+            (portion, wait)
+        })
+    }
+}
+
+fn admit(buckets: &mut DomainBuckets, now: Duration, changes: ByKind) -> Admitted {
+    let mut by_domain: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
+    let mut admitted = Admitted::default();
+    for (kind, changes) in changes {
+        for (id, change) in changes {
+            match change.domain.clone() {
+                Some(domain) => by_domain.entry(domain).or_default().push((kind, id, change)),
+                // Nobody's share. There are hardly any.
+                None => {
+                    admitted.now.entry(kind).or_default().insert(id, change);
+                }
+            }
+        }
+    }
+    for (domain, mut entries) in by_domain {
+        let rest = entries.split_off(buckets.take(now, &domain, entries.len()));
+        for (kind, id, change) in entries {
+            admitted.now.entry(kind).or_default().insert(id, change);
+        }
+        if !rest.is_empty() {
+            admitted.later.insert(domain, rest);
+        }
+    }
+    admitted
+}
+
+fn by_kind(entries: impl Iterator<Item = Entry>) -> ByKind {
+    let mut changes = ByKind::new();
+    for (kind, id, change) in entries {
+        changes.entry(kind).or_default().insert(id, change);
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use lake_proto::queue::v1::Lineage;
+
+    use super::*;
+
+    fn changes(of: &[(Kind, &str, usize)]) -> ByKind {
+        by_kind(of.iter().flat_map(|&(kind, domain, count)| {
+            (0..count).map(move |number| {
+                let domain_name = (!domain.is_empty()).then(|| domain.to_owned());
+                let change = Change {
+                    domain: domain_name,
+                    other_domains: Vec::new(),
+                    deletion: false,
+                    lineage: Lineage::default(),
+                };
+                (kind, format!("{domain}{number}"), change)
+            })
+        }))
+    }
+
+    fn count(changes: &ByKind) -> usize {
+        changes.values().map(Changes::len).sum()
+    }
+
+    #[test]
+    fn a_flood_waits_and_the_others_go_on() {
+        let mut buckets = DomainBuckets::new(10.0, 100);
+        let batch =
+            [(Kind::Case, "flood", 300), (Kind::Form, "flood", 50), (Kind::Form, "quiet", 60), (Kind::Case, "", 70)];
+        let admitted = admit(&mut buckets, Duration::ZERO, changes(&batch));
+        assert_eq!(count(&admitted.now), 100 + 60 + 70);
+        assert_eq!(admitted.later.keys().collect::<Vec<_>>(), ["flood"]);
+        assert_eq!(admitted.later["flood"].len(), 250);
+        let admitted = admit(&mut buckets, Duration::from_secs(1), changes(&batch));
+        assert_eq!(count(&admitted.now), 10 + 50 + 70);
+        assert_eq!((admitted.later["flood"].len(), admitted.later["quiet"].len()), (340, 10));
+    }
+
+    #[test]
+    fn what_waits_comes_in_portions_and_completely() {
+        let options =
+            FetchOptions { domain_records_per_second: 1, domain_burst_records: 40, ..FetchOptions::default() };
+        let pace = DomainPace::new(&options);
+        let mut waiting: Vec<Entry> = pace.admit(changes(&[(Kind::Case, "d", 130)])).later.remove("d").unwrap();
+        let mut seen = Vec::new();
+        while let Some(portion) = pace.next_portion("d", &mut waiting) {
+            seen.push(portion);
+        }
+        let sizes: Vec<usize> = seen.iter().map(|(portion, _)| count(portion)).collect();
+        assert_eq!(sizes, [40, 40, 10]);
+        assert!(seen.is_sorted_by_key(|(_, wait)| *wait), "each later than the one before");
+    }
+
+    #[test]
+    fn without_a_limit_nothing_waits() {
+        let pace = DomainPace::new(&FetchOptions::default());
+        let all = changes(&[(Kind::Case, "d", 10_000)]);
+        assert_eq!(pace.admit(all.clone()), Admitted { now: all, later: BTreeMap::new() });
+    }
+}

@@ -1,0 +1,341 @@
+//! Cases and forms over all shard databases and their replicas.
+//!
+//! Replicas are asked first. From the primaries comes what no replica has, what a replica has that is older than the change that is asked for
+//! (it would be read once, and never again), and what is known to have been deleted. Every copy of a database is asked once per batch,
+//! and where there is no replica its primary has all questions at once: so a batch costs at most four statements per copy, the second
+//! try included. Whether a replica is new enough is told by HQ's time of publication and the time of the last transaction that it has; a
+//! publisher whose clock is behind that of the database by more than the replica lags could be misled by so much.
+//!
+//! Which of several sightings of an id counts, where every shard is asked: rows win over no rows; of rows in two databases (one of them
+//! left over when shards were moved) the newer version. An id that none has was seen missing at the latest of their clocks, so that
+//! this certainly comes after every sighting of its rows that went before.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::{try_join, try_join_all};
+use lake_shared::secret::Secret;
+
+use super::config::Limits;
+use super::database::Database;
+use super::records::{Extent, Records};
+use super::routing::Routing;
+use crate::document_rules::{self, Disposition};
+use crate::pace::Turns;
+use crate::source::{CaseRows, FormRows, ReadFrom, Sighting, SourceError, Wanted};
+
+/// All of them.
+pub(super) struct Shards {
+    routing: Routing,
+    shards: Vec<Shard>,
+}
+
+/// One database with cases and forms.
+pub(super) struct Shard {
+    primary: Records,
+    replica: Option<Records>,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Asked<'a> {
+    /// From one kind of copy only.
+    From(ReadFrom, &'a [String]),
+    /// From whichever copy knows it.
+    Latest(&'a [Wanted]),
+}
+
+impl Asked<'_> {
+    /// Ids that replicas are asked for, and those that only primaries are asked for.
+    fn ids(&self) -> (Vec<&String>, Vec<&String>) {
+        match self {
+            Self::From(ReadFrom::Replica, ids) => (ids.iter().collect(), Vec::new()),
+            Self::From(ReadFrom::Primary, ids) => (Vec::new(), ids.iter().collect()),
+            Self::Latest(wanted) => {
+                let ids =
+                    |deleted| wanted.iter().filter(move |one| one.deleted == deleted).map(|one| &one.id).collect();
+                (ids(false), ids(true))
+            }
+        }
+    }
+}
+
+/// Cases or forms.
+pub(super) trait Document: Sized + Send {
+    /// Reads them from one copy of one database.
+    fn read(
+        records: &Records,
+        ids: &[String],
+    ) -> impl Future<Output = Result<Option<Vec<Sighting<Self>>>, SourceError>> + Send;
+
+    /// What the rows mean.
+    fn disposition(&self) -> Disposition;
+}
+
+impl Document for CaseRows {
+    async fn read(records: &Records, ids: &[String]) -> Result<Option<Vec<Sighting<Self>>>, SourceError> {
+        records.cases(ids).await
+    }
+
+    fn disposition(&self) -> Disposition {
+        document_rules::of_case(Some(self))
+    }
+}
+
+impl Document for FormRows {
+    async fn read(records: &Records, ids: &[String]) -> Result<Option<Vec<Sighting<Self>>>, SourceError> {
+        records.forms(ids).await
+    }
+
+    fn disposition(&self) -> Disposition {
+        document_rules::of_form(Some(self))
+    }
+}
+
+impl Shard {
+    pub async fn connect(
+        primary: Arc<Database>,
+        replica_url: Option<&Secret>,
+        limits: Limits,
+        extent: Extent,
+        turns: &Arc<Turns>,
+    ) -> Result<Self, SourceError> {
+        let replica = match replica_url {
+            Some(url) => {
+                let name = format!("replica of {}", primary.name());
+                let database = Database::new(name, url.expose(), limits, Arc::clone(turns))?;
+                Some(Records::connect(database.into(), extent).await?)
+            }
+            None => None,
+        };
+        Ok(Self { primary: Records::connect(primary, extent).await?, replica })
+    }
+
+    fn databases(&self) -> impl Iterator<Item = &Database> {
+        [Some(&self.primary), self.replica.as_ref()].into_iter().flatten().map(Records::database)
+    }
+}
+
+impl Shards {
+    /// Checks a few rows of each database. One that is a replica of another shard is not used.
+    pub async fn new(routing: Routing, mut shards: Vec<Shard>) -> Result<Self, SourceError> {
+        if routing.is_by_hash() {
+            for (place, shard) in shards.iter_mut().enumerate() {
+                let (primary, replica) = try_join(shard.primary.some_ids(), async {
+                    match &shard.replica {
+                        Some(replica) => replica.some_ids().await,
+                        None => Ok(Vec::new()),
+                    }
+                })
+                .await?;
+                // Where the primary is where it does not belong, so is its replica.
+                if routing.check(place, &primary) && !routing.fits(place, &replica) {
+                    let database = shard.replica.take().map(|replica| replica.database().name().to_owned());
+                    tracing::warn!(database, "it holds rows of another shard and is not used; check its address");
+                }
+            }
+        }
+        Ok(Self { routing, shards })
+    }
+
+    /// All copies of all databases.
+    pub fn databases(&self) -> impl Iterator<Item = &Database> {
+        self.shards.iter().flat_map(Shard::databases)
+    }
+
+    /// Reads documents: each different id is answered once.
+    pub async fn read<T: Document>(&self, asked: Asked<'_>) -> Result<Vec<Sighting<T>>, SourceError> {
+        let was_by_hash = self.routing.is_by_hash();
+        let sightings = self.read_once(asked).await?;
+        // Before an id is called missing, the map that led to this answer has to be proved.
+        let missing = sightings.iter().any(|sighting| sighting.rows.is_none());
+        if was_by_hash && missing && !self.is_map_proved().await? { self.read_once(asked).await } else { Ok(sightings) }
+    }
+
+    async fn is_map_proved(&self) -> Result<bool, SourceError> {
+        let unchecked = self.routing.unchecked();
+        let looks = unchecked.iter().map(async |&place| Ok((place, self.shards[place].primary.some_ids().await?)));
+        let seen: Vec<(usize, Vec<String>)> = try_join_all(looks).await?;
+        let proved = seen.iter().all(|(place, ids)| ids.is_empty() || self.routing.check(*place, ids));
+        Ok(proved && self.routing.is_by_hash())
+    }
+
+    async fn read_once<T: Document>(&self, asked: Asked<'_>) -> Result<Vec<Sighting<T>>, SourceError> {
+        let (of_replicas, of_primaries) = asked.ids();
+        let mut later = self.routing.route(of_primaries.into_iter());
+        let mut seen = self.read_first(self.routing.route(of_replicas.into_iter()), &mut later).await?;
+        if let Asked::Latest(wanted) = asked {
+            let again = seen.take_outdated(wanted);
+            for (place, ids) in self.routing.route(again.iter()).into_iter().enumerate() {
+                if self.shards[place].replica.is_some() {
+                    later[place].extend(ids);
+                }
+            }
+        }
+        let reads = later.iter().enumerate().filter(|(_, ids)| !ids.is_empty()).map(async |(place, ids)| {
+            let shard = &self.shards[place];
+            T::read(&shard.primary, ids).await?.ok_or_else(|| shard.no_clock())
+        });
+        for sighting in try_join_all(reads).await?.into_iter().flatten() {
+            seen.add(sighting, false);
+        }
+        Ok(seen.into_sightings())
+    }
+
+    /// The first try: replicas. A database without one is asked for everything now, also for what is in `later`; a replica that cannot tell
+    /// how new it is (a standby that has not replayed anything) leaves its ids there.
+    async fn read_first<T: Document>(
+        &self,
+        ids: Vec<Vec<String>>,
+        later: &mut [Vec<String>],
+    ) -> Result<Seen<T>, SourceError> {
+        let mut reads = Vec::new();
+        for (place, mut ids) in ids.into_iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
+            let shard = &self.shards[place];
+            if shard.replica.is_none() {
+                ids.append(&mut later[place]);
+            }
+            reads.push(async move {
+                let sightings = T::read(shard.replica.as_ref().unwrap_or(&shard.primary), &ids).await?;
+                Ok::<_, SourceError>((place, ids, sightings))
+            });
+        }
+        let mut seen = Seen::default();
+        for (place, ids, sightings) in try_join_all(reads).await? {
+            let shard = &self.shards[place];
+            match sightings {
+                Some(sightings) => sightings.into_iter().for_each(|one| seen.add(one, shard.replica.is_some())),
+                None if shard.replica.is_some() => later[place].extend(ids),
+                None => return Err(shard.no_clock()),
+            }
+        }
+        Ok(seen)
+    }
+}
+
+impl Shard {
+    fn no_clock(&self) -> SourceError {
+        SourceError::Unavailable {
+            action: format!("read from {}", self.primary.database().name()),
+            reason: "it is a standby that has not replayed any transaction yet".into(),
+        }
+    }
+}
+
+/// What was seen of each id so far, and whether on a replica.
+struct Seen<T> {
+    by_id: HashMap<String, (Sighting<T>, bool)>,
+}
+
+impl<T> Default for Seen<T> {
+    fn default() -> Self {
+        Self { by_id: HashMap::new() }
+    }
+}
+
+impl<T: Document> Seen<T> {
+    fn add(&mut self, sighting: Sighting<T>, on_replica: bool) {
+        match self.by_id.get_mut(&sighting.id) {
+            None => {
+                self.by_id.insert(sighting.id.clone(), (sighting, on_replica));
+            }
+            Some((known, was_on_replica)) if is_better(&sighting, known) => {
+                (*known, *was_on_replica) = (sighting, on_replica);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Ids that a primary has to be asked for: those that nobody has, and those that a replica had from before their change. What the
+    /// replica said of these does not count.
+    fn take_outdated(&mut self, wanted: &[Wanted]) -> Vec<String> {
+        let mut outdated = Vec::new();
+        for Wanted { id, changed_us, .. } in wanted {
+            match self.by_id.get(id) {
+                Some((sighting, _)) if sighting.rows.is_none() => outdated.push(id.clone()),
+                Some((sighting, true)) if sighting.observed_us < *changed_us => {
+                    outdated.push(id.clone());
+                    self.by_id.remove(id);
+                }
+                _ => {}
+            }
+        }
+        outdated
+    }
+
+    fn into_sightings(self) -> Vec<Sighting<T>> {
+        self.by_id.into_values().map(|(sighting, _)| sighting).collect()
+    }
+}
+
+fn is_better<T: Document>(one: &Sighting<T>, than: &Sighting<T>) -> bool {
+    match (&one.rows, &than.rows) {
+        (Some(one_rows), Some(than_rows)) => {
+            (version_us(one_rows), one.observed_us) > (version_us(than_rows), than.observed_us)
+        }
+        (one_rows, than_rows) if one_rows.is_some() == than_rows.is_some() => one.observed_us > than.observed_us,
+        (one_rows, _) => one_rows.is_some(),
+    }
+}
+
+fn version_us<T: Document>(rows: &T) -> Option<i64> {
+    match rows.disposition() {
+        Disposition::Upsert { version_us, .. } => Some(version_us),
+        Disposition::Tombstone { version_us, .. } => version_us,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn sighting(observed_us: i64, modified_on: Option<&str>) -> Sighting<CaseRows> {
+        let rows = modified_on.map(|at| CaseRows {
+            case: json!({"case_id": "c", "domain": "d", "server_modified_on": at}).as_object().unwrap().clone(),
+            ..CaseRows::default()
+        });
+        Sighting { id: "c".into(), observed_us, rows }
+    }
+
+    #[test]
+    fn rows_win_over_none_and_the_newer_version_over_what_was_left_behind() {
+        let (old, new) = (Some("2026-01-01T00:00:00.000000Z"), Some("2026-01-02T00:00:00.000000Z"));
+        let all = [sighting(5, None), sighting(3, old), sighting(2, new), sighting(9, None), sighting(7, old)];
+        for turned in 0..all.len() {
+            let mut seen = Seen::default();
+            let mut order = all.to_vec();
+            order.rotate_left(turned);
+            order.into_iter().for_each(|sighting| seen.add(sighting, false));
+            assert_eq!(seen.into_sightings(), [sighting(2, new)]);
+        }
+    }
+
+    #[test]
+    fn a_replica_does_not_count_for_what_is_newer_than_it() {
+        let row = Some("2026-01-01T00:00:00.000000Z");
+        for (seen_on_replica, changed_us, outdated) in
+            [(true, 9, true), (true, 5, false), (true, 0, false), (false, 9, false)]
+        {
+            let mut seen = Seen::default();
+            seen.add(sighting(5, row), seen_on_replica);
+            let wanted = [Wanted { id: "c".into(), changed_us, deleted: false }];
+            assert_eq!(!seen.take_outdated(&wanted).is_empty(), outdated, "{seen_on_replica} {changed_us}");
+            // The primary does not have it any more.
+            seen.add(sighting(10, None), false);
+            assert_eq!(seen.into_sightings(), [if outdated { sighting(10, None) } else { sighting(5, row) }]);
+        }
+    }
+
+    #[test]
+    fn an_id_that_nobody_has_was_missing_at_the_latest_of_the_clocks() {
+        for order in [[5, 9, 7], [9, 7, 5], [7, 5, 9]] {
+            let mut seen = Seen::default();
+            order.into_iter().for_each(|observed_us| seen.add(sighting(observed_us, None), false));
+            assert_eq!(seen.into_sightings(), [sighting(9, None)]);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! A measured piece of work, in a process of its own.
+
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::home::Home;
+use super::{compaction, index, load, memory, merge, upsert};
+
+/// What a process does.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Phase {
+    /// Makes a table.
+    Load(load::Load),
+    /// Repeated upserts.
+    Upsert(upsert::Upserts),
+    /// A start, and what follows it.
+    Start(index::Start),
+    /// Batches at a steady pace.
+    Ingest(compaction::Ingest),
+    /// Maintenance until nothing is left to do.
+    Maintain,
+    /// Many tables in one engine.
+    ManyTables(memory::ManyTables),
+    /// Writes batches to files, for other engines.
+    Export(merge::Export),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Order {
+    home: Home,
+    phase: Phase,
+}
+
+/// Begins the line of the output that holds the result.
+const RESULT: &str = "result: ";
+
+impl Phase {
+    /// Runs the phase on a home, in a process of its own.
+    pub fn run_on<T: DeserializeOwned>(self, home: &Home) -> anyhow::Result<T> {
+        let environment = home.environment.clone();
+        let order = serde_json::to_string(&Order { home: home.clone(), phase: self })?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--phase").arg(&order).envs(environment);
+        output_of(command).with_context(|| format!("phase {order}"))
+    }
+}
+
+/// Runs a program whose last line begins with `result: `, and reads the JSON that follows.
+pub fn output_of<T: DeserializeOwned>(mut command: Command) -> anyhow::Result<T> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("start {program}"))?;
+    anyhow::ensure!(output.status.success(), "{program} ended with {}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let result = text.lines().rev().find_map(|line| line.strip_prefix(RESULT)).context("there is no result")?;
+    serde_json::from_str(result).with_context(|| format!("read the result of {program}: {result}"))
+}
+
+/// Does what another process of this program ordered, and prints the result.
+pub fn run(order: &str) -> anyhow::Result<()> {
+    let Order { home, phase } = serde_json::from_str(order)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result: Value = runtime.block_on(async {
+        Ok::<_, anyhow::Error>(match phase {
+            Phase::Load(load) => serde_json::to_value(load.run(&home).await?)?,
+            Phase::Upsert(upserts) => serde_json::to_value(upserts.run(&home).await?)?,
+            Phase::Start(start) => serde_json::to_value(start.run(&home).await?)?,
+            Phase::Ingest(ingest) => serde_json::to_value(ingest.run(&home).await?)?,
+            Phase::Maintain => serde_json::to_value(compaction::maintain(&home).await?)?,
+            Phase::ManyTables(tables) => serde_json::to_value(tables.run(&home).await?)?,
+            Phase::Export(export) => serde_json::to_value(export.run()?)?,
+        })
+    })?;
+    println!("{RESULT}{result}");
+    Ok(())
+}

@@ -1,0 +1,142 @@
+"""Apache Spark with Delta's jars, for a test that keeps this process.
+
+    spark.py JARS_FOLDER
+
+One JSON request a line on standard input, one JSON answer a line on standard output: {"done": ...} or {"error": "..."}. The first answer
+comes when Spark is up. Ends with its input. "table" is an absolute path or a URL. Requests, by their key "do":
+  read   {"table", "version"}: {"columns", "rows": cells as text or null, "count": by SQL}
+  sql    {"sql"}: any statements, one after another when it is a list; the rows of the last, cells as text or null
+  merge  {"table", "parquet"}: rows by _id; a row whose column __deleted is true leaves the table, any other enters or replaces
+Nothing is fetched from anywhere: the jars are those of the folder.
+"""
+
+import glob
+import json
+import os
+import sys
+import tempfile
+from typing import Any
+
+os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+os.environ.pop("SPARK_HOME", None)
+os.environ["PYSPARK_PYTHON"] = sys.executable
+
+from pyspark.sql import DataFrame, SparkSession  # noqa: E402
+from pyspark.sql.types import DateType, TimestampType  # noqa: E402
+from values import Date, Timestamp, cell_text  # noqa: E402
+
+DELETED = "__deleted"
+
+
+def start(jars: str, scratch: str) -> SparkSession:
+    settings = {
+        "spark.jars": ",".join(sorted(glob.glob(os.path.join(jars, "*.jar")))),
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "1200m",
+        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Djava.awt.headless=true"
+        f" -Dderby.system.home={scratch} -Djava.io.tmpdir={scratch}",
+        "spark.local.dir": scratch,
+        "spark.log.level": "ERROR",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.sql.warehouse.dir": os.path.join(scratch, "warehouse"),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        # 50 tasks for every look at a small log otherwise.
+        "spark.databricks.delta.snapshotPartitions": "1",
+        # Tests clean up at once.
+        "spark.databricks.delta.retentionDurationCheck.enabled": "false",
+    }
+    builder = SparkSession.builder.master("local[2]").appName("lake-tests")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    return builder.getOrCreate()
+
+
+def quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def content(frame: DataFrame) -> dict[str, Any]:
+    """Rows of a frame as text. Moments and days are collected as integers, as Python cannot hold them all."""
+    columns, wrappers = [], []
+    for field in frame.schema.fields:
+        name = quoted(field.name)
+        if isinstance(field.dataType, TimestampType):
+            columns.append(f"unix_micros({name}) AS {name}")
+            wrappers.append(Timestamp)
+        elif isinstance(field.dataType, DateType):
+            columns.append(f"unix_date({name}) AS {name}")
+            wrappers.append(Date)
+        else:
+            columns.append(name)
+            wrappers.append(lambda value: value)
+    rows = frame.selectExpr(*columns).collect()
+    texts = [
+        [None if value is None else cell_text(wrap(value)) for wrap, value in zip(wrappers, row)] for row in rows
+    ]
+    return {"columns": [field.name for field in frame.schema.fields], "rows": texts}
+
+
+def read(spark: SparkSession, order: dict[str, Any]) -> dict[str, Any]:
+    at = "" if order.get("version") is None else f" VERSION AS OF {order['version']}"
+    table = f"delta.{quoted(order['table'])}{at}"
+    found = content(spark.sql(f"SELECT * FROM {table}"))
+    found["count"] = spark.sql(f"SELECT count(*) FROM {table}").collect()[0][0]
+    return found
+
+
+def sql(spark: SparkSession, order: dict[str, Any]) -> list[list[str | None]]:
+    statements = order["sql"] if isinstance(order["sql"], list) else [order["sql"]]
+    rows: list[Any] = []
+    for statement in statements:
+        rows = spark.sql(statement).collect()
+    return [[cell_text(value) if not isinstance(value, (list, dict, tuple)) else str(value) for value in row] for row in rows]
+
+
+def merge(spark: SparkSession, order: dict[str, Any]) -> None:
+    table = f"delta.{quoted(order['table'])}"
+    source = spark.read.parquet(order["parquet"])
+    held = [field.name for field in spark.sql(f"SELECT * FROM {table} LIMIT 0").schema.fields]
+    columns = [name for name in source.columns if name != DELETED]
+    # A row replaces a row: what it does not have becomes NULL.
+    updates = ", ".join(
+        f"{quoted(name)} = {'source.' + quoted(name) if name in columns else 'NULL'}"
+        for name in held + [name for name in columns if name not in held]
+    )
+    names = ", ".join(map(quoted, columns))
+    values = ", ".join(f"source.{quoted(name)}" for name in columns)
+    source.createOrReplaceTempView("source_rows")
+    spark.sql(
+        f"MERGE WITH SCHEMA EVOLUTION INTO {table} AS target USING source_rows AS source ON target._id = source._id"
+        f" WHEN MATCHED AND source.{DELETED} THEN DELETE"
+        f" WHEN MATCHED THEN UPDATE SET {updates}"
+        f" WHEN NOT MATCHED AND NOT source.{DELETED} THEN INSERT ({names}) VALUES ({values})"
+    ).collect()
+
+
+def main() -> None:
+    # Java prints as it likes; the answers have the real standard output for themselves.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    with tempfile.TemporaryDirectory(prefix="lake-test-spark-", ignore_cleanup_errors=True) as scratch:
+        os.chdir(scratch)
+        spark = start(sys.argv[1], scratch)
+        known = {"read": read, "sql": sql, "merge": merge}
+        print(json.dumps({"done": f"Spark {spark.version}"}), file=answers, flush=True)
+        for line in sys.stdin:
+            order = json.loads(line)
+            try:
+                answer = {"done": known[order["do"]](spark, order)}
+            except Exception as error:  # whatever Spark throws is the answer
+                told = str(error).split("\n\nJVM stacktrace")[0].split("\n\tat ")[0]
+                answer = {"error": f"{type(error).__name__}: {told}"}
+            print(json.dumps(answer), file=answers, flush=True)
+        spark.stop()
+
+
+if __name__ == "__main__":
+    main()

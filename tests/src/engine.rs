@@ -1,0 +1,154 @@
+//! The engine under test, seen from outside: only the port, on folders that survive it, and the batches that it gets.
+
+mod rows;
+
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lake_shared::identity::{Kind, Space, TableKey};
+use lake_shared::names;
+use lake_writer::metastore::Metastore;
+use lake_writer::metastore::sqlite::SqliteMetastore;
+use lake_writer::table_store::delta::{DeltaOptions, DeltaTableStore};
+use lake_writer::table_store::lake_store::{LakeStore, LakeStoreConfig};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tempfile::TempDir;
+
+pub use self::rows::{Cell, NewRow, batch, record_batch, tombstone, write_parquet};
+use crate::readers::Snapshot;
+
+/// Whether an engine hides replaced rows in deletion vectors or rewrites files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeletionVectors {
+    /// By the size of the table.
+    Auto,
+    /// Always hides.
+    On,
+    /// Always rewrites.
+    Off,
+}
+
+/// How an engine is set up in a test: what every test may choose, whatever the engine calls it.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Partition columns of tables made under it; empty for none. Fixed for the life of a lake.
+    pub partition_by: &'static [&'static str],
+    /// May change whenever the engine is opened again.
+    pub deletion_vectors: DeletionVectors,
+    /// How long superseded files stay.
+    pub retention_hours: u64,
+    /// Most columns of a table.
+    pub columns_max: usize,
+    /// Bytes at which a data file is closed.
+    pub target_file_bytes: u64,
+    /// Bytes below which a data file is small.
+    pub small_file_bytes: u64,
+    /// Small files that a table may have.
+    pub small_files_max: usize,
+    /// Tables whose handles stay open.
+    pub tables_open_max: usize,
+}
+
+impl Setting {
+    /// The layouts that tables may have.
+    pub const LAYOUTS: [&'static [&'static str]; 2] = [&[], &["month", "supervisor_id"]];
+
+    /// Small limits, so that little data meets all of them.
+    pub fn small() -> Self {
+        Self {
+            partition_by: &[],
+            deletion_vectors: DeletionVectors::Auto,
+            retention_hours: 0,
+            columns_max: 24,
+            target_file_bytes: 20_000,
+            small_file_bytes: 8_000,
+            small_files_max: 3,
+            tables_open_max: 2,
+        }
+    }
+
+    /// Draws everything that may be another one each time the engine is opened; the layout and the retention stay.
+    pub fn redraw(&mut self, random: &mut StdRng) {
+        use DeletionVectors::{Auto, Off, On};
+        self.deletion_vectors = [Auto, On, On, Off][random.random_range(0..4)];
+        self.target_file_bytes = [4_000, 20_000, 1 << 20][random.random_range(0..3)];
+        self.small_file_bytes = [0, 2_000, 8_000][random.random_range(0..3)];
+        self.small_files_max = random.random_range(1..6);
+        self.tables_open_max = random.random_range(1..5);
+    }
+
+    // ==== The one place where a setting becomes the engine's own options; a new option of the engine is filled in here. ====
+    fn options(&self) -> DeltaOptions {
+        DeltaOptions {
+            columns_max: self.columns_max,
+            target_file_bytes: NonZeroU64::new(self.target_file_bytes).unwrap_or(NonZeroU64::MIN),
+            small_file_bytes: self.small_file_bytes,
+            small_files_max: self.small_files_max,
+            tables_open_max: self.tables_open_max,
+            retention_hours: self.retention_hours,
+            tombstone_retention_hours: 1,
+            // deletion_vectors: self.deletion_vectors,
+            // partition_by: self.partition_by,
+        }
+    }
+}
+
+/// A lake in temporary folders, which outlives the engines that are opened on it.
+#[derive(Debug)]
+pub struct EngineLake {
+    folder: TempDir,
+    /// What the engine keeps beside the lake: the database of the metastore, and derived data.
+    own: TempDir,
+}
+
+impl EngineLake {
+    /// An empty lake.
+    ///
+    /// # Errors
+    /// When folders or the metastore cannot be made.
+    pub async fn new() -> anyhow::Result<Self> {
+        let lake = Self { folder: TempDir::with_prefix("lake-test-")?, own: TempDir::with_prefix("lake-test-own-")? };
+        lake.metastore().migrate().await?;
+        Ok(lake)
+    }
+
+    /// A file: a call that is dropped half-way takes its connection with it, and a database in memory would go too.
+    fn metastore(&self) -> SqliteMetastore {
+        SqliteMetastore::file(&self.own.path().join("metastore.sqlite"))
+    }
+
+    /// An engine that knows nothing yet but what it finds on disk, as after a start.
+    ///
+    /// # Errors
+    /// When the lake's root cannot be opened.
+    pub fn open(&self, setting: &Setting) -> anyhow::Result<DeltaTableStore> {
+        let root = self.folder.path().display().to_string();
+        let store = LakeStore::open(&LakeStoreConfig { root, s3: None })?;
+        Ok(DeltaTableStore::new(Arc::new(store), Arc::new(self.metastore()), setting.options()))
+    }
+
+    /// The folder of a table.
+    pub fn table(&self, document_type: &str) -> PathBuf {
+        self.folder.path().join(names::table_path(&TableKey { space: space(), document_type: document_type.into() }))
+    }
+
+    /// A folder for what a test itself writes.
+    pub fn scratch(&self) -> &Path {
+        self.own.path()
+    }
+
+    /// A table as its files are.
+    ///
+    /// # Errors
+    /// When a file is not as the log says.
+    pub async fn snapshot(&self, document_type: &str) -> anyhow::Result<Option<Snapshot>> {
+        Snapshot::read(&self.table(document_type), None).await
+    }
+}
+
+/// The space that all batches are for.
+pub fn space() -> Space {
+    Space { domain: "demo.space/..".into(), kind: Kind::Case }
+}

@@ -1,0 +1,214 @@
+//! What a source says over time, drawn at random, and what of it a lake must hold: a plain map.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context, ensure};
+use chrono::NaiveDate;
+use lake_tests::engine::{Cell, NewRow, batch, tombstone};
+use lake_tests::readers::{Row, Snapshot};
+use lake_writer::table_store::SpaceBatch;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+pub const TYPES: [&str; 4] = ["person", "", "House hold", "घर"];
+
+/// Values of the column by which tables may be partitioned. Those of the second list must be escaped in paths.
+const SUPERVISORS: [&str; 4] = ["anna", "B-0_1.x", "0", "4f1c9e0d5a"];
+const ODD_SUPERVISORS: [&str; 4] = ["a b", "c/d=e", "100%25", "अनीता"];
+
+/// What the source says about an id at one moment.
+#[derive(Clone, Debug)]
+pub enum State {
+    Row { document_type: usize, version_us: i64, cells: BTreeMap<String, Cell> },
+    Gone { version_us: Option<i64> },
+}
+
+/// One observation of an id: its place in the id's history orders it.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    pub id: usize,
+    pub moment: usize,
+    pub state: State,
+}
+
+impl Observation {
+    fn observed_us(&self) -> i64 {
+        1_000 + self.moment as i64
+    }
+}
+
+pub fn id_text(id: usize) -> String {
+    format!("id-{id}")
+}
+
+fn cells(random: &mut StdRng, odd: bool) -> BTreeMap<String, Cell> {
+    let mut cells = BTreeMap::new();
+    for field in 0..random.random_range(0..6) {
+        let source = match random.random_range(0..12_u32) {
+            0 => "/odd name".to_owned(),
+            1 => "/Odd Name".to_owned(),
+            2 => "/number".to_owned(),
+            3 => "/a/b".to_owned(),
+            4 => "/a__b".to_owned(),
+            other => format!("/p{}", other as usize * 4 + field),
+        };
+        let cell = match (source.as_str(), random.random_range(0..20_u32)) {
+            ("/number", 0) => Cell::Text("007".into()),
+            ("/number", _) => Cell::Number(random.random_range(-5..5)),
+            (_, 0) => Cell::Text(String::new()),
+            (_, n) => Cell::Text(format!("text {n}")),
+        };
+        cells.insert(source, cell);
+    }
+    if random.random_range(0..4) > 0 {
+        let month = NaiveDate::from_ymd_opt(2024, random.random_range(1..4), 1).expect("a day");
+        cells.insert("+month".to_owned(), Cell::Date(month));
+    }
+    if random.random_range(0..4) > 0 {
+        let names = if odd && random.random_range(0..3) == 0 { ODD_SUPERVISORS } else { SUPERVISORS };
+        cells.insert("+supervisor_id".to_owned(), Cell::Text(names[random.random_range(0..4)].to_owned()));
+    }
+    cells
+}
+
+/// The history of an id: versions never go back, observations always go on.
+pub fn history(random: &mut StdRng, id: usize, odd: bool) -> Vec<Observation> {
+    let mut version_us = random.random_range(0..5);
+    let mut document_type = random.random_range(0..TYPES.len());
+    (0..random.random_range(1..8))
+        .map(|moment| {
+            let gone = random.random_range(0..4) == 0;
+            if random.random_range(0..3) > 0 {
+                version_us += random.random_range(1..3);
+            }
+            if random.random_range(0..5) == 0 {
+                document_type = random.random_range(0..TYPES.len());
+            }
+            let state = if gone {
+                State::Gone { version_us: (random.random_range(0..2) == 0).then_some(version_us) }
+            } else {
+                State::Row { document_type, version_us, cells: cells(random, odd) }
+            };
+            Observation { id, moment, state }
+        })
+        .collect()
+}
+
+pub fn shuffle<T>(random: &mut StdRng, items: &mut [T]) {
+    for at in (1..items.len()).rev() {
+        items.swap(at, random.random_range(0..=at));
+    }
+}
+
+pub fn space_batch(observations: &[Observation]) -> SpaceBatch {
+    let mut rows: BTreeMap<usize, Vec<NewRow>> = BTreeMap::new();
+    let mut tombstones = Vec::new();
+    for observation in observations {
+        let (id, observed_us) = (id_text(observation.id), observation.observed_us());
+        match &observation.state {
+            State::Gone { version_us } => tombstones.push(tombstone(&id, *version_us, observed_us)),
+            State::Row { document_type, version_us, cells } => {
+                let row = NewRow { id, version_us: *version_us, observed_us, cells: cells.clone() };
+                rows.entry(*document_type).or_default().push(row);
+            }
+        }
+    }
+    let rows: Vec<(&str, Vec<NewRow>)> = rows.into_iter().map(|(number, rows)| (TYPES[number], rows)).collect();
+    batch(&rows, tombstones).expect("a batch")
+}
+
+/// What the lake must hold: of each id the newest observation that was delivered, as strangers have changed it since.
+#[derive(Debug, Default)]
+pub struct Model {
+    newest: HashMap<usize, Observation>,
+    /// Ids whose rows a stranger took away at this moment of their history. The engine remembers no deletion of theirs, so whether
+    /// what is not newer brings them back depends on when it notices: it is not delivered any more.
+    taken: HashMap<usize, usize>,
+}
+
+impl Model {
+    /// Whether the outcome of delivering this is settled.
+    pub fn may_deliver(&self, observation: &Observation) -> bool {
+        self.taken.get(&observation.id).is_none_or(|&moment| observation.moment > moment)
+    }
+
+    pub fn delivered(&mut self, observation: &Observation) {
+        let held = self.newest.entry(observation.id).or_insert_with(|| observation.clone());
+        if observation.moment > held.moment {
+            *held = observation.clone();
+        }
+    }
+
+    /// Ids with rows in a table, in order.
+    pub fn ids_in(&self, number: usize) -> Vec<usize> {
+        let here = |state: &State| matches!(state, State::Row { document_type, .. } if *document_type == number);
+        let mut ids: Vec<usize> =
+            self.newest.values().filter(|newest| here(&newest.state)).map(|newest| newest.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// A stranger deletes the row of an id.
+    pub fn take(&mut self, id: usize) {
+        if let Some(newest) = self.newest.remove(&id) {
+            self.taken.insert(id, newest.moment);
+        }
+    }
+
+    /// A stranger sets a text in the row of an id.
+    pub fn set(&mut self, id: usize, source: &str, text: &str) {
+        if let Some(State::Row { cells, .. }) = self.newest.get_mut(&id).map(|newest| &mut newest.state) {
+            cells.insert(source.to_owned(), Cell::Text(text.to_owned()));
+        }
+    }
+
+    /// A stranger appends a row.
+    pub fn append(&mut self, id: usize, document_type: usize, row: &NewRow) {
+        let state = State::Row { document_type, version_us: row.version_us, cells: row.cells.clone() };
+        self.newest.insert(id, Observation { id, moment: 0, state });
+    }
+
+    /// Compares with all tables of the lake.
+    pub fn ensure_is_in(&self, tables: &BTreeMap<usize, Snapshot>) -> anyhow::Result<()> {
+        let mut found: BTreeMap<&str, (usize, &Snapshot, &Row)> = BTreeMap::new();
+        for (number, table) in tables {
+            for row in &table.rows {
+                let id = row.get("_id").context("a row without id")?;
+                let other = found.insert(id, (*number, table, row));
+                ensure!(other.is_none(), "{id} is in table {number} and, again or before, in {other:?}");
+            }
+        }
+        let mut expected = 0;
+        for (id, newest) in &self.newest {
+            let held = found.get(id_text(*id).as_str());
+            let State::Row { document_type, version_us, cells } = &newest.state else {
+                ensure!(held.is_none(), "id {id} is gone, the lake has {held:?}");
+                continue;
+            };
+            expected += 1;
+            let (number, table, row) = held.with_context(|| format!("id {id} is missing: {newest:?}"))?;
+            ensure!(number == document_type, "id {id} is in table {number} instead of {document_type}");
+            ensure!(row.get("_lake_version") == Some(&version_us.to_string()), "id {id} has another version: {row:?}");
+            let shown = shown(table, row)?;
+            let wanted: BTreeMap<String, String> =
+                cells.iter().map(|(source, cell)| (source.clone(), cell.text())).collect();
+            ensure!(shown == wanted, "id {id} is {shown:?} instead of {wanted:?}");
+        }
+        ensure!(found.len() == expected, "{} rows instead of {expected}: some belong to nobody", found.len());
+        Ok(())
+    }
+}
+
+/// The fields of a row by source path, whether they have columns of their own or not.
+fn shown(table: &Snapshot, row: &Row) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut shown = BTreeMap::new();
+    for (name, text) in row {
+        let source = table.sources.get(name).with_context(|| format!("column {name} is not in the schema"))?;
+        if source == "+_lake_overflow" {
+            shown.extend(serde_json::from_str::<BTreeMap<String, String>>(text)?);
+        } else if !source.starts_with("+_lake_") && source != "/_id" {
+            shown.insert(source.clone(), text.clone());
+        }
+    }
+    Ok(shown)
+}
