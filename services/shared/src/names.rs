@@ -7,7 +7,7 @@
 
 use uuid::Uuid;
 
-use crate::identity::{DocumentType, Domain, Kind, TableKey};
+use crate::identity::{DocumentType, Domain, Kind, Space, TableKey};
 
 /// Longest token, in bytes: file systems allow 255 a name, subjects should stay well below 4 kB.
 pub const TOKEN_LENGTH_MAX: usize = 120;
@@ -87,6 +87,11 @@ fn document_subject(stage: &str, domain: &Domain, kind: Kind, document_type: Opt
 pub fn table_path(table: &TableKey) -> String {
     let TableKey { space, document_type } = table;
     format!("{}/{}/{}", token(space.domain.as_str()), space.kind.topic(), token(document_type.as_str()))
+}
+
+/// Folder of a space, relative to some root.
+pub fn space_path(space: &Space) -> String {
+    format!("{}/{}", token(space.domain.as_str()), space.kind.topic())
 }
 
 /// Name of a table in the metastore before it is made unique: `<domain>_<topic>_<type>`, lower case, `-` and everything

@@ -6,8 +6,10 @@
 //! Invariants: one owner per space; a queue message is acknowledged only after its rows are committed; doing anything
 //! twice changes nothing.
 
+pub mod compaction;
 pub mod config;
 pub mod ingest;
+pub mod key_index;
 pub mod lease;
 pub mod maintenance;
 pub mod metastore;

@@ -1,10 +1,11 @@
-//! Regular clean-up of the tables, space by space, beside the commits.
+//! Regular compaction and clean-up of the tables, space by space, beside the commits.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lake_shared::error_chain::Chain;
+use lake_shared::identity::Space;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -17,43 +18,59 @@ use crate::table_store::TableStore;
 pub struct MaintenanceOptions {
     /// Hours between two rounds of clean-up.
     pub every_hours: u64,
+    /// Seconds between two rounds of compaction; 0 for none but before each clean-up.
+    pub compact_every_seconds: u64,
 }
 
 impl Default for MaintenanceOptions {
     fn default() -> Self {
-        Self { every_hours: 6 }
+        Self { every_hours: 6, compact_every_seconds: 30 }
     }
 }
 
-/// Cleans up in rounds until `shutdown`. Trouble with one space is logged and does not keep the others from their turn.
+/// Compacts and cleans up in rounds until `shutdown`. Trouble with one space is logged and does not keep the others from their turn.
 pub async fn run(
     store: Arc<dyn TableStore>,
     metastore: Arc<dyn Metastore>,
     options: MaintenanceOptions,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let every = Duration::from_secs(options.every_hours.max(1) * 3_600);
+    tokio::select! {
+        () = compact(&*store, &*metastore, options.compact_every_seconds) => {}
+        () = clean_up(&*store, &*metastore, options.every_hours, &shutdown) => {}
+        // What is under way is given up: files of a compaction that is not committed are found by a clean-up.
+        () = shutdown.cancelled() => {}
+    }
+    Ok(())
+}
+
+async fn compact(store: &dyn TableStore, metastore: &dyn Metastore, every_seconds: u64) {
+    if every_seconds == 0 {
+        return std::future::pending().await;
+    }
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            () = shutdown.cancelled() => return Ok(()),
-        }
-        let tables = match metastore.tables(None).await {
-            Ok(tables) => tables,
-            Err(error) => {
-                tracing::warn!(error = %Chain(&error), "clean-up is put off");
-                continue;
+        tokio::time::sleep(Duration::from_secs(every_seconds)).await;
+        for space in spaces(metastore).await {
+            if let Err(error) = store.compact(&space).await {
+                tracing::warn!(%space, error = %Chain(&error), "compaction failed; next round tries again");
             }
-        };
-        let spaces: BTreeSet<_> = tables.into_iter().map(|table| table.key.space).collect();
-        for space in spaces {
+        }
+    }
+}
+
+async fn clean_up(store: &dyn TableStore, metastore: &dyn Metastore, every_hours: u64, shutdown: &CancellationToken) {
+    let every = Duration::from_secs(every_hours.max(1) * 3_600);
+    loop {
+        tokio::time::sleep(every).await;
+        for space in spaces(metastore).await {
             if shutdown.is_cancelled() {
-                return Ok(());
+                return;
             }
             match store.maintain(&space).await {
                 Ok(done) => tracing::info!(
                     %space,
                     tables = done.tables,
+                    files_compacted = done.files_compacted,
                     files_deleted = done.files_deleted,
                     log_files_deleted = done.log_files_deleted,
                     tombstones_forgotten = done.tombstones_forgotten,
@@ -61,6 +78,16 @@ pub async fn run(
                 ),
                 Err(error) => tracing::warn!(%space, error = %Chain(&error), "clean-up failed; next round tries again"),
             }
+        }
+    }
+}
+
+async fn spaces(metastore: &dyn Metastore) -> BTreeSet<Space> {
+    match metastore.tables(None).await {
+        Ok(tables) => tables.into_iter().map(|table| table.key.space).collect(),
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "maintenance is put off");
+            BTreeSet::new()
         }
     }
 }

@@ -8,6 +8,8 @@ pub const ROWS_UPSERTED_TOTAL: &str = "lake_writer_rows_upserted_total";
 pub const ROWS_DELETED_TOTAL: &str = "lake_writer_rows_deleted_total";
 /// Counter: bytes of data files written. Label `kind`.
 pub const BYTES_WRITTEN_TOTAL: &str = "lake_writer_bytes_written_total";
+/// Counter: data files that compaction replaced. Label `kind`.
+pub const COMPACTED_FILES_TOTAL: &str = "lake_writer_compacted_files_total";
 /// Counter: commits that met a commit of somebody else, or whose outcome had to be looked up. Label `outcome`.
 pub const COMMIT_CONFLICTS_TOTAL: &str = "lake_writer_commit_conflicts_total";
 /// Gauge, seconds since 1970: publish time of the newest HQ change that is readable in a table. Label `table`.

@@ -83,6 +83,7 @@ impl Writer {
             );
             let ingest = ingest::run(queue, Arc::clone(&self.store), self.options.ingest.clone(), shutdown.clone());
             let outcome = tokio::try_join!(ingest, cleanup);
+            self.store.close().await;
             drained.cancel();
             outcome.map(|_| ())
         };

@@ -8,7 +8,7 @@ use lake_proto::queue::v1::{Lineage, Quarantined};
 use lake_shared::identity::{Space, TableKey};
 use uuid::Uuid;
 
-use crate::table_store::key_index::IdHash;
+use crate::key_index::IdHash;
 use crate::table_store::order_guard::TombstoneOrder;
 
 pub mod connect;

@@ -123,7 +123,7 @@ macro_rules! metastore_adapter {
             async fn forget(
                 &self,
                 space: &lake_shared::identity::Space,
-                ids: &[$crate::table_store::key_index::IdHash],
+                ids: &[$crate::key_index::IdHash],
             ) -> Result<(), sqlx::Error> {
                 for chunk in ids.chunks(5_000) {
                     let mut query = sqlx::QueryBuilder::<$database>::new("DELETE FROM tombstone WHERE domain = ");

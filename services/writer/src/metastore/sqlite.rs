@@ -13,7 +13,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use super::rows::{self, storable};
 use super::sql::{failed, metastore_adapter};
 use super::{Lease, MetastoreError, QuarantineFilter, QuarantineRecord, StoredTombstone, TableRecord, TableState};
-use crate::table_store::key_index::IdHash;
+use crate::key_index::IdHash;
 
 /// How long a write waits for another one.
 const BUSY_WITHIN: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! Where rows become tables: a port, and the engine [`delta`] behind it.
 //!
 //! The pure decisions are in [`order_guard`] (who is newer), [`column_name`], [`schema_plan`] and [`conversion`] (what the
-//! table looks like); [`lake_store`] knows folders and buckets; [`key_index`] knows where each id lives.
+//! table looks like); [`lake_store`] knows folders and buckets; [`crate::key_index`] knows where each id lives.
 
 use std::error::Error;
 
@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use lake_proto::queue::v1::Tombstone;
 use lake_shared::identity::{DocumentType, Space, TableKey};
 
+pub mod by_id_hash;
 pub mod column_name;
 pub mod conversion;
 pub mod delta;
-pub mod key_index;
 pub mod lake_store;
 pub mod order_guard;
 pub mod schema_plan;
@@ -93,6 +93,21 @@ pub struct Maintained {
     pub log_files_deleted: u64,
     /// Tombstones forgotten.
     pub tombstones_forgotten: u64,
+    /// Data files that compaction replaced.
+    pub files_compacted: u64,
+}
+
+/// What [`TableStore::compact`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compacted {
+    /// Commits made.
+    pub commits: u64,
+    /// Data files that were replaced.
+    pub files_before: u64,
+    /// Data files that replaced them.
+    pub files_after: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
 }
 
 /// Why a batch was not applied. Parts of it may have been; applying it again is safe.
@@ -127,7 +142,14 @@ pub trait TableStore: Send + Sync {
     /// calls for different spaces may.
     async fn apply(&self, batch: SpaceBatch) -> Result<Applied, StoreError>;
 
-    /// Deletes what no reader within the retention needs any more: superseded data files, files of crashed writes, expired log
+    /// Rewrites small files, files with many deleted rows and badly clustered ones, as far as the policy asks for it now. Batches go on
+    /// being applied meanwhile; they wait only for the commits.
+    async fn compact(&self, space: &Space) -> Result<Compacted, StoreError>;
+
+    /// Compacts, then deletes what no reader within the retention needs any more: superseded data files, files of crashed writes, expired log
     /// files, and tombstones older than their retention. Safe while batches are applied.
     async fn maintain(&self, space: &Space) -> Result<Maintained, StoreError>;
+
+    /// Saves what makes the next start quick. To be called when nothing else is.
+    async fn close(&self);
 }

@@ -3,6 +3,14 @@
 //! A row is ordered by (version, observed). A tombstone with a version is ordered the same way against rows and wins a tie; one
 //! without a version (HQ has no row any more) is ordered by the time of observation alone, both ways.
 
+/// Versions that the key index tells apart, microseconds: 56 bits, more than a thousand years on either side of 1970.
+const VERSIONS: (i64, i64) = (-(1 << 55), (1 << 55) - 1);
+
+/// The version as it is compared everywhere; an absent one is older than anything.
+pub fn comparable_version(version_us: Option<i64>) -> i64 {
+    version_us.map_or(VERSIONS.0, |version_us| version_us.clamp(VERSIONS.0, VERSIONS.1))
+}
+
 /// Order of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowOrder {
@@ -28,6 +36,11 @@ impl TombstoneOrder {
             Some(version_us) => (version_us, self.observed_us) >= (row.version_us, row.observed_us),
             None => self.observed_us >= row.observed_us,
         }
+    }
+
+    /// Whether the comparison with a row of this version depends on when the row was observed.
+    pub fn asks_observation(self, row_version_us: i64) -> bool {
+        self.version_us.is_none_or(|version_us| version_us == row_version_us)
     }
 
     /// Whether this tombstone says more than the one that is remembered. Two of one sort compare like rows; of two sorts the one

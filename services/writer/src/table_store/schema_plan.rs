@@ -35,6 +35,11 @@ const FIRST: [&str; 6] = [ID_SOURCE, "/domain", "+type", "/doc_type", "+month", 
 const FILTERED: [&str; 6] =
     [ID_SOURCE, "+month", "+supervisor_id", "/server_modified_on", "/received_on", "/last_modified"];
 
+/// Source paths of the columns by which rows are sorted within files and files are kept apart.
+pub fn clustering() -> impl Iterator<Item = &'static str> {
+    ["+month", "+supervisor_id", ID_SOURCE].into_iter()
+}
+
 /// The types that may never change, as the engine itself reads these columns.
 const FIXED: [(&str, ColumnType); 4] = [
     (ID_SOURCE, ColumnType::String),

@@ -1,18 +1,21 @@
 //! Applying one batch to a space.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use deltalake::kernel::Action;
+use deltalake::DeltaTable;
+use roaring::RoaringBitmap;
 
 use super::arriving::Arriving;
 use super::batch::{Decisions, Entries};
 use super::change::{self, Change};
-use super::commit::{self, Outcome};
-use super::space::SpaceState;
+use super::commit::{self, Features, Outcome};
+use super::space::{Found, SpaceState};
 use super::{DeltaTableStore, EngineError, PLANS_MAX, now_us};
+use crate::key_index::{IdHash, Liveness, Position};
 use crate::metastore::TableState;
-use crate::table_store::key_index::IdHash;
+use crate::table_store::by_id_hash::{ByIdHash, IdHashes};
+use crate::table_store::order_guard::Held;
 use crate::table_store::{Applied, AppliedTable, SpaceBatch};
 use crate::telemetry;
 use lake_shared::identity::TableKey;
@@ -54,9 +57,9 @@ impl DeltaTableStore {
             Some(state) => state,
             None => self.load_space(&batch.space).await?,
         };
-        let keys_before = state.index.len();
+        let keys_before = state.index.entries();
         let outcome = self.plans(&mut state, batch, &entries, progress).await;
-        metrics::gauge!(telemetry::INDEX_KEYS).increment(state.index.len() as f64 - keys_before as f64);
+        metrics::gauge!(telemetry::INDEX_KEYS).increment(state.index.entries() as f64 - keys_before as f64);
         match outcome {
             Ok(()) => {}
             // Rows that are refused before anything is written leave the state as it was.
@@ -65,10 +68,11 @@ impl DeltaTableStore {
                 return Err(EngineError::BadRows(reason));
             }
             Err(error) => {
-                metrics::gauge!(telemetry::INDEX_KEYS).decrement(state.index.len() as f64);
+                metrics::gauge!(telemetry::INDEX_KEYS).decrement(state.index.entries() as f64);
                 return Err(error);
             }
         }
+        self.tend_index(&state);
         let recorded = self.record(&mut state).await;
         let applied = progress.applied(&state);
         *held = Some(state);
@@ -113,35 +117,45 @@ impl DeltaTableStore {
             let key = TableKey { space: batch.space.clone(), document_type: rows.document_type.clone() };
             numbers.push(self.slot_of(state, &key).await?);
         }
-        let decisions = entries.decide(batch, |id| state.held(id));
+        let mut found = state.find(entries.ids()).await?;
+        let questions = entries.questions(|id| found.get(&id).map(|row| row.order.version_us));
+        self.observe(state, &mut found, &questions).await?;
+        let decisions = entries.decide(batch, |id| Held {
+            row: found.get(&id).map(|row| row.order),
+            tombstone: state.tombstones.get(&id).copied(),
+        });
         self.remember(state, &decisions).await?;
         // Rows enter before rows of the same ids leave other tables: a reader may see an id twice for a moment, never not at all.
-        let entering: HashSet<IdHash> = decisions.entering.iter().flatten().map(|row| row.id).collect();
-        let mut leaving: HashSet<IdHash> =
-            decisions.leaving.iter().copied().chain(state.condemned.iter().copied()).collect();
-        // A condemned row whose id comes back is replaced; it must not take the new one with it.
-        leaving.retain(|id| !entering.contains(id));
+        let mut leaving: IdHashes = decisions.leaving.iter().copied().collect();
         for (position, number) in numbers.iter().enumerate() {
-            if decisions.entering[position].is_empty() {
+            let entering = &decisions.entering[position];
+            if entering.is_empty() {
                 continue;
             }
-            let arriving = Arriving::of(&batch.upserts[position], &decisions.entering[position])?;
-            let change = Change { number: *number, arriving, leaving: taken_from(state, &mut leaving, *number) };
+            let replaced = entering.iter().filter_map(|row| found.get(&row.id));
+            let (here, elsewhere): (Vec<&Found>, Vec<&Found>) = replaced.partition(|row| row.table == *number);
+            let here = here.into_iter().map(|row| row.position);
+            let elsewhere: Vec<Position> = elsewhere.into_iter().map(|row| row.position).collect();
+            let arriving = Arriving::of(&batch.upserts[position], entering)?;
+            let change = change_of(state, *number, arriving, here, &found, &mut leaving);
             if !self.commit_change(state, change, progress).await? {
                 return Ok(Planned::Conflict(*number));
             }
+            for position in elsewhere {
+                state.live_mut().condemn(position);
+            }
+            follow_copies(state, &mut found).await?;
         }
-        let mut rest: Vec<u32> =
-            leaving.iter().filter_map(|id| state.index.get(*id)).map(|place| place.table).collect();
-        rest.extend(state.index.tables_with_strays());
+        let mut rest: Vec<u32> = leaving.iter().filter_map(|id| found.get(id)).map(|row| row.table).collect();
+        rest.extend(state.live.tables_with_strays());
         rest.sort_unstable();
         rest.dedup();
         for number in rest {
-            let change =
-                Change { number, arriving: Arriving::default(), leaving: taken_from(state, &mut leaving, number) };
+            let change = change_of(state, number, Arriving::default(), std::iter::empty(), &found, &mut leaving);
             if !self.commit_change(state, change, progress).await? {
                 return Ok(Planned::Conflict(number));
             }
+            follow_copies(state, &mut found).await?;
         }
         self.forget_outlived(state, &decisions).await?;
         Ok(Planned::Done)
@@ -181,49 +195,56 @@ impl DeltaTableStore {
         let kind = state.space.kind.name();
         let slot = state.slot(change.number);
         let (key, name) = (slot.key.clone(), slot.name.clone());
-        let mut table = match self.handles.take(&key) {
-            Some(table) => table,
-            None => self.closed(&slot.path)?,
-        };
-        if table.version() != slot.version && (slot.version.is_some() || table.version().is_some()) {
-            commit::load(&mut table).await?;
-            if table.version() != slot.version {
-                return Ok(false);
-            }
-        }
+        let Some(table) = self.table_at(state, change.number).await? else { return Ok(false) };
         let now = now_us();
-        let written = change::write(state, &change, table.object_store(), &self.options, now).await?;
-        let mut actions: Vec<Action> = match table.snapshot() {
-            Err(_) => commit::creation(&name, &written.plan.schema, now / 1_000)?,
-            Ok(snapshot) if written.plan.changed => {
-                vec![commit::changed_schema(snapshot.metadata(), &written.plan.schema)?]
+        let marks = self.options.of_table(&name).marks(state.slot(change.number).bytes());
+        let store = table.object_store();
+        let written = change::write(state, &change, store, &self.options, marks, now).await?;
+        let wanted = Features { deletion_vectors: (!written.marked.is_empty()).then_some(true) };
+        let mut actions = match table.snapshot() {
+            Err(_) => {
+                commit::creation(&name, &written.plan.schema, &written.partition_columns, now / 1_000)?
             }
-            Ok(_) => Vec::new(),
+            Ok(snapshot) => commit::changes(snapshot, written.plan.changed.then_some(&written.plan.schema), wanted)?,
         };
-        actions.extend(change::actions(&written, now / 1_000));
-        let bytes: i64 = written.added.iter().map(|(add, _)| add.size).sum();
-        let (version, table) = match commit::commit(table, actions).await? {
+        actions.extend(commit::file_actions(state.slot(change.number), &table, &written, now / 1_000)?);
+        let bytes: i64 = written.added.iter().map(|file| file.add.size).sum();
+        let (version, table) = match commit::commit(table, actions, commit::Label::Upsert).await? {
             Outcome::Conflict => return Ok(false),
             Outcome::Committed { version, table } => (version, table),
         };
-        if let Some(table) = table {
-            self.handles.put(key.clone(), *table);
-        }
-        let (upserted, deleted) = (change.arriving.len() as u64, change.leaving.len() as u64);
+        self.keep(&key, version, table);
+        let (upserted, deleted) = (change.arriving.len() as u64, change.deleted);
         progress.add(&change, upserted, deleted);
-        let (removed, added) = (written.removed.len(), written.added.len());
+        let (removed, added, marked) = (written.removed.len(), written.added.len(), written.marked.len());
         change::committed(state, &change, written, version);
         metrics::histogram!(telemetry::COMMIT_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
         metrics::counter!(telemetry::ROWS_UPSERTED_TOTAL, "kind" => kind).increment(upserted);
         metrics::counter!(telemetry::ROWS_DELETED_TOTAL, "kind" => kind).increment(deleted);
         metrics::counter!(telemetry::BYTES_WRITTEN_TOTAL, "kind" => kind).increment(bytes.unsigned_abs());
         let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
-        tracing::debug!(table = %key, version, upserted, deleted, removed, added, milliseconds, "committed");
+        tracing::debug!(table = %key, version, upserted, deleted, removed, added, marked, milliseconds, "committed");
         Ok(true)
     }
 
+    /// The handle of a table at the version that the state stands for; `None` when the log is further.
+    pub(super) async fn table_at(&self, state: &SpaceState, number: u32) -> Result<Option<DeltaTable>, EngineError> {
+        let slot = state.slot(number);
+        let mut table = match self.handles.take(&slot.key) {
+            Some(table) => table,
+            None => self.closed(&slot.path)?,
+        };
+        if table.version() != slot.version && (slot.version.is_some() || table.version().is_some()) {
+            commit::load(&mut table).await?;
+            if table.version() != slot.version {
+                return Ok(None);
+            }
+        }
+        Ok(Some(table))
+    }
+
     /// Tells the metastore what the commits made of their tables. What it does not hear now it hears with the next batch.
-    async fn record(&self, state: &mut SpaceState) -> Result<(), EngineError> {
+    pub(super) async fn record(&self, state: &mut SpaceState) -> Result<(), EngineError> {
         for slot in &mut state.slots {
             let Some(unrecorded) = slot.unrecorded else { continue };
             let table_state = TableState {
@@ -250,12 +271,38 @@ impl DeltaTableStore {
     }
 }
 
-/// Those of the ids whose rows are in this table; they are no longer in `leaving` afterwards.
-fn taken_from(state: &SpaceState, leaving: &mut HashSet<IdHash>, number: u32) -> HashSet<IdHash> {
-    let here = |id: &IdHash| state.index.get(*id).is_some_and(|place| place.table == number);
-    let taken: HashSet<IdHash> = leaving.iter().copied().filter(here).collect();
-    leaving.retain(|id| !taken.contains(id));
-    taken
+/// A commit may have copied rows that the rest of the batch is about into other files.
+async fn follow_copies(state: &SpaceState, found: &mut ByIdHash<Found>) -> Result<(), EngineError> {
+    let moved = found.iter().filter(|(_, row)| !state.live.file_is_live(row.position.file));
+    let moved: Vec<IdHash> = moved.map(|(id, _)| *id).collect();
+    if !moved.is_empty() {
+        found.extend(state.find(moved).await?);
+    }
+    Ok(())
+}
+
+/// A change of one table: rows enter, what they replace leaves, and so do its share of the leaving ids and its strays. The ids are no
+/// longer in `leaving` afterwards.
+fn change_of(
+    state: &SpaceState,
+    number: u32,
+    arriving: Arriving,
+    replaced: impl Iterator<Item = Position>,
+    found: &ByIdHash<Found>,
+    leaving: &mut IdHashes,
+) -> Change {
+    let mut dead: BTreeMap<u32, RoaringBitmap> =
+        state.live.strays_of(number).map(|(file, rows)| (file, rows.clone())).collect();
+    let here = |id: &IdHash| found.get(id).filter(|row| row.table == number);
+    let taken: Vec<IdHash> = leaving.iter().copied().filter(|id| here(id).is_some()).collect();
+    for id in &taken {
+        leaving.remove(id);
+    }
+    let deleted = taken.iter().filter_map(here).map(|row| row.position);
+    for position in replaced.chain(deleted) {
+        dead.entry(position.file).or_default().insert(position.row);
+    }
+    Change { number, arriving, dead, deleted: taken.len() as u64 }
 }
 
 impl Progress {

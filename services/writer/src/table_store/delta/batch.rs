@@ -9,8 +9,11 @@ use arrow::record_batch::RecordBatch;
 use crate::metastore::StoredTombstone;
 use crate::table_store::SpaceBatch;
 use crate::table_store::conversion::{ColumnType, converted};
-use crate::table_store::key_index::{ByIdHash, IdHash, id_hash};
-use crate::table_store::order_guard::{Held, RowOrder, TombstoneOrder, row_enters, tombstone_effect};
+use crate::key_index::{IdHash, id_hash};
+use crate::table_store::by_id_hash::ByIdHash;
+use crate::table_store::order_guard::{
+    Held, RowOrder, TombstoneOrder, comparable_version, row_enters, tombstone_effect,
+};
 use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, VERSION_SOURCE};
 
 /// Where a row stands in a batch.
@@ -61,21 +64,20 @@ pub(super) struct Decisions {
 pub(super) struct KeyColumns {
     ids: arrow::array::ArrayRef,
     versions: arrow::array::ArrayRef,
-    observed: arrow::array::ArrayRef,
+    observed: Option<arrow::array::ArrayRef>,
 }
 
 impl KeyColumns {
     /// Finds the columns under these names. The error names the one that is missing or has the wrong type.
     pub(super) fn of(batch: &RecordBatch, id: &str, version: &str, observed: &str) -> Result<Self, String> {
-        let column = |name: &str, column_type| {
-            let array = batch.column_by_name(name).ok_or_else(|| format!("field {name} is missing"))?;
-            converted(array, column_type).ok_or_else(|| format!("field {name} is not of type {column_type:?}"))
-        };
-        Ok(Self {
-            ids: column(id, ColumnType::String)?,
-            versions: column(version, ColumnType::Long)?,
-            observed: column(observed, ColumnType::Timestamp)?,
-        })
+        let observed = typed_column(batch, observed, ColumnType::Timestamp)?;
+        Ok(Self { observed: Some(observed), ..Self::without_observation(batch, id, version)? })
+    }
+
+    /// The same where the instants of observation do not matter.
+    pub(super) fn without_observation(batch: &RecordBatch, id: &str, version: &str) -> Result<Self, String> {
+        let ids = typed_column(batch, id, ColumnType::String)?;
+        Ok(Self { ids, versions: typed_column(batch, version, ColumnType::Long)?, observed: None })
     }
 
     /// Id of a row; `None` where it is NULL.
@@ -87,12 +89,16 @@ impl KeyColumns {
     /// Order of a row. NULL is older than anything.
     pub(super) fn order(&self, row: usize) -> RowOrder {
         let versions = self.versions.as_primitive::<Int64Type>();
-        let observed = self.observed.as_primitive::<TimestampMicrosecondType>();
-        RowOrder {
-            version_us: if versions.is_valid(row) { versions.value(row) } else { i64::MIN },
-            observed_us: if observed.is_valid(row) { observed.value(row) } else { i64::MIN },
-        }
+        let observed = self.observed.as_ref().map(|observed| observed.as_primitive::<TimestampMicrosecondType>());
+        let observed = observed.filter(|observed| observed.is_valid(row)).map(|observed| observed.value(row));
+        let version = versions.is_valid(row).then(|| versions.value(row));
+        RowOrder { version_us: comparable_version(version), observed_us: observed.unwrap_or(i64::MIN) }
     }
+}
+
+fn typed_column(batch: &RecordBatch, name: &str, column_type: ColumnType) -> Result<arrow::array::ArrayRef, String> {
+    let array = batch.column_by_name(name).ok_or_else(|| format!("field {name} is missing"))?;
+    converted(array, column_type).ok_or_else(|| format!("field {name} is not of type {column_type:?}"))
 }
 
 impl Entries {
@@ -113,10 +119,29 @@ impl Entries {
             if tombstone.id.is_empty() {
                 return Err("a tombstone has no id".into());
             }
-            let order = TombstoneOrder { version_us: tombstone.version_us, observed_us: tombstone.observed_us };
+            let version_us = tombstone.version_us.map(|version_us| comparable_version(Some(version_us)));
+            let order = TombstoneOrder { version_us, observed_us: tombstone.observed_us };
             entries.add_tombstone(id_hash(&tombstone.id), position, order);
         }
         Ok(entries)
+    }
+
+    /// The ids, in order of arrival.
+    pub(super) fn ids(&self) -> Vec<IdHash> {
+        self.arrived.clone()
+    }
+
+    /// Where a decision depends on when a held row was observed: ids with the instants that are compared with it.
+    pub(super) fn questions(&self, held_version_us: impl Fn(IdHash) -> Option<i64>) -> Vec<(IdHash, i64)> {
+        let mut questions = Vec::new();
+        for &id in &self.arrived {
+            let Some(held_us) = held_version_us(id) else { continue };
+            let Entry { row, tombstone } = self.by_id[&id];
+            let row = row.filter(|row| row.order.version_us == held_us).map(|row| row.order.observed_us);
+            let tombstone = tombstone.filter(|(_, order)| order.asks_observation(held_us));
+            questions.extend(row.into_iter().chain(tombstone.map(|(_, order)| order.observed_us)).map(|us| (id, us)));
+        }
+        questions
     }
 
     fn entry(&mut self, id: IdHash) -> &mut Entry {

@@ -1,28 +1,41 @@
-//! One change of one table: which files are rewritten, and with what.
+//! One change of one table: which files are marked, which are rewritten, and with what.
 //!
-//! Copy on write: the files that hold a replaced, deleted or stray row are read as a stream, their other rows are written together
-//! with the new ones, and one commit exchanges the files. Many small files are folded into it.
+//! *Merge on read*: the new rows become a file (one a partition), the rows they replace are marked in deletion vectors. The cost
+//! follows the change. *Copy on write*, for small tables and where deletion vectors are not wanted: the files that hold a replaced,
+//! deleted or stray row are read as a stream, their other rows are written together with the new ones. A type change
+//! rewrites all files. Either way one commit exchanges the files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::BooleanArray;
-use arrow::compute::filter_record_batch;
+use arrow::array::{ArrayRef, BooleanArray};
+use arrow::compute::{SortColumn, SortOptions, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch};
 use arrow::record_batch::RecordBatch;
-use deltalake::datafile::writer::DeltaWriter;
-use deltalake::kernel::{Action, Add, Remove};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
+use roaring::RoaringBitmap;
 
 use super::arriving::Arriving;
 use super::batch::KeyColumns;
+use super::deletion_vectors::{self, DeletionVector};
+use super::file_writer::{FileFormat, FileWriter, NewFile, rows_of_size};
 use super::files::{self, DataFile};
+use super::keys::key_names;
+use super::partition::Partition;
 use super::space::{Slot, SpaceState};
-use super::{DeltaOptions, EngineError};
-use crate::table_store::key_index::{IdHash, KeyIndex, Place, id_hash};
+use super::{DeltaOptions, EngineError, TableOptions};
+use crate::key_index::{Entry, FinishedRun, KeyIndex, Position, RunBuilder, id_hash};
+use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::{
-    COMMITTED_SOURCE, Column, ID_SOURCE, OBSERVED_SOURCE, OVERFLOW_SOURCE, SchemaPlan, VERSION_SOURCE, plan,
+    COMMITTED_SOURCE, Column, ID_SOURCE, OBSERVED_SOURCE, OVERFLOW_SOURCE, SchemaPlan, VERSION_SOURCE, clustering, plan,
 };
+
+/// More copied rows than these are sorted on disk on their way into the index.
+const COPIED_IN_MEMORY_MAX: u64 = 200_000;
+
+/// Encoded rows are about this much smaller than rows in memory; only a first guess for the size of files.
+const COMPRESSION_GUESS: usize = 4;
 
 /// What is to happen to a table.
 #[derive(Debug)]
@@ -31,205 +44,427 @@ pub(super) struct Change {
     pub(super) number: u32,
     /// Rows that enter.
     pub(super) arriving: Arriving,
-    /// Ids whose rows leave.
-    pub(super) leaving: HashSet<IdHash>,
+    /// Positions in this table that must leave, replaced ones and strays included.
+    pub(super) dead: BTreeMap<u32, RoaringBitmap>,
+    /// How many rows leave without being replaced.
+    pub(super) deleted: u64,
 }
 
-/// A change whose data files are written and durable, but not yet part of the table.
-#[derive(Debug)]
+/// A change whose files are written and durable, but not yet part of the table.
 pub(super) struct Written {
     pub(super) plan: SchemaPlan,
-    /// New files with their row counts, in the order of the rows.
-    pub(super) added: Vec<(Add, usize)>,
-    /// Files that are replaced.
-    pub(super) removed: Vec<DataFile>,
-    /// Ids of the copied rows, by file, in the order in which they were written, before the new rows.
-    pub(super) copied: Vec<(u32, Vec<IdHash>)>,
+    pub(super) partition_columns: Vec<String>,
+    /// New files.
+    pub(super) added: Vec<NewFile>,
+    /// Files that leave.
+    pub(super) removed: Vec<u32>,
+    /// Files with another deletion vector than before.
+    pub(super) marked: Vec<(u32, DeletionVector)>,
+    /// Where the new rows stand.
+    pub(super) entered: Vec<Entry>,
+    /// Where the copied rows stand.
+    pub(super) copied: Vec<Entry>,
+    /// The same where they are very many.
+    pub(super) copied_run: Option<FinishedRun>,
 }
 
-/// Which files a change rewrites.
-pub(super) fn files_to_rewrite(
-    slot: &Slot,
-    index: &KeyIndex,
-    change: &Change,
+/// What happens to the files that hold dead rows.
+struct FilePlan<'a> {
+    marked: Vec<(&'a DataFile, Arc<RoaringBitmap>)>,
+    rewritten: Vec<&'a DataFile>,
+    removed: Vec<&'a DataFile>,
+}
+
+/// Decides about the files. `marks`: whether deletion vectors may be written.
+fn plan_files<'a>(
+    slot: &'a Slot,
+    dead: &BTreeMap<u32, RoaringBitmap>,
     everything: bool,
+    marks: bool,
+    arriving: &HashSet<&Partition>,
     options: &DeltaOptions,
-) -> Vec<DataFile> {
-    if everything {
-        return slot.files.clone();
+) -> FilePlan<'a> {
+    let mut files = FilePlan { marked: Vec::new(), rewritten: Vec::new(), removed: Vec::new() };
+    let mut rewritten: HashSet<u32> = HashSet::new();
+    for file in slot.files.values() {
+        let dead = dead.get(&file.number);
+        if dead.is_none() && !everything {
+            continue;
+        }
+        let mut rows = file.deleted_rows().map_or_else(RoaringBitmap::new, |rows| rows.as_ref().clone());
+        rows |= dead.unwrap_or(&RoaringBitmap::new());
+        if i64::try_from(rows.len()).is_ok_and(|deleted| deleted >= file.rows) {
+            files.removed.push(file);
+        } else if everything || !marks || !file.partition.is_plain() {
+            rewritten.insert(file.number);
+        } else {
+            files.marked.push((file, Arc::new(rows)));
+        }
     }
-    let ids = change.arriving.keys.iter().map(|(id, _)| *id).chain(change.leaving.iter().copied());
-    let places = ids.filter_map(|id| index.get(id)).filter(|place| place.table == change.number);
-    let mut touched: HashSet<u32> = places.map(|place| place.file).collect();
-    touched.extend(index.stray_files(change.number));
-    let small = |file: &&DataFile| file.size < options.small_file_bytes as i64 && !touched.contains(&file.number);
-    let small: Vec<u32> = slot.files.iter().filter(small).map(|file| file.number).collect();
-    // The new file is probably small too.
-    if small.len() + 1 > options.small_files_max {
-        touched.extend(small);
+    if !marks {
+        rewritten.extend(small_files(slot, &rewritten, arriving, options));
     }
-    slot.files.iter().filter(|file| touched.contains(&file.number)).cloned().collect()
+    files.rewritten = slot.files.values().filter(|file| rewritten.contains(&file.number)).collect();
+    files
 }
 
-/// Plans the schema, then reads and writes data files. Nothing is visible yet.
+/// Small files that are folded into a rewrite, as there are too many of them in a partition that is written anyway.
+fn small_files(
+    slot: &Slot,
+    rewritten: &HashSet<u32>,
+    arriving: &HashSet<&Partition>,
+    options: &DeltaOptions,
+) -> Vec<u32> {
+    let mut small: HashMap<&Partition, Vec<u32>> = HashMap::new();
+    for file in slot.files.values() {
+        let is_small = file.size < options.small_file_bytes as i64 && !rewritten.contains(&file.number);
+        if is_small && arriving.contains(&file.partition) {
+            small.entry(&file.partition).or_default().push(file.number);
+        }
+    }
+    // The new file is probably small too.
+    small.into_values().filter(|files| files.len() + 1 > options.small_files_max).flatten().collect()
+}
+
+/// The new rows in the order in which they are written, by partition.
+struct NewRows {
+    batch: RecordBatch,
+    keys: Vec<(u128, RowOrder)>,
+    partitions: Vec<(Partition, Range<usize>)>,
+}
+
+impl NewRows {
+    /// Sorts the rows by partition and clustering columns. The batches have all columns of `columns`.
+    fn of(
+        batches: &[RecordBatch],
+        keys: &[(u128, RowOrder)],
+        columns: &[&Column],
+        partition_columns: &[String],
+    ) -> Result<Option<Self>, EngineError> {
+        let Some(first) = batches.first() else { return Ok(None) };
+        let batch = concat_batches(&first.schema(), batches).map_err(EngineError::arrow)?;
+        let clustering = clustering().filter_map(|source| columns.iter().find(|column| column.source == source));
+        let names = partition_columns.iter().map(String::as_str).chain(clustering.map(|column| column.name.as_str()));
+        let sort: Vec<SortColumn> = names
+            .filter_map(|name| batch.column_by_name(name))
+            .map(|values| SortColumn { values: Arc::clone(values), options: Some(SortOptions::default()) })
+            .collect();
+        let order = lexsort_to_indices(&sort, None).map_err(EngineError::arrow)?;
+        let batch = take_record_batch(&batch, &order).map_err(EngineError::arrow)?;
+        let keys = order.values().iter().map(|row| keys[*row as usize]).collect();
+        let arrays: Vec<ArrayRef> =
+            partition_columns.iter().filter_map(|name| batch.column_by_name(name).cloned()).collect();
+        let mut partitions: Vec<(Partition, Range<usize>)> = Vec::new();
+        if arrays.is_empty() {
+            partitions.push((Partition::default(), 0..batch.num_rows()));
+        } else {
+            for row in 0..batch.num_rows() {
+                let partition = Partition::of_row(&arrays, row);
+                match partitions.last_mut().filter(|(last, _)| *last == partition) {
+                    Some((_, rows)) => rows.end = row + 1,
+                    None => partitions.push((partition, row..row + 1)),
+                }
+            }
+        }
+        Ok(Some(Self { batch, keys, partitions }))
+    }
+}
+
+/// Which columns partition a table that is about to be made: those of the options that it has.
+fn partition_columns(slot: &Slot, plan: &SchemaPlan, options: &TableOptions) -> Vec<String> {
+    if slot.version.is_some() {
+        return slot.partition_columns.clone();
+    }
+    let has = |name: &&String| plan.schema.columns.iter().any(|column| &&column.name == name);
+    options.partition_by.iter().filter(has).cloned().collect()
+}
+
+/// Plans the schema, then reads and writes files. Nothing is visible yet.
 pub(super) async fn write(
     state: &SpaceState,
     change: &Change,
     store: Arc<dyn ObjectStore>,
     options: &DeltaOptions,
+    marks: bool,
     now_us: i64,
 ) -> Result<Written, EngineError> {
     let slot = state.slot(change.number);
+    let table_options = options.of_table(&slot.name);
     let fields = if change.arriving.len() == 0 { Vec::new() } else { change.arriving.fields(&slot.schema)? };
     let plan = plan(&slot.schema, &fields, options.columns_max).map_err(EngineError::BadRows)?;
-    let removed = files_to_rewrite(slot, &state.index, change, plan.rewrites, options);
-    let mut streams = Vec::with_capacity(removed.len());
+    let partition_columns = partition_columns(slot, &plan, &table_options);
+    check_partition_types(slot, &plan, &partition_columns)?;
     let mut present: HashSet<String> = fields.into_iter().map(|field| field.source).collect();
     present.extend([ID_SOURCE, VERSION_SOURCE, OBSERVED_SOURCE, COMMITTED_SOURCE].map(str::to_owned));
-    if !plan.overflow.is_empty() {
-        present.insert(OVERFLOW_SOURCE.to_owned());
+    present.extend((!plan.overflow.is_empty()).then(|| OVERFLOW_SOURCE.to_owned()));
+    let arriving_columns: Vec<&Column> = plan
+        .schema
+        .columns
+        .iter()
+        .filter(|column| present.contains(&column.source) || partition_columns.contains(&column.name))
+        .collect();
+    let schema = files::file_schema(&arriving_columns);
+    let batches = change.arriving.aligned(&schema, &arriving_columns, &plan, now_us)?;
+    let rows = NewRows::of(&batches, &change.arriving.keys, &arriving_columns, &partition_columns)?;
+    let touched: HashSet<&Partition> =
+        rows.iter().flat_map(|rows| &rows.partitions).map(|(partition, _)| partition).collect();
+    let file_plan = plan_files(slot, &change.dead, plan.rewrites, marks, &touched, options);
+    let mut removed: Vec<u32> = file_plan.removed.iter().map(|file| file.number).collect();
+    removed.extend(file_plan.rewritten.iter().map(|file| file.number));
+    let vectors = file_plan.marked.iter().map(|(_, rows)| Arc::clone(rows)).collect();
+    let vectors = deletion_vectors::store(&store, vectors).await?;
+    let marked = file_plan.marked.iter().map(|(file, _)| file.number).zip(vectors).collect();
+    let writing = Rewrite { state, slot, change, store, plan: &plan, partition_columns: &partition_columns, options };
+    let out = writing.run(rows, file_plan.rewritten, &present).await?;
+    let copied_run = match out.run {
+        Some(run) => Some(finished(run).await?),
+        None => None,
+    };
+    let Output { added, entered, copied, .. } = out;
+    Ok(Written { plan, partition_columns, added, removed, marked, entered, copied, copied_run })
+}
+
+/// Sorts the entries of a run. No id is there twice: each live row is copied once.
+pub(super) async fn finished(run: RunBuilder) -> Result<FinishedRun, EngineError> {
+    let finishing = tokio::task::spawn_blocking(move || run.finish(&mut |_, _| {}));
+    finishing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)
+}
+
+/// A partition column cannot change its type: every file would move.
+fn check_partition_types(slot: &Slot, plan: &SchemaPlan, partition_columns: &[String]) -> Result<(), EngineError> {
+    let changed = slot.schema.columns.iter().zip(&plan.schema.columns).find(|(before, after)| {
+        before.column_type != after.column_type && partition_columns.contains(&before.name)
+    });
+    changed.map_or(Ok(()), |(column, _)| {
+        let reason = format!("column {} partitions the table, so its type cannot change", column.name);
+        Err(EngineError::BadRows(reason))
+    })
+}
+
+/// What a rewrite made.
+#[derive(Default)]
+struct Output {
+    added: Vec<NewFile>,
+    entered: Vec<Entry>,
+    copied: Vec<Entry>,
+    run: Option<RunBuilder>,
+}
+
+/// Writes the new rows and the surviving rows of rewritten files, partition by partition.
+struct Rewrite<'a> {
+    state: &'a SpaceState,
+    slot: &'a Slot,
+    change: &'a Change,
+    store: Arc<dyn ObjectStore>,
+    plan: &'a SchemaPlan,
+    partition_columns: &'a [String],
+    options: &'a DeltaOptions,
+}
+
+impl Rewrite<'_> {
+    async fn run(
+        &self,
+        rows: Option<NewRows>,
+        rewritten: Vec<&DataFile>,
+        present: &HashSet<String>,
+    ) -> Result<Output, EngineError> {
+        let mut groups: BTreeMap<&Partition, (Vec<&DataFile>, Range<usize>)> = BTreeMap::new();
+        let copied_rows: i64 = rewritten.iter().map(|file| file.live_rows()).sum();
+        for file in rewritten {
+            groups.entry(&file.partition).or_insert((Vec::new(), 0..0)).0.push(file);
+        }
+        if let Some(rows) = &rows {
+            for (partition, range) in &rows.partitions {
+                groups.entry(partition).or_insert((Vec::new(), 0..0)).1 = range.clone();
+            }
+        }
+        let mut output = Output::default();
+        if copied_rows.unsigned_abs() > COPIED_IN_MEMORY_MAX {
+            output.run = Some(builder(&self.state.index)?);
+        }
+        for (partition, (files, range)) in groups {
+            let new = rows.as_ref().filter(|_| !range.is_empty());
+            self.write_partition(partition, &files, new, range, present, &mut output).await?;
+        }
+        Ok(output)
     }
-    let by_name: HashMap<&str, &Column> =
-        slot.schema.columns.iter().map(|column| (column.name.as_str(), column)).collect();
-    for file in &removed {
-        let stream = files::open(&store, file, None).await?;
-        let names = stream.schema().fields().iter().filter_map(|field| by_name.get(field.name().as_str()));
-        present.extend(names.map(|column| column.source.clone()));
-        streams.push((file, stream));
-    }
-    // A column that is NULL in all rows of a file is left out of it: readers fill it in, and wide tables stay small.
-    let columns: Vec<&Column> = plan.schema.columns.iter().filter(|column| present.contains(&column.source)).collect();
-    let schema = files::file_schema(&columns);
-    let mut writer = files::writer(store, schema.clone(), &plan.schema, options.target_file_bytes);
-    let survivors = Survivors::new(state, change);
-    let copying = async {
-        let mut copied = Vec::with_capacity(streams.len());
-        for (file, mut stream) in streams {
-            let mut ids = Vec::new();
-            while let Some(batch) = stream.try_next().await.map_err(EngineError::read_file)? {
-                let batch = survivors.of(&batch, file, &mut ids)?;
+
+    async fn write_partition(
+        &self,
+        partition: &Partition,
+        files: &[&DataFile],
+        new: Option<&NewRows>,
+        range: Range<usize>,
+        present: &HashSet<String>,
+        output: &mut Output,
+    ) -> Result<(), EngineError> {
+        let by_name: HashMap<&str, &Column> =
+            self.slot.schema.columns.iter().map(|column| (column.name.as_str(), column)).collect();
+        let mut sources: HashSet<&str> = HashSet::new();
+        if new.is_some() {
+            sources.extend(present.iter().map(String::as_str));
+        }
+        let mut streams = Vec::with_capacity(files.len());
+        for file in files {
+            let stream = files::open(&self.store, file, None).await?;
+            let names = stream.schema().fields().iter().filter_map(|field| by_name.get(field.name().as_str()));
+            sources.extend(names.map(|column| column.source.as_str()));
+            streams.push((*file, stream));
+        }
+        // A column that is NULL in all rows of a file is left out of it: readers fill it in, and wide tables stay small.
+        let columns: Vec<&Column> = self
+            .plan
+            .schema
+            .columns
+            .iter()
+            .filter(|column| sources.contains(column.source.as_str()) && !self.partition_columns.contains(&column.name))
+            .collect();
+        let schema = files::file_schema(&columns);
+        let (partition_columns, numbers) = (self.partition_columns.to_vec(), self.state.numbers.clone());
+        let store = Arc::clone(&self.store);
+        let format = FileFormat::new(store, Arc::clone(&schema), &self.plan.schema, partition_columns, numbers);
+        let rows_max = self.rows_max(files, new, &range);
+        let mut writer = FileWriter::new(&format, partition.clone(), rows_max);
+        let writing = async {
+            let names = key_names(&self.slot.schema);
+            for (file, mut stream) in streams {
+                let mut row = 0;
+                while let Some(batch) = stream.try_next().await.map_err(EngineError::read_file)? {
+                    let (batch, keys) = self.survivors(&batch, file, &mut row, &names)?;
+                    let rows = batch.num_rows();
+                    let batch =
+                        files::aligned(&schema, &columns, rows, |column| batch.column_by_name(&column.name).cloned())?;
+                    let places = writer.write(&batch).await?;
+                    output.copy(positions(places).zip(keys))?;
+                }
+            }
+            if let Some(new) = new {
+                let batch = new.batch.slice(range.start, range.len());
                 let rows = batch.num_rows();
                 let batch =
                     files::aligned(&schema, &columns, rows, |column| batch.column_by_name(&column.name).cloned())?;
-                writer.write(&batch).await.map_err(EngineError::delta)?;
+                let places = writer.write(&batch).await?;
+                let keys = new.keys[range].iter().map(|(id, order)| (*id, order.version_us));
+                output.entered.extend(positions(places).zip(keys).map(entry));
             }
-            copied.push((file.number, ids));
-        }
-        for batch in change.arriving.aligned(&schema, &columns, &plan, now_us)? {
-            writer.write(&batch).await.map_err(EngineError::delta)?;
-        }
-        Ok(copied)
-    };
-    let copied = match copying.await {
-        Ok(copied) => copied,
-        Err(error) => return Err(give_up(writer, error).await),
-    };
-    let rows = copied.iter().map(|(_, ids): &(u32, Vec<IdHash>)| ids.len()).sum::<usize>() + change.arriving.len();
-    let adds = writer.close().await.map_err(EngineError::delta)?;
-    let added = files::in_row_order(adds, rows)?;
-    Ok(Written { plan, added, removed, copied })
-}
-
-/// Aborts an upload, so that no parts stay behind in the store.
-async fn give_up(writer: DeltaWriter, error: EngineError) -> EngineError {
-    if let Err(abort) = writer.abort().await {
-        tracing::debug!(%abort, "upload could not be aborted");
-    }
-    error
-}
-
-/// Which rows of a file stay: those whose place in the index is this very file, and that are not replaced or deleted.
-struct Survivors<'a> {
-    index: &'a KeyIndex,
-    table: u32,
-    replaced: HashSet<IdHash>,
-    names: [String; 3],
-}
-
-impl<'a> Survivors<'a> {
-    fn new(state: &'a SpaceState, change: &Change) -> Self {
-        let schema = &state.slot(change.number).schema;
-        let name = |source| schema.column(source).map(|column| column.name.clone()).unwrap_or_default();
-        let entering = change.arriving.keys.iter().map(|(id, _)| *id);
-        Self {
-            index: &state.index,
-            table: change.number,
-            replaced: entering.chain(change.leaving.iter().copied()).collect(),
-            names: [name(ID_SOURCE), name(VERSION_SOURCE), name(OBSERVED_SOURCE)],
-        }
-    }
-
-    fn of(&self, batch: &RecordBatch, file: &DataFile, ids: &mut Vec<IdHash>) -> Result<RecordBatch, EngineError> {
-        let [id, version, observed] = &self.names;
-        let keys = KeyColumns::of(batch, id, version, observed)
-            .map_err(|error| EngineError::corrupt(format!("file {}: {error}", file.path)))?;
-        let stays = |row: usize| {
-            let id = id_hash(keys.id(row).unwrap_or_default());
-            let place = self.index.get(id);
-            let here = place.is_some_and(|place| {
-                // The order tells two rows of one id in one file apart.
-                place.table == self.table && place.file == file.number && place.order == keys.order(row)
-            });
-            let stays = here && !self.replaced.contains(&id);
-            if stays {
-                ids.push(id);
-            }
-            stays
+            Ok(())
         };
-        let mask: BooleanArray = (0..batch.num_rows()).map(stays).map(Some).collect();
-        filter_record_batch(batch, &mask).map_err(EngineError::arrow)
+        if let Err(error) = writing.await {
+            writer.give_up().await;
+            return Err(error);
+        }
+        output.added.extend(writer.finish().await?);
+        Ok(())
+    }
+
+    /// Rows after which a file is closed.
+    fn rows_max(&self, files: &[&DataFile], new: Option<&NewRows>, range: &Range<usize>) -> usize {
+        let known: (i64, i64) = files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.size));
+        let (rows, bytes) = match new {
+            Some(new) if known.0 <= 0 => {
+                (range.len(), new.batch.get_array_memory_size() * range.len() / new.batch.num_rows().max(1) / COMPRESSION_GUESS)
+            }
+            _ => (known.0.unsigned_abs() as usize, known.1.unsigned_abs() as usize),
+        };
+        rows_of_size(self.options.target_file_bytes, rows as u64, bytes as u64)
+    }
+
+    /// The rows of a batch that stay, with their keys. `row` is the number of the first one in its file.
+    fn survivors(
+        &self,
+        batch: &RecordBatch,
+        file: &DataFile,
+        row: &mut u32,
+        [id, version, _]: &[String; 3],
+    ) -> Result<(RecordBatch, Vec<(u128, i64)>), EngineError> {
+        let keys = KeyColumns::without_observation(batch, id, version)
+            .map_err(|error| EngineError::corrupt(format!("file {}: {error}", file.path)))?;
+        let dead = self.change.dead.get(&file.number);
+        let mut survivors = Vec::with_capacity(batch.num_rows());
+        let stays = (0..batch.num_rows()).zip(*row..).map(|(at, row)| {
+            let deleted = file.deleted_rows().is_some_and(|deleted| deleted.contains(row));
+            let stays = !deleted && !dead.is_some_and(|dead| dead.contains(row));
+            if stays {
+                survivors.push((id_hash(keys.id(at).unwrap_or_default()), keys.order(at).version_us));
+            }
+            Some(stays)
+        });
+        let mask: BooleanArray = stays.collect();
+        *row += batch.num_rows() as u32;
+        Ok((filter_record_batch(batch, &mask).map_err(EngineError::arrow)?, survivors))
     }
 }
 
-/// The file actions of a written change.
-pub(super) fn actions(written: &Written, now_ms: i64) -> Vec<Action> {
-    let removes = written.removed.iter().map(|file| {
-        Action::Remove(Remove {
-            path: file.path.clone(),
-            data_change: true,
-            deletion_timestamp: Some(now_ms),
-            extended_file_metadata: Some(true),
-            partition_values: Some(HashMap::new()),
-            size: Some(file.size),
-            ..Remove::default()
-        })
-    });
-    let adds = written.added.iter().map(|(add, _)| Action::Add(add.clone()));
-    removes.chain(adds).collect()
+impl Output {
+    fn copy(&mut self, rows: impl Iterator<Item = (Position, (u128, i64))>) -> Result<(), EngineError> {
+        match &mut self.run {
+            None => self.copied.extend(rows.map(entry)),
+            Some(run) => {
+                for row in rows {
+                    run.push(entry(row)).map_err(EngineError::Index)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn builder(index: &KeyIndex) -> Result<RunBuilder, EngineError> {
+    index.run_builder().map_err(EngineError::Index)
+}
+
+fn entry((position, (id, version_us)): (Position, (u128, i64))) -> Entry {
+    Entry { id, position, version_us }
+}
+
+/// Every position of some places.
+pub(super) fn positions(places: Vec<(Position, usize)>) -> impl Iterator<Item = Position> {
+    places.into_iter().flat_map(|(first, count)| {
+        (first.row..first.row + count as u32).map(move |row| Position { file: first.file, row })
+    })
 }
 
 /// Brings index and file list of a table in step with a commit of a change.
 pub(super) fn committed(state: &mut SpaceState, change: &Change, written: Written, version: u64) {
-    let removed: HashSet<u32> = written.removed.iter().map(|file| file.number).collect();
-    let added: Vec<(DataFile, usize)> = written
-        .added
-        .into_iter()
-        .map(|(add, rows)| {
-            let number = state.new_file_number();
-            (DataFile { number, path: add.path, size: add.size, rows: rows as i64 }, rows)
-        })
-        .collect();
-    let mut places = added.iter().flat_map(|(file, rows)| std::iter::repeat_n(file.number, *rows));
-    for (from, ids) in &written.copied {
-        for (&id, to) in ids.iter().zip(places.by_ref()) {
-            state.index.moved(id, change.number, *from, to);
+    let number = change.number;
+    let observed = change.arriving.keys.iter().map(|(_, order)| order.observed_us);
+    let observed = observed.fold(None, |range: Option<(i64, i64)>, us| {
+        Some(range.map_or((us, us), |(least, most)| (least.min(us), most.max(us))))
+    });
+    let only_new = written.copied.is_empty() && written.copied_run.is_none();
+    // The files first: the index may forget entries of files that it does not know to be live.
+    let live = state.live_mut();
+    for file in &written.removed {
+        live.remove(*file);
+    }
+    for (file, vector) in &written.marked {
+        live.set(*file, number, Some(Arc::clone(&vector.rows)));
+    }
+    for file in &written.added {
+        live.set(file.number, number, None);
+    }
+    state.index.put(written.copied.into_iter().chain(written.entered));
+    if let Some(run) = written.copied_run {
+        state.index.attach(run);
+    }
+    let (published, fetched) = change.arriving.freshness();
+    let slot = state.slot_mut(number);
+    for file in written.removed {
+        slot.files.remove(&file);
+    }
+    for (file, vector) in written.marked {
+        if let Some(file) = slot.files.get_mut(&file) {
+            file.deleted = Some(vector);
         }
     }
-    for (&(id, order), file) in change.arriving.keys.iter().zip(places) {
-        state.index.committed(id, Place { table: change.number, file, order });
-        state.condemned.remove(&id);
+    for file in written.added {
+        let observed_us = observed.filter(|_| only_new);
+        slot.files.insert(file.number, file.into_data_file(observed_us));
     }
-    for &id in &change.leaving {
-        state.index.left(id, change.number);
-        state.condemned.remove(&id);
-    }
-    state.index.strays_left(|file| removed.contains(&file));
-    let (published, fetched) = change.arriving.freshness();
-    let slot = state.slot_mut(change.number);
-    slot.files.retain(|file| !removed.contains(&file.number));
-    slot.files.extend(added.into_iter().map(|(file, _)| file));
     slot.schema = written.plan.schema;
+    slot.partition_columns = written.partition_columns;
     slot.version = Some(version);
+    slot.changed = true;
     let unrecorded = slot.unrecorded.get_or_insert_default();
     unrecorded.newest_published_us = unrecorded.newest_published_us.max(published);
     unrecorded.newest_fetched_us = unrecorded.newest_fetched_us.max(fetched);

@@ -1,37 +1,31 @@
-//! Data files of a table: reading what survives, writing what enters.
+//! Data files of a table: what is known of each, and reading them.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, new_null_array};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, new_null_array};
+use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
-use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
-use deltalake::kernel::Add;
 use deltalake::logstore::parquet_reader::ParquetObjectReader;
-use deltalake::table::config::TablePropertiesExt;
-use deltalake::table::state::DeltaTableState;
+use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
-use parquet::schema::types::ColumnPath;
-
-use crate::table_store::conversion::converted;
-use crate::table_store::schema_plan::{Column, TableSchema};
+use parquet::file::statistics::Statistics;
+use roaring::RoaringBitmap;
 
 use super::EngineError;
+use super::deletion_vectors::DeletionVector;
+use super::partition::Partition;
+use crate::table_store::conversion::{ColumnType, converted};
+use crate::table_store::schema_plan::Column;
 
 /// Rows decoded and encoded at once.
-const ROWS_AT_ONCE: usize = 8_192;
-
-/// Rows of a row group: small enough that one in the making costs little memory.
-const ROW_GROUP_ROWS: usize = 131_072;
+pub(super) const ROWS_AT_ONCE: usize = 8_192;
 
 /// A data file of a table, as this process numbers it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct DataFile {
     /// Never used twice within a space.
     pub(super) number: u32,
@@ -39,29 +33,121 @@ pub(super) struct DataFile {
     pub(super) path: String,
     /// Bytes.
     pub(super) size: i64,
-    /// Rows.
+    /// Rows, deleted ones included.
     pub(super) rows: i64,
+    /// What is deleted in it.
+    pub(super) deleted: Option<DeletionVector>,
+    /// Where it belongs.
+    pub(super) partition: Partition,
+    /// Least and greatest `+_lake_observed_at` in it; `None` until somebody needs it.
+    pub(super) observed_us: Option<(i64, i64)>,
 }
 
-/// Opens a file; with `columns`, only those of these names are read.
+impl DataFile {
+    /// Rows that readers see.
+    pub(super) fn live_rows(&self) -> i64 {
+        self.rows - self.deleted.as_ref().map_or(0, |deleted| deleted.descriptor.cardinality)
+    }
+
+    /// The deleted rows.
+    pub(super) fn deleted_rows(&self) -> Option<&Arc<RoaringBitmap>> {
+        self.deleted.as_ref().map(|deleted| &deleted.rows)
+    }
+}
+
+type Builder = ParquetRecordBatchStreamBuilder<ParquetObjectReader>;
+/// The batches of a file.
+pub(super) type FileStream = ParquetRecordBatchStream<ParquetObjectReader>;
+
+async fn builder(store: &Arc<dyn ObjectStore>, file: &DataFile) -> Result<Builder, EngineError> {
+    let path = Path::parse(&file.path).map_err(|error| EngineError::corrupt(format!("path {}: {error}", file.path)))?;
+    let size = u64::try_from(file.size).unwrap_or_default();
+    let reader = ParquetObjectReader::new(Arc::clone(store), path).with_file_size(size);
+    ParquetRecordBatchStreamBuilder::new(reader).await.map_err(EngineError::read_file)
+}
+
+fn projection(builder: &Builder, columns: Option<&[&str]>) -> ProjectionMask {
+    let Some(names) = columns else { return ProjectionMask::all() };
+    let fields = builder.parquet_schema().root_schema().get_fields().to_vec();
+    let roots = fields.iter().enumerate().filter(|(_, field)| names.contains(&field.name()));
+    ProjectionMask::roots(builder.parquet_schema(), roots.map(|(root, _)| root))
+}
+
+/// Opens a file; with `columns`, only those of these names are read. All rows come, in the order of the file, deleted ones too.
 pub(super) async fn open(
     store: &Arc<dyn ObjectStore>,
     file: &DataFile,
     columns: Option<&[&str]>,
-) -> Result<ParquetRecordBatchStream<ParquetObjectReader>, EngineError> {
-    let path = Path::parse(&file.path).map_err(|error| EngineError::corrupt(format!("path {}: {error}", file.path)))?;
-    let size = u64::try_from(file.size).unwrap_or_default();
-    let reader = ParquetObjectReader::new(Arc::clone(store), path).with_file_size(size);
-    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(EngineError::read_file)?;
-    let mask = match columns {
-        None => ProjectionMask::all(),
-        Some(names) => {
-            let fields = builder.parquet_schema().root_schema().get_fields().to_vec();
-            let roots = fields.iter().enumerate().filter(|(_, field)| names.contains(&field.name()));
-            ProjectionMask::roots(builder.parquet_schema(), roots.map(|(root, _)| root))
+) -> Result<FileStream, EngineError> {
+    open_with(store, file, columns, ROWS_AT_ONCE).await
+}
+
+/// The same with batches of so many rows.
+pub(super) async fn open_with(
+    store: &Arc<dyn ObjectStore>,
+    file: &DataFile,
+    columns: Option<&[&str]>,
+    rows_at_once: usize,
+) -> Result<FileStream, EngineError> {
+    let builder = builder(store, file).await?;
+    let mask = projection(&builder, columns);
+    builder.with_projection(mask).with_batch_size(rows_at_once).build().map_err(EngineError::read_file)
+}
+
+/// Least and greatest instant of a column of a file, out of the statistics in the file itself, which are exact; `None` where a row
+/// group has none.
+pub(super) async fn instant_bounds(
+    store: &Arc<dyn ObjectStore>,
+    file: &DataFile,
+    column: &str,
+) -> Result<Option<(i64, i64)>, EngineError> {
+    let builder = builder(store, file).await?;
+    let mut bounds: Option<(i64, i64)> = None;
+    for group in builder.metadata().row_groups() {
+        let chunk = group.columns().iter().find(|chunk| chunk.column_path().string() == column);
+        let Some(Statistics::Int64(statistics)) = chunk.and_then(|chunk| chunk.statistics()) else { return Ok(None) };
+        let (Some(min), Some(max)) = (statistics.min_opt(), statistics.max_opt()) else { return Ok(None) };
+        if statistics.null_count_opt().unwrap_or_default() > 0 {
+            return Ok(None);
         }
-    };
-    builder.with_projection(mask).with_batch_size(ROWS_AT_ONCE).build().map_err(EngineError::read_file)
+        bounds = Some(bounds.map_or((*min, *max), |(least, most)| (least.min(*min), most.max(*max))));
+    }
+    Ok(bounds)
+}
+
+/// The instants of a column at some rows, in the order of the rows. NULL is older than anything.
+pub(super) async fn instants(
+    store: &Arc<dyn ObjectStore>,
+    file: &DataFile,
+    column: &str,
+    rows: &RoaringBitmap,
+) -> Result<Vec<i64>, EngineError> {
+    let builder = builder(store, file).await?;
+    let mask = projection(&builder, Some(&[column]));
+    let mut selectors = Vec::with_capacity(2 * rows.len() as usize);
+    let mut next = 0;
+    for row in rows {
+        if row > next {
+            selectors.push(RowSelector::skip((row - next) as usize));
+        }
+        selectors.push(RowSelector::select(1));
+        next = row + 1;
+    }
+    let selection = RowSelection::from(selectors);
+    let batches = builder.with_projection(mask).with_row_selection(selection).with_batch_size(ROWS_AT_ONCE);
+    let mut batches = batches.build().map_err(EngineError::read_file)?;
+    let mut instants = Vec::with_capacity(rows.len() as usize);
+    while let Some(batch) = batches.try_next().await.map_err(EngineError::read_file)? {
+        let array = batch.column_by_name(column).and_then(|array| converted(array, ColumnType::Timestamp));
+        let array =
+            array.ok_or_else(|| EngineError::corrupt(format!("file {} has no column {column}", file.path)))?;
+        let array = array.as_primitive::<TimestampMicrosecondType>();
+        instants.extend(array.iter().map(|instant| instant.unwrap_or(i64::MIN)));
+    }
+    if instants.len() as u64 != rows.len() {
+        return Err(EngineError::corrupt(format!("file {} has fewer rows than the log says", file.path)));
+    }
+    Ok(instants)
 }
 
 /// The arrow schema of a data file with these columns.
@@ -88,55 +174,4 @@ pub(super) fn aligned(
     let arrays = arrays.collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &options).map_err(EngineError::arrow)
-}
-
-/// A writer of new data files of a table.
-pub(super) fn writer(
-    store: Arc<dyn ObjectStore>,
-    schema: SchemaRef,
-    table: &TableSchema,
-    target_size: NonZeroU64,
-) -> DeltaWriter {
-    let id = table.column(crate::table_store::schema_plan::ID_SOURCE).map_or("_id", |column| &column.name);
-    let level = ZstdLevel::try_new(3).unwrap_or_default();
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        // Ids do not repeat, so a dictionary of them is wasted work.
-        .set_column_dictionary_enabled(ColumnPath::from(id), false)
-        .build();
-    // Which columns get statistics is said by name, so this number is never looked at.
-    let indexed = default_of(DeltaTableState::table_config).num_indexed_cols();
-    let statistics = Some(table.filtered());
-    let config = WriterConfig::new(
-        schema,
-        Vec::new(),
-        Some(properties),
-        Some(target_size),
-        Some(ROWS_AT_ONCE),
-        indexed,
-        statistics,
-    );
-    DeltaWriter::new(store, config)
-}
-
-/// A default value of what a function returns; delta-rs does not export the name of this type.
-fn default_of<T: Default>(_: for<'a> fn(&'a DeltaTableState) -> &'a T) -> T {
-    T::default()
-}
-
-/// The written files in the order of their rows, with their row counts. One writer numbers its files in their names.
-pub(super) fn in_row_order(mut adds: Vec<Add>, rows_written: usize) -> Result<Vec<(Add, usize)>, EngineError> {
-    adds.sort_by(|one, other| one.path.cmp(&other.path));
-    let mut counted = Vec::with_capacity(adds.len());
-    for add in adds {
-        let rows = add.get_stats().ok().flatten().and_then(|stats| usize::try_from(stats.num_records).ok());
-        let rows = rows.ok_or_else(|| EngineError::corrupt(format!("file {} came without a row count", add.path)))?;
-        counted.push((add, rows));
-    }
-    let total: usize = counted.iter().map(|(_, rows)| rows).sum();
-    if total != rows_written {
-        return Err(EngineError::corrupt(format!("{rows_written} rows were given, {total} were written")));
-    }
-    Ok(counted)
 }

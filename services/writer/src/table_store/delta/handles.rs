@@ -17,6 +17,8 @@ pub(super) struct Handles {
 struct Open {
     clock: u64,
     tables: HashMap<TableKey, (u64, DeltaTable)>,
+    /// Tables with a checkpoint that their handles do not know yet, with the version of the last one that does not.
+    outdated: HashMap<TableKey, u64>,
 }
 
 impl Handles {
@@ -32,6 +34,11 @@ impl Handles {
     /// Puts a handle back; the one that was used longest ago closes when there are too many.
     pub(super) fn put(&self, key: TableKey, table: DeltaTable) {
         let mut open = self.locked();
+        if let Some(outdated) = open.outdated.remove(&key)
+            && table.version().is_some_and(|version| version >= outdated)
+        {
+            return;
+        }
         open.clock += 1;
         let now = open.clock;
         open.tables.insert(key, (now, table));
@@ -40,6 +47,14 @@ impl Handles {
             if let Some(oldest) = oldest {
                 open.tables.remove(&oldest);
             }
+        }
+    }
+
+    /// There is a checkpoint of this version: a handle does not fold what it has gathered, so the table is opened anew.
+    pub(super) fn outdate(&self, key: &TableKey, version: u64) {
+        let mut open = self.locked();
+        if open.tables.remove(key).is_none() {
+            open.outdated.insert(key.clone(), version);
         }
     }
 

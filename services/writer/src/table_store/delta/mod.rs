@@ -1,79 +1,60 @@
-//! The engine on Delta Lake tables, copy-on-write.
+//! The engine on Delta Lake tables: upserts and deletions by key whose cost follows the change, not the table.
 //!
-//! Order of durability, each step before the next: tombstones in the metastore, data files, the commit (a put that fails when the
-//! version exists), the index in memory, the metastore's record of the table, the answer. A crash between any two steps is
-//! repaired by applying the batch again: what is done already is recognised and left alone.
+//! The key index of a space ([`crate::key_index`]) says where the row of each id stands. A batch becomes, for each table, one file of
+//! new rows, one file of deletion vectors for the rows they replace, and one commit ([`change`]); small tables are rewritten
+//! instead and stay free of deletion vectors. Compaction ([`compact`]) runs beside it.
 //!
-//! One space is changed by one call at a time. Commits of anybody else are noticed by their version: the part of the index they
-//! concern is loaded anew and the batch is planned again.
+//! Order of durability, each step before the next: tombstones in the metastore, data files and deletion vectors, the commit (a put
+//! that fails when the version exists), the index in memory, the metastore's record of the table, the answer. A crash between
+//! any two steps is repaired by applying the batch again: what is done already is recognised and left alone. The index is
+//! derived data: its checkpoints say which files it stands for, what came after is read from the tables ([`stamp`], [`load`]).
+//!
+//! One space is changed by one call at a time. Commits of anybody else are noticed by their version: the files of the table are compared
+//! with those that the index knows, and the batch is planned again.
 
-use std::collections::HashMap;
-use std::num::NonZeroU64;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
-use std::time::Instant;
 
 use async_trait::async_trait;
 use chrono::Utc;
 use deltalake::{DeltaTable, DeltaTableError};
 use lake_shared::identity::{Space, TableKey};
 use lake_shared::names;
-use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use self::apply::Progress;
 use self::handles::Handles;
+use self::index_folder::IndexFolder;
 use self::space::SpaceState;
 use super::lake_store::{LakeStore, LakeStoreError};
-use super::schema_plan::COLUMNS_MAX;
-use super::{Applied, Maintained, SpaceBatch, StoreError, TableStore};
+use super::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
+use crate::key_index::{IndexError, IndexOptions};
 use crate::metastore::{Metastore, MetastoreError};
+
+pub use self::options::{DeletionVectors, DeltaOptions, NamedTableOptions, TableOptions};
 
 mod apply;
 mod arriving;
 mod batch;
 mod change;
 mod commit;
+mod compact;
+mod deletion_vectors;
+mod file_writer;
 mod files;
 mod handles;
+mod index_folder;
+mod keys;
+mod live_files;
+mod load;
 mod maintenance;
+mod options;
+mod partition;
 mod space;
+mod stamp;
 #[cfg(test)]
 mod tests;
-
-/// Limits of the engine; section `[tables]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DeltaOptions {
-    /// Most columns of a table; text beyond them goes into the overflow column.
-    pub columns_max: usize,
-    /// Size at which a data file is closed and the next begins, bytes.
-    pub target_file_bytes: NonZeroU64,
-    /// A file below this size is small, bytes.
-    pub small_file_bytes: u64,
-    /// More small files than this in a table are folded into one.
-    pub small_files_max: usize,
-    /// Most tables whose handles stay open.
-    pub tables_open_max: usize,
-    /// How long superseded data files stay for running readers and time travel, hours.
-    pub retention_hours: u64,
-    /// How long deletions are remembered, so that a late row does not bring an id back, hours.
-    pub tombstone_retention_hours: u64,
-}
-
-impl Default for DeltaOptions {
-    /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, 200 open tables, 7 days, 30 days.
-    fn default() -> Self {
-        Self {
-            columns_max: COLUMNS_MAX,
-            target_file_bytes: NonZeroU64::MIN.saturating_add((128 << 20) - 1),
-            small_file_bytes: 8 << 20,
-            small_files_max: 8,
-            tables_open_max: 200,
-            retention_hours: 7 * 24,
-            tombstone_retention_hours: 30 * 24,
-        }
-    }
-}
 
 /// How often a batch is planned again after commits of somebody else.
 const PLANS_MAX: usize = 5;
@@ -99,6 +80,12 @@ enum EngineError {
     Lake(#[source] LakeStoreError),
     #[error("metastore failed")]
     Metastore(#[source] MetastoreError),
+    #[error("files cannot be merged")]
+    Merge(#[source] crate::compaction::MergeError),
+    #[error("key index failed")]
+    Index(#[source] IndexError),
+    #[error("a task of the engine was interrupted")]
+    Interrupted(#[source] tokio::task::JoinError),
     #[error("somebody else commits to table {0} all the time; is a second writer running?")]
     Contended(TableKey),
 }
@@ -119,67 +106,92 @@ impl EngineError {
     fn json(error: serde_json::Error) -> Self {
         Self::Json(error)
     }
+    fn interrupted(error: tokio::task::JoinError) -> Self {
+        Self::Interrupted(error)
+    }
+    /// Whether the index on disk cannot be used any more.
+    fn is_index_lost(&self) -> bool {
+        let Self::Index(error) = self else { return false };
+        !matches!(error, IndexError::Io { .. } | IndexError::Locked { .. })
+    }
 }
 
-type SharedSpace = Arc<Mutex<Option<SpaceState>>>;
+/// One space, shared by whoever works on it.
+#[derive(Default)]
+struct SpaceCell {
+    /// Held for a batch.
+    state: Mutex<Option<SpaceState>>,
+    /// Held for a round of compaction.
+    compacting: Mutex<()>,
+    /// Whether the index is being saved.
+    saving: AtomicBool,
+    /// Number of the newest data file when the index was last saved.
+    saved: AtomicU32,
+}
+
+type SharedSpace = Arc<SpaceCell>;
 
 /// The engine.
 pub struct DeltaTableStore {
     lake: Arc<LakeStore>,
     metastore: Arc<dyn Metastore>,
     options: DeltaOptions,
-    handles: Handles,
+    handles: Arc<Handles>,
     spaces: StdMutex<HashMap<Space, SharedSpace>>,
+    index_folder: IndexFolder,
+    index_options: IndexOptions,
+    /// Spaces whose index was found damaged.
+    lost_indexes: StdMutex<HashSet<Space>>,
 }
 
 impl DeltaTableStore {
     /// An engine on a lake; spaces are loaded when they are first used. Run [`LakeStore::probe`] before.
     pub fn new(lake: Arc<LakeStore>, metastore: Arc<dyn Metastore>, options: DeltaOptions) -> Self {
-        let handles = Handles::new(options.tables_open_max);
-        Self { lake, metastore, options, handles, spaces: StdMutex::default() }
+        let handles = Arc::new(Handles::new(options.tables_open_max));
+        let index_folder = IndexFolder::new(options.index_folder.clone());
+        let index_options =
+            IndexOptions { entries_in_memory_max: options.index_entries_in_memory_max.max(1), ..IndexOptions::default() };
+        let (spaces, lost_indexes) = Default::default();
+        Self { lake, metastore, options, handles, spaces, index_folder, index_options, lost_indexes }
     }
 
     /// Forgets what is held in memory about a space; to be called when its ownership is lost. The next use loads it anew.
     pub async fn forget(&self, space: &Space) {
         let shared = self.shared(space);
-        *shared.lock().await = None;
+        *shared.state.lock().await = None;
+    }
+
+    /// Makes the indexes of all spaces durable, so that the next start finds them up to date. Without it the next start reads what
+    /// came since the last checkpoint.
+    pub async fn close(&self) {
+        let spaces: Vec<SharedSpace> = self.locked_spaces().values().cloned().collect();
+        for shared in spaces {
+            if let Some(state) = shared.state.lock().await.take()
+                && let Err(error) = self.checkpoint_index(&state).await
+            {
+                tracing::warn!(space = %state.space, %error, "key index could not be saved; the next start catches up");
+            }
+        }
+    }
+
+    fn locked_spaces(&self) -> std::sync::MutexGuard<'_, HashMap<Space, SharedSpace>> {
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shared(&self, space: &Space) -> SharedSpace {
-        let mut spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(spaces.entry(space.clone()).or_default())
+        Arc::clone(self.locked_spaces().entry(space.clone()).or_default())
     }
 
-    /// Loads a space: every table that the metastore knows, every key, every tombstone.
-    async fn load_space(&self, space: &Space) -> Result<SpaceState, EngineError> {
-        let began = Instant::now();
-        let mut state = SpaceState::new(space.clone());
-        for record in self.metastore.tables(Some(space)).await.map_err(EngineError::Metastore)? {
-            let number = state.add_slot(record);
-            self.refresh(&mut state, number).await?;
-        }
-        let tombstones = self.metastore.tombstones(space).await.map_err(EngineError::Metastore)?;
-        state.tombstones = tombstones.into_iter().map(|tombstone| (tombstone.id_hash, tombstone.order)).collect();
-        let outlived = state.settle_tombstones();
-        self.metastore.forget_tombstones(space, &outlived).await.map_err(EngineError::Metastore)?;
-        let (tables, keys) = (state.slots.len(), state.index.len());
-        let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
-        tracing::info!(%space, tables, keys, tombstones = state.tombstones.len(), milliseconds, "space loaded");
-        metrics::gauge!(crate::telemetry::INDEX_KEYS).increment(keys as f64);
-        Ok(state)
+    fn lost_indexes(&self) -> std::sync::MutexGuard<'_, HashSet<Space>> {
+        self.lost_indexes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings a table's part of the state to the latest version in its log.
-    async fn refresh(&self, state: &mut SpaceState, number: u32) -> Result<(), EngineError> {
-        let slot = state.slot(number);
-        let key = slot.key.clone();
-        drop(self.handles.take(&key));
-        let mut table = self.closed(&slot.path)?;
-        if commit::load(&mut table).await? {
-            state.refresh(number, &table).await?;
-            self.handles.put(key, table);
+    /// Remembers that the index of a space must be built anew, if that is what an error means.
+    fn note_lost_index(&self, space: &Space, error: &EngineError) {
+        if error.is_index_lost() {
+            tracing::warn!(%space, %error, "the key index is damaged; it is built anew");
+            self.lost_indexes().insert(space.clone());
         }
-        Ok(())
     }
 
     /// A handle that has loaded nothing yet.
@@ -206,17 +218,32 @@ impl DeltaTableStore {
 impl TableStore for DeltaTableStore {
     async fn apply(&self, batch: SpaceBatch) -> Result<Applied, StoreError> {
         let shared = self.shared(&batch.space);
-        let mut guard = shared.lock().await;
+        let mut guard = shared.state.lock().await;
         let mut progress = Progress::default();
         let outcome = self.apply_to(&mut guard, &batch, &mut progress).await;
-        outcome.map_err(|error| store_error(&batch.space, "applying a batch", error))
+        outcome.map_err(|error| {
+            self.note_lost_index(&batch.space, &error);
+            store_error(&batch.space, "applying a batch", error)
+        })
+    }
+
+    async fn compact(&self, space: &Space) -> Result<Compacted, StoreError> {
+        let outcome = self.compact_space(space).await;
+        outcome.map_err(|error| {
+            self.note_lost_index(space, &error);
+            store_error(space, "compaction", error)
+        })
     }
 
     async fn maintain(&self, space: &Space) -> Result<Maintained, StoreError> {
-        let shared = self.shared(space);
-        let mut guard = shared.lock().await;
-        let outcome = self.maintain_space(&mut guard, space).await;
-        outcome.map_err(|error| store_error(space, "maintenance", error))
+        let compacted = self.compact(space).await?;
+        let outcome = self.clean_space(space).await;
+        let maintained = outcome.map_err(|error| store_error(space, "maintenance", error))?;
+        Ok(Maintained { files_compacted: compacted.files_before, ..maintained })
+    }
+
+    async fn close(&self) {
+        Self::close(self).await;
     }
 }
 

@@ -1,24 +1,25 @@
 //! What the engine knows about a space: its tables, their files, where each id lives, which ids were deleted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use deltalake::DeltaTable;
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lake_shared::identity::{DocumentType, Space, TableKey};
 use object_store::ObjectStore;
 
 use super::EngineError;
-use super::batch::KeyColumns;
-use super::files::{self, DataFile};
+use super::deletion_vectors::{self, DeletionVector};
+use super::file_writer::FileNumbers;
+use super::files::DataFile;
+use super::live_files::LiveFiles;
+use super::partition::Partition;
+use super::stamp::StampedFile;
+use crate::key_index::{IdHash, KeyIndex, Position};
 use crate::metastore::TableRecord;
-use crate::table_store::key_index::{ByIdHash, IdHash, KeyIndex, Place, id_hash};
-use crate::table_store::order_guard::{Held, TombstoneOrder};
-use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, TableSchema, VERSION_SOURCE};
-
-/// Files read at once when an index is built.
-const FILES_AT_ONCE: usize = 4;
+use crate::table_store::by_id_hash::ByIdHash;
+use crate::table_store::order_guard::{RowOrder, TombstoneOrder};
+use crate::table_store::schema_plan::TableSchema;
 
 /// A table of the space.
 #[derive(Clone, Debug)]
@@ -26,12 +27,17 @@ pub(super) struct Slot {
     pub(super) key: TableKey,
     pub(super) name: String,
     pub(super) path: String,
-    /// Version of the log that `schema`, `files` and the index stand for; `None` before the first commit.
+    /// Version of the log that everything below and the index stand for; `None` before the first commit.
     pub(super) version: Option<u64>,
     pub(super) schema: TableSchema,
-    pub(super) files: Vec<DataFile>,
+    /// Names of the partition columns.
+    pub(super) partition_columns: Vec<String>,
+    /// By number.
+    pub(super) files: BTreeMap<u32, DataFile>,
     /// What the metastore has not been told yet.
     pub(super) unrecorded: Option<Unrecorded>,
+    /// Changed since compaction last looked at it.
+    pub(super) changed: bool,
 }
 
 /// Freshness gained by commits that the metastore does not know of.
@@ -49,18 +55,32 @@ impl Slot {
             path: record.path,
             version: None,
             schema: TableSchema::default(),
-            files: Vec::new(),
+            partition_columns: Vec::new(),
+            files: BTreeMap::new(),
             unrecorded: None,
+            changed: true,
         }
     }
 
+    /// Rows that readers see.
     pub(super) fn rows(&self) -> i64 {
-        self.files.iter().map(|file| file.rows).sum()
+        self.files.values().map(DataFile::live_rows).sum()
     }
 
     pub(super) fn bytes(&self) -> i64 {
-        self.files.iter().map(|file| file.size).sum()
+        self.files.values().map(|file| file.size).sum()
     }
+}
+
+/// The row of an id.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// Where it stands.
+    pub(super) position: Position,
+    /// In which table.
+    pub(super) table: u32,
+    /// Its order. The instant of observation is not in the index: it is filled in where a decision needs it.
+    pub(super) order: RowOrder,
 }
 
 /// The state of one space.
@@ -68,30 +88,29 @@ impl Slot {
 pub(super) struct SpaceState {
     pub(super) space: Space,
     pub(super) index: KeyIndex,
+    pub(super) live: Arc<LiveFiles>,
     pub(super) tombstones: ByIdHash<TombstoneOrder>,
     pub(super) slots: Vec<Slot>,
     pub(super) by_type: HashMap<DocumentType, u32>,
-    /// Ids whose rows must leave although no batch says so: their tombstone was remembered, then the process died.
-    pub(super) condemned: HashSet<IdHash>,
-    pub(super) next_file: u32,
+    pub(super) numbers: FileNumbers,
+    /// Tells this loading of the space from others in this process: file numbers mean nothing beyond it.
+    pub(super) generation: u64,
 }
 
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
+
 impl SpaceState {
-    pub(super) fn new(space: Space) -> Self {
+    pub(super) fn new(space: Space, index: KeyIndex, numbers: FileNumbers) -> Self {
         Self {
             space,
-            index: KeyIndex::default(),
+            index,
+            live: Arc::default(),
             tombstones: ByIdHash::default(),
             slots: Vec::new(),
             by_type: HashMap::new(),
-            condemned: HashSet::new(),
-            next_file: 0,
+            numbers,
+            generation: GENERATIONS.fetch_add(1, Ordering::Relaxed),
         }
-    }
-
-    /// What is known about an id.
-    pub(super) fn held(&self, id: IdHash) -> Held {
-        Held { row: self.index.get(id).map(|place| place.order), tombstone: self.tombstones.get(&id).copied() }
     }
 
     /// Adds a registered table. Returns its number.
@@ -110,111 +129,111 @@ impl SpaceState {
         &mut self.slots[number as usize]
     }
 
-    /// A number for a new data file.
-    pub(super) fn new_file_number(&mut self) -> u32 {
-        self.next_file += 1;
-        self.next_file
+    pub(super) fn live_mut(&mut self) -> &mut LiveFiles {
+        Arc::make_mut(&mut self.live)
     }
 
-    /// Settles remembered tombstones with the rows that were found. Returns the ids whose tombstones are outlived.
-    pub(super) fn settle_tombstones(&mut self) -> Vec<IdHash> {
-        let mut outlived = Vec::new();
-        for (&id, tombstone) in &self.tombstones {
-            match self.index.get(id) {
-                Some(place) if tombstone.beats_row(place.order) => {
-                    self.condemned.insert(id);
-                }
-                Some(_) => outlived.push(id),
-                None => {}
-            }
-        }
-        for id in &outlived {
-            self.tombstones.remove(id);
-        }
-        outlived
+    /// Finds the rows of ids. Ids without a row are not in the answer.
+    pub(super) async fn find(&self, ids: Vec<IdHash>) -> Result<ByIdHash<Found>, EngineError> {
+        let (index, live) = (self.index.clone(), Arc::clone(&self.live));
+        let looking = tokio::task::spawn_blocking(move || {
+            let located = index.lookup(&ids, live.as_ref())?;
+            Ok(ids.into_iter().zip(located).collect::<Vec<_>>())
+        });
+        let located = looking.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)?;
+        let found = located.into_iter().filter_map(|(id, located)| {
+            let located = located?;
+            let table = self.live.table(located.position.file)?;
+            let order = RowOrder { version_us: located.version_us, observed_us: i64::MIN };
+            Some((id, Found { position: located.position, table, order }))
+        });
+        Ok(found.collect())
     }
 
-    /// Brings a table's part of the state to a loaded version: rows of files that are gone are forgotten, new files are scanned.
-    pub(super) async fn refresh(&mut self, number: u32, table: &DeltaTable) -> Result<(), EngineError> {
-        let snapshot = table.snapshot().map_err(EngineError::delta)?;
-        let schema = super::commit::schema_of(snapshot.metadata())?;
-        let mut known: HashMap<String, DataFile> = std::mem::take(&mut self.slot_mut(number).files)
-            .into_iter()
-            .map(|file| (file.path.clone(), file))
-            .collect();
-        // While this runs the slot has no version: an error half-way leads to a full scan next time.
-        self.slot_mut(number).version = None;
-        let (mut kept, mut new) = (Vec::new(), Vec::new());
-        for view in snapshot.log_data().iter() {
-            let path = view.path().into_owned();
-            match known.remove(&path) {
-                Some(file) => kept.push(file),
-                None => {
-                    if view.deletion_vector_descriptor().is_some() {
-                        return Err(EngineError::corrupt(format!("file {path} has a deletion vector")));
-                    }
-                    let rows = view.num_records().and_then(|rows| i64::try_from(rows).ok()).unwrap_or_default();
-                    new.push(DataFile { number: self.new_file_number(), path, size: view.size(), rows });
-                }
-            }
-        }
-        let gone: HashSet<u32> = known.values().map(|file| file.number).collect();
-        if !gone.is_empty() {
-            self.index.forget_files(|file| gone.contains(&file));
-        }
-        self.scan(number, &table.object_store(), &schema, &mut new).await?;
-        kept.append(&mut new);
-        let slot = self.slot_mut(number);
-        slot.files = kept;
-        slot.schema = schema;
-        slot.version = table.version();
-        Ok(())
-    }
-
-    /// Reads the keys of files into the index.
-    async fn scan(
+    /// Brings the files of a table in step with a loaded version. Answers the numbers of files whose keys are not in the index yet.
+    /// `known` are the files that the index does know.
+    pub(super) async fn follow(
         &mut self,
         number: u32,
-        store: &Arc<dyn ObjectStore>,
-        schema: &TableSchema,
-        new: &mut [DataFile],
-    ) -> Result<(), EngineError> {
-        let name = |source: &str| schema.column(source).map(|column| column.name.clone()).unwrap_or_default();
-        let names = [name(ID_SOURCE), name(VERSION_SOURCE), name(OBSERVED_SOURCE)];
-        let names = Arc::new(names);
-        let scans: Vec<BoxFuture<'static, _>> =
-            new.iter().map(|file| file_keys(Arc::clone(store), file.clone(), Arc::clone(&names)).boxed()).collect();
-        let mut scans = stream::iter(scans).buffer_unordered(FILES_AT_ONCE);
-        let mut counts = HashMap::new();
-        while let Some((file, keys)) = scans.try_next().await? {
-            counts.insert(file, keys.len() as i64);
-            for (id, order) in keys {
-                self.index.found(id, Place { table: number, file, order });
+        table: &DeltaTable,
+        mut known: HashMap<String, StampedFile>,
+    ) -> Result<Vec<u32>, EngineError> {
+        let snapshot = table.snapshot().map_err(EngineError::delta)?;
+        let schema = super::commit::schema_of(snapshot.metadata())?;
+        let partition_columns = snapshot.metadata().partition_columns().to_vec();
+        let store = table.object_store();
+        let mut before = std::mem::take(&mut self.slot_mut(number).files);
+        for file in before.values() {
+            let deleted = file.deleted.as_ref().map(|deleted| deleted.descriptor.clone());
+            let stamped = StampedFile { number: file.number, path: file.path.clone(), deleted };
+            known.insert(file.path.clone(), stamped);
+        }
+        let (mut files, mut unread, mut replaced) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for view in snapshot.log_data().iter() {
+            let path = view.path().into_owned();
+            let descriptor = view.deletion_vector_descriptor();
+            let known = known.remove(&path);
+            let held = known.as_ref().and_then(|known| before.remove(&known.number));
+            let deleted = match descriptor {
+                None => None,
+                Some(descriptor) => match held.as_ref().and_then(|file| file.deleted.clone()) {
+                    Some(held) if held.descriptor == descriptor => Some(held),
+                    _ => Some(deletion_vectors::load(&store, descriptor).await?),
+                },
+            };
+            let same = match &known {
+                Some(known) if only_grew(&store, known.deleted.as_ref(), deleted.as_ref()).await? => Some(known.number),
+                _ => None,
+            };
+            let file_number = same.unwrap_or_else(|| self.numbers.next());
+            if same.is_none() {
+                unread.push(file_number);
+                replaced.extend(known.map(|known| known.number));
             }
+            let rows = view.num_records().and_then(|rows| i64::try_from(rows).ok()).unwrap_or(-1);
+            let file = DataFile {
+                number: file_number,
+                path,
+                size: view.size(),
+                rows,
+                deleted,
+                partition: Partition::of_values(&partition_columns, &view.partition_values_map()),
+                observed_us: held.and_then(|held| held.observed_us),
+            };
+            files.insert(file_number, file);
         }
-        for file in new.iter_mut() {
-            file.rows = counts.get(&file.number).copied().unwrap_or(file.rows);
+        let live = self.live_mut();
+        for gone in before.into_keys().chain(known.into_values().map(|known| known.number)).chain(replaced) {
+            live.remove(gone);
         }
-        Ok(())
+        for (file_number, file) in &files {
+            live.set(*file_number, number, file.deleted_rows().cloned());
+        }
+        let slot = self.slot_mut(number);
+        slot.files = files;
+        slot.schema = schema;
+        slot.partition_columns = partition_columns;
+        slot.version = table.version();
+        slot.changed = true;
+        Ok(unread)
     }
 }
 
-type Keys = Vec<(IdHash, crate::table_store::order_guard::RowOrder)>;
-
-async fn file_keys(
-    store: Arc<dyn ObjectStore>,
-    file: DataFile,
-    names: Arc<[String; 3]>,
-) -> Result<(u32, Keys), EngineError> {
-    let [id, version, observed] = names.as_ref();
-    let mut batches = files::open(&store, &file, Some(&[id, version, observed])).await?;
-    let mut keys = Vec::with_capacity(usize::try_from(file.rows).unwrap_or_default());
-    while let Some(batch) = batches.try_next().await.map_err(EngineError::read_file)? {
-        let columns = KeyColumns::of(&batch, id, version, observed)
-            .map_err(|error| EngineError::corrupt(format!("file {}: {error}", file.path)))?;
-        keys.extend(
-            (0..batch.num_rows()).map(|row| (id_hash(columns.id(row).unwrap_or_default()), columns.order(row))),
-        );
+/// Whether every row that was deleted in a file still is. If not, rows came back that the index may have forgotten.
+async fn only_grew(
+    store: &Arc<dyn ObjectStore>,
+    before: Option<&deltalake::kernel::DeletionVectorDescriptor>,
+    now: Option<&DeletionVector>,
+) -> Result<bool, EngineError> {
+    let Some(before) = before else { return Ok(true) };
+    let Some(now) = now else { return Ok(false) };
+    if &now.descriptor == before {
+        return Ok(true);
     }
-    Ok((file.number, keys))
+    match deletion_vectors::load(store, before.clone()).await {
+        Ok(before) => Ok(before.rows.is_subset(&now.rows)),
+        // It is not kept for ever.
+        Err(EngineError::Store(object_store::Error::NotFound { .. })) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

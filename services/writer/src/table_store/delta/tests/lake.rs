@@ -15,14 +15,16 @@ use lake_proto::queue::v1::Tombstone;
 use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::names;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use roaring::RoaringBitmap;
 use serde_json::Value;
 use tempfile::TempDir;
 use url::Url;
 
 use super::flaky::Flaky;
+use crate::key_index::{IndexError, IndexOptions, KeyIndex};
 use crate::metastore::Metastore;
 use crate::metastore::sqlite::SqliteMetastore;
-use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
+use crate::table_store::delta::{DeltaOptions, DeltaTableStore, deletion_vectors};
 use crate::table_store::lake_store::{LakeStore, LakeStoreConfig};
 use crate::table_store::{SpaceBatch, TableRows};
 
@@ -33,6 +35,8 @@ pub(super) struct Lake {
     pub(super) folder: TempDir,
     pub(super) metastore: Arc<dyn Metastore>,
     pub(super) one_in: Arc<AtomicU64>,
+    /// The folder of the key indexes.
+    pub(super) index: TempDir,
     _database: TempDir,
 }
 
@@ -43,16 +47,31 @@ impl Lake {
         let metastore = SqliteMetastore::file(&database.path().join("metastore.sqlite"));
         metastore.migrate().await.unwrap();
         let folder = TempDir::new().unwrap();
-        Self { folder, metastore: Arc::new(metastore), one_in: Arc::default(), _database: database }
+        Self { folder, metastore: Arc::new(metastore), one_in: Arc::default(), index: TempDir::new().unwrap(), _database: database }
     }
 
     /// An engine that knows nothing yet, as after a start.
     pub(super) fn open(&self, options: DeltaOptions) -> DeltaTableStore {
+        let index_folder = Some(self.index.path().to_owned());
+        self.open_elsewhere(DeltaOptions { index_folder, ..options })
+    }
+
+    /// An engine on another machine.
+    pub(super) fn open_elsewhere(&self, options: DeltaOptions) -> DeltaTableStore {
         let root = self.folder.path().to_str().unwrap().to_owned();
         let lake = LakeStore::open(&LakeStoreConfig { root, s3: None }).unwrap();
         let one_in = Arc::clone(&self.one_in);
         let lake = lake.behind(|inner| Arc::new(Flaky::new(inner, one_in)));
         DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
+    }
+
+    /// The key index is lost, after the last task of a dropped engine has let go of it.
+    pub(super) async fn lose_index(&self) {
+        let folder = self.index.path().join(names::space_path(&space()));
+        while let Err(IndexError::Locked { .. }) = KeyIndex::open(&folder, IndexOptions::default()) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let _ = std::fs::remove_dir_all(folder);
     }
 
     pub(super) fn table_folder(&self, document_type: &str) -> PathBuf {
@@ -73,21 +92,39 @@ impl Lake {
         let fields = schema["fields"].as_array().unwrap().iter();
         let fields: HashMap<&str, &Value> = fields.map(|field| (field["name"].as_str().unwrap(), field)).collect();
         for view in snapshot.log_data().iter() {
+            let deleted = match view.deletion_vector_descriptor() {
+                None => RoaringBitmap::new(),
+                Some(vector) => {
+                    let vector = deletion_vectors::load(&table.object_store(), vector).await.unwrap();
+                    assert!(!vector.rows.is_empty());
+                    (*vector.rows).clone()
+                }
+            };
+            let partition = view.partition_values_map();
             let file = File::open(folder.join(view.path().as_ref())).unwrap();
             let mut read = 0;
             for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
                 let batch = batch.unwrap();
-                read += batch.num_rows();
                 for (field_read, array) in batch.schema().fields().iter().zip(batch.columns()) {
                     assert_eq!(delta_type(array), fields[field_read.name().as_str()]["type"], "{field_read}");
                 }
                 for row in 0..batch.num_rows() {
-                    let values = read_row(&batch, row, &fields);
+                    if deleted.contains((read + row) as u32) {
+                        continue;
+                    }
+                    let mut values = read_row(&batch, row, &fields);
+                    for (column, value) in &partition {
+                        let source = fields[column.as_str()]["metadata"]["lake.source"].as_str().unwrap().to_owned();
+                        values.extend(value.clone().map(|value| (source, value)));
+                    }
                     let id = values["/_id"].clone();
                     assert!(rows.insert(id.clone(), values).is_none(), "{id} is twice in {document_type}");
                 }
+                read += batch.num_rows();
             }
             assert_eq!(view.num_records(), Some(read));
+            assert!(deleted.max().is_none_or(|last| (last as usize) < read), "a row that is not there is deleted");
+            assert!(deleted.len() < read as u64, "a file without rows is part of the table");
         }
         rows
     }
@@ -137,6 +174,9 @@ pub(super) fn small() -> DeltaOptions {
         tables_open_max: 2,
         retention_hours: 0,
         tombstone_retention_hours: 1,
+        copy_on_write_below_bytes: 30_000,
+        index_entries_in_memory_max: 50,
+        ..DeltaOptions::default()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::lake::{Cell, Lake, NewRow, batch, new_row, read_all, record_batch, small, space, table, tombstone};
 use crate::metastore::StoredTombstone;
 use crate::table_store::delta::DeltaOptions;
-use crate::table_store::key_index::id_hash;
+use crate::key_index::id_hash;
 use crate::table_store::order_guard::TombstoneOrder;
 use crate::table_store::{Applied, SpaceBatch, StoreError, TableRows, TableStore};
 
@@ -182,7 +182,7 @@ async fn big_tables_consist_of_several_files() {
 #[tokio::test]
 async fn commits_of_somebody_else_are_noticed() {
     let lake = Lake::new().await;
-    let (one, other) = (lake.open(small()), lake.open(small()));
+    let (one, other) = (lake.open(small()), lake.open_elsewhere(small()));
     for round in 0..6 {
         let row = |id: &str, version| vec![new_row(id, version, &[("/round", &version.to_string())])];
         one.apply(batch(&[("t", row("both", 2 * round))], vec![])).await.unwrap();
@@ -190,7 +190,7 @@ async fn commits_of_somebody_else_are_noticed() {
         one.apply(batch(&[("v", row("moves", 2 * round + 1))], vec![])).await.unwrap();
     }
     // `one` has not seen `moves` in `u`: that table was made by the other. A start finds the pair and settles it.
-    let fresh = lake.open(small());
+    let fresh = lake.open_elsewhere(small());
     fresh.apply(batch(&[("t", vec![new_row("last", 1, &[])])], vec![])).await.unwrap();
     let all = read_all(&lake, &["t", "u", "v"]).await;
     assert_eq!(all["both"].1["/round"], "11");

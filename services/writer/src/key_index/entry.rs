@@ -1,0 +1,189 @@
+//! An entry, and its 24 packed bytes: 10 of the id's hash, 7 of the version, 4 of the file, 3 of the row, all big endian, so
+//! that the order of the bytes is the order of (id, version, file, row).
+
+use std::hash::Hasher;
+
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+/// 128-bit hash of an id. The index keeps its upper 80 bits: at a hundred million ids the chance that any two of them agree
+/// in these is 4 in a billion.
+pub type IdHash = u128;
+
+/// Hash of an id; the same in every process and release.
+pub fn id_hash(id: &str) -> IdHash {
+    let mut hasher = SipHasher24::new_with_keys(0x6c61_6b65_2e69_6478, 0x636f_6d6d_6361_7265);
+    hasher.write(id.as_bytes());
+    hasher.finish128().as_u128()
+}
+
+/// A row of a data file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Number of the data file within its space; never used twice.
+    pub file: u32,
+    /// Row within the file, from 0; less than [`ROWS_PER_FILE_MAX`].
+    pub row: u32,
+}
+
+/// Rows that a file of the index may have: 2^24.
+pub const ROWS_PER_FILE_MAX: u32 = 1 << 24;
+
+/// What the index holds of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Hash of the row's id. Of an entry that the index gives back, the lower 48 bits are zero.
+    pub id: IdHash,
+    /// Where the row is.
+    pub position: Position,
+    /// Version of the row: µs since 1970, held within ±2^55 (the years 828 to 3111).
+    pub version_us: i64,
+}
+
+/// Answer to a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Where the row is.
+    pub position: Position,
+    /// Version of the row: µs since 1970.
+    pub version_us: i64,
+}
+
+/// Bytes of a packed entry.
+pub(super) const ENTRY_BYTES: usize = 24;
+
+const VERSION_BIAS: i64 = 1 << 55;
+
+/// The part of an id's hash that the index keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub high: u64,
+    pub low: u16,
+}
+
+impl Key {
+    pub const fn of(id: IdHash) -> Self {
+        Self { high: (id >> 64) as u64, low: (id >> 48) as u16 }
+    }
+
+    /// The part that directories of runs hold.
+    pub const fn prefix(self) -> u32 {
+        (self.high >> 32) as u32
+    }
+}
+
+/// The 24 bytes as three numbers, whose order is that of the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Packed([u64; 3]);
+
+impl Packed {
+    /// `None`: the row does not fit into 3 bytes.
+    pub const fn new(entry: &Entry) -> Option<Self> {
+        if entry.position.row >= ROWS_PER_FILE_MAX {
+            return None;
+        }
+        let version = match entry.version_us {
+            low if low < -VERSION_BIAS => 0,
+            high if high >= VERSION_BIAS => (1 << 56) - 1,
+            version => (version + VERSION_BIAS) as u64,
+        };
+        let key = Key::of(entry.id);
+        Some(Self([
+            key.high,
+            (key.low as u64) << 48 | version >> 8,
+            version << 56 | (entry.position.file as u64) << 24 | entry.position.row as u64,
+        ]))
+    }
+
+    pub const fn key(self) -> Key {
+        Key { high: self.0[0], low: (self.0[1] >> 48) as u16 }
+    }
+
+    pub const fn position(self) -> Position {
+        Position { file: (self.0[2] >> 24) as u32, row: self.0[2] as u32 & (ROWS_PER_FILE_MAX - 1) }
+    }
+
+    pub const fn version_us(self) -> i64 {
+        ((self.0[1] << 16 >> 8 | self.0[2] >> 56) as i64) - VERSION_BIAS
+    }
+
+    pub const fn located(self) -> Located {
+        Located { position: self.position(), version_us: self.version_us() }
+    }
+
+    pub const fn entry(self) -> Entry {
+        let id = (self.0[0] as u128) << 64 | ((self.0[1] >> 48) as u128) << 48;
+        Entry { id, position: self.position(), version_us: self.version_us() }
+    }
+
+    pub fn to_bytes(self) -> [u8; ENTRY_BYTES] {
+        let mut bytes = [0; ENTRY_BYTES];
+        for (word, place) in self.0.iter().zip(bytes.as_chunks_mut::<8>().0) {
+            *place = word.to_be_bytes();
+        }
+        bytes
+    }
+
+    pub fn from_bytes(bytes: &[u8; ENTRY_BYTES]) -> Self {
+        let mut words = [0; 3];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_be_bytes(*bytes);
+        }
+        Self(words)
+    }
+}
+
+/// The packed entries in `bytes`, whose length is a multiple of [`ENTRY_BYTES`].
+pub(super) fn unpack(bytes: &[u8]) -> impl ExactSizeIterator<Item = Packed> + '_ {
+    bytes.as_chunks::<ENTRY_BYTES>().0.iter().map(Packed::from_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(id: IdHash, file: u32, row: u32, version_us: i64) -> Entry {
+        Entry { id, position: Position { file, row }, version_us }
+    }
+
+    proptest! {
+        #[test]
+        fn packing_keeps_all_but_the_lower_bits_of_the_id(
+            id: u128, file: u32, row in 0..ROWS_PER_FILE_MAX, version_us in -(1i64 << 55)..1 << 55,
+        ) {
+            let packed = Packed::new(&entry(id, file, row, version_us)).unwrap();
+            prop_assert_eq!(packed.entry(), entry(id >> 48 << 48, file, row, version_us));
+            prop_assert_eq!(packed.key(), Key::of(id));
+            prop_assert_eq!(unpack(&packed.to_bytes()).collect::<Vec<_>>(), vec![packed]);
+        }
+
+        #[test]
+        fn bytes_sort_as_id_version_and_position(
+            a in (0u128..3, -2i64..2, 0u32..3, 0u32..3), b in (0u128..3, -2i64..2, 0u32..3, 0u32..3),
+        ) {
+            let bytes = |(id, version_us, file, row): (u128, i64, u32, u32)| {
+                let packed = Packed::new(&entry(id << 60, file, row, version_us)).unwrap();
+                (packed, packed.to_bytes())
+            };
+            prop_assert_eq!(bytes(a).0.cmp(&bytes(b).0), a.cmp(&b));
+            prop_assert_eq!(bytes(a).1.cmp(&bytes(b).1), a.cmp(&b));
+        }
+    }
+
+    #[test]
+    fn versions_saturate_and_rows_do_not() {
+        let version = |version_us| Packed::new(&entry(1, 1, 1, version_us)).unwrap().version_us();
+        assert_eq!(version(i64::MAX), (1 << 55) - 1);
+        assert_eq!(version(i64::MIN), -(1 << 55));
+        assert_eq!(Packed::new(&entry(1, 1, ROWS_PER_FILE_MAX, 0)), None);
+    }
+
+    #[test]
+    fn hashes_do_not_change() {
+        assert_eq!(id_hash(""), 309_313_432_539_012_887_372_750_984_814_187_873_061);
+        assert_ne!(id_hash("a"), id_hash("b"));
+    }
+}

@@ -1,0 +1,32 @@
+//! Maps by the hash of an id.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::key_index::IdHash;
+
+/// Keys are hashes already; half of one is as good a hash as any.
+#[derive(Default)]
+pub struct HashIsKey(u64);
+
+impl Hasher for HashIsKey {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 ^= u64::from_le_bytes(word);
+        }
+    }
+    fn write_u128(&mut self, key: u128) {
+        self.0 = key as u64;
+    }
+}
+
+/// A map by [`IdHash`].
+pub type ByIdHash<V> = HashMap<IdHash, V, BuildHasherDefault<HashIsKey>>;
+
+/// A set of [`IdHash`].
+pub type IdHashes = HashSet<IdHash, BuildHasherDefault<HashIsKey>>;

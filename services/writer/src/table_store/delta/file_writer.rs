@@ -1,0 +1,224 @@
+//! Writing data files, with certainty about where each row comes to stand.
+//!
+//! One parquet writer at a time, closed after a number of rows that we choose: row `n` of a file is the `n`-th row that was written
+//! since it was begun. Sizes follow from an estimate of the bytes of a row.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
+use deltalake::kernel::Add;
+use deltalake::table::config::TablePropertiesExt;
+use deltalake::table::state::DeltaTableState;
+use object_store::ObjectStore;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+
+use super::EngineError;
+use super::files::{DataFile, ROWS_AT_ONCE};
+use super::partition::Partition;
+use crate::key_index::Position;
+use crate::table_store::schema_plan::{ID_SOURCE, TableSchema};
+
+/// Rows of a row group: small enough that one in the making costs little memory.
+const ROW_GROUP_ROWS: usize = 131_072;
+
+/// Most rows of a file; the key index has 24 bits for them.
+const FILE_ROWS_MAX: usize = (1 << 24) - 1;
+
+/// Fewest rows after which a file is closed for its size, as the estimate may be far off.
+const FILE_ROWS_MIN: usize = 64;
+
+/// Numbers for data files of a space.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileNumbers(Arc<AtomicU32>);
+
+impl FileNumbers {
+    /// Goes on after a number.
+    pub(super) fn after(last: u32) -> Self {
+        Self(Arc::new(AtomicU32::new(last)))
+    }
+
+    /// A number that no file had.
+    pub(super) fn next(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The last number that was given.
+    pub(super) fn last(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A written file that is not yet part of its table.
+#[derive(Clone, Debug)]
+pub(super) struct NewFile {
+    /// Its number.
+    pub(super) number: u32,
+    /// Its action, with partition values and statistics.
+    pub(super) add: Add,
+    /// Its rows.
+    pub(super) rows: usize,
+    /// Where it belongs.
+    pub(super) partition: Partition,
+}
+
+impl NewFile {
+    /// The file as part of its table.
+    pub(super) fn into_data_file(self, observed_us: Option<(i64, i64)>) -> DataFile {
+        DataFile {
+            number: self.number,
+            path: self.add.path,
+            size: self.add.size,
+            rows: self.rows as i64,
+            deleted: None,
+            partition: self.partition,
+            observed_us,
+        }
+    }
+}
+
+/// What all files of a change have in common.
+pub(super) struct FileFormat {
+    /// The folder of the table.
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// Columns of the files, partition columns not among them.
+    pub(super) schema: SchemaRef,
+    /// The columns of the partition values.
+    pub(super) partition_columns: Vec<String>,
+    /// Numbers for the files.
+    pub(super) numbers: FileNumbers,
+    properties: WriterProperties,
+    statistics: Vec<String>,
+}
+
+impl FileFormat {
+    /// The format of files with these columns of a table.
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        schema: SchemaRef,
+        table: &TableSchema,
+        partition_columns: Vec<String>,
+        numbers: FileNumbers,
+    ) -> Self {
+        let id = table.column(ID_SOURCE).map_or("_id", |column| &column.name);
+        let level = ZstdLevel::try_new(3).unwrap_or_default();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(level))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            // Ids do not repeat, so a dictionary of them is wasted work.
+            .set_column_dictionary_enabled(ColumnPath::from(id), false)
+            .build();
+        let statistics = table.filtered().into_iter().filter(|name| schema.field_with_name(name).is_ok()).collect();
+        Self { store, schema, partition_columns, numbers, properties, statistics }
+    }
+}
+
+struct OpenFile {
+    number: u32,
+    writer: PartitionWriter,
+    rows: usize,
+}
+
+/// Writes the files of one partition.
+pub(super) struct FileWriter<'a> {
+    format: &'a FileFormat,
+    partition: Partition,
+    rows_max: usize,
+    open: Option<OpenFile>,
+    written: Vec<NewFile>,
+}
+
+impl<'a> FileWriter<'a> {
+    /// A writer; nothing is opened before the first row.
+    pub(super) fn new(format: &'a FileFormat, partition: Partition, rows_max: usize) -> Self {
+        Self { format, partition, rows_max: rows_max.max(1), open: None, written: Vec::new() }
+    }
+
+    /// Writes a batch of the schema of the format. Answers where its rows came to stand: first positions with numbers of rows.
+    pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<Vec<(Position, usize)>, EngineError> {
+        let mut places = Vec::with_capacity(1);
+        let mut from = 0;
+        while from < batch.num_rows() {
+            let open = match &mut self.open {
+                Some(open) => open,
+                none => none.insert(begin(self.format, &self.partition)?),
+            };
+            let count = (self.rows_max - open.rows).min(batch.num_rows() - from);
+            open.writer.write(&batch.slice(from, count)).await.map_err(EngineError::delta)?;
+            places.push((Position { file: open.number, row: open.rows as u32 }, count));
+            open.rows += count;
+            from += count;
+            if open.rows == self.rows_max {
+                self.close().await?;
+            }
+        }
+        Ok(places)
+    }
+
+    async fn close(&mut self) -> Result<(), EngineError> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let mut adds = open.writer.close().await.map_err(EngineError::delta)?;
+        let (Some(mut add), true) = (adds.pop(), adds.is_empty()) else {
+            return Err(EngineError::corrupt("one writer did not make one file"));
+        };
+        let counted = add.get_stats().ok().flatten().and_then(|stats| usize::try_from(stats.num_records).ok());
+        if counted != Some(open.rows) {
+            return Err(EngineError::corrupt(format!("{} rows were given, {counted:?} were written", open.rows)));
+        }
+        add.partition_values = self.partition.values(&self.format.partition_columns);
+        let partition = self.partition.clone();
+        self.written.push(NewFile { number: open.number, add, rows: open.rows, partition });
+        Ok(())
+    }
+
+    /// Closes the last file. The files are durable, and part of no table yet.
+    pub(super) async fn finish(mut self) -> Result<Vec<NewFile>, EngineError> {
+        self.close().await?;
+        Ok(self.written)
+    }
+
+    /// Aborts an upload, so that no parts stay behind in the store. Answers what was written, for whoever deletes it.
+    pub(super) async fn give_up(self) -> Vec<NewFile> {
+        if let Some(open) = self.open
+            && let Err(error) = open.writer.abort().await
+        {
+            tracing::debug!(%error, "upload could not be aborted");
+        }
+        self.written
+    }
+}
+
+fn begin(format: &FileFormat, partition: &Partition) -> Result<OpenFile, EngineError> {
+    let config = PartitionWriterConfig::try_new(
+        Arc::clone(&format.schema),
+        Default::default(),
+        Some(format.properties.clone()),
+        None,
+        Some(ROWS_AT_ONCE),
+        None,
+        Some(partition.folder(&format.partition_columns)),
+    )
+    .map_err(EngineError::delta)?;
+    // Which columns get statistics is said by name, so this number is never looked at.
+    let indexed = default_of(DeltaTableState::table_config).num_indexed_cols();
+    let statistics = Some(format.statistics.clone());
+    let writer = PartitionWriter::try_with_config(Arc::clone(&format.store), config, indexed, statistics)
+        .map_err(EngineError::delta)?;
+    Ok(OpenFile { number: format.numbers.next(), writer, rows: 0 })
+}
+
+/// A default value of what a function returns; delta-rs does not export the name of this type.
+fn default_of<T: Default>(_: for<'a> fn(&'a DeltaTableState) -> &'a T) -> T {
+    T::default()
+}
+
+/// How many rows make a file of the target size, when so many rows have so many bytes.
+pub(super) fn rows_of_size(target: NonZeroU64, rows: u64, bytes: u64) -> usize {
+    let rows = u128::from(target.get()) * u128::from(rows.max(1)) / u128::from(bytes.max(1));
+    usize::try_from(rows).unwrap_or(FILE_ROWS_MAX).clamp(FILE_ROWS_MIN, FILE_ROWS_MAX)
+}

@@ -1,0 +1,36 @@
+//! Where the key indexes are.
+
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+/// A folder of indexes; a temporary one goes with its owner.
+#[derive(Debug)]
+pub(super) struct IndexFolder {
+    path: PathBuf,
+    temporary: bool,
+}
+
+impl IndexFolder {
+    /// The configured folder, or a temporary one. It is created when something is put there.
+    pub(super) fn new(configured: Option<PathBuf>) -> Self {
+        let temporary = configured.is_none();
+        let name = format!("commcare-lake-index-{}", Uuid::new_v4());
+        Self { path: configured.unwrap_or_else(|| std::env::temp_dir().join(name)), temporary }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for IndexFolder {
+    fn drop(&mut self) {
+        if self.temporary
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::debug!(folder = %self.path.display(), %error, "temporary key index stays behind");
+        }
+    }
+}

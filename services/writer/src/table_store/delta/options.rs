@@ -1,0 +1,134 @@
+//! Limits and settings of the engine; section `[tables]`.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::table_store::schema_plan::COLUMNS_MAX;
+
+/// Whether tables have deletion vectors.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum DeletionVectors {
+    /// Tables above [`DeltaOptions::copy_on_write_below_bytes`] have them, smaller ones are rewritten.
+    #[default]
+    Auto,
+    /// All tables have them.
+    On,
+    /// None have them: for readers that do not know them. Upserts into large tables become slow. Those that a table has are
+    /// purged by compaction.
+    Off,
+}
+
+/// Settings of one table.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct NamedTableOptions {
+    /// Instead of the general setting.
+    pub deletion_vectors: Option<DeletionVectors>,
+    /// Instead of the general setting.
+    pub partition_by: Option<Vec<String>>,
+}
+
+/// Limits and settings of the engine; section `[tables]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeltaOptions {
+    /// Most columns of a table; text beyond them goes into the overflow column.
+    pub columns_max: usize,
+    /// Size at which a data file is closed and the next begins, bytes.
+    pub target_file_bytes: NonZeroU64,
+    /// A file below this size is small, bytes.
+    pub small_file_bytes: u64,
+    /// More small files than this in a table (or partition) are folded into one.
+    pub small_files_max: usize,
+    /// Share of deleted rows above which a file is rewritten, 0 to 1.
+    pub deleted_share_max: f64,
+    /// More files than this with the same place in the order of month and supervisor are sorted into each other.
+    pub overlap_max: usize,
+    /// Most bytes that one compaction reads.
+    pub compaction_bytes_max: u64,
+    /// Whether tables have deletion vectors: `auto`, `on`, `off`.
+    pub deletion_vectors: DeletionVectors,
+    /// Tables below this size have no deletion vectors when that is `auto`, bytes.
+    pub copy_on_write_below_bytes: u64,
+    /// Columns that partition tables made from now on, for example `["month", "supervisor_id"]`.
+    pub partition_by: Vec<String>,
+    /// Settings of single tables, by their names in the metastore.
+    pub named: BTreeMap<String, NamedTableOptions>,
+    /// Folder of the key indexes on a local disk, about 24 bytes an id; without it they are in a temporary folder and built anew at
+    /// every start.
+    pub index_folder: Option<PathBuf>,
+    /// Most entries of one key index that are in memory before they are written to disk, about 26 bytes each.
+    pub index_entries_in_memory_max: usize,
+    /// Most tables whose handles stay open.
+    pub tables_open_max: usize,
+    /// How long superseded data files stay for running readers and time travel, hours.
+    pub retention_hours: u64,
+    /// How long files stay that no log speaks of: those of a crash, or of a write under way, hours.
+    pub orphan_hours: u64,
+    /// How long deletions are remembered, so that a late row does not bring an id back, hours.
+    pub tombstone_retention_hours: u64,
+}
+
+impl Default for DeltaOptions {
+    /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, 15 % deleted rows, 8 overlapping files, compactions of 2 GiB,
+    /// copy on write below 64 MiB, no partitions, 500,000 entries in memory, 200 open tables, 7 days, a day, 30 days.
+    fn default() -> Self {
+        Self {
+            columns_max: COLUMNS_MAX,
+            target_file_bytes: NonZeroU64::MIN.saturating_add((128 << 20) - 1),
+            small_file_bytes: 8 << 20,
+            small_files_max: 8,
+            deleted_share_max: 0.15,
+            overlap_max: 8,
+            compaction_bytes_max: 2 << 30,
+            deletion_vectors: DeletionVectors::Auto,
+            copy_on_write_below_bytes: 64 << 20,
+            partition_by: Vec::new(),
+            named: BTreeMap::new(),
+            index_folder: None,
+            index_entries_in_memory_max: 500_000,
+            tables_open_max: 200,
+            retention_hours: 7 * 24,
+            orphan_hours: 24,
+            tombstone_retention_hours: 30 * 24,
+        }
+    }
+}
+
+/// What holds for one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableOptions {
+    /// Whether it has deletion vectors.
+    pub deletion_vectors: DeletionVectors,
+    /// What partitions it, if it is made now.
+    pub partition_by: Vec<String>,
+    /// Below this size it has no deletion vectors when that is `auto`, bytes.
+    pub copy_on_write_below_bytes: u64,
+}
+
+impl DeltaOptions {
+    /// What holds for a table, by its name in the metastore.
+    pub fn of_table(&self, name: &str) -> TableOptions {
+        let named = self.named.get(name).cloned().unwrap_or_default();
+        TableOptions {
+            deletion_vectors: named.deletion_vectors.unwrap_or(self.deletion_vectors),
+            partition_by: named.partition_by.unwrap_or_else(|| self.partition_by.clone()),
+            copy_on_write_below_bytes: self.copy_on_write_below_bytes,
+        }
+    }
+}
+
+impl TableOptions {
+    /// Whether a table of this size may get deletion vectors by an upsert.
+    pub fn marks(&self, bytes: i64) -> bool {
+        match self.deletion_vectors {
+            DeletionVectors::Auto => bytes.unsigned_abs() >= self.copy_on_write_below_bytes,
+            DeletionVectors::On => true,
+            DeletionVectors::Off => false,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What a checkpoint of the key index stands for: the files that its entries may point to.
+//!
+//! On opening, the files of the stamp are compared with those of the tables: files that are gone take their entries with them, files
+//! that are new are read. That is right whatever happened in between (commits of a crashed process, of somebody else, a log that was
+//! cleaned up, a table that was replaced), because a path never stands for two different files, and as long as the deleted rows
+//! of a file only become more. Where they became fewer (somebody restored an old version) the file is read like a new one.
+
+use std::collections::HashMap;
+
+use deltalake::kernel::DeletionVectorDescriptor;
+use serde::{Deserialize, Serialize};
+
+use super::space::SpaceState;
+use crate::key_index::Position;
+
+/// Changed whenever the meaning of an entry changes; an index with another one is built anew.
+const FORMAT: u32 = 1;
+
+/// A checkpoint may hold entries of commits that were made while it was written. Their files are not in the stamp, so they are not live
+/// after it is opened; their numbers must not be given to other files.
+const NUMBERS_AHEAD: u32 = 100_000;
+
+/// One file that entries may point to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StampedFile {
+    pub(super) number: u32,
+    pub(super) path: String,
+    pub(super) deleted: Option<DeletionVectorDescriptor>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StampedTable {
+    path: String,
+    files: Vec<StampedFile>,
+}
+
+/// The stamp of one checkpoint.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Stamp {
+    format: u32,
+    /// No file has a greater number.
+    pub(super) last_number: u32,
+    /// Positions of strays.
+    strays: Vec<(u32, u32)>,
+    tables: Vec<StampedTable>,
+}
+
+impl Stamp {
+    /// The stamp of a state.
+    pub(super) fn of(state: &SpaceState) -> Self {
+        let tables = state.slots.iter().map(|slot| StampedTable {
+            path: slot.path.clone(),
+            files: slot
+                .files
+                .values()
+                .map(|file| StampedFile {
+                    number: file.number,
+                    path: file.path.clone(),
+                    deleted: file.deleted.as_ref().map(|deleted| deleted.descriptor.clone()),
+                })
+                .collect(),
+        });
+        let strays = (0..state.slots.len() as u32)
+            .flat_map(|number| state.live.strays_of(number))
+            .flat_map(|(file, rows)| rows.iter().map(move |row| (file, row)))
+            .collect();
+        let last_number = state.numbers.last().saturating_add(NUMBERS_AHEAD);
+        Self { format: FORMAT, last_number, strays, tables: tables.collect() }
+    }
+
+    /// As bytes.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        // Structures of numbers and texts always become JSON.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The inverse; `None` for another format.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Self>(bytes).ok().filter(|stamp| stamp.format == FORMAT)
+    }
+
+    /// The files by folder of their table, then by path.
+    pub(super) fn files(&mut self) -> HashMap<String, HashMap<String, StampedFile>> {
+        std::mem::take(&mut self.tables)
+            .into_iter()
+            .map(|table| {
+                (table.path, table.files.into_iter().map(|file| (file.path.clone(), file)).collect())
+            })
+            .collect()
+    }
+
+    /// Rows that had to leave.
+    pub(super) fn strays(&self) -> impl Iterator<Item = Position> + '_ {
+        self.strays.iter().map(|&(file, row)| Position { file, row })
+    }
+}
