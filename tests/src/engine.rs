@@ -10,6 +10,7 @@ use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::names;
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::sqlite::SqliteMetastore;
+pub use lake_writer::table_store::delta::DeletionVectors;
 use lake_writer::table_store::delta::{DeltaOptions, DeltaTableStore};
 use lake_writer::table_store::lake_store::{LakeStore, LakeStoreConfig};
 use rand::RngExt;
@@ -18,17 +19,6 @@ use tempfile::TempDir;
 
 pub use self::rows::{Cell, NewRow, batch, record_batch, tombstone, write_parquet};
 use crate::readers::Snapshot;
-
-/// Whether an engine hides replaced rows in deletion vectors or rewrites files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeletionVectors {
-    /// By the size of the table.
-    Auto,
-    /// Always hides.
-    On,
-    /// Always rewrites.
-    Off,
-}
 
 /// How an engine is set up in a test: what every test may choose, whatever the engine calls it.
 #[derive(Clone, Debug)]
@@ -47,6 +37,16 @@ pub struct Setting {
     pub small_file_bytes: u64,
     /// Small files that a table may have.
     pub small_files_max: usize,
+    /// Share of hidden rows above which a file is rewritten.
+    pub deleted_share_max: f64,
+    /// Files with the same place in the order of a table before they are sorted into each other.
+    pub overlap_max: usize,
+    /// Bytes below which a table is rewritten instead of getting deletion vectors, when that is `Auto`.
+    pub copy_on_write_below_bytes: u64,
+    /// Entries of the key index in memory.
+    pub index_entries_in_memory_max: usize,
+    /// Whether the key index survives the engine; otherwise it is built anew at every start.
+    pub index_kept: bool,
     /// Tables whose handles stay open.
     pub tables_open_max: usize,
 }
@@ -65,6 +65,11 @@ impl Setting {
             target_file_bytes: 20_000,
             small_file_bytes: 8_000,
             small_files_max: 3,
+            deleted_share_max: 0.15,
+            overlap_max: 3,
+            copy_on_write_below_bytes: 10_000,
+            index_entries_in_memory_max: 16,
+            index_kept: true,
             tables_open_max: 2,
         }
     }
@@ -76,21 +81,32 @@ impl Setting {
         self.target_file_bytes = [4_000, 20_000, 1 << 20][random.random_range(0..3)];
         self.small_file_bytes = [0, 2_000, 8_000][random.random_range(0..3)];
         self.small_files_max = random.random_range(1..6);
+        self.deleted_share_max = [0.0, 0.15, 0.6, 1.0][random.random_range(0..4)];
+        self.overlap_max = random.random_range(1..6);
+        self.copy_on_write_below_bytes = [0, 5_000, 1 << 20][random.random_range(0..3)];
+        self.index_entries_in_memory_max = [1, 16, 500_000][random.random_range(0..3)];
+        self.index_kept = random.random_range(0..8) > 0;
         self.tables_open_max = random.random_range(1..5);
     }
 
     // ==== The one place where a setting becomes the engine's own options; a new option of the engine is filled in here. ====
-    fn options(&self) -> DeltaOptions {
+    fn options(&self, index_folder: &Path) -> DeltaOptions {
         DeltaOptions {
             columns_max: self.columns_max,
             target_file_bytes: NonZeroU64::new(self.target_file_bytes).unwrap_or(NonZeroU64::MIN),
             small_file_bytes: self.small_file_bytes,
             small_files_max: self.small_files_max,
+            deleted_share_max: self.deleted_share_max,
+            overlap_max: self.overlap_max,
+            deletion_vectors: self.deletion_vectors,
+            copy_on_write_below_bytes: self.copy_on_write_below_bytes,
+            partition_by: self.partition_by.iter().map(|column| (*column).to_owned()).collect(),
+            index_folder: self.index_kept.then(|| index_folder.to_owned()),
+            index_entries_in_memory_max: self.index_entries_in_memory_max,
             tables_open_max: self.tables_open_max,
             retention_hours: self.retention_hours,
             tombstone_retention_hours: 1,
-            // deletion_vectors: self.deletion_vectors,
-            // partition_by: self.partition_by,
+            ..DeltaOptions::default()
         }
     }
 }
@@ -126,7 +142,11 @@ impl EngineLake {
     pub fn open(&self, setting: &Setting) -> anyhow::Result<DeltaTableStore> {
         let root = self.folder.path().display().to_string();
         let store = LakeStore::open(&LakeStoreConfig { root, s3: None })?;
-        Ok(DeltaTableStore::new(Arc::new(store), Arc::new(self.metastore()), setting.options()))
+        Ok(DeltaTableStore::new(
+            Arc::new(store),
+            Arc::new(self.metastore()),
+            setting.options(&self.own.path().join("index")),
+        ))
     }
 
     /// The folder of a table.

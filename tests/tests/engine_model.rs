@@ -19,12 +19,13 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use lake_tests::engine::{EngineLake, Setting, space};
 use lake_tests::readers::{Reader, Readers, Row, Snapshot};
-use lake_writer::table_store::TableStore;
 use lake_writer::table_store::delta::DeltaTableStore;
+use lake_writer::table_store::{Applied, StoreError, TableStore};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -38,6 +39,8 @@ const SPARK_SAMPLE: u64 = 16;
 const WORKERS: usize = 3;
 /// Ids of a history.
 const IDS: usize = 25;
+/// How long an engine may say that it cannot just now.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Past versions of a table that every reader is asked for.
 const PAST_VERSIONS: usize = 2;
 
@@ -85,6 +88,23 @@ impl Tally {
     }
 }
 
+/// Tries again as the port asks for: the last tasks of an engine that crashed may still hold its key index, for a moment.
+async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(work: impl Fn() -> F) -> Result<T, StoreError> {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        match work().await {
+            Err(StoreError::Unavailable { .. }) if Instant::now() < patience => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn apply(store: &DeltaTableStore, observations: &[Observation]) -> anyhow::Result<Applied> {
+    patiently(|| store.apply(space_batch(observations))).await.context("apply a batch")
+}
+
 /// A lake with a history behind it.
 struct Trial<'worker> {
     random: StdRng,
@@ -108,7 +128,7 @@ impl Trial<'_> {
     }
 
     async fn crash_in<T>(&mut self, work: impl AsyncFnOnce(&DeltaTableStore) -> T) -> anyhow::Result<()> {
-        let polls_left = self.random.random_range(0..60);
+        let polls_left = self.random.random_range(0..90);
         let finished = Interrupted { future: Box::pin(work(&self.store)), polls_left }.await;
         self.tally.crashes += u64::from(finished.is_none());
         self.open_again()
@@ -120,9 +140,20 @@ impl Trial<'_> {
             self.open_again()?;
         }
         if self.random.random_range(0..3) == 0 {
-            self.crash_in(async |store| store.apply(space_batch(observations)).await.is_ok()).await?;
+            self.crash_in(async |store| {
+                let _ = store.apply(space_batch(observations)).await;
+                let _ = store.compact(&space()).await;
+            })
+            .await?;
         }
-        self.store.apply(space_batch(observations)).await.context("apply a batch")?;
+        if self.random.random_range(0..4) == 0 {
+            // Compaction goes on meanwhile; whatever becomes of it, the batch enters.
+            let space = space();
+            let (applied, _) = futures::join!(apply(&self.store, observations), self.store.compact(&space));
+            applied?;
+        } else {
+            apply(&self.store, observations).await?;
+        }
         self.tally.batches += 1;
         for observation in observations {
             self.model.delivered(observation);
@@ -134,7 +165,8 @@ impl Trial<'_> {
         if self.random.random_range(0..3) == 0 {
             self.crash_in(async |store| store.maintain(&space()).await.is_ok()).await?;
         }
-        let maintained = self.store.maintain(&space()).await.context("maintain")?;
+        let space = space();
+        let maintained = patiently(|| self.store.maintain(&space)).await.context("maintain")?;
         self.tally.maintained += 1;
         self.tally.files_deleted += maintained.files_deleted;
         Ok(())
@@ -228,7 +260,7 @@ impl Trial<'_> {
         }
         // All of it once more changes nothing.
         let again: Vec<Observation> = all.into_iter().filter(|one| self.model.may_deliver(one)).collect();
-        let applied = self.store.apply(space_batch(&again)).await?;
+        let applied = apply(&self.store, &again).await?;
         self.look().await.context("after everything was delivered again")?;
         ensure!(applied.tables.is_empty(), "everything delivered again made commits: {applied:?}");
         self.maintain().await?;

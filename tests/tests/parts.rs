@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt;
-use lake_tests::parts::{Kafka, Launch, Nats, ObjectStore, Port, Postgres, wait_until};
+use lake_tests::parts::{Kafka, Launch, Nats, ObjectStore, Port, Postgres, Spark, sql_name, wait_until};
 use object_store::path::Path as Key;
 use object_store::{ObjectStore as _, ObjectStoreExt, PutMode, PutPayload};
 use rdkafka::ClientConfig;
@@ -128,6 +128,34 @@ async fn the_object_store_puts_only_if_absent_and_survives_a_hard_restart() {
         .unwrap();
     let refused = stranger.get(&key).await;
     assert!(matches!(refused, Err(object_store::Error::PermissionDenied { .. })), "{refused:?}");
+}
+
+#[test]
+fn spark_writes_a_delta_table_with_deletion_vectors_and_is_gone_afterwards() {
+    let lake = tempfile::tempdir().unwrap();
+    let table = lake.path().join("a table");
+    let name = sql_name(&table);
+    let mut spark = Spark::start().unwrap();
+    let create = format!(
+        "CREATE TABLE {name} (_id STRING, visits INT) USING delta TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')"
+    );
+    let insert =
+        format!("INSERT INTO {name} SELECT CASE WHEN id > 0 THEN concat('id-', id) END, id FROM range(0, 50, 1, 1)");
+    let deleted = spark.sql(&[&create, &insert, &format!("DELETE FROM {name} WHERE visits >= 2")]).unwrap();
+    assert_eq!(deleted, [[Some("48".to_owned())]]);
+    let found = spark.read(&table, None).unwrap();
+    assert_eq!((found.columns.as_slice(), found.count), (["_id".to_owned(), "visits".to_owned()].as_slice(), 2));
+    assert_eq!(found.rows, [[None, Some("0".to_owned())], [Some("id-1".to_owned()), Some("1".to_owned())]]);
+    assert_eq!(spark.read(&table, Some(1)).unwrap().count, 50);
+    assert!(
+        std::fs::read_dir(&table).unwrap().any(|file| file.unwrap().path().extension().is_some_and(|end| end == "bin"))
+    );
+    let error = format!("{:#}", spark.sql(&["SELECT nothing FROM nowhere"]).unwrap_err());
+    assert!(error.contains("nowhere") && !error.contains("\tat "), "{error}");
+
+    let process = spark.process_id();
+    drop(spark);
+    assert!(!is_alive(process));
 }
 
 #[test]

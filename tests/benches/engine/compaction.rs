@@ -9,7 +9,7 @@ use lake_writer::table_store::delta::DeltaTableStore;
 use serde::{Deserialize, Serialize};
 
 use super::arguments::{Arguments, Part};
-use super::home::{self, Close as _, Home};
+use super::home::{self, Home};
 use super::made::MadeTables;
 use super::measure::{Memory, Spread, TableFolder, Written};
 use super::phase::Phase;

@@ -49,7 +49,7 @@ impl Home {
         self.folder.join(LAKE).join(table_path())
     }
 
-    /// Folder of the key index; absent for an engine that keeps none.
+    /// Folder of the key index.
     pub fn index_folder(&self) -> PathBuf {
         self.folder.join(INDEX)
     }
@@ -70,11 +70,9 @@ impl Home {
             let text = text.replace("{home}", &self.folder.to_string_lossy());
             given.insert(key.clone(), serde_json::from_str(&text).unwrap_or(Value::String(text)));
         }
-        let mut indexed = given.clone();
+        let mut indexed = given;
         indexed.entry("index_folder").or_insert_with(|| self.index_folder().to_string_lossy().into());
-        // An engine that keeps its index in memory does not know the folder.
         let options = serde_json::from_value(Value::Object(indexed));
-        let options = options.or_else(|_| serde_json::from_value(Value::Object(given)));
         options.context("the engine does not take the options given by --option")
     }
 
@@ -89,14 +87,6 @@ impl Home {
         remove(&self.folder)
     }
 }
-
-/// What an engine has to do before its process ends: nothing, unless it has a method of this name itself.
-pub trait Close {
-    /// Saves what makes the next start quick.
-    async fn close(&self) {}
-}
-
-impl Close for DeltaTableStore {}
 
 /// Deletes a folder that may be absent.
 pub fn remove(folder: &Path) -> anyhow::Result<()> {

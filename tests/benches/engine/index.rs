@@ -8,7 +8,7 @@ use lake_writer::table_store::TableStore;
 use serde::{Deserialize, Serialize};
 
 use super::arguments::Arguments;
-use super::home::{self, Close as _, Home};
+use super::home::{self, Home};
 use super::made::MadeTables;
 use super::measure::{Memory, Spread};
 use super::phase::Phase;

@@ -7,7 +7,7 @@ use lake_writer::table_store::TableStore;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::home::{self, Close as _, Home};
+use super::home::{self, Home};
 use super::measure::Memory;
 use super::rows;
 

@@ -8,7 +8,7 @@ use lake_writer::table_store::{SpaceBatch, TableRows, TableStore};
 use serde::{Deserialize, Serialize};
 
 use super::arguments::Arguments;
-use super::home::{Close as _, Home};
+use super::home::Home;
 use super::made::MadeTables;
 use super::measure::Memory;
 use super::phase::Phase;

@@ -50,6 +50,11 @@ impl Dialogue {
         Ok(dialogue)
     }
 
+    /// The process id.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks and waits for the answer. An error is either the process's own answer, or tells how its log ends.
     pub(crate) fn ask<T: DeserializeOwned>(&mut self, question: &Value) -> anyhow::Result<T> {
         let Some(questions) = &mut self.questions else { bail!("{} has ended", self.name) };

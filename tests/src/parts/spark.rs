@@ -46,6 +46,11 @@ impl Spark {
         work(held.as_mut().context("it was just started")?)
     }
 
+    /// The process that answers; Java runs below it.
+    pub fn process_id(&self) -> u32 {
+        self.dialogue.process_id()
+    }
+
     /// All rows of a table, now or at a version, and what `SELECT count(*)` says.
     ///
     /// # Errors

@@ -1,0 +1,130 @@
+//! After the clean-up, every version within the retention is still what it was, in every reader; what nobody can read any more is gone.
+//!
+//! Time passes by setting clocks back on disk: the log entries up to a version say that it was hours ago, and every file is as old as that.
+//! So whoever judged files by their age alone would delete what running readers need.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use lake_tests::engine::{Cell, DeletionVectors, EngineLake, NewRow, Setting, batch, space, tombstone};
+use lake_tests::readers::{Reader, Readers, Row};
+use lake_writer::table_store::TableStore;
+use serde_json::Value;
+
+const TYPE: &str = "person";
+const HOUR_MS: i64 = 3_600_000;
+
+/// Twenty commits: rows enter, are replaced a few at a time, and leave; columns come and one changes its type.
+async fn live(lake: &EngineLake, setting: &Setting) -> BTreeMap<u64, Vec<Row>> {
+    let store = lake.open(setting).unwrap();
+    let mut versions = BTreeMap::new();
+    for step in 0..20_i64 {
+        let ids = if step == 0 { 0..400 } else { step * 7..step * 7 + 30 };
+        let rows = ids.map(|id| {
+            let note = if step == 12 && id % 5 == 0 { Cell::Text("many".into()) } else { Cell::Number(id * step) };
+            let mut cells = BTreeMap::from([("/note".to_owned(), note)]);
+            cells.insert(format!("/q{}", step / 4), Cell::Text(format!("answer {step}")));
+            cells.insert("+supervisor_id".to_owned(), Cell::Text(["anna", "berta"][(id % 2) as usize].into()));
+            NewRow { id: format!("id-{id}"), version_us: step, observed_us: step, cells }
+        });
+        let leaving = (0..3).map(|n| tombstone(&format!("id-{}", 399 - 3 * step - n), Some(step), step)).collect();
+        store.apply(batch(&[(TYPE, rows.collect())], leaving).unwrap()).await.unwrap();
+        if step % 6 == 5 {
+            store.maintain(&space()).await.unwrap();
+        }
+        let snapshot = lake.snapshot(TYPE).await.unwrap().unwrap();
+        versions.insert(snapshot.version, snapshot.rows);
+    }
+    versions
+}
+
+/// Everything up to this version happened hours ago, and every file was written then.
+fn age(table: &Path, version: u64, hours: i64) {
+    for number in 0..=version {
+        let entry = table.join(format!("_delta_log/{number:020}.json"));
+        let mut aged = String::new();
+        for line in fs::read_to_string(&entry).unwrap().lines() {
+            let mut action: Value = serde_json::from_str(line).unwrap();
+            if let Some(removed) = action.pointer_mut("/remove/deletionTimestamp") {
+                *removed = (removed.as_i64().unwrap() - hours * HOUR_MS).into();
+            }
+            aged.push_str(&format!("{action}\n"));
+        }
+        fs::write(&entry, aged).unwrap();
+    }
+    let then = SystemTime::now() - Duration::from_secs(hours as u64 * 3_600);
+    for file in files(table) {
+        File::options().write(true).open(file).unwrap().set_modified(then).unwrap();
+    }
+}
+
+/// Data files and deletion vectors.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("_delta_log") {
+            found.extend(files(&path));
+        } else if path.extension().is_some_and(|end| end == "parquet" || end == "bin") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+async fn cleaned_up(setting: &Setting) {
+    let lake = EngineLake::new().await.unwrap();
+    let past = live(&lake, setting).await;
+    let latest = *past.keys().next_back().unwrap();
+    let (&within, _) = past.range(latest / 2..).next().unwrap();
+    let table = lake.table(TYPE);
+    // What crashes leave behind: written, never committed.
+    let mut orphans = vec![table.join("part-00000-0d9e2c4e-1111-4222-8333-444455556666-c000.zstd.parquet")];
+    if files(&table).iter().any(|file| file.extension().is_some_and(|end| end == "bin")) {
+        orphans.push(table.join("deletion_vector_0d9e2c4e-1111-4222-8333-444455556666.bin"));
+    }
+    orphans.iter().for_each(|orphan| fs::write(orphan, "half a file").unwrap());
+    let before = files(&table).len();
+    age(&table, within, 72);
+
+    let store = lake.open(setting).unwrap();
+    let maintained = store.maintain(&space()).await.unwrap();
+    assert!(maintained.files_deleted > 0, "nothing was cleaned up: {setting:?}");
+    assert!(files(&table).len() < before, "{setting:?}");
+    for orphan in &orphans {
+        assert!(!orphan.exists(), "{} is still there: {setting:?}", orphan.display());
+    }
+
+    let mut readers = Readers::of_folders().unwrap();
+    for (&version, rows) in past.range(within..) {
+        for reader in Reader::QUICK {
+            let content = readers.read(reader, &table, Some(version)).unwrap();
+            content.ensure_is(rows).unwrap_or_else(|error| panic!("{reader}, version {version}, {setting:?}: {error}"));
+        }
+    }
+    let content = readers.read(Reader::Spark, &table, Some(within)).unwrap();
+    content.ensure_is(&past[&within]).unwrap_or_else(|error| panic!("Spark, version {within}, {setting:?}: {error}"));
+
+    // The lake lives on.
+    let row = NewRow { id: "late".into(), version_us: 99, observed_us: 99, cells: BTreeMap::new() };
+    store.apply(batch(&[(TYPE, vec![row])], Vec::new()).unwrap()).await.unwrap();
+    let snapshot = lake.snapshot(TYPE).await.unwrap().unwrap();
+    assert!(snapshot.version > latest && snapshot.rows.iter().any(|row| row["_id"] == "late"));
+    for reader in Reader::QUICK {
+        readers.read(reader, &table, None).unwrap().ensure_is(&snapshot.rows).unwrap();
+        readers.read(reader, &table, Some(within)).unwrap().ensure_is(&past[&within]).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_within_the_retention_stay_as_they_were() {
+    for partition_by in [&[] as &'static [&'static str], &["supervisor_id"]] {
+        for deletion_vectors in [DeletionVectors::On, DeletionVectors::Off] {
+            let setting = Setting { partition_by, deletion_vectors, retention_hours: 24, ..Setting::small() };
+            cleaned_up(&setting).await;
+        }
+    }
+}
