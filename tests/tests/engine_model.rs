@@ -277,7 +277,7 @@ async fn run(seed: u64, readers: &mut Readers, tally: &mut Tally) -> anyhow::Res
     setting.redraw(&mut random);
     let lake = EngineLake::new().await?;
     let store = lake.open(&setting)?;
-    let with_spark = seed % SPARK_SAMPLE == 0;
+    let with_spark = seed.is_multiple_of(SPARK_SAMPLE);
     let (model, past) = (Model::default(), BTreeMap::new());
     Trial { random, setting, lake, store, model, past, readers, tally, with_spark }.run().await
 }

@@ -81,10 +81,14 @@ impl HeldLease {
                 () = shutdown.cancelled() => break,
             }
             let asked = Instant::now();
-            match self.metastore.renew_lease(&self.lease, microseconds(self.duration)).await {
-                Ok(Some(lease)) => (self.lease, self.asked) = (lease, asked),
-                Ok(None) => anyhow::bail!("another writer has taken the lease; this one stops"),
-                Err(error) => warn(&error),
+            // A database that hangs must not hide that time is up.
+            let patience = self.duration.saturating_sub(self.asked.elapsed()).saturating_sub(every / 2);
+            let renewing = self.metastore.renew_lease(&self.lease, microseconds(self.duration));
+            match tokio::time::timeout(patience, renewing).await {
+                Ok(Ok(Some(lease))) => (self.lease, self.asked) = (lease, asked),
+                Ok(Ok(None)) => anyhow::bail!("another writer has taken the lease; this one stops"),
+                Ok(Err(error)) => warn(&error),
+                Err(_) => tracing::warn!("the metastore does not answer; the lease is not renewed"),
             }
             let left = self.duration.saturating_sub(self.asked.elapsed());
             anyhow::ensure!(

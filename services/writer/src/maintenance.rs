@@ -36,7 +36,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     tokio::select! {
-        () = compact(&*store, &*metastore, options.compact_every_seconds) => {}
+        () = compact(&*store, options.compact_every_seconds) => {}
         () = clean_up(&*store, &*metastore, options.every_hours, &shutdown) => {}
         // What is under way is given up: files of a compaction that is not committed are found by a clean-up.
         () = shutdown.cancelled() => {}
@@ -44,15 +44,21 @@ pub async fn run(
     Ok(())
 }
 
-async fn compact(store: &dyn TableStore, metastore: &dyn Metastore, every_seconds: u64) {
+async fn compact(store: &dyn TableStore, every_seconds: u64) {
     if every_seconds == 0 {
         return std::future::pending().await;
     }
+    let mut more = false;
     loop {
-        tokio::time::sleep(Duration::from_secs(every_seconds)).await;
-        for space in spaces(metastore).await {
-            if let Err(error) = store.compact(&space).await {
-                tracing::warn!(%space, error = %Chain(&error), "compaction failed; next round tries again");
+        if !std::mem::take(&mut more) {
+            tokio::time::sleep(Duration::from_secs(every_seconds)).await;
+        }
+        for space in store.spaces_in_use() {
+            match store.compact(&space).await {
+                Ok(compacted) => more |= compacted.more,
+                Err(error) => {
+                    tracing::warn!(%space, error = %Chain(&error), "compaction failed; next round tries again");
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lake_shared::queue::Queue;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest::{self, IngestOptions};
@@ -75,12 +76,17 @@ impl Writer {
         let drained = CancellationToken::new();
         let keep = lease.keep(drained.clone());
         let work = async {
-            let cleanup = maintenance::run(
+            // A task of its own: compaction computes, and must not hold up what is done in between here. It ends with its set.
+            let mut beside = JoinSet::new();
+            beside.spawn(maintenance::run(
                 Arc::clone(&self.store),
                 Arc::clone(&self.metastore),
                 self.options.maintenance.clone(),
                 shutdown.clone(),
-            );
+            ));
+            let cleanup = async {
+                beside.join_next().await.map_or(Ok(()), |ended| ended.unwrap_or_else(|error| Err(error.into())))
+            };
             let ingest = ingest::run(queue, Arc::clone(&self.store), self.options.ingest.clone(), shutdown.clone());
             let outcome = tokio::try_join!(ingest, cleanup);
             self.store.close().await;

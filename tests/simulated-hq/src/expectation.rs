@@ -207,7 +207,9 @@ fn possible_places(domain: &Domain, person: Option<&Person>, owner: Option<u32>,
     let trees: Vec<_> = true_since(&domain.trees, from).collect();
     for assignment in assignments {
         for tree in &trees {
-            let whereabouts = [assignment, owner].into_iter().flatten().find_map(|place| tree.get(&place));
+            // A place that is gone lies nowhere: its way is empty.
+            let way = |place: u32| tree.get(&place).filter(|way| !way.is_empty());
+            let whereabouts = [assignment, owner].into_iter().flatten().find_map(way);
             let levels = whereabouts.into_iter().flatten();
             add(levels.map(|(level, id)| (name(level), Value::String(id.to_string()))).collect());
         }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{IngestOptions, run};
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
-use crate::table_store::{Compacted, Applied, Maintained, SpaceBatch, StoreError, TableStore};
+use crate::table_store::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
 
 /// Remembers ids by space; refuses ids that begin with `bad`; fails as often as told.
 #[derive(Default)]
@@ -85,6 +85,9 @@ impl TableStore for FakeStore {
         Ok(Compacted::default())
     }
     async fn close(&self) {}
+    fn spaces_in_use(&self) -> Vec<Space> {
+        Vec::new()
+    }
     async fn maintain(&self, _: &Space) -> Result<Maintained, StoreError> {
         Ok(Maintained::default())
     }

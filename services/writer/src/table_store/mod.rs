@@ -108,6 +108,8 @@ pub struct Compacted {
     pub files_after: u64,
     /// Bytes written.
     pub bytes_written: u64,
+    /// There is more to do: the call ended at its own limit.
+    pub more: bool,
 }
 
 /// Why a batch was not applied. Parts of it may have been; applying it again is safe.
@@ -145,6 +147,9 @@ pub trait TableStore: Send + Sync {
     /// Rewrites small files, files with many deleted rows and badly clustered ones, as far as the policy asks for it now. Batches go on
     /// being applied meanwhile; they wait only for the commits.
     async fn compact(&self, space: &Space) -> Result<Compacted, StoreError>;
+
+    /// The spaces that were used since the start.
+    fn spaces_in_use(&self) -> Vec<Space>;
 
     /// Compacts, then deletes what no reader within the retention needs any more: superseded data files, files of crashed writes, expired log
     /// files, and tombstones older than their retention. Safe while batches are applied.

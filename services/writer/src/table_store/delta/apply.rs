@@ -10,6 +10,7 @@ use super::arriving::Arriving;
 use super::batch::{Decisions, Entries};
 use super::change::{self, Change};
 use super::commit::{self, Features, Outcome};
+use super::load::NUMBERS_MAX;
 use super::space::{Found, SpaceState};
 use super::{DeltaTableStore, EngineError, PLANS_MAX, now_us};
 use crate::key_index::{IdHash, Liveness, Position};
@@ -53,7 +54,7 @@ impl DeltaTableStore {
     ) -> Result<Applied, EngineError> {
         let entries = Entries::of(batch).map_err(EngineError::BadRows)?;
         // The state is taken out while it changes: an error half-way leaves nothing behind that could be wrong.
-        let mut state = match held.take() {
+        let mut state = match held.take().filter(|state| !state.torn) {
             Some(state) => state,
             None => self.load_space(&batch.space).await?,
         };
@@ -67,12 +68,21 @@ impl DeltaTableStore {
                 *held = Some(state);
                 return Err(EngineError::BadRows(reason));
             }
+            // Whatever failed, the state says what was committed. A commit of unknown outcome is met by its version, as any other.
+            Err(error) if !state.torn && !matches!(error, EngineError::Index(_)) => {
+                *held = Some(state);
+                return Err(error);
+            }
             Err(error) => {
                 metrics::gauge!(telemetry::INDEX_KEYS).decrement(state.index.entries() as f64);
                 return Err(error);
             }
         }
         self.tend_index(&state);
+        if state.numbers.last() > NUMBERS_MAX {
+            self.lost_indexes().insert(state.space.clone());
+            state.torn = true;
+        }
         let recorded = self.record(&mut state).await;
         let applied = progress.applied(&state);
         *held = Some(state);
@@ -200,11 +210,11 @@ impl DeltaTableStore {
         let marks = self.options.of_table(&name).marks(state.slot(change.number).bytes());
         let store = table.object_store();
         let written = change::write(state, &change, store, &self.options, marks, now).await?;
-        let wanted = Features { deletion_vectors: (!written.marked.is_empty()).then_some(true) };
+        let hours = self.options.retention_hours;
+        let wanted =
+            Features { deletion_vectors: (!written.marked.is_empty()).then_some(true), retention_hours: Some(hours) };
         let mut actions = match table.snapshot() {
-            Err(_) => {
-                commit::creation(&name, &written.plan.schema, &written.partition_columns, now / 1_000)?
-            }
+            Err(_) => commit::creation(&name, &written.plan.schema, &written.partition_columns, hours, now / 1_000)?,
             Ok(snapshot) => commit::changes(snapshot, written.plan.changed.then_some(&written.plan.schema), wanted)?,
         };
         actions.extend(commit::file_actions(state.slot(change.number), &table, &written, now / 1_000)?);

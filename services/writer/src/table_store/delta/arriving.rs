@@ -12,9 +12,9 @@ use serde_json::{Map, Value};
 use super::EngineError;
 use super::batch::Entering;
 use super::files::aligned;
+use crate::key_index::IdHash;
 use crate::table_store::TableRows;
 use crate::table_store::conversion::{ColumnType, column_type, converted};
-use crate::key_index::IdHash;
 use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::{
     ArrivingField, COMMITTED_SOURCE, Column, OVERFLOW_SOURCE, SchemaPlan, TableSchema,

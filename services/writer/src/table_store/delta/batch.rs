@@ -6,11 +6,11 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
+use crate::key_index::{IdHash, id_hash};
 use crate::metastore::StoredTombstone;
 use crate::table_store::SpaceBatch;
-use crate::table_store::conversion::{ColumnType, converted};
-use crate::key_index::{IdHash, id_hash};
 use crate::table_store::by_id_hash::ByIdHash;
+use crate::table_store::conversion::{ColumnType, converted};
 use crate::table_store::order_guard::{
     Held, RowOrder, TombstoneOrder, comparable_version, row_enters, tombstone_effect,
 };

@@ -10,7 +10,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray};
-use arrow::compute::{SortColumn, SortOptions, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch};
+use arrow::compute::{
+    SortColumn, SortOptions, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch,
+};
 use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -26,6 +28,7 @@ use super::partition::Partition;
 use super::space::{Slot, SpaceState};
 use super::{DeltaOptions, EngineError, TableOptions};
 use crate::key_index::{Entry, FinishedRun, KeyIndex, Position, RunBuilder, id_hash};
+use crate::table_store::conversion::ColumnType;
 use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::{
     COMMITTED_SOURCE, Column, ID_SOURCE, OBSERVED_SOURCE, OVERFLOW_SOURCE, SchemaPlan, VERSION_SOURCE, clustering, plan,
@@ -93,7 +96,7 @@ fn plan_files<'a>(
         }
         let mut rows = file.deleted_rows().map_or_else(RoaringBitmap::new, |rows| rows.as_ref().clone());
         rows |= dead.unwrap_or(&RoaringBitmap::new());
-        if i64::try_from(rows.len()).is_ok_and(|deleted| deleted >= file.rows) {
+        if file.rows >= 0 && i64::try_from(rows.len()).is_ok_and(|deleted| deleted >= file.rows) {
             files.removed.push(file);
         } else if everything || !marks || !file.partition.is_plain() {
             rewritten.insert(file.number);
@@ -102,22 +105,19 @@ fn plan_files<'a>(
         }
     }
     if !marks {
-        rewritten.extend(small_files(slot, &rewritten, arriving, options));
+        let taken: HashSet<u32> =
+            rewritten.iter().copied().chain(files.removed.iter().map(|file| file.number)).collect();
+        rewritten.extend(small_files(slot, &taken, arriving, options));
     }
     files.rewritten = slot.files.values().filter(|file| rewritten.contains(&file.number)).collect();
     files
 }
 
 /// Small files that are folded into a rewrite, as there are too many of them in a partition that is written anyway.
-fn small_files(
-    slot: &Slot,
-    rewritten: &HashSet<u32>,
-    arriving: &HashSet<&Partition>,
-    options: &DeltaOptions,
-) -> Vec<u32> {
+fn small_files(slot: &Slot, taken: &HashSet<u32>, arriving: &HashSet<&Partition>, options: &DeltaOptions) -> Vec<u32> {
     let mut small: HashMap<&Partition, Vec<u32>> = HashMap::new();
     for file in slot.files.values() {
-        let is_small = file.size < options.small_file_bytes as i64 && !rewritten.contains(&file.number);
+        let is_small = file.size < options.small_file_bytes as i64 && !taken.contains(&file.number);
         if is_small && arriving.contains(&file.partition) {
             small.entry(&file.partition).or_default().push(file.number);
         }
@@ -136,13 +136,15 @@ struct NewRows {
 impl NewRows {
     /// Sorts the rows by partition and clustering columns. The batches have all columns of `columns`.
     fn of(
-        batches: &[RecordBatch],
+        batches: Vec<RecordBatch>,
         keys: &[(u128, RowOrder)],
         columns: &[&Column],
         partition_columns: &[String],
     ) -> Result<Option<Self>, EngineError> {
         let Some(first) = batches.first() else { return Ok(None) };
-        let batch = concat_batches(&first.schema(), batches).map_err(EngineError::arrow)?;
+        let batch = concat_batches(&first.schema(), &batches).map_err(EngineError::arrow)?;
+        // A wide batch is large: it is held twice at most.
+        drop(batches);
         let clustering = clustering().filter_map(|source| columns.iter().find(|column| column.source == source));
         let names = partition_columns.iter().map(String::as_str).chain(clustering.map(|column| column.name.as_str()));
         let sort: Vec<SortColumn> = names
@@ -150,7 +152,10 @@ impl NewRows {
             .map(|values| SortColumn { values: Arc::clone(values), options: Some(SortOptions::default()) })
             .collect();
         let order = lexsort_to_indices(&sort, None).map_err(EngineError::arrow)?;
-        let batch = take_record_batch(&batch, &order).map_err(EngineError::arrow)?;
+        drop(sort);
+        let sorted = take_record_batch(&batch, &order).map_err(EngineError::arrow)?;
+        drop(batch);
+        let batch = sorted;
         let keys = order.values().iter().map(|row| keys[*row as usize]).collect();
         let arrays: Vec<ArrayRef> =
             partition_columns.iter().filter_map(|name| batch.column_by_name(name).cloned()).collect();
@@ -175,8 +180,18 @@ fn partition_columns(slot: &Slot, plan: &SchemaPlan, options: &TableOptions) -> 
     if slot.version.is_some() {
         return slot.partition_columns.clone();
     }
-    let has = |name: &&String| plan.schema.columns.iter().any(|column| &&column.name == name);
-    options.partition_by.iter().filter(has).cloned().collect()
+    // Text and dates are written as partition values by every engine in the same way; other types are not.
+    let can = |column: &Column| matches!(column.column_type, ColumnType::String | ColumnType::Date);
+    let has = |name: &&String| plan.schema.columns.iter().any(|column| &&column.name == name && can(column));
+    let (columns, ignored): (Vec<&String>, Vec<&String>) = options.partition_by.iter().partition(|name| has(name));
+    if !ignored.is_empty() {
+        tracing::warn!(
+            table = slot.name,
+            ?ignored,
+            "a new table is not partitioned by what it lacks or what is no text or date"
+        );
+    }
+    columns.into_iter().cloned().collect()
 }
 
 /// Plans the schema, then reads and writes files. Nothing is visible yet.
@@ -205,7 +220,7 @@ pub(super) async fn write(
         .collect();
     let schema = files::file_schema(&arriving_columns);
     let batches = change.arriving.aligned(&schema, &arriving_columns, &plan, now_us)?;
-    let rows = NewRows::of(&batches, &change.arriving.keys, &arriving_columns, &partition_columns)?;
+    let rows = NewRows::of(batches, &change.arriving.keys, &arriving_columns, &partition_columns)?;
     let touched: HashSet<&Partition> =
         rows.iter().flat_map(|rows| &rows.partitions).map(|(partition, _)| partition).collect();
     let file_plan = plan_files(slot, &change.dead, plan.rewrites, marks, &touched, options);
@@ -232,9 +247,10 @@ pub(super) async fn finished(run: RunBuilder) -> Result<FinishedRun, EngineError
 
 /// A partition column cannot change its type: every file would move.
 fn check_partition_types(slot: &Slot, plan: &SchemaPlan, partition_columns: &[String]) -> Result<(), EngineError> {
-    let changed = slot.schema.columns.iter().zip(&plan.schema.columns).find(|(before, after)| {
-        before.column_type != after.column_type && partition_columns.contains(&before.name)
-    });
+    let changed =
+        slot.schema.columns.iter().zip(&plan.schema.columns).find(|(before, after)| {
+            before.column_type != after.column_type && partition_columns.contains(&before.name)
+        });
     changed.map_or(Ok(()), |(column, _)| {
         let reason = format!("column {} partitions the table, so its type cannot change", column.name);
         Err(EngineError::BadRows(reason))
@@ -361,9 +377,10 @@ impl Rewrite<'_> {
     fn rows_max(&self, files: &[&DataFile], new: Option<&NewRows>, range: &Range<usize>) -> usize {
         let known: (i64, i64) = files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.size));
         let (rows, bytes) = match new {
-            Some(new) if known.0 <= 0 => {
-                (range.len(), new.batch.get_array_memory_size() * range.len() / new.batch.num_rows().max(1) / COMPRESSION_GUESS)
-            }
+            Some(new) if known.0 <= 0 => (
+                range.len(),
+                new.batch.get_array_memory_size() * range.len() / new.batch.num_rows().max(1) / COMPRESSION_GUESS,
+            ),
             _ => (known.0.unsigned_abs() as usize, known.1.unsigned_abs() as usize),
         };
         rows_of_size(self.options.target_file_bytes, rows as u64, bytes as u64)

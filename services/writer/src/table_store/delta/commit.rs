@@ -21,6 +21,12 @@ use super::files::DataFile;
 use super::space::Slot;
 use crate::table_store::schema_plan::TableSchema;
 
+/// Key of the table property that says how long removed files are remembered.
+const RETENTION_KEY: &str = "delta.deletedFileRetentionDuration";
+/// Least hours of that.
+const REMOVED_HOURS_MIN: u64 = 7 * 24;
+/// Least hours for which the log is kept.
+const LOG_HOURS_MIN: u64 = 30 * 24;
 /// Key of the table property that allows deletion vectors to be written.
 const DELETION_VECTORS_KEY: &str = "delta.enableDeletionVectors";
 /// Name of the feature in the protocol.
@@ -65,11 +71,7 @@ impl Label {
 }
 
 /// Commits actions to an open table, or creates the table with them when it has no version yet.
-pub(super) async fn commit(
-    mut table: DeltaTable,
-    actions: Vec<Action>,
-    label: Label,
-) -> Result<Outcome, EngineError> {
+pub(super) async fn commit(mut table: DeltaTable, actions: Vec<Action>, label: Label) -> Result<Outcome, EngineError> {
     let id = Uuid::new_v4();
     let before = table.version();
     let log_store = table.log_store();
@@ -155,11 +157,18 @@ pub(super) fn schema_of(metadata: &Metadata) -> Result<TableSchema, EngineError>
     TableSchema::of_delta(&schema).map_err(EngineError::corrupt)
 }
 
+/// Value of [`RETENTION_KEY`]. Checkpoints keep removed files for so long, and those are what the clean-up goes by.
+fn retention(hours: u64) -> String {
+    format!("interval {} hours", hours.max(REMOVED_HOURS_MIN))
+}
+
 /// What the protocol of a table is to allow; `None` leaves it as it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Features {
     /// Whether deletion vectors may be written.
     pub(super) deletion_vectors: Option<bool>,
+    /// How long superseded files stay; raised in tables that were made with less.
+    pub(super) retention_hours: Option<u64>,
 }
 
 /// The actions that give a table another schema or other features, none where it has them already.
@@ -181,11 +190,26 @@ pub(super) fn changes(
             actions.extend(with_deletion_vectors(snapshot.protocol())?);
         }
     }
+    let held = metadata["configuration"][RETENTION_KEY].as_str().and_then(hours_of);
+    if let Some(hours) = features.retention_hours.filter(|hours| held.is_some_and(|held| held < *hours)) {
+        metadata["configuration"][RETENTION_KEY] = Value::String(retention(hours));
+    }
     if metadata != before {
         let metadata: Metadata = serde_json::from_value(metadata).map_err(EngineError::json)?;
         actions.push(Action::Metadata(metadata));
     }
     Ok(actions)
+}
+
+/// The hours of an interval as the lake writes it; `None` for what somebody else has set.
+fn hours_of(interval: &str) -> Option<u64> {
+    let (number, unit) = interval.strip_prefix("interval ")?.split_once(' ')?;
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "hours" => Some(number),
+        "days" => Some(24 * number),
+        _ => None,
+    }
 }
 
 /// The protocol with deletion vectors, unless it has them already. Features that the table has stay.
@@ -280,6 +304,7 @@ pub(super) fn creation(
     name: &str,
     schema: &TableSchema,
     partition_columns: &[String],
+    retention_hours: u64,
     now_ms: i64,
 ) -> Result<Vec<Action>, EngineError> {
     let statistics: Vec<String> =
@@ -297,8 +322,8 @@ pub(super) fn creation(
             "delta.checkpointInterval": CHECKPOINT_INTERVAL.to_string(),
             "delta.dataSkippingStatsColumns": statistics.join(","),
             "delta.enableExpiredLogCleanup": "true",
-            "delta.logRetentionDuration": "interval 30 days",
-            "delta.deletedFileRetentionDuration": "interval 7 days",
+            "delta.logRetentionDuration": format!("interval {} hours", retention_hours.max(LOG_HOURS_MIN)),
+            RETENTION_KEY: retention(retention_hours),
         },
         "createdTime": now_ms,
     }))

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
 use deltalake::kernel::{Action, LogicalFileView};
 use futures::{StreamExt, TryStreamExt};
 use lake_shared::identity::{Space, TableKey};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::errors::ParquetError;
 use roaring::RoaringBitmap;
 use serde_json::Value;
 
@@ -27,7 +28,7 @@ use super::keys::key_names;
 use super::options::DeletionVectors;
 use super::partition::Partition;
 use super::space::{Slot, SpaceState};
-use super::{DeltaTableStore, EngineError, change, now_us};
+use super::{DeltaTableStore, EngineError, SpaceCell, change, now_us};
 use crate::compaction::{
     ClusterKeys, ClusterRange, ColumnBounds, FileFacts, Input, Job, Policy, PositionMap, merge, plan,
 };
@@ -69,86 +70,126 @@ impl DeltaTableStore {
         let shared = self.shared(space);
         let _alone = shared.compacting.lock().await;
         let mut compacted = Compacted::default();
+        let (mut number, mut failure) = (0, None);
         for _ in 0..JOBS_MAX {
-            let chosen = {
-                let mut guard = shared.state.lock().await;
-                let Some(state) = guard.as_mut() else { break };
-                self.choose(state).await?
+            let done = match self.compact_next(&shared, &mut number, &mut compacted).await {
+                Ok(Some(done)) => done,
+                Ok(None) => return failure.map_or(Ok(compacted), Err),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    false
+                }
             };
-            let Some((chosen, run)) = chosen else { break };
-            let began = Instant::now();
-            let (inputs, key, reason) = (chosen.inputs.len(), chosen.key.clone(), chosen.job.reason);
-            let rewritten = rewrite(&chosen, run).await?;
-            let waited = Instant::now();
-            let mut guard = shared.state.lock().await;
-            let locked = Instant::now();
-            let bytes: i64 = rewritten.added.iter().map(|file| file.add.size).sum();
-            let outputs = rewritten.added.len();
-            let done = match guard.as_mut() {
-                Some(state) => self.commit_rewrite(state, &chosen, rewritten).await?,
-                None => false,
-            };
-            drop(guard);
-            if !done {
-                tracing::debug!(table = %key, ?reason, "files changed while they were compacted; tried again later");
-                continue;
-            }
-            compacted.commits += 1;
-            compacted.files_before += inputs as u64;
-            compacted.files_after += outputs as u64;
-            compacted.bytes_written += bytes.unsigned_abs();
-            let kind = key.space.kind.name();
-            metrics::counter!(telemetry::COMPACTED_FILES_TOTAL, "kind" => kind).increment(inputs as u64);
-            let held = lake_shared::retry::milliseconds(locked.elapsed());
-            let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
-            let waited = lake_shared::retry::milliseconds(locked - waited);
-            tracing::info!(
-                table = %key, ?reason, files = inputs, into = outputs, bytes, milliseconds, lock_waited = waited,
-                lock_held = held, "compacted"
-            );
+            // A table that cannot be compacted now does not keep the others from their turn.
+            number += u32::from(!done);
         }
-        Ok(compacted)
+        compacted.more = true;
+        failure.map_or(Ok(compacted), Err)
     }
 
-    /// The most urgent work of a space, if there is any.
-    async fn choose(&self, state: &mut SpaceState) -> Result<Option<(Chosen, RunBuilder)>, EngineError> {
-        for number in 0..state.slots.len() as u32 {
-            let slot = state.slot(number);
-            if !slot.changed || slot.files.is_empty() {
-                continue;
+    /// Compacts once, in the next table that needs it, `number` or after. `None`: none does. `false`: in vain, files changed meanwhile.
+    async fn compact_next(
+        &self,
+        shared: &SpaceCell,
+        number: &mut u32,
+        compacted: &mut Compacted,
+    ) -> Result<Option<bool>, EngineError> {
+        let (chosen, run) = loop {
+            // Let go between two tables: a batch waits for one at most.
+            let mut guard = shared.state.lock().await;
+            guard.take_if(|state| state.torn);
+            let Some(state) = guard.as_mut().filter(|state| (*number as usize) < state.slots.len()) else {
+                return Ok(None);
+            };
+            if let Some(chosen) = self.choose(state, *number).await? {
+                break chosen;
             }
-            let Some(table) = self.table_at(state, number).await? else {
-                self.refresh(state, number).await?;
-                continue;
-            };
-            let slot = state.slot(number);
-            let purge_all = self.options.of_table(&slot.name).deletion_vectors == DeletionVectors::Off;
-            let (facts, starts) = facts(slot, table.snapshot().map_err(EngineError::delta)?.log_data().iter());
-            let (store, key) = (table.object_store(), slot.key.clone());
-            self.handles.put(key.clone(), table);
-            let Some(job) = plan(&facts, &self.policy(purge_all)).into_iter().next() else {
-                state.slot_mut(number).changed = false;
-                continue;
-            };
-            let slot = state.slot(number);
-            let inputs: Vec<DataFile> = job.files.iter().filter_map(|file| slot.files.get(file)).cloned().collect();
-            let starts = inputs.iter().map(|file| starts.get(&file.number).cloned()).collect();
-            let run = state.index.run_builder().map_err(EngineError::Index)?;
-            let chosen = Chosen {
-                number,
-                key,
-                generation: state.generation,
-                job,
-                inputs,
-                starts,
-                schema: slot.schema.clone(),
-                partition_columns: slot.partition_columns.clone(),
-                store,
-                numbers: state.numbers.clone(),
-            };
-            return Ok(Some((chosen, run)));
+            *number += 1;
+        };
+        let began = Instant::now();
+        let (inputs, key, reason) = (chosen.inputs.len(), chosen.key.clone(), chosen.job.reason);
+        let rewritten = rewrite(&chosen, run).await?;
+        let waited = Instant::now();
+        let mut guard = shared.state.lock().await;
+        guard.take_if(|state| state.torn);
+        let locked = Instant::now();
+        let bytes: i64 = rewritten.added.iter().map(|file| file.add.size).sum();
+        let outputs = rewritten.added.len();
+        let done = match guard.as_mut() {
+            Some(state) => self.commit_rewrite(state, &chosen, rewritten).await?,
+            None => {
+                self.discard(&chosen.store, &rewritten.added).await;
+                false
+            }
+        };
+        drop(guard);
+        if !done {
+            tracing::debug!(table = %key, ?reason, "files changed while they were compacted; tried again later");
+            return Ok(Some(false));
         }
-        Ok(None)
+        compacted.commits += 1;
+        compacted.files_before += inputs as u64;
+        compacted.files_after += outputs as u64;
+        compacted.bytes_written += bytes.unsigned_abs();
+        let kind = key.space.kind.name();
+        metrics::counter!(telemetry::COMPACTED_FILES_TOTAL, "kind" => kind).increment(inputs as u64);
+        let held = lake_shared::retry::milliseconds(locked.elapsed());
+        let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
+        let waited = lake_shared::retry::milliseconds(locked - waited);
+        tracing::info!(
+            table = %key, ?reason, files = inputs, into = outputs, bytes, milliseconds, lock_waited = waited,
+            lock_held = held, "compacted"
+        );
+        Ok(Some(true))
+    }
+
+    /// The most urgent work in a table, if there is any.
+    async fn choose(&self, state: &mut SpaceState, number: u32) -> Result<Option<(Chosen, RunBuilder)>, EngineError> {
+        let slot = state.slot(number);
+        let purge_all = self.options.of_table(&slot.name).deletion_vectors == DeletionVectors::Off;
+        if !slot.changed || !self.may_need_work(slot, purge_all) {
+            state.slot_mut(number).changed = false;
+            return Ok(None);
+        }
+        let Some(table) = self.table_at(state, number).await? else {
+            self.refresh(state, number).await?;
+            return Ok(None);
+        };
+        let slot = state.slot(number);
+        let (facts, starts) = facts(slot, table.snapshot().map_err(EngineError::delta)?.log_data().iter());
+        let (store, key) = (table.object_store(), slot.key.clone());
+        self.handles.put(key.clone(), table);
+        let Some(job) = plan(&facts, &self.policy(purge_all)).into_iter().next() else {
+            state.slot_mut(number).changed = false;
+            return Ok(None);
+        };
+        let slot = state.slot(number);
+        let inputs: Vec<DataFile> = job.files.iter().filter_map(|file| slot.files.get(file)).cloned().collect();
+        let starts = inputs.iter().map(|file| starts.get(&file.number).cloned()).collect();
+        let run = state.index.run_builder().map_err(EngineError::Index)?;
+        let chosen = Chosen {
+            number,
+            key,
+            generation: state.generation,
+            job,
+            inputs,
+            starts,
+            schema: slot.schema.clone(),
+            partition_columns: slot.partition_columns.clone(),
+            store,
+            numbers: state.numbers.clone(),
+        };
+        Ok(Some((chosen, run)))
+    }
+
+    /// Whether the policy can ask for anything, as far as can be told without the log. Most tables of a lake are small and need nothing.
+    fn may_need_work(&self, slot: &Slot, purge_all: bool) -> bool {
+        let few = self.options.small_files_max.min(self.options.overlap_max);
+        let has_many_deleted = |file: &DataFile| {
+            let deleted = file.rows - file.live_rows();
+            deleted > 0 && (purge_all || deleted as f64 > file.rows as f64 * self.options.deleted_share_max)
+        };
+        slot.files.len() > few || slot.files.values().any(has_many_deleted)
     }
 
     fn policy(&self, purge_all: bool) -> Policy {
@@ -213,7 +254,7 @@ impl DeltaTableStore {
         }
         let deletion_vectors = if vectors.is_empty() { self.unwanted(slot) } else { Some(true) };
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
-        actions.extend(commit::changes(snapshot, None, Features { deletion_vectors })?);
+        actions.extend(commit::changes(snapshot, None, Features { deletion_vectors, retention_hours: None })?);
         let (version, table) = match commit::commit(table, actions, Label::Compaction).await? {
             Outcome::Conflict => {
                 self.discard(&chosen.store, &rewritten.added).await;
@@ -223,10 +264,12 @@ impl DeltaTableStore {
             Outcome::Committed { version, table } => (version, table),
         };
         self.keep(&chosen.key, version, table);
+        let dead: Vec<NewFile> = rewritten.added.iter().filter(|file| is_empty(file, &vectors)).cloned().collect();
         self.exchanged(state, chosen, rewritten, vectors, version);
         for stray in strays {
             state.live_mut().condemn(stray);
         }
+        self.discard(&chosen.store, &dead).await;
         self.record(state).await?;
         Ok(true)
     }
@@ -313,8 +356,16 @@ async fn rewrite(chosen: &Chosen, mut run: RunBuilder) -> Result<Rewritten, Engi
         .filter(|column| present.contains(&column.name) && !chosen.partition_columns.contains(&column.name))
         .collect();
     let schema: SchemaRef = files::file_schema(&columns);
+    let owned: Arc<Vec<Column>> = Arc::new(columns.iter().map(|column| (*column).clone()).collect());
     let inputs = streams.into_iter().zip(&chosen.inputs).zip(&chosen.starts).map(|((stream, file), starts_at)| Input {
-        batches: stream.map_err(ArrowError::from).boxed(),
+        batches: {
+            let (schema, columns) = (Arc::clone(&schema), Arc::clone(&owned));
+            let typed = move |batch: Result<RecordBatch, ParquetError>| {
+                let columns: Vec<&Column> = columns.iter().collect();
+                files::in_table_types(&batch?, &schema, &columns)
+            };
+            stream.map(typed).boxed()
+        },
         deleted: file.deleted_rows().cloned(),
         starts_at: starts_at.clone(),
     });

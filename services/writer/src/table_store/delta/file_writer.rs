@@ -27,6 +27,9 @@ use crate::table_store::schema_plan::{ID_SOURCE, TableSchema};
 /// Rows of a row group: small enough that one in the making costs little memory.
 const ROW_GROUP_ROWS: usize = 131_072;
 
+/// Bytes of a row group: a reader holds one of each file that it reads.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+
 /// Most rows of a file; the key index has 24 bits for them.
 const FILE_ROWS_MAX: usize = (1 << 24) - 1;
 
@@ -110,6 +113,7 @@ impl FileFormat {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             // Ids do not repeat, so a dictionary of them is wasted work.
             .set_column_dictionary_enabled(ColumnPath::from(id), false)
             .build();
@@ -136,7 +140,7 @@ pub(super) struct FileWriter<'a> {
 impl<'a> FileWriter<'a> {
     /// A writer; nothing is opened before the first row.
     pub(super) fn new(format: &'a FileFormat, partition: Partition, rows_max: usize) -> Self {
-        Self { format, partition, rows_max: rows_max.max(1), open: None, written: Vec::new() }
+        Self { format, partition, rows_max: rows_max.clamp(1, FILE_ROWS_MAX), open: None, written: Vec::new() }
     }
 
     /// Writes a batch of the schema of the format. Answers where its rows came to stand: first positions with numbers of rows.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, new_null_array};
 use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use deltalake::logstore::parquet_reader::ParquetObjectReader;
 use futures::TryStreamExt;
@@ -139,8 +140,7 @@ pub(super) async fn instants(
     let mut instants = Vec::with_capacity(rows.len() as usize);
     while let Some(batch) = batches.try_next().await.map_err(EngineError::read_file)? {
         let array = batch.column_by_name(column).and_then(|array| converted(array, ColumnType::Timestamp));
-        let array =
-            array.ok_or_else(|| EngineError::corrupt(format!("file {} has no column {column}", file.path)))?;
+        let array = array.ok_or_else(|| EngineError::corrupt(format!("file {} has no column {column}", file.path)))?;
         let array = array.as_primitive::<TimestampMicrosecondType>();
         instants.extend(array.iter().map(|instant| instant.unwrap_or(i64::MIN)));
     }
@@ -155,6 +155,27 @@ pub(super) fn file_schema(columns: &[&Column]) -> SchemaRef {
     let fields: Vec<Field> =
         columns.iter().map(|column| Field::new(&column.name, column.column_type.arrow(), true)).collect();
     Arc::new(Schema::new(fields))
+}
+
+/// A batch of a file with its columns in the types of the table: other writers encode them in other ways (views, instants in
+/// nanoseconds). Columns that are not in the schema are left out.
+pub(super) fn in_table_types(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    columns: &[&Column],
+) -> Result<RecordBatch, ArrowError> {
+    let present: Vec<&Column> =
+        columns.iter().filter(|column| batch.column_by_name(&column.name).is_some()).copied().collect();
+    if present.iter().all(|column| {
+        let held = batch.column_by_name(&column.name).map(|array| array.data_type());
+        held == Some(&column.column_type.arrow())
+    }) {
+        return Ok(batch.clone());
+    }
+    let positions: Vec<usize> = present.iter().filter_map(|column| schema.index_of(&column.name).ok()).collect();
+    let schema = Arc::new(schema.project(&positions)?);
+    aligned(&schema, &present, batch.num_rows(), |column| batch.column_by_name(&column.name).cloned())
+        .map_err(|error| ArrowError::ExternalError(Box::new(error)))
 }
 
 /// A batch with exactly these columns: `array_of` gives each, `None` is NULL.

@@ -30,10 +30,19 @@ const ROWS_IN_MEMORY_MAX: i64 = 200_000;
 /// How often the reading of keys says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
+/// A file whose keys are to be read.
+struct FileToRead {
+    table: u32,
+    store: Arc<dyn ObjectStore>,
+    file: DataFile,
+    /// Names of its key columns.
+    names: Arc<[String; 3]>,
+}
+
 /// Files whose keys are to be read.
 #[derive(Default)]
 pub(super) struct KeysToRead {
-    files: Vec<(u32, Arc<dyn ObjectStore>, DataFile, Arc<[String; 3]>)>,
+    files: Vec<FileToRead>,
 }
 
 impl KeysToRead {
@@ -42,7 +51,10 @@ impl KeysToRead {
         let slot = state.slot(table);
         let names = Arc::new(key_names(&slot.schema));
         let files = numbers.iter().filter_map(|number| slot.files.get(number));
-        self.files.extend(files.map(|file| (table, Arc::clone(&store), file.clone(), Arc::clone(&names))));
+        self.files.extend(files.map(|file| {
+            let (store, names) = (Arc::clone(&store), Arc::clone(&names));
+            FileToRead { table, store, file: file.clone(), names }
+        }));
     }
 
     pub(super) fn files(&self) -> usize {
@@ -51,7 +63,8 @@ impl KeysToRead {
 
     pub(super) fn rows(&self) -> i64 {
         // A file without statistics counts as a large one.
-        self.files.iter().map(|(_, _, file, _)| if file.rows < 0 { ROWS_IN_MEMORY_MAX } else { file.rows }).sum()
+        let rows = self.files.iter().map(|to_read| to_read.file.rows);
+        rows.map(|rows| if rows < 0 { ROWS_IN_MEMORY_MAX } else { rows }).sum()
     }
 }
 
@@ -81,18 +94,20 @@ impl DeltaTableStore {
         to_read: KeysToRead,
         index_is_new: bool,
     ) -> Result<(), EngineError> {
-        let total = to_read.rows();
+        let (total, files) = (to_read.rows(), to_read.files());
         let mut sink = if total > ROWS_IN_MEMORY_MAX {
             Sink::Run(state.index.run_builder().map_err(EngineError::Index)?)
         } else {
             Sink::Memory
         };
+        let mut files_read = 0;
         let (mut rows, began, mut said) = (0_u64, Instant::now(), Instant::now());
         let mut reading = start_reading(to_read);
         let mut twice: Vec<(Position, i64, Position, i64)> = Vec::new();
         while let Some(read) = reading.recv().await {
             let entries = match read? {
                 Read::Done { table, file, rows } => {
+                    files_read += 1;
                     if let Some(file) = state.slot_mut(table).files.get_mut(&file) {
                         file.rows = rows;
                     }
@@ -123,6 +138,9 @@ impl DeltaTableStore {
                 let seconds = began.elapsed().as_secs();
                 tracing::info!(space = %state.space, rows, of = total, seconds, "reading keys into the index");
             }
+        }
+        if files_read != files {
+            return Err(EngineError::corrupt(format!("keys of {} data files could not be read", files - files_read)));
         }
         if let Sink::Run(run) = sink {
             let finishing = tokio::task::spawn_blocking(move || {
@@ -227,13 +245,12 @@ impl DeltaTableStore {
                 *range = (range.0.min(instant), range.1.max(instant));
             }
             for (id, (earliest, latest)) in instants {
-                let bound = bounds.and_then(|(least, most)| {
-                    if earliest > most {
-                        Some(most)
-                    } else {
-                        (latest < least).then_some(least)
-                    }
-                });
+                let bound =
+                    bounds.and_then(
+                        |(least, most)| {
+                            if earliest > most { Some(most) } else { (latest < least).then_some(least) }
+                        },
+                    );
                 match (bound, found.get_mut(&id)) {
                     (Some(bound), Some(row)) => row.order.observed_us = bound,
                     _ => exact.push(id),
@@ -295,7 +312,7 @@ fn start_reading(to_read: KeysToRead) -> mpsc::Receiver<Result<Read, EngineError
     let (sender, receiver) = mpsc::channel(CHUNKS_WAITING);
     tokio::spawn(async move {
         let permits = Arc::new(Semaphore::new(FILES_AT_ONCE));
-        for (table, store, file, names) in to_read.files {
+        for FileToRead { table, store, file, names } in to_read.files {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             let sender = sender.clone();
             // Whoever waits may have gone: then the first send fails and the reading ends.

@@ -63,10 +63,7 @@ impl LiveFiles {
 
     /// The strays of a table, by file.
     pub(super) fn strays_of(&self, table: u32) -> impl Iterator<Item = (u32, &RoaringBitmap)> {
-        self.strays
-            .iter()
-            .filter(move |(file, _)| self.table(**file) == Some(table))
-            .map(|(file, rows)| (*file, rows))
+        self.strays.iter().filter(move |(file, _)| self.table(**file) == Some(table)).map(|(file, rows)| (*file, rows))
     }
 
     /// Tables with strays, each once.

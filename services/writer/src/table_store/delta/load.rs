@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, TryStreamExt, stream};
 use deltalake::{DeltaTable, checkpoints};
+use futures::{StreamExt, TryStreamExt, stream};
 use lake_shared::identity::{Space, TableKey};
 use lake_shared::names;
 
@@ -28,6 +28,9 @@ const INDEX_WAITS: u32 = 100;
 
 /// New data files between two checkpoints of an index.
 const FILES_BETWEEN_CHECKPOINTS: u32 = 500;
+
+/// The index begins anew when so many files have been numbered.
+pub(super) const NUMBERS_MAX: u32 = u32::MAX / 4 * 3;
 
 type FilesByTable = HashMap<String, HashMap<String, StampedFile>>;
 
@@ -72,10 +75,7 @@ impl DeltaTableStore {
         Ok(state)
     }
 
-    async fn opened(
-        &self,
-        record: TableRecord,
-    ) -> Result<(TableRecord, Option<DeltaTable>), EngineError> {
+    async fn opened(&self, record: TableRecord) -> Result<(TableRecord, Option<DeltaTable>), EngineError> {
         let mut table = self.closed(&record.path)?;
         let exists = commit::load(&mut table).await?;
         Ok((record, exists.then_some(table)))
@@ -84,14 +84,15 @@ impl DeltaTableStore {
     /// Opens the index of a space, or begins a new one when there is none that can be trusted.
     async fn open_index(&self, space: &Space) -> Result<(KeyIndex, Option<Stamp>), EngineError> {
         let folder: PathBuf = self.index_folder.path().join(names::space_path(space));
-        let options = self.index_options.clone();
+        let options = self.index_options;
         let mut waits = 0;
         let is_lost = self.lost_indexes().remove(space);
         loop {
-            let (folder, options) = (folder.clone(), options.clone());
+            let folder = folder.clone();
             let opening = tokio::task::spawn_blocking(move || {
-                if !is_lost && let Some((index, stamp)) = KeyIndex::open(&folder, options.clone())? {
-                    if let Some(stamp) = Stamp::of_bytes(&stamp) {
+                if !is_lost && let Some((index, stamp)) = KeyIndex::open(&folder, options)? {
+                    // Numbers of files must never come round again: near their end the index begins anew.
+                    if let Some(stamp) = Stamp::of_bytes(&stamp).filter(|stamp| stamp.last_number < NUMBERS_MAX) {
                         return Ok((index, Some(stamp)));
                     }
                     drop(index);
@@ -152,11 +153,9 @@ impl DeltaTableStore {
             let (copy, handles, key) = (table.as_ref().clone(), Arc::clone(&self.handles), key.clone());
             let runtime = tokio::runtime::Handle::current();
             // It computes more than it waits.
-            tokio::task::spawn_blocking(move || {
-                match runtime.block_on(checkpoints::create_checkpoint(&copy, None)) {
-                    Ok(()) => handles.outdate(&key, version),
-                    Err(error) => tracing::warn!(table = %key, version, %error, "checkpoint failed"),
-                }
+            tokio::task::spawn_blocking(move || match runtime.block_on(checkpoints::create_checkpoint(&copy, None)) {
+                Ok(()) => handles.outdate(&key, version),
+                Err(error) => tracing::warn!(table = %key, version, %error, "checkpoint failed"),
             });
         }
         self.handles.put(key.clone(), *table);
@@ -188,6 +187,7 @@ impl DeltaTableStore {
 
     /// Brings a table's part of the state to the latest version in its log.
     pub(super) async fn refresh(&self, state: &mut SpaceState, number: u32) -> Result<(), EngineError> {
+        state.torn = true;
         let slot = state.slot(number);
         let key = slot.key.clone();
         drop(self.handles.take(&key));
@@ -199,6 +199,7 @@ impl DeltaTableStore {
             self.read_keys(state, to_read, false).await?;
             self.handles.put(key, table);
         }
+        state.torn = false;
         Ok(())
     }
 }

@@ -68,16 +68,16 @@ impl DeltaTableStore {
             active.extend(view.deletion_vector_descriptor().and_then(|vector| deletion_vectors::path_of(&vector)));
         }
         let log_store = table.log_store();
-        let removed: HashMap<Path, i64> = snapshot
-            .all_tombstones(log_store.as_ref())
-            .map_ok(|tombstone| {
-                let path =
-                    Path::parse(tombstone.path().as_ref()).unwrap_or_else(|_| Path::from(tombstone.path().as_ref()));
-                (path, tombstone.deletion_timestamp().unwrap_or_default())
-            })
-            .try_collect()
-            .await
-            .map_err(EngineError::delta)?;
+        // A path is removed again and again, once for each of its deletion vectors: the last time counts.
+        let mut removed: HashMap<Path, i64> = HashMap::new();
+        let mut tombstones = snapshot.all_tombstones(log_store.as_ref());
+        while let Some(tombstone) = tombstones.try_next().await.map_err(EngineError::delta)? {
+            let path = Path::parse(tombstone.path().as_ref()).unwrap_or_else(|_| Path::from(tombstone.path().as_ref()));
+            let removed_ms = tombstone.deletion_timestamp().unwrap_or_default();
+            let last = removed.entry(path).or_insert(removed_ms);
+            *last = removed_ms.max(*last);
+        }
+        drop(tombstones);
         let store = table.object_store();
         let now = now_us();
         let ages = Ages {
@@ -152,9 +152,7 @@ fn is_vectors(path: &Path) -> bool {
 async fn read_note(store: &Arc<dyn ObjectStore>) -> Result<BTreeMap<String, i64>, EngineError> {
     match store.get(&Path::from(NOTE)).await {
         // A note that cannot be understood begins anew: everything stays longer.
-        Ok(found) => {
-            Ok(serde_json::from_slice(&found.bytes().await.map_err(EngineError::Store)?).unwrap_or_default())
-        }
+        Ok(found) => Ok(serde_json::from_slice(&found.bytes().await.map_err(EngineError::Store)?).unwrap_or_default()),
         Err(object_store::Error::NotFound { .. }) => Ok(BTreeMap::new()),
         Err(error) => Err(EngineError::Store(error)),
     }

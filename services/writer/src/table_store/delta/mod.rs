@@ -149,8 +149,10 @@ impl DeltaTableStore {
     pub fn new(lake: Arc<LakeStore>, metastore: Arc<dyn Metastore>, options: DeltaOptions) -> Self {
         let handles = Arc::new(Handles::new(options.tables_open_max));
         let index_folder = IndexFolder::new(options.index_folder.clone());
-        let index_options =
-            IndexOptions { entries_in_memory_max: options.index_entries_in_memory_max.max(1), ..IndexOptions::default() };
+        let index_options = IndexOptions {
+            entries_in_memory_max: options.index_entries_in_memory_max.max(1),
+            ..IndexOptions::default()
+        };
         let (spaces, lost_indexes) = Default::default();
         Self { lake, metastore, options, handles, spaces, index_folder, index_options, lost_indexes }
     }
@@ -166,7 +168,7 @@ impl DeltaTableStore {
     pub async fn close(&self) {
         let spaces: Vec<SharedSpace> = self.locked_spaces().values().cloned().collect();
         for shared in spaces {
-            if let Some(state) = shared.state.lock().await.take()
+            if let Some(state) = shared.state.lock().await.take().filter(|state| !state.torn)
                 && let Err(error) = self.checkpoint_index(&state).await
             {
                 tracing::warn!(space = %state.space, %error, "key index could not be saved; the next start catches up");
@@ -244,6 +246,10 @@ impl TableStore for DeltaTableStore {
 
     async fn close(&self) {
         Self::close(self).await;
+    }
+
+    fn spaces_in_use(&self) -> Vec<Space> {
+        self.locked_spaces().keys().cloned().collect()
     }
 }
 

@@ -68,8 +68,7 @@ fn text(array: &ArrayRef, row: usize) -> Option<String> {
             let days = array.as_primitive::<Date32Type>().value(row);
             let epoch = NaiveDate::default();
             let distance = Days::new(u64::from(days.unsigned_abs()));
-            let date =
-                if days < 0 { epoch.checked_sub_days(distance) } else { epoch.checked_add_days(distance) };
+            let date = if days < 0 { epoch.checked_sub_days(distance) } else { epoch.checked_add_days(distance) };
             date.map(|date| date.format("%Y-%m-%d").to_string())
         }
         DataType::Utf8 => Some(array.as_string::<i32>().value(row).to_owned()),

@@ -95,6 +95,8 @@ pub(super) struct SpaceState {
     pub(super) numbers: FileNumbers,
     /// Tells this loading of the space from others in this process: file numbers mean nothing beyond it.
     pub(super) generation: u64,
+    /// A refresh has begun and not ended: files and index may not agree. Such a state is loaded anew.
+    pub(super) torn: bool,
 }
 
 static GENERATIONS: AtomicU64 = AtomicU64::new(0);
@@ -110,6 +112,7 @@ impl SpaceState {
             by_type: HashMap::new(),
             numbers,
             generation: GENERATIONS.fetch_add(1, Ordering::Relaxed),
+            torn: false,
         }
     }
 
@@ -181,8 +184,15 @@ impl SpaceState {
                     _ => Some(deletion_vectors::load(&store, descriptor).await?),
                 },
             };
+            // Other writers need not say how many rows a file has; then they are counted as its keys are read.
+            let rows = view.num_records().and_then(|rows| i64::try_from(rows).ok());
+            let rows = rows.or_else(|| held.as_ref().map(|file| file.rows).filter(|rows| *rows >= 0));
             let same = match &known {
-                Some(known) if only_grew(&store, known.deleted.as_ref(), deleted.as_ref()).await? => Some(known.number),
+                Some(known)
+                    if rows.is_some() && only_grew(&store, known.deleted.as_ref(), deleted.as_ref()).await? =>
+                {
+                    Some(known.number)
+                }
                 _ => None,
             };
             let file_number = same.unwrap_or_else(|| self.numbers.next());
@@ -190,12 +200,11 @@ impl SpaceState {
                 unread.push(file_number);
                 replaced.extend(known.map(|known| known.number));
             }
-            let rows = view.num_records().and_then(|rows| i64::try_from(rows).ok()).unwrap_or(-1);
             let file = DataFile {
                 number: file_number,
                 path,
                 size: view.size(),
-                rows,
+                rows: rows.unwrap_or(-1),
                 deleted,
                 partition: Partition::of_values(&partition_columns, &view.partition_values_map()),
                 observed_us: held.and_then(|held| held.observed_us),

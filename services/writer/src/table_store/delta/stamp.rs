@@ -83,9 +83,7 @@ impl Stamp {
     pub(super) fn files(&mut self) -> HashMap<String, HashMap<String, StampedFile>> {
         std::mem::take(&mut self.tables)
             .into_iter()
-            .map(|table| {
-                (table.path, table.files.into_iter().map(|file| (file.path.clone(), file)).collect())
-            })
+            .map(|table| (table.path, table.files.into_iter().map(|file| (file.path.clone(), file)).collect()))
             .collect()
     }
 

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use url::Url;
 
 use super::flaky::Flaky;
+use super::gate::{Gate, Gated};
 use crate::key_index::{IndexError, IndexOptions, KeyIndex};
 use crate::metastore::Metastore;
 use crate::metastore::sqlite::SqliteMetastore;
@@ -47,7 +48,13 @@ impl Lake {
         let metastore = SqliteMetastore::file(&database.path().join("metastore.sqlite"));
         metastore.migrate().await.unwrap();
         let folder = TempDir::new().unwrap();
-        Self { folder, metastore: Arc::new(metastore), one_in: Arc::default(), index: TempDir::new().unwrap(), _database: database }
+        Self {
+            folder,
+            metastore: Arc::new(metastore),
+            one_in: Arc::default(),
+            index: TempDir::new().unwrap(),
+            _database: database,
+        }
     }
 
     /// An engine that knows nothing yet, as after a start.
@@ -65,13 +72,28 @@ impl Lake {
         DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
     }
 
+    /// As [`Lake::open`], behind a gate.
+    pub(super) fn open_gated(&self, options: DeltaOptions) -> (DeltaTableStore, Arc<Gate>) {
+        let gate = Arc::new(Gate::default());
+        let root = self.folder.path().to_str().unwrap().to_owned();
+        let lake = LakeStore::open(&LakeStoreConfig { root, s3: None }).unwrap();
+        let lake = lake.behind(|inner| Arc::new(Gated { inner, gate: Arc::clone(&gate) }));
+        let options = DeltaOptions { index_folder: Some(self.index.path().to_owned()), ..options };
+        (DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options), gate)
+    }
+
     /// The key index is lost, after the last task of a dropped engine has let go of it.
     pub(super) async fn lose_index(&self) {
+        let _ = std::fs::remove_dir_all(self.free_index().await);
+    }
+
+    /// The folder of the key index, after the last task of a dropped engine has let go of it.
+    pub(super) async fn free_index(&self) -> PathBuf {
         let folder = self.index.path().join(names::space_path(&space()));
         while let Err(IndexError::Locked { .. }) = KeyIndex::open(&folder, IndexOptions::default()) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
-        let _ = std::fs::remove_dir_all(folder);
+        folder
     }
 
     pub(super) fn table_folder(&self, document_type: &str) -> PathBuf {
@@ -80,13 +102,20 @@ impl Lake {
 
     /// All rows of a table by id, read file by file through delta-rs's own snapshot. Panics at an id that is there twice.
     pub(super) async fn read(&self, document_type: &str) -> BTreeMap<String, ReadRow> {
+        self.read_at(document_type, None).await
+    }
+
+    /// The same as of a version.
+    pub(super) async fn read_at(&self, document_type: &str, version: Option<u64>) -> BTreeMap<String, ReadRow> {
         let folder = self.table_folder(document_type);
         let mut rows = BTreeMap::new();
         if !folder.join("_delta_log").exists() {
             return rows;
         }
         let url = Url::from_directory_path(&folder).unwrap();
-        let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+        let builder = DeltaTableBuilder::from_url(url).unwrap();
+        let builder = version.into_iter().fold(builder, DeltaTableBuilder::with_version);
+        let table = builder.load().await.unwrap();
         let snapshot = table.snapshot().unwrap();
         let schema = serde_json::to_value(snapshot.schema().as_ref()).unwrap();
         let fields = schema["fields"].as_array().unwrap().iter();
@@ -199,6 +228,27 @@ pub(super) struct NewRow {
 pub(super) fn new_row(id: &str, version_us: i64, cells: &[(&str, &str)]) -> NewRow {
     let cells = cells.iter().map(|(source, text)| ((*source).to_owned(), Cell::Text((*text).to_owned()))).collect();
     NewRow { id: id.into(), version_us, observed_us: version_us, cells }
+}
+
+/// Rows of numbered ids, spread over twelve months and seven supervisors.
+pub(super) fn numbered(ids: impl IntoIterator<Item = usize>, version_us: i64) -> Vec<NewRow> {
+    let row = |n: usize| {
+        let (month, supervisor) = (format!("2024-{:02}-01", n % 12 + 1), format!("s{}", n % 7));
+        let text = format!("{n} at {version_us}");
+        let cells = [("+month", month.as_str()), ("+supervisor_id", &supervisor), ("/text", &text)];
+        new_row(&numbered_id(n), version_us, &cells)
+    };
+    ids.into_iter().map(row).collect()
+}
+
+/// The id of a numbered row.
+pub(super) fn numbered_id(n: usize) -> String {
+    format!("id-{n:05}")
+}
+
+/// The versions of rows that were read, by id.
+pub(super) fn versions(rows: &BTreeMap<String, ReadRow>) -> BTreeMap<&str, i64> {
+    rows.iter().map(|(id, row)| (id.as_str(), row["+_lake_version"].parse().unwrap())).collect()
 }
 
 /// One batch of rows. A field with a number in every row that has it is a number column, otherwise text.

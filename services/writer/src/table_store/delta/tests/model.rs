@@ -148,9 +148,9 @@ async fn compare(lake: &Lake, newest: &HashMap<usize, Observation>, partitioned:
 }
 
 /// Polls a future so many times, then drops it: a crash at an arbitrary point.
-struct Interrupted<F> {
-    future: Pin<Box<F>>,
-    polls_left: u32,
+pub(super) struct Interrupted<F> {
+    pub(super) future: Pin<Box<F>>,
+    pub(super) polls_left: u32,
 }
 
 impl<F: Future> Future for Interrupted<F> {
@@ -166,8 +166,8 @@ impl<F: Future> Future for Interrupted<F> {
 
 /// The options of one start. Deletion vectors may be switched at any time; partitions are those that a table was made with.
 fn options(random: &mut StdRng, partitioned: bool) -> DeltaOptions {
-    let deletion_vectors =
-        [DeletionVectors::Auto, DeletionVectors::On, DeletionVectors::On, DeletionVectors::Off][random.random_range(0..4)];
+    let deletion_vectors = [DeletionVectors::Auto, DeletionVectors::On, DeletionVectors::On, DeletionVectors::Off]
+        [random.random_range(0..4)];
     let partition_by = if partitioned { vec!["month".to_owned(), "supervisor_id".to_owned()] } else { Vec::new() };
     DeltaOptions { deletion_vectors, partition_by, ..small() }
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::lake::{Cell, Lake, NewRow, batch, new_row, read_all, record_batch, small, space, table, tombstone};
+use crate::key_index::id_hash;
 use crate::metastore::StoredTombstone;
 use crate::table_store::delta::DeltaOptions;
-use crate::key_index::id_hash;
 use crate::table_store::order_guard::TombstoneOrder;
 use crate::table_store::{Applied, SpaceBatch, StoreError, TableRows, TableStore};
 
