@@ -240,7 +240,7 @@ pub(super) async fn write(
 }
 
 /// Sorts the entries of a run. No id is there twice: each live row is copied once.
-pub(super) async fn finished(run: RunBuilder) -> Result<FinishedRun, EngineError> {
+async fn finished(run: RunBuilder) -> Result<FinishedRun, EngineError> {
     let finishing = tokio::task::spawn_blocking(move || run.finish(&mut |_, _| {}));
     finishing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)
 }

@@ -32,7 +32,7 @@ use super::{DeltaTableStore, EngineError, SpaceCell, change, now_us};
 use crate::compaction::{
     ClusterKeys, ClusterRange, ColumnBounds, FileFacts, Input, Job, Policy, PositionMap, merge, plan,
 };
-use crate::key_index::{Entry, FinishedRun, Position, RunBuilder, id_hash};
+use crate::key_index::{Entry, FinishedRun, Liveness, Position, RunBuilder, id_hash};
 use crate::table_store::Compacted;
 use crate::table_store::schema_plan::{Column, TableSchema, clustering};
 use crate::telemetry;
@@ -62,6 +62,8 @@ struct Rewritten {
     added: Vec<NewFile>,
     positions: PositionMap,
     run: FinishedRun,
+    /// Entries of ids that the run has another entry of: one of their rows has to leave.
+    again: Vec<Entry>,
 }
 
 impl DeltaTableStore {
@@ -210,7 +212,7 @@ impl DeltaTableStore {
         &self,
         state: &mut SpaceState,
         chosen: &Chosen,
-        rewritten: Rewritten,
+        mut rewritten: Rewritten,
     ) -> Result<bool, EngineError> {
         if state.generation != chosen.generation || !is_current(state.slot(chosen.number), chosen) {
             self.discard(&chosen.store, &rewritten.added).await;
@@ -265,10 +267,14 @@ impl DeltaTableStore {
         };
         self.keep(&chosen.key, version, table);
         let dead: Vec<NewFile> = rewritten.added.iter().filter(|file| is_empty(file, &vectors)).cloned().collect();
+        let again = std::mem::take(&mut rewritten.again);
         self.exchanged(state, chosen, rewritten, vectors, version);
         for stray in strays {
             state.live_mut().condemn(stray);
         }
+        // Memory holds one entry of an id: that of a row which is there to stay.
+        let live = Arc::clone(&state.live);
+        state.index.put(again.into_iter().filter(|entry| live.is_live(entry.position)));
         self.discard(&chosen.store, &dead).await;
         self.record(state).await?;
         Ok(true)
@@ -413,8 +419,17 @@ async fn rewrite(chosen: &Chosen, mut run: RunBuilder) -> Result<Rewritten, Engi
         return Err(error);
     }
     let added = writer.finish().await?;
-    let run = change::finished(run).await?;
-    Ok(Rewritten { added, positions, run })
+    let (run, again) = finished(run).await?;
+    Ok(Rewritten { added, positions, run, again })
+}
+
+/// Sorts the entries of a run, which holds one entry of an id. Answers the others.
+async fn finished(run: RunBuilder) -> Result<(FinishedRun, Vec<Entry>), EngineError> {
+    let finishing = tokio::task::spawn_blocking(move || {
+        let mut again = Vec::new();
+        run.finish(&mut |_, other| again.push(other)).map(|run| (run, again))
+    });
+    finishing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)
 }
 
 /// What the policy needs to know of the files of a table.

@@ -198,6 +198,8 @@ impl DeltaTableStore {
             to_read.add(state, number, table.object_store(), unread);
             self.read_keys(state, to_read, false).await?;
             self.handles.put(key, table);
+        } else {
+            state.forget_table(number);
         }
         state.torn = false;
         Ok(())

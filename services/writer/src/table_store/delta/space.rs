@@ -124,6 +124,17 @@ impl SpaceState {
         number
     }
 
+    /// Somebody took the table away, log and all. The next commit makes it anew.
+    pub(super) fn forget_table(&mut self, number: u32) {
+        let slot = self.slot_mut(number);
+        let files = std::mem::take(&mut slot.files);
+        (slot.version, slot.schema, slot.partition_columns) = Default::default();
+        slot.unrecorded.get_or_insert_default();
+        for file in files.into_keys() {
+            self.live_mut().remove(file);
+        }
+    }
+
     pub(super) fn slot(&self, number: u32) -> &Slot {
         &self.slots[number as usize]
     }

@@ -326,6 +326,29 @@ async fn a_row_that_changes_its_type_during_a_rewrite_is_in_one_table() {
     assert_known(&lake, &store).await;
 }
 
+/// Rows that have to leave with the next commit are copied as long as readers see them, and leave from where they are then.
+#[tokio::test]
+async fn rows_that_have_to_leave_are_followed_through_a_rewrite() {
+    let lake = Lake::new().await;
+    let (store, gate) = lake.open_gated(merging());
+    files_of_rows(&store, 4, 25).await;
+    let (log, space) = (Log::of(&lake, "t"), space());
+    gate.hold_next(Files::Commits);
+    let racing = async {
+        gate.held().await;
+        log.duplicate(log.active().keys().next().unwrap());
+        gate.release();
+    };
+    let (first, ()) = tokio::join!(store.compact(&space), racing);
+    let second = store.compact(&space).await.unwrap();
+    assert_eq!(first.unwrap().commits + second.commits, 1);
+    let rows: i64 = log.active().values().map(|add| stats(add)["numRecords"].as_i64().unwrap()).sum();
+    assert_eq!((rows, log.active().len()), (125, 1));
+    store.apply(batch(&[("t", numbered(100..101, 1))], vec![])).await.unwrap();
+    assert_eq!((lake.read("t").await.len(), log.deleted_rows()), (101, 25));
+    assert_known(&lake, &store).await;
+}
+
 /// The engine meets a foreign commit when it compacts, and fails while it reads that.
 #[tokio::test]
 async fn a_compaction_that_fails_half_way_leaves_nothing_wrong_behind() {

@@ -314,7 +314,7 @@ async fn met_by(foreign: Foreign, deletion_vectors: DeletionVectors, is_racing: 
         let expected = match n {
             _ if theirs => 7,
             100 => 1,
-            _ if n % 7 == 0 => 5,
+            _ if n.is_multiple_of(7) => 5,
             _ => 1,
         };
         assert_eq!(version, expected, "{what}: {id}");
