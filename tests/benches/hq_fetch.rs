@@ -107,7 +107,7 @@ async fn main() {
     .await;
     measure("cases: documents", &mut shards, async |batch| {
         let rows = case_rows(hq.latest_cases(&wanted(batch)).await.unwrap());
-        rows.map(|rows| case::to_json(&rows, case::CaseOptions::default()).unwrap()).count()
+        rows.map(|rows| case::to_json(&rows, case::CaseOptions::default()).unwrap()).collect::<Vec<_>>().len()
     })
     .await;
     measure("forms: rows", &mut shards, async |batch| hq.latest_forms(&wanted(batch)).await.unwrap().len()).await;
@@ -117,7 +117,8 @@ async fn main() {
     .await;
     measure("forms: documents", &mut shards, async |batch| {
         let found = with_xml(&blobs, hq.latest_forms(&wanted(batch)).await.unwrap()).await;
-        found.iter().map(|(rows, xml)| form::to_json(rows, form_json(xml).unwrap()).unwrap()).count()
+        let documents = found.iter().map(|(rows, xml)| form::to_json(rows, form_json(xml).unwrap()).unwrap());
+        documents.collect::<Vec<_>>().len()
     })
     .await;
 }

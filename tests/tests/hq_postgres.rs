@@ -389,5 +389,5 @@ async fn locations_come_with_their_types_and_their_domain_whatever_it_is() {
     assert_eq!((block.domain.as_str(), other.domain.as_str(), other.name.as_deref()), ("demo", "other", Some("X")));
     let numbers = [village.id, i64::MAX];
     let again = hq.location_rows(LocationKeys::Ids(&numbers)).await.unwrap();
-    assert_eq!(again.rows, [village.clone()]);
+    assert_eq!(again.rows.as_slice(), std::slice::from_ref(village));
 }

@@ -22,6 +22,7 @@
 //! - encodings are those of the web's Encoding Standard plus UTF-32, which differ from iconv's in a few characters of Shift_JIS
 //!   and GBK;
 //! - letters of an `xml:id` are those of XML's fifth edition, as elsewhere; libxml2 takes the fourth edition's there;
+//! - a carriage return in the value of an entity declared in the form is a line end here too, libxml2 keeps it;
 //! - a CDATA section or processing instruction within some 30 bytes of the limit of ten million may fail in libxml2 already.
 
 mod conversion;
