@@ -38,7 +38,7 @@ use crate::table_store::schema_plan::{Column, TableSchema, clustering};
 use crate::telemetry;
 
 /// Files that one compaction reads. A row group of each may be in memory.
-const FILES_MAX: usize = 16;
+const FILES_MAX: usize = 8;
 
 /// Compactions of one call; what is left is for the next.
 const JOBS_MAX: usize = 64;
