@@ -53,6 +53,8 @@ pub struct Maintenance {
     pub rounds: u64,
     /// Data files that compaction wrote.
     pub files_compacted: u64,
+    /// Longest time for which a batch may have waited for it, milliseconds.
+    pub held_up_ms: f64,
     /// At the end.
     pub memory: Memory,
 }
@@ -118,7 +120,8 @@ async fn maintained(store: &DeltaTableStore, folder: &TableFolder, rounds_max: u
     while maintenance.rounds < rounds_max {
         let before = folder.files().await?;
         let began = Instant::now();
-        store.maintain(&home::space()).await.context("maintain the space")?;
+        let done = store.maintain(&home::space()).await.context("maintain the space")?;
+        maintenance.held_up_ms = maintenance.held_up_ms.max(done.held_up_max.as_secs_f64() * 1e3);
         maintenance.seconds += began.elapsed().as_secs_f64();
         maintenance.rounds += 1;
         let written: Written = folder.written_since(&before).await?;
@@ -172,7 +175,17 @@ fn report_ingest(arguments: &Arguments, home: &Home, rows: u64) -> anyhow::Resul
         table::number(keys),
         arguments.ingest_pause_ms
     );
-    let columns = ["maintenance", "batches", "median", "p95", "max", "peak MiB", "maintenance s", "files compacted"];
+    let columns = [
+        "maintenance",
+        "batches",
+        "median",
+        "p95",
+        "max",
+        "peak MiB",
+        "maintenance s",
+        "files compacted",
+        "longest hold ms",
+    ];
     let mut lines = Vec::new();
     for (maintained, first_round) in [(false, 1_000), (true, 5_000)] {
         let (batches, pause_ms) = (arguments.ingest_batches, arguments.ingest_pause_ms);
@@ -189,6 +202,7 @@ fn report_ingest(arguments: &Arguments, home: &Home, rows: u64) -> anyhow::Resul
             table::mebibytes(ingested.memory.peak as f64),
             done(|maintenance| table::figure(maintenance.seconds)),
             done(|maintenance| maintenance.files_compacted.to_string()),
+            done(|maintenance| format!("{:.1}", maintenance.held_up_ms)),
         ]);
     }
     table::begin(&title, &columns);

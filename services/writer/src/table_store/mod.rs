@@ -4,6 +4,7 @@
 //! table looks like); [`lake_store`] knows folders and buckets; [`crate::key_index`] knows where each id lives.
 
 use std::error::Error;
+use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
@@ -95,6 +96,8 @@ pub struct Maintained {
     pub tombstones_forgotten: u64,
     /// Data files that compaction replaced.
     pub files_compacted: u64,
+    /// Longest time for which a batch may have waited for compaction.
+    pub held_up_max: Duration,
 }
 
 /// What [`TableStore::compact`] did.
@@ -110,6 +113,8 @@ pub struct Compacted {
     pub bytes_written: u64,
     /// There is more to do: the call ended at its own limit.
     pub more: bool,
+    /// Longest time for which a batch may have waited for it.
+    pub held_up_max: Duration,
 }
 
 /// Why a batch was not applied. Parts of it may have been; applying it again is safe.

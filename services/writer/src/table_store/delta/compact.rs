@@ -103,7 +103,10 @@ impl DeltaTableStore {
             let Some(state) = guard.as_mut().filter(|state| (*number as usize) < state.slots.len()) else {
                 return Ok(None);
             };
-            if let Some(chosen) = self.choose(state, *number).await? {
+            let locked = Instant::now();
+            let chosen = self.choose(state, *number).await;
+            compacted.held_up_max = compacted.held_up_max.max(locked.elapsed());
+            if let Some(chosen) = chosen? {
                 break chosen;
             }
             *number += 1;
@@ -125,6 +128,7 @@ impl DeltaTableStore {
             }
         };
         drop(guard);
+        compacted.held_up_max = compacted.held_up_max.max(locked.elapsed());
         if !done {
             tracing::debug!(table = %key, ?reason, "files changed while they were compacted; tried again later");
             return Ok(Some(false));

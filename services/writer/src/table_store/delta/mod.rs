@@ -241,7 +241,7 @@ impl TableStore for DeltaTableStore {
         let compacted = self.compact(space).await?;
         let outcome = self.clean_space(space).await;
         let maintained = outcome.map_err(|error| store_error(space, "maintenance", error))?;
-        Ok(Maintained { files_compacted: compacted.files_before, ..maintained })
+        Ok(Maintained { files_compacted: compacted.files_before, held_up_max: compacted.held_up_max, ..maintained })
     }
 
     async fn close(&self) {
