@@ -13,12 +13,12 @@
 //! - Types without any location have columns too, so that a column does not come and go with the last location of its type.
 //! - Ids are compared as text, untouched; type names are used as they are, with spaces and capitals.
 
+mod location_types;
 mod nodes;
 mod place_index;
 mod refresh;
 mod segments;
 mod tree;
-mod types;
 mod ways_up;
 
 pub use self::refresh::{Refresh, WholeTreeNeeded};

@@ -87,6 +87,7 @@ impl ServiceConfig for LakeConfig {
     fn validate(&self) -> anyhow::Result<()> {
         self.kafka.validate().and_then(|()| self.hq.validate()).map_err(anyhow::Error::msg)?;
         self.store.validate().and_then(|()| self.metastore.validate()).map_err(anyhow::Error::msg)?;
+        self.tables.validate().map_err(anyhow::Error::msg)?;
         self.fetch.validate()?;
         self.enricher.validate().map_err(|reason| anyhow::anyhow!("configuration: {reason}"))
     }

@@ -62,6 +62,6 @@ impl ServiceConfig for WriterConfig {
 
     fn validate(&self) -> anyhow::Result<()> {
         self.queue.validate().and_then(|()| self.store.validate()).map_err(anyhow::Error::msg)?;
-        self.metastore.validate().map_err(anyhow::Error::msg)
+        self.metastore.validate().and_then(|()| self.tables.validate()).map_err(anyhow::Error::msg)
     }
 }

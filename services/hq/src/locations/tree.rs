@@ -5,10 +5,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use super::HOPS_MAX;
+use super::location_types::Types;
 use super::nodes::{NO_PARENT, Nodes, Unpacked};
 use super::place_index::PlaceIndex;
 use super::segments::Segments;
-use super::types::Types;
 use crate::source::{LocationNode, LocationRows, TreeRow};
 
 /// Set in the place of a location that came after the whole was read.

@@ -9,10 +9,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray};
-use arrow::compute::{
-    SortColumn, SortOptions, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch,
-};
+use arrow::array::BooleanArray;
+use arrow::compute::filter_record_batch;
 use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -24,14 +22,14 @@ use super::deletion_vectors::{self, DeletionVector};
 use super::file_writer::{FileFormat, FileWriter, NewFile, rows_of_size};
 use super::files::{self, DataFile};
 use super::keys::key_names;
+use super::new_rows::NewRows;
 use super::partition::Partition;
 use super::space::{Slot, SpaceState};
 use super::{DeltaOptions, EngineError, TableOptions};
 use crate::key_index::{Entry, FinishedRun, KeyIndex, Position, RunBuilder, id_hash};
 use crate::table_store::conversion::ColumnType;
-use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::{
-    COMMITTED_SOURCE, Column, ID_SOURCE, OBSERVED_SOURCE, OVERFLOW_SOURCE, SchemaPlan, VERSION_SOURCE, clustering, plan,
+    COMMITTED_SOURCE, Column, ID_SOURCE, OBSERVED_SOURCE, OVERFLOW_SOURCE, SchemaPlan, VERSION_SOURCE, plan,
 };
 
 /// More copied rows than these are sorted on disk on their way into the index.
@@ -124,55 +122,6 @@ fn small_files(slot: &Slot, taken: &HashSet<u32>, arriving: &HashSet<&Partition>
     }
     // The new file is probably small too.
     small.into_values().filter(|files| files.len() + 1 > options.small_files_max).flatten().collect()
-}
-
-/// The new rows in the order in which they are written, by partition.
-struct NewRows {
-    batch: RecordBatch,
-    keys: Vec<(u128, RowOrder)>,
-    partitions: Vec<(Partition, Range<usize>)>,
-}
-
-impl NewRows {
-    /// Sorts the rows by partition and clustering columns. The batches have all columns of `columns`.
-    fn of(
-        batches: Vec<RecordBatch>,
-        keys: &[(u128, RowOrder)],
-        columns: &[&Column],
-        partition_columns: &[String],
-    ) -> Result<Option<Self>, EngineError> {
-        let Some(first) = batches.first() else { return Ok(None) };
-        let batch = concat_batches(&first.schema(), &batches).map_err(EngineError::arrow)?;
-        // A wide batch is large: it is held twice at most.
-        drop(batches);
-        let clustering = clustering().filter_map(|source| columns.iter().find(|column| column.source == source));
-        let names = partition_columns.iter().map(String::as_str).chain(clustering.map(|column| column.name.as_str()));
-        let sort: Vec<SortColumn> = names
-            .filter_map(|name| batch.column_by_name(name))
-            .map(|values| SortColumn { values: Arc::clone(values), options: Some(SortOptions::default()) })
-            .collect();
-        let order = lexsort_to_indices(&sort, None).map_err(EngineError::arrow)?;
-        drop(sort);
-        let sorted = take_record_batch(&batch, &order).map_err(EngineError::arrow)?;
-        drop(batch);
-        let batch = sorted;
-        let keys = order.values().iter().map(|row| keys[*row as usize]).collect();
-        let arrays: Vec<ArrayRef> =
-            partition_columns.iter().filter_map(|name| batch.column_by_name(name).cloned()).collect();
-        let mut partitions: Vec<(Partition, Range<usize>)> = Vec::new();
-        if arrays.is_empty() {
-            partitions.push((Partition::default(), 0..batch.num_rows()));
-        } else {
-            for row in 0..batch.num_rows() {
-                let partition = Partition::of_row(&arrays, row);
-                match partitions.last_mut().filter(|(last, _)| *last == partition) {
-                    Some((_, rows)) => rows.end = row + 1,
-                    None => partitions.push((partition, row..row + 1)),
-                }
-            }
-        }
-        Ok(Some(Self { batch, keys, partitions }))
-    }
 }
 
 /// Which columns partition a table that is about to be made: those of the options that it has.

@@ -49,6 +49,7 @@ mod keys;
 mod live_files;
 mod load;
 mod maintenance;
+mod new_rows;
 mod options;
 mod partition;
 mod space;

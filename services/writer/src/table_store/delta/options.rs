@@ -111,6 +111,18 @@ pub struct TableOptions {
 }
 
 impl DeltaOptions {
+    /// Rules that types cannot express. The error names the key and what to do.
+    pub fn validate(&self) -> Result<(), String> {
+        if !(self.deleted_share_max > 0.0 && self.deleted_share_max <= 1.0) {
+            return Err("key `tables.deleted_share_max`: give a share above 0 and up to 1, such as 0.15".into());
+        }
+        if self.orphan_hours == 0 {
+            let reason = "a clean-up would delete the files of commits under way; give at least 1";
+            return Err(format!("key `tables.orphan_hours`: {reason}"));
+        }
+        Ok(())
+    }
+
     /// What holds for a table, by its name in the metastore.
     pub fn of_table(&self, name: &str) -> TableOptions {
         let named = self.named.get(name).cloned().unwrap_or_default();
@@ -130,5 +142,32 @@ impl TableOptions {
             DeletionVectors::On => true,
             DeletionVectors::Off => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_would_do_harm_are_refused() {
+        assert_eq!(DeltaOptions::default().validate(), Ok(()));
+        for deleted_share_max in [0.0, -1.0, 1.5, f64::NAN] {
+            assert!(DeltaOptions { deleted_share_max, ..DeltaOptions::default() }.validate().is_err());
+        }
+        assert!(DeltaOptions { orphan_hours: 0, ..DeltaOptions::default() }.validate().is_err());
+    }
+
+    #[test]
+    fn a_table_of_its_own_settings_keeps_the_others() {
+        let named = NamedTableOptions { deletion_vectors: Some(DeletionVectors::Off), partition_by: None };
+        let options = DeltaOptions {
+            named: BTreeMap::from([("a".to_owned(), named)]),
+            partition_by: vec!["month".to_owned()],
+            ..DeltaOptions::default()
+        };
+        assert!(!options.of_table("a").marks(i64::MAX) && options.of_table("b").marks(i64::MAX));
+        assert!(!options.of_table("b").marks(0));
+        assert_eq!(options.of_table("a").partition_by, ["month"]);
     }
 }
