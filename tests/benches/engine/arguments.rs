@@ -19,7 +19,7 @@ pub struct Arguments {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "upsert,index,compaction,s3,scan,merge,spark,memory"
+        default_value = "upsert,index,compaction,s3,scan,merge,spark,memory,partitions"
     )]
     pub parts: Vec<Part>,
     /// Where tables are made; a folder in the system's temporary folder when absent.
@@ -64,6 +64,15 @@ pub struct Arguments {
     /// Tables in one writer.
     #[arg(long, default_value_t = 2_000)]
     pub tables: u64,
+    /// Partitions of one table.
+    #[arg(long, default_value_t = 3_000)]
+    pub partitions: u64,
+    /// Rows of a batch for them.
+    #[arg(long, default_value_t = 10_000)]
+    pub partition_keys: u64,
+    /// Batches for them.
+    #[arg(long, default_value_t = 30)]
+    pub partition_batches: u64,
     /// Python that has deltalake, duckdb and polars; from tests/set-up when absent.
     #[arg(long)]
     pub python: Option<PathBuf>,
@@ -103,6 +112,8 @@ pub enum Part {
     Spark,
     /// Thousands of tables in one writer.
     Memory,
+    /// Thousands of partitions in one table.
+    Partitions,
 }
 
 impl Arguments {

@@ -63,7 +63,7 @@ pub fn supervisor(number: u64) -> String {
 }
 
 /// First day of a month, in days since 1970.
-fn month(number: u64) -> i32 {
+pub fn month(number: u64) -> i32 {
     let (year, month) = ((number / 12) as usize, (number % 12) as usize);
     YEAR_BEGINS_DAYS[year] + FIRST_MONTH_DAYS[month] + i32::from(year == LEAP_YEAR && month >= 2)
 }
