@@ -4,6 +4,7 @@
 //! follows the change. *Copy on write*, for small tables and where deletion vectors are not wanted: the files that hold a replaced,
 //! deleted or stray row are read as a stream, their other rows are written together with the new ones. A type change
 //! rewrites all files. Either way one commit exchanges the files.
+//! Small files are folded into the new one of their partition where there are too many ([`super::file_plan`]).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -13,12 +14,14 @@ use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
 use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
+use futures::future::try_join_all;
 use object_store::ObjectStore;
 use roaring::RoaringBitmap;
 
 use super::arriving::Arriving;
 use super::batch::KeyColumns;
 use super::deletion_vectors::{self, DeletionVector};
+use super::file_plan::plan_files;
 use super::file_writer::{FileFormat, FileWriter, NewFile, rows_of_size};
 use super::files::{self, DataFile};
 use super::keys::key_names;
@@ -37,6 +40,9 @@ const COPIED_IN_MEMORY_MAX: u64 = 200_000;
 
 /// Encoded rows are about this much smaller than rows in memory; only a first guess for the size of files.
 const COMPRESSION_GUESS: usize = 4;
+
+/// Files that are opened beside each other.
+const FILES_OPENED_AT_ONCE: usize = 8;
 
 /// What is to happen to a table.
 #[derive(Debug)]
@@ -67,61 +73,6 @@ pub(super) struct Written {
     pub(super) copied: Vec<Entry>,
     /// The same where they are very many.
     pub(super) copied_run: Option<FinishedRun>,
-}
-
-/// What happens to the files that hold dead rows.
-struct FilePlan<'a> {
-    marked: Vec<(&'a DataFile, Arc<RoaringBitmap>)>,
-    rewritten: Vec<&'a DataFile>,
-    removed: Vec<&'a DataFile>,
-}
-
-/// Decides about the files. `marks`: whether deletion vectors may be written.
-fn plan_files<'a>(
-    slot: &'a Slot,
-    dead: &BTreeMap<u32, RoaringBitmap>,
-    everything: bool,
-    marks: bool,
-    arriving: &HashSet<&Partition>,
-    options: &DeltaOptions,
-) -> FilePlan<'a> {
-    let mut files = FilePlan { marked: Vec::new(), rewritten: Vec::new(), removed: Vec::new() };
-    let mut rewritten: HashSet<u32> = HashSet::new();
-    for file in slot.files.values() {
-        let dead = dead.get(&file.number);
-        if dead.is_none() && !everything {
-            continue;
-        }
-        let mut rows = file.deleted_rows().map_or_else(RoaringBitmap::new, |rows| rows.as_ref().clone());
-        rows |= dead.unwrap_or(&RoaringBitmap::new());
-        if file.rows >= 0 && i64::try_from(rows.len()).is_ok_and(|deleted| deleted >= file.rows) {
-            files.removed.push(file);
-        } else if everything || !marks || !file.partition.is_plain() {
-            rewritten.insert(file.number);
-        } else {
-            files.marked.push((file, Arc::new(rows)));
-        }
-    }
-    if !marks {
-        let taken: HashSet<u32> =
-            rewritten.iter().copied().chain(files.removed.iter().map(|file| file.number)).collect();
-        rewritten.extend(small_files(slot, &taken, arriving, options));
-    }
-    files.rewritten = slot.files.values().filter(|file| rewritten.contains(&file.number)).collect();
-    files
-}
-
-/// Small files that are folded into a rewrite, as there are too many of them in a partition that is written anyway.
-fn small_files(slot: &Slot, taken: &HashSet<u32>, arriving: &HashSet<&Partition>, options: &DeltaOptions) -> Vec<u32> {
-    let mut small: HashMap<&Partition, Vec<u32>> = HashMap::new();
-    for file in slot.files.values() {
-        let is_small = file.size < options.small_file_bytes as i64 && !taken.contains(&file.number);
-        if is_small && arriving.contains(&file.partition) {
-            small.entry(&file.partition).or_default().push(file.number);
-        }
-    }
-    // The new file is probably small too.
-    small.into_values().filter(|files| files.len() + 1 > options.small_files_max).flatten().collect()
 }
 
 /// Which columns partition a table that is about to be made: those of the options that it has.
@@ -270,11 +221,13 @@ impl Rewrite<'_> {
             sources.extend(present.iter().map(String::as_str));
         }
         let mut streams = Vec::with_capacity(files.len());
-        for file in files {
-            let stream = files::open(&self.store, file, None).await?;
-            let names = stream.schema().fields().iter().filter_map(|field| by_name.get(field.name().as_str()));
-            sources.extend(names.map(|column| column.source.as_str()));
-            streams.push((*file, stream));
+        for files in files.chunks(FILES_OPENED_AT_ONCE) {
+            let opened = try_join_all(files.iter().map(|file| files::open(&self.store, file, None))).await?;
+            for (file, stream) in files.iter().zip(opened) {
+                let names = stream.schema().fields().iter().filter_map(|field| by_name.get(field.name().as_str()));
+                sources.extend(names.map(|column| column.source.as_str()));
+                streams.push((*file, stream));
+            }
         }
         // A column that is NULL in all rows of a file is left out of it: readers fill it in, and wide tables stay small.
         let columns: Vec<&Column> = self
@@ -326,7 +279,8 @@ impl Rewrite<'_> {
     fn rows_max(&self, files: &[&DataFile], new: Option<&NewRows>, range: &Range<usize>) -> usize {
         let known: (i64, i64) = files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.size));
         let (rows, bytes) = match new {
-            Some(new) if known.0 <= 0 => (
+            // The bytes of files with a few rows say little about those of a row.
+            Some(new) if known.0 < range.len() as i64 => (
                 range.len(),
                 new.batch.get_array_memory_size() * range.len() / new.batch.num_rows().max(1) / COMPRESSION_GUESS,
             ),
@@ -390,14 +344,28 @@ pub(super) fn positions(places: Vec<(Position, usize)>) -> impl Iterator<Item = 
     })
 }
 
+/// Bounds of the instants at which the rows of each new file were observed. They came with this change or stood in the files that it
+/// takes out of the partition.
+fn observed_us(slot: &Slot, change: &Change, written: &Written) -> Vec<Option<(i64, i64)>> {
+    let joined = |one: (i64, i64), other: (i64, i64)| (one.0.min(other.0), one.1.max(other.1));
+    let arrived = change.arriving.keys.iter().map(|(_, order)| (order.observed_us, order.observed_us)).reduce(joined);
+    let mut copied: HashMap<&Partition, Option<(i64, i64)>> = HashMap::new();
+    for file in written.removed.iter().filter_map(|number| slot.files.get(number)) {
+        let bounds = copied.entry(&file.partition).or_insert(file.observed_us);
+        *bounds = bounds.zip(file.observed_us).map(|(one, other)| joined(one, other));
+    }
+    let of_file = |file: &NewFile| match (arrived, copied.get(&file.partition)) {
+        (arrived, None) => arrived,
+        (None, Some(copied)) => *copied,
+        (Some(arrived), Some(copied)) => copied.map(|copied| joined(arrived, copied)),
+    };
+    written.added.iter().map(of_file).collect()
+}
+
 /// Brings index and file list of a table in step with a commit of a change.
 pub(super) fn committed(state: &mut SpaceState, change: &Change, written: Written, version: u64) {
     let number = change.number;
-    let observed = change.arriving.keys.iter().map(|(_, order)| order.observed_us);
-    let observed = observed.fold(None, |range: Option<(i64, i64)>, us| {
-        Some(range.map_or((us, us), |(least, most)| (least.min(us), most.max(us))))
-    });
-    let only_new = written.copied.is_empty() && written.copied_run.is_none();
+    let observed = observed_us(state.slot(number), change, &written);
     // The files first: the index may forget entries of files that it does not know to be live.
     let live = state.live_mut();
     for file in &written.removed {
@@ -423,8 +391,7 @@ pub(super) fn committed(state: &mut SpaceState, change: &Change, written: Writte
             file.deleted = Some(vector);
         }
     }
-    for file in written.added {
-        let observed_us = observed.filter(|_| only_new);
+    for (file, observed_us) in written.added.into_iter().zip(observed) {
         slot.files.insert(file.number, file.into_data_file(observed_us));
     }
     slot.schema = written.plan.schema;

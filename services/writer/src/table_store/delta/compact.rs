@@ -1,69 +1,43 @@
 //! Compaction while batches go on being applied.
 //!
-//! Three steps: *choose* files under the lock of the space; *rewrite* them without it, remembering where each row goes and building
-//! the entries of the key index beside the index; *commit* under the lock again, where the rows that were deleted meanwhile become
-//! deletion vectors of the new files. If anything else happened to the files meanwhile, the new ones are thrown away.
+//! Three steps: *choose* files ([`super::choice`]), of which only the look at the table holds the lock of the space; *rewrite* them without
+//! it ([`super::rewrite`]), remembering where each row goes and building the entries of the key index beside the index; *commit* under the
+//! lock again, where the rows that were deleted meanwhile become deletion vectors of the new files. A commit holds many small
+//! jobs. If anything else happened to the files of a job meanwhile, what became of them is thrown away.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use arrow::datatypes::SchemaRef;
-use arrow::record_batch::RecordBatch;
-use deltalake::kernel::{Action, LogicalFileView};
-use futures::{StreamExt, TryStreamExt};
-use lake_shared::identity::{Space, TableKey};
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::errors::ParquetError;
+use deltalake::kernel::Action;
+use lake_shared::identity::Space;
 use roaring::RoaringBitmap;
-use serde_json::Value;
 
-use super::batch::KeyColumns;
+use super::choice::{Chosen, Task, View};
 use super::commit::{self, Features, Label, Outcome};
 use super::deletion_vectors::{self, DeletionVector};
-use super::file_writer::{FileFormat, FileNumbers, FileWriter, NewFile};
-use super::files::{self, DataFile, ROWS_AT_ONCE};
-use super::keys::key_names;
+use super::file_writer::NewFile;
+use super::files::DataFile;
 use super::options::DeletionVectors;
-use super::partition::Partition;
+use super::rewrite::{Output, Rewritten, discard, rewrite};
 use super::space::{Slot, SpaceState};
-use super::{DeltaTableStore, EngineError, SpaceCell, change, now_us};
-use crate::compaction::{
-    ClusterKeys, ClusterRange, ColumnBounds, FileFacts, Input, Job, Policy, PositionMap, merge, plan,
-};
-use crate::key_index::{Entry, FinishedRun, Liveness, Position, RunBuilder, id_hash};
+use super::{DeltaTableStore, EngineError, SpaceCell, now_us};
+use crate::key_index::{Liveness, Position, RunBuilder};
 use crate::table_store::Compacted;
-use crate::table_store::schema_plan::{Column, TableSchema, clustering};
+use crate::table_store::schema_plan::Column;
 use crate::telemetry;
 
-/// Files that one compaction reads. A row group of each may be in memory.
-const FILES_MAX: usize = 8;
+/// Commits of one call to one table; what is left is for the next call, so that every table of a space has its turn.
+const COMMITS_OF_TABLE_MAX: usize = 32;
 
-/// Compactions of one call; what is left is for the next.
-const JOBS_MAX: usize = 64;
-
-/// What one rewrite needs to know, taken under the lock.
-struct Chosen {
-    number: u32,
-    key: TableKey,
-    generation: u64,
-    job: Job,
-    inputs: Vec<DataFile>,
-    starts: Vec<Option<Vec<u8>>>,
-    schema: TableSchema,
-    partition_columns: Vec<String>,
-    store: Arc<dyn ObjectStore>,
-    numbers: FileNumbers,
-}
-
-/// What a rewrite made.
-struct Rewritten {
-    added: Vec<NewFile>,
-    positions: PositionMap,
-    run: FinishedRun,
-    /// Entries of ids that the run has another entry of: one of their rows has to leave.
-    again: Vec<Entry>,
+/// What a commit of compaction came to.
+#[derive(Default)]
+struct Exchange {
+    tasks: usize,
+    files_before: usize,
+    files_after: usize,
+    bytes: u64,
+    /// Files that did not enter the table.
+    vain: Vec<NewFile>,
 }
 
 impl DeltaTableStore {
@@ -73,8 +47,14 @@ impl DeltaTableStore {
         let _alone = shared.compacting.lock().await;
         let mut compacted = Compacted::default();
         let (mut number, mut failure) = (0, None);
-        for _ in 0..JOBS_MAX {
-            let done = match self.compact_next(&shared, &mut number, &mut compacted).await {
+        let (mut table, mut commits) = (number, 0);
+        loop {
+            let outcome = self.compact_next(&shared, &mut number, &mut compacted).await;
+            if table != number {
+                (table, commits) = (number, 0);
+            }
+            commits += 1;
+            let goes_on = match outcome {
                 Ok(Some(done)) => done,
                 Ok(None) => return failure.map_or(Ok(compacted), Err),
                 Err(error) => {
@@ -82,11 +62,12 @@ impl DeltaTableStore {
                     false
                 }
             };
-            // A table that cannot be compacted now does not keep the others from their turn.
-            number += u32::from(!done);
+            // A table that cannot be compacted now, or that always needs more, does not keep the others from their turn.
+            if !goes_on || commits >= COMMITS_OF_TABLE_MAX {
+                compacted.more |= goes_on;
+                number += 1;
+            }
         }
-        compacted.more = true;
-        failure.map_or(Ok(compacted), Err)
     }
 
     /// Compacts once, in the next table that needs it, `number` or after. `None`: none does. `false`: in vain, files changed meanwhile.
@@ -97,159 +78,101 @@ impl DeltaTableStore {
         compacted: &mut Compacted,
     ) -> Result<Option<bool>, EngineError> {
         let (chosen, run) = loop {
-            // Let go between two tables: a batch waits for one at most.
-            let mut guard = shared.state.lock().await;
-            guard.take_if(|state| state.torn);
-            let Some(state) = guard.as_mut().filter(|state| (*number as usize) < state.slots.len()) else {
-                return Ok(None);
+            let view = {
+                // Let go between two tables: a batch waits for one at most.
+                let mut guard = shared.state.lock().await;
+                guard.take_if(|state| state.torn);
+                let Some(state) = guard.as_mut().filter(|state| (*number as usize) < state.slots.len()) else {
+                    return Ok(None);
+                };
+                let locked = Instant::now();
+                let view = self.view(state, *number).await;
+                compacted.held_up_max = compacted.held_up_max.max(locked.elapsed());
+                view?
             };
-            let locked = Instant::now();
-            let chosen = self.choose(state, *number).await;
-            compacted.held_up_max = compacted.held_up_max.max(locked.elapsed());
-            if let Some(chosen) = chosen? {
+            if let Some(view) = view
+                && let Some(chosen) = choose(shared, view).await?
+            {
                 break chosen;
             }
             *number += 1;
         };
         let began = Instant::now();
-        let (inputs, key, reason) = (chosen.inputs.len(), chosen.key.clone(), chosen.job.reason);
-        let rewritten = rewrite(&chosen, run).await?;
+        let mut rewritten = rewrite(&chosen, run).await?;
+        let failure = rewritten.failure.take();
         let waited = Instant::now();
         let mut guard = shared.state.lock().await;
         guard.take_if(|state| state.torn);
         let locked = Instant::now();
-        let bytes: i64 = rewritten.added.iter().map(|file| file.add.size).sum();
-        let outputs = rewritten.added.len();
-        let done = match guard.as_mut() {
+        let exchange = match guard.as_mut() {
             Some(state) => self.commit_rewrite(state, &chosen, rewritten).await?,
-            None => {
-                self.discard(&chosen.store, &rewritten.added).await;
-                false
-            }
+            None => Exchange::vain(rewritten.outputs),
         };
         drop(guard);
-        compacted.held_up_max = compacted.held_up_max.max(locked.elapsed());
-        if !done {
-            tracing::debug!(table = %key, ?reason, "files changed while they were compacted; tried again later");
-            return Ok(Some(false));
+        let held = locked.elapsed();
+        compacted.held_up_max = compacted.held_up_max.max(held);
+        discard(&chosen.store, &exchange.vain).await;
+        let (key, of) = (&chosen.key, chosen.tasks.len());
+        let Exchange { tasks, files_before: files, files_after: into, bytes, .. } = exchange;
+        if tasks > 0 {
+            compacted.commits += 1;
+            compacted.files_before += files as u64;
+            compacted.files_after += into as u64;
+            compacted.bytes_written += bytes;
+            let kind = key.space.kind.name();
+            metrics::counter!(telemetry::COMPACTED_FILES_TOTAL, "kind" => kind).increment(files as u64);
+            let held = lake_shared::retry::milliseconds(held);
+            let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
+            let waited = lake_shared::retry::milliseconds(locked - waited);
+            let reason = chosen.tasks.first().map(|task| task.job.reason);
+            tracing::info!(
+                table = %key, ?reason, jobs = tasks, of, files, into, bytes, milliseconds, lock_waited = waited,
+                lock_held = held, "compacted"
+            );
+        } else {
+            tracing::debug!(table = %key, of, "files changed while they were compacted; tried again later");
         }
-        compacted.commits += 1;
-        compacted.files_before += inputs as u64;
-        compacted.files_after += outputs as u64;
-        compacted.bytes_written += bytes.unsigned_abs();
-        let kind = key.space.kind.name();
-        metrics::counter!(telemetry::COMPACTED_FILES_TOTAL, "kind" => kind).increment(inputs as u64);
-        let held = lake_shared::retry::milliseconds(locked.elapsed());
-        let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
-        let waited = lake_shared::retry::milliseconds(locked - waited);
-        tracing::info!(
-            table = %key, ?reason, files = inputs, into = outputs, bytes, milliseconds, lock_waited = waited,
-            lock_held = held, "compacted"
-        );
-        Ok(Some(true))
+        failure.map_or(Ok(Some(tasks > 0)), Err)
     }
 
-    /// The most urgent work in a table, if there is any.
-    async fn choose(&self, state: &mut SpaceState, number: u32) -> Result<Option<(Chosen, RunBuilder)>, EngineError> {
-        let slot = state.slot(number);
-        let purge_all = self.options.of_table(&slot.name).deletion_vectors == DeletionVectors::Off;
-        if !slot.changed || !self.may_need_work(slot, purge_all) {
-            state.slot_mut(number).changed = false;
-            return Ok(None);
-        }
-        let Some(table) = self.table_at(state, number).await? else {
-            self.refresh(state, number).await?;
-            return Ok(None);
-        };
-        let slot = state.slot(number);
-        let (facts, starts) = facts(slot, table.snapshot().map_err(EngineError::delta)?.log_data().iter());
-        let (store, key) = (table.object_store(), slot.key.clone());
-        self.handles.put(key.clone(), table);
-        let Some(job) = plan(&facts, &self.policy(purge_all)).into_iter().next() else {
-            state.slot_mut(number).changed = false;
-            return Ok(None);
-        };
-        let slot = state.slot(number);
-        let inputs: Vec<DataFile> = job.files.iter().filter_map(|file| slot.files.get(file)).cloned().collect();
-        let starts = inputs.iter().map(|file| starts.get(&file.number).cloned()).collect();
-        let run = state.index.run_builder().map_err(EngineError::Index)?;
-        let chosen = Chosen {
-            number,
-            key,
-            generation: state.generation,
-            job,
-            inputs,
-            starts,
-            schema: slot.schema.clone(),
-            partition_columns: slot.partition_columns.clone(),
-            store,
-            numbers: state.numbers.clone(),
-        };
-        Ok(Some((chosen, run)))
-    }
-
-    /// Whether the policy can ask for anything, as far as can be told without the log. Most tables of a lake are small and need nothing.
-    fn may_need_work(&self, slot: &Slot, purge_all: bool) -> bool {
-        let few = self.options.small_files_max.min(self.options.overlap_max);
-        let has_many_deleted = |file: &DataFile| {
-            let deleted = file.rows - file.live_rows();
-            deleted > 0 && (purge_all || deleted as f64 > file.rows as f64 * self.options.deleted_share_max)
-        };
-        slot.files.len() > few || slot.files.values().any(has_many_deleted)
-    }
-
-    fn policy(&self, purge_all: bool) -> Policy {
-        Policy {
-            target_file_bytes: self.options.target_file_bytes.get(),
-            small_file_bytes: self.options.small_file_bytes,
-            small_files_max: self.options.small_files_max,
-            deleted_share_max: self.options.deleted_share_max,
-            overlap_max: self.options.overlap_max,
-            job_bytes_max: self.options.compaction_bytes_max,
-            job_files_max: FILES_MAX,
-            purge_all,
-        }
-    }
-
-    /// Exchanges the files. `false`: something else happened to them meanwhile.
+    /// Exchanges the files of those tasks to which nothing else happened meanwhile.
     async fn commit_rewrite(
         &self,
         state: &mut SpaceState,
         chosen: &Chosen,
-        mut rewritten: Rewritten,
-    ) -> Result<bool, EngineError> {
-        if state.generation != chosen.generation || !is_current(state.slot(chosen.number), chosen) {
-            self.discard(&chosen.store, &rewritten.added).await;
-            return Ok(false);
-        }
+        rewritten: Rewritten,
+    ) -> Result<Exchange, EngineError> {
         let number = chosen.number;
-        let Some(table) = self.table_at(state, number).await? else {
-            self.discard(&chosen.store, &rewritten.added).await;
-            self.refresh(state, number).await?;
-            return Ok(false);
-        };
-        let slot = state.slot(number);
-        let now_ms = now_us() / 1_000;
-        let mut dead: BTreeMap<u32, RoaringBitmap> = BTreeMap::new();
-        let mut strays: Vec<Position> = Vec::new();
-        let stray_rows: HashMap<u32, &RoaringBitmap> = state.live.strays_of(number).collect();
-        let mut actions = Vec::new();
-        for (ordinal, before) in (0..).zip(&chosen.inputs) {
-            let Some(now) = slot.files.get(&before.number) else { continue };
-            let rows = |file: &DataFile| file.deleted_rows().map(Arc::clone);
-            let moved = rewritten.positions.remap(ordinal, rows(before).as_deref(), rows(now).as_deref());
-            for (output, row) in moved {
-                dead.entry(output).or_default().insert(row);
-            }
-            let left = stray_rows.get(&before.number).into_iter().flat_map(|rows| rows.iter());
-            let left = left.filter_map(|row| rewritten.positions.target(ordinal, row));
-            strays.extend(left.map(|(file, row)| Position { file, row }));
-            let removal = commit::removal(now, &slot.partition_columns, false, now_ms);
-            actions.push(Action::Remove(removal));
+        if state.generation != chosen.generation || !has_same_columns(state.slot(number), chosen) {
+            return Ok(Exchange::vain(rewritten.outputs));
         }
-        let vectors = deletion_vectors::store(&chosen.store, dead.values().cloned().map(Arc::new).collect()).await?;
-        let vectors: HashMap<u32, DeletionVector> = dead.into_keys().zip(vectors).collect();
-        for file in rewritten.added.iter().filter(|file| !is_empty(file, &vectors)) {
+        let slot = state.slot(number);
+        let (current, outdated): (Vec<_>, Vec<_>) =
+            chosen.tasks.iter().zip(rewritten.outputs).partition(|(task, _)| is_current(slot, task));
+        let mut vain = Exchange::vain(outdated.into_iter().map(|(_, output)| output)).vain;
+        if current.is_empty() {
+            return Ok(Exchange { vain, ..Exchange::default() });
+        }
+        let Some(table) = self.table_at(state, number).await? else {
+            self.refresh(state, number).await?;
+            vain.extend(current.into_iter().flat_map(|(_, output)| output.added));
+            return Ok(Exchange { vain, ..Exchange::default() });
+        };
+        let Moved { mut actions, dead, strays } = moved(state, number, &current);
+        let vectors = deletion_vectors::store(&chosen.store, dead.values().cloned().map(Into::into).collect()).await?;
+        let mut vectors: HashMap<u32, DeletionVector> = dead.into_keys().zip(vectors).collect();
+        let (inputs, outputs): (Vec<&[DataFile]>, Vec<Output>) =
+            current.into_iter().map(|(task, output)| (task.inputs.as_slice(), output)).unzip();
+        let exchange = Exchange {
+            tasks: inputs.len(),
+            files_before: inputs.iter().map(|files| files.len()).sum(),
+            files_after: outputs.iter().map(|output| output.added.len()).sum(),
+            bytes: outputs.iter().flat_map(|output| &output.added).map(|file| file.add.size.unsigned_abs()).sum(),
+            vain: Vec::new(),
+        };
+        let (empty, added): (Vec<NewFile>, Vec<NewFile>) =
+            outputs.into_iter().flat_map(|output| output.added).partition(|file| is_empty(file, &vectors));
+        for file in &added {
             let mut add = file.add.clone();
             add.data_change = false;
             if let Some(vector) = vectors.get(&file.number) {
@@ -258,80 +181,119 @@ impl DeltaTableStore {
             }
             actions.push(Action::Add(add));
         }
+        let slot = state.slot(number);
         let deletion_vectors = if vectors.is_empty() { self.unwanted(slot) } else { Some(true) };
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
         actions.extend(commit::changes(snapshot, None, Features { deletion_vectors, retention_hours: None })?);
         let (version, table) = match commit::commit(table, actions, Label::Compaction).await? {
             Outcome::Conflict => {
-                self.discard(&chosen.store, &rewritten.added).await;
                 self.refresh(state, number).await?;
-                return Ok(false);
+                vain.extend(empty.into_iter().chain(added));
+                return Ok(Exchange { vain, ..Exchange::default() });
             }
             Outcome::Committed { version, table } => (version, table),
         };
         self.keep(&chosen.key, version, table);
-        let dead: Vec<NewFile> = rewritten.added.iter().filter(|file| is_empty(file, &vectors)).cloned().collect();
-        let again = std::mem::take(&mut rewritten.again);
-        self.exchanged(state, chosen, rewritten, vectors, version);
+        // The files first: the index may forget entries of files that it does not know to be live.
+        let removed = inputs.into_iter().flatten().map(|file| file.number);
+        exchange_files(state, number, removed, added, &mut vectors, version);
+        state.index.attach(rewritten.run);
         for stray in strays {
             state.live_mut().condemn(stray);
         }
         // Memory holds one entry of an id: that of a row which is there to stay.
-        let live = Arc::clone(&state.live);
-        state.index.put(again.into_iter().filter(|entry| live.is_live(entry.position)));
-        self.discard(&chosen.store, &dead).await;
+        let live = state.live.clone();
+        state.index.put(rewritten.again.into_iter().filter(|entry| live.is_live(entry.position)));
         self.record(state).await?;
-        Ok(true)
+        vain.extend(empty);
+        Ok(Exchange { vain, ..exchange })
     }
 
     /// Whether the property of a table that allows deletion vectors is to be taken away.
     fn unwanted(&self, slot: &Slot) -> Option<bool> {
         (self.options.of_table(&slot.name).deletion_vectors == DeletionVectors::Off).then_some(false)
     }
+}
 
-    fn exchanged(
-        &self,
-        state: &mut SpaceState,
-        chosen: &Chosen,
-        rewritten: Rewritten,
-        mut vectors: HashMap<u32, DeletionVector>,
-        version: u64,
-    ) {
-        let number = chosen.number;
-        let live = state.live_mut();
-        for file in rewritten.added.iter().filter(|file| !is_empty(file, &vectors)) {
-            let deleted = vectors.get(&file.number).map(|vector| Arc::clone(&vector.rows));
-            live.set(file.number, number, deleted);
-        }
-        for file in &chosen.inputs {
-            live.remove(file.number);
-        }
-        state.index.attach(rewritten.run);
-        let slot = state.slot_mut(number);
-        for file in &chosen.inputs {
-            slot.files.remove(&file.number);
-        }
-        for file in rewritten.added {
-            if is_empty(&file, &vectors) {
-                continue;
-            }
-            let deleted = vectors.remove(&file.number);
-            let file = DataFile { deleted, ..file.into_data_file(None) };
-            slot.files.insert(file.number, file);
-        }
-        slot.version = Some(version);
-        slot.unrecorded.get_or_insert_default();
+/// Chooses work on a table that was looked at, if it needs any.
+async fn choose(shared: &SpaceCell, view: View) -> Result<Option<(Chosen, RunBuilder)>, EngineError> {
+    let seen = view.seen();
+    let choosing = tokio::task::spawn_blocking(move || view.choose());
+    let chosen = choosing.await.map_err(EngineError::interrupted)??;
+    if chosen.is_none()
+        && let Some(state) = shared.state.lock().await.as_mut()
+    {
+        seen.remember(state);
     }
+    Ok(chosen)
+}
 
-    /// Deletes new files that no commit names. What cannot be deleted now is found by the clean-up.
-    async fn discard(&self, store: &Arc<dyn ObjectStore>, files: &[NewFile]) {
-        for file in files {
-            let Ok(path) = Path::parse(&file.add.path) else { continue };
-            if let Err(error) = store.delete(&path).await {
-                tracing::debug!(%path, %error, "file of a vain compaction stays for the clean-up");
+impl Exchange {
+    /// Nothing of it entered the table.
+    fn vain(outputs: impl IntoIterator<Item = Output>) -> Self {
+        Self { vain: outputs.into_iter().flat_map(|output| output.added).collect(), ..Self::default() }
+    }
+}
+
+/// What became of the rows of rewritten files.
+struct Moved {
+    /// The old files leave.
+    actions: Vec<Action>,
+    /// Rows of new files that were deleted meanwhile.
+    dead: BTreeMap<u32, RoaringBitmap>,
+    /// Where rows stand now that have to leave with the next commit.
+    strays: Vec<Position>,
+}
+
+fn moved(state: &SpaceState, number: u32, current: &[(&Task, Output)]) -> Moved {
+    let slot = state.slot(number);
+    let now_ms = now_us() / 1_000;
+    let stray_rows: HashMap<u32, &RoaringBitmap> = state.live.strays_of(number).collect();
+    let mut moved = Moved { actions: Vec::new(), dead: BTreeMap::new(), strays: Vec::new() };
+    for (task, output) in current {
+        for (ordinal, before) in (0..).zip(&task.inputs) {
+            let Some(now) = slot.files.get(&before.number) else { continue };
+            let deleted = |file: &DataFile| file.deleted_rows().cloned();
+            for (file, row) in output.positions.remap(ordinal, deleted(before).as_deref(), deleted(now).as_deref()) {
+                moved.dead.entry(file).or_default().insert(row);
             }
+            let left = stray_rows.get(&before.number).into_iter().flat_map(|rows| rows.iter());
+            let left = left.filter_map(|row| output.positions.target(ordinal, row));
+            moved.strays.extend(left.map(|(file, row)| Position { file, row }));
+            moved.actions.push(Action::Remove(commit::removal(now, &slot.partition_columns, false, now_ms)));
         }
     }
+    moved
+}
+
+/// Brings the file list of a table in step with a commit.
+fn exchange_files(
+    state: &mut SpaceState,
+    number: u32,
+    removed: impl Iterator<Item = u32> + Clone,
+    added: Vec<NewFile>,
+    vectors: &mut HashMap<u32, DeletionVector>,
+    version: u64,
+) {
+    let live = state.live_mut();
+    for file in &added {
+        let deleted = vectors.get(&file.number).map(|vector| vector.rows.clone());
+        live.set(file.number, number, deleted);
+    }
+    for file in removed.clone() {
+        live.remove(file);
+    }
+    let slot = state.slot_mut(number);
+    for file in removed {
+        slot.files.remove(&file);
+    }
+    for file in added {
+        let deleted = vectors.remove(&file.number);
+        let file = DataFile { deleted, ..file.into_data_file(None) };
+        slot.files.insert(file.number, file);
+    }
+    slot.version = Some(version);
+    slot.unrecorded.get_or_insert_default();
 }
 
 /// Whether every row of a new file was deleted while it was written.
@@ -339,146 +301,14 @@ fn is_empty(file: &NewFile, vectors: &HashMap<u32, DeletionVector>) -> bool {
     vectors.get(&file.number).is_some_and(|vector| vector.rows.len() >= file.rows as u64)
 }
 
-/// Whether the chosen files are still part of the table, and its columns still have the types that were written.
-fn is_current(slot: &Slot, chosen: &Chosen) -> bool {
+/// Whether the files of a task are still part of the table.
+fn is_current(slot: &Slot, task: &Task) -> bool {
     let same_file = |file: &DataFile| slot.files.get(&file.number).is_some_and(|now| now.path == file.path);
+    task.inputs.iter().all(same_file)
+}
+
+/// Whether the columns of the table still have the types that were written.
+fn has_same_columns(slot: &Slot, chosen: &Chosen) -> bool {
     let same_column = |column: &Column| slot.schema.columns.contains(column);
-    chosen.inputs.iter().all(same_file)
-        && chosen.schema.columns.iter().all(same_column)
-        && slot.partition_columns == chosen.partition_columns
-}
-
-/// Reads the files and writes their live rows in the order of the clustering columns.
-async fn rewrite(chosen: &Chosen, mut run: RunBuilder) -> Result<Rewritten, EngineError> {
-    let mut streams = Vec::with_capacity(chosen.inputs.len());
-    let mut present: HashSet<String> = HashSet::new();
-    // Many files are read with small batches, so that one of each is not much.
-    let rows_at_once = (8 * ROWS_AT_ONCE / chosen.inputs.len().max(1)).clamp(512, ROWS_AT_ONCE);
-    for file in &chosen.inputs {
-        let stream = files::open_with(&chosen.store, file, None, rows_at_once).await?;
-        present.extend(stream.schema().fields().iter().map(|field| field.name().clone()));
-        streams.push(stream);
-    }
-    let columns: Vec<&Column> = chosen
-        .schema
-        .columns
-        .iter()
-        .filter(|column| present.contains(&column.name) && !chosen.partition_columns.contains(&column.name))
-        .collect();
-    let schema: SchemaRef = files::file_schema(&columns);
-    let owned: Arc<Vec<Column>> = Arc::new(columns.iter().map(|column| (*column).clone()).collect());
-    let inputs = streams.into_iter().zip(&chosen.inputs).zip(&chosen.starts).map(|((stream, file), starts_at)| Input {
-        batches: {
-            let (schema, columns) = (Arc::clone(&schema), Arc::clone(&owned));
-            let typed = move |batch: Result<RecordBatch, ParquetError>| {
-                let columns: Vec<&Column> = columns.iter().collect();
-                files::in_table_types(&batch?, &schema, &columns)
-            };
-            stream.map(typed).boxed()
-        },
-        deleted: file.deleted_rows().cloned(),
-        starts_at: starts_at.clone(),
-    });
-    let sort_by: Vec<String> = clustering()
-        .filter_map(|source| columns.iter().find(|column| column.source == source))
-        .map(|column| column.name.clone())
-        .collect();
-    let merged = merge(inputs.collect(), Arc::clone(&schema), &sort_by, ROWS_AT_ONCE);
-    let mut merged = std::pin::pin!(merged);
-    let format = FileFormat::new(
-        Arc::clone(&chosen.store),
-        schema,
-        &chosen.schema,
-        chosen.partition_columns.clone(),
-        chosen.numbers.clone(),
-    );
-    let live: u64 = chosen.inputs.iter().map(|file| file.live_rows().unsigned_abs()).sum();
-    let rows_max = live.div_ceil(chosen.job.outputs.max(1) as u64).max(1);
-    let partition = chosen.inputs.first().map(|file| file.partition.clone()).unwrap_or_default();
-    let mut writer = FileWriter::new(&format, partition, usize::try_from(rows_max).unwrap_or(usize::MAX));
-    let rows: Vec<u64> = chosen.inputs.iter().map(|file| file.rows.unsigned_abs()).collect();
-    let mut positions = PositionMap::new(&rows);
-    let [id, version, _] = key_names(&chosen.schema);
-    let writing = async {
-        while let Some(merged) = merged.try_next().await.map_err(EngineError::Merge)? {
-            let keys = KeyColumns::without_observation(&merged.batch, &id, &version).map_err(EngineError::Corrupt)?;
-            let places = writer.write(&merged.batch).await?;
-            let mut from = 0;
-            for (first, count) in &places {
-                positions.record_all(&merged.sources[from..from + count], first.file, first.row);
-                from += count;
-            }
-            for (row, position) in change::positions(places).enumerate() {
-                let id = id_hash(keys.id(row).unwrap_or_default());
-                let entry = Entry { id, position, version_us: keys.order(row).version_us };
-                run.push(entry).map_err(EngineError::Index)?;
-            }
-            // Whoever applies batches meanwhile goes first.
-            tokio::task::yield_now().await;
-        }
-        Ok(())
-    };
-    if let Err(error) = writing.await {
-        writer.give_up().await;
-        return Err(error);
-    }
-    let added = writer.finish().await?;
-    let (run, again) = finished(run).await?;
-    Ok(Rewritten { added, positions, run, again })
-}
-
-/// Sorts the entries of a run, which holds one entry of an id. Answers the others.
-async fn finished(run: RunBuilder) -> Result<(FinishedRun, Vec<Entry>), EngineError> {
-    let finishing = tokio::task::spawn_blocking(move || {
-        let mut again = Vec::new();
-        run.finish(&mut |_, other| again.push(other)).map(|run| (run, again))
-    });
-    finishing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)
-}
-
-/// What the policy needs to know of the files of a table.
-/// Beside it, below which key no row of a file is.
-fn facts(slot: &Slot, views: impl Iterator<Item = LogicalFileView>) -> (Vec<FileFacts>, HashMap<u32, Vec<u8>>) {
-    let columns: Vec<&Column> = clustering()
-        .filter_map(|source| slot.schema.column(source))
-        .filter(|column| column.source != crate::table_store::schema_plan::ID_SOURCE)
-        .filter(|column| !slot.partition_columns.contains(&column.name))
-        .collect();
-    let types: Vec<_> = columns.iter().map(|column| column.column_type.arrow()).collect();
-    let keys = if columns.is_empty() { None } else { ClusterKeys::new(&types).ok() };
-    let numbers: HashMap<&str, &DataFile> = slot.files.values().map(|file| (file.path.as_str(), file)).collect();
-    let mut partitions: HashMap<&Partition, u32> = HashMap::new();
-    let (mut facts, mut starts) = (Vec::with_capacity(slot.files.len()), HashMap::new());
-    for view in views {
-        let Some(file) = numbers.get(view.path().as_ref()) else { continue };
-        let next = partitions.len() as u32;
-        let place = keys.as_ref().and_then(|keys| place(keys, &columns, &view.stats()?));
-        let (clustered, start) = place.unwrap_or_default();
-        starts.extend(start.map(|start| (file.number, start)));
-        facts.push(FileFacts {
-            number: file.number,
-            partition: *partitions.entry(&file.partition).or_insert(next),
-            bytes: file.size.unsigned_abs(),
-            rows: file.rows.unsigned_abs(),
-            deleted: (file.rows - file.live_rows()).unsigned_abs(),
-            clustered,
-        });
-    }
-    (facts, starts)
-}
-
-/// Where a file is in the clustering order, by its statistics: the range that it spans for certain, and a key that no row is below.
-fn place(keys: &ClusterKeys, columns: &[&Column], stats: &str) -> Option<(Option<ClusterRange>, Option<Vec<u8>>)> {
-    let stats: Value = serde_json::from_str(stats).ok()?;
-    let bounds: Vec<ColumnBounds<'_>> = columns
-        .iter()
-        .map(|column| {
-            let value = |which: &str| stats[which][&column.name].as_str();
-            let nulls = stats["nullCount"][&column.name].as_i64();
-            // A file without the column has NULL in every row.
-            let nulls = nulls.map_or(value("minValues").is_none(), |nulls| nulls > 0);
-            ColumnBounds { min: value("minValues"), max: value("maxValues"), nulls }
-        })
-        .collect();
-    Some((keys.range(&bounds), keys.lowest(&bounds)))
+    chosen.schema.columns.iter().all(same_column) && slot.partition_columns == chosen.partition_columns
 }

@@ -25,6 +25,9 @@ use crate::table_store::schema_plan::Column;
 /// Rows decoded and encoded at once.
 pub(super) const ROWS_AT_ONCE: usize = 8_192;
 
+/// Bytes read from the end of a file at first.
+const FOOTER_BYTES: u64 = 64 << 10;
+
 /// A data file of a table, as this process numbers it.
 #[derive(Clone, Debug)]
 pub(super) struct DataFile {
@@ -64,6 +67,8 @@ async fn builder(store: &Arc<dyn ObjectStore>, file: &DataFile) -> Result<Builde
     let path = Path::parse(&file.path).map_err(|error| EngineError::corrupt(format!("path {}: {error}", file.path)))?;
     let size = u64::try_from(file.size).unwrap_or_default();
     let reader = ParquetObjectReader::new(Arc::clone(store), path).with_file_size(size);
+    // Most footers come with the first request.
+    let reader = reader.with_footer_size_hint(usize::try_from(size.min(FOOTER_BYTES)).unwrap_or_default());
     ParquetRecordBatchStreamBuilder::new(reader).await.map_err(EngineError::read_file)
 }
 

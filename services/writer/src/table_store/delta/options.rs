@@ -44,6 +44,9 @@ pub struct DeltaOptions {
     pub small_file_bytes: u64,
     /// More small files than this in a table (or partition) are folded into one.
     pub small_files_max: usize,
+    /// A file up to this size is tiny, bytes: when a table (or partition) would have more than `small_files_max` of them, an upsert folds
+    /// them into its new file, also where deletion vectors are written. 0 leaves them to compaction.
+    pub tiny_file_bytes: u64,
     /// Share of deleted rows above which a file is rewritten, 0 to 1.
     pub deleted_share_max: f64,
     /// More files than this with the same place in the order of month and supervisor are sorted into each other.
@@ -74,7 +77,7 @@ pub struct DeltaOptions {
 }
 
 impl Default for DeltaOptions {
-    /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, 15 % deleted rows, 8 overlapping files, compactions of 2 GiB,
+    /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, tiny up to 64 KiB, 15 % deleted rows, 8 overlapping files, compactions of 2 GiB,
     /// copy on write below 64 MiB, no partitions, 500,000 entries in memory, 200 open tables, 7 days, a day, 30 days.
     fn default() -> Self {
         Self {
@@ -82,6 +85,7 @@ impl Default for DeltaOptions {
             target_file_bytes: NonZeroU64::MIN.saturating_add((128 << 20) - 1),
             small_file_bytes: 8 << 20,
             small_files_max: 8,
+            tiny_file_bytes: 64 << 10,
             deleted_share_max: 0.15,
             overlap_max: 8,
             compaction_bytes_max: 2 << 30,

@@ -10,5 +10,6 @@ mod lake;
 mod layout;
 mod log;
 mod model;
+mod partitions;
 mod single;
 mod vectors;

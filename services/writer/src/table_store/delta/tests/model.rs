@@ -169,7 +169,10 @@ fn options(random: &mut StdRng, partitioned: bool) -> DeltaOptions {
     let deletion_vectors = [DeletionVectors::Auto, DeletionVectors::On, DeletionVectors::On, DeletionVectors::Off]
         [random.random_range(0..4)];
     let partition_by = if partitioned { vec!["month".to_owned(), "supervisor_id".to_owned()] } else { Vec::new() };
-    DeltaOptions { deletion_vectors, partition_by, ..small() }
+    // Often so few that every upsert folds files.
+    let small_files_max = [1, 1, 2, 3][random.random_range(0..4)];
+    let tiny_file_bytes = [0, 4_000, 64 << 10][random.random_range(0..3)];
+    DeltaOptions { deletion_vectors, partition_by, small_files_max, tiny_file_bytes, ..small() }
 }
 
 async fn run(seed: u64) {

@@ -1,0 +1,165 @@
+//! Rewriting files beside batches: their live rows go into new files in the order of the clustering columns, and it is remembered
+//! where each row went.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::errors::ParquetError;
+
+use super::batch::KeyColumns;
+use super::choice::{Chosen, Task};
+use super::file_writer::{FileFormat, FileWriter, NewFile};
+use super::files::{self, ROWS_AT_ONCE};
+use super::keys::key_names;
+use super::{EngineError, change};
+use crate::compaction::{Input, PositionMap, merge};
+use crate::key_index::{Entry, FinishedRun, RunBuilder, id_hash};
+use crate::table_store::schema_plan::{Column, clustering};
+
+/// What the rewriting of some tasks made.
+pub(super) struct Rewritten {
+    /// In the order of the tasks; those after a failure are missing.
+    pub(super) outputs: Vec<Output>,
+    /// Entries of all written rows. Those of files that never become part of the table do no harm.
+    pub(super) run: FinishedRun,
+    /// Entries of ids that the run has another entry of: one of their rows has to leave.
+    pub(super) again: Vec<Entry>,
+    /// Why not all tasks were done.
+    pub(super) failure: Option<EngineError>,
+}
+
+/// What the rewriting of one task made.
+pub(super) struct Output {
+    pub(super) added: Vec<NewFile>,
+    pub(super) positions: PositionMap,
+}
+
+/// Rewrites the files of one task after the other. What one that fails has written is deleted; those before it may be committed.
+pub(super) async fn rewrite(chosen: &Chosen, mut run: RunBuilder) -> Result<Rewritten, EngineError> {
+    let mut outputs = Vec::with_capacity(chosen.tasks.len());
+    let mut failure = None;
+    for task in &chosen.tasks {
+        match rewrite_task(chosen, task, &mut run).await {
+            Ok(output) => outputs.push(output),
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    // An index that fails takes no run either.
+    let finished = match failure.take_if(|error| outputs.is_empty() || matches!(error, EngineError::Index(_))) {
+        Some(error) => Err(error),
+        None => finished(run).await,
+    };
+    match finished {
+        Ok((run, again)) => Ok(Rewritten { outputs, run, again, failure }),
+        Err(error) => {
+            for output in &outputs {
+                discard(&chosen.store, &output.added).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Deletes new files that no commit names. What cannot be deleted now is found by the clean-up.
+pub(super) async fn discard(store: &Arc<dyn ObjectStore>, files: &[NewFile]) {
+    for file in files {
+        let Ok(path) = Path::parse(&file.add.path) else { continue };
+        if let Err(error) = store.delete(&path).await {
+            tracing::debug!(%path, %error, "file of a vain compaction stays for the clean-up");
+        }
+    }
+}
+
+/// Reads the files and writes their live rows.
+async fn rewrite_task(chosen: &Chosen, task: &Task, run: &mut RunBuilder) -> Result<Output, EngineError> {
+    let mut present: HashSet<String> = HashSet::new();
+    // Many files are read with small batches, so that one of each is not much.
+    let rows_at_once = (8 * ROWS_AT_ONCE / task.inputs.len().max(1)).clamp(512, ROWS_AT_ONCE);
+    let opening = task.inputs.iter().map(|file| files::open_with(&chosen.store, file, None, rows_at_once));
+    let streams = try_join_all(opening).await?;
+    for stream in &streams {
+        present.extend(stream.schema().fields().iter().map(|field| field.name().clone()));
+    }
+    let columns: Vec<&Column> = chosen
+        .schema
+        .columns
+        .iter()
+        .filter(|column| present.contains(&column.name) && !chosen.partition_columns.contains(&column.name))
+        .collect();
+    let schema: SchemaRef = files::file_schema(&columns);
+    let owned: Arc<Vec<Column>> = Arc::new(columns.iter().map(|column| (*column).clone()).collect());
+    let inputs = streams.into_iter().zip(&task.inputs).zip(&task.starts).map(|((stream, file), starts_at)| Input {
+        batches: {
+            let (schema, columns) = (Arc::clone(&schema), Arc::clone(&owned));
+            let typed = move |batch: Result<RecordBatch, ParquetError>| {
+                let columns: Vec<&Column> = columns.iter().collect();
+                files::in_table_types(&batch?, &schema, &columns)
+            };
+            stream.map(typed).boxed()
+        },
+        deleted: file.deleted_rows().cloned(),
+        starts_at: starts_at.clone(),
+    });
+    let sort_by: Vec<String> = clustering()
+        .filter_map(|source| columns.iter().find(|column| column.source == source))
+        .map(|column| column.name.clone())
+        .collect();
+    let merged = merge(inputs.collect(), Arc::clone(&schema), &sort_by, ROWS_AT_ONCE);
+    let mut merged = std::pin::pin!(merged);
+    let format = FileFormat::new(
+        Arc::clone(&chosen.store),
+        schema,
+        &chosen.schema,
+        chosen.partition_columns.clone(),
+        chosen.numbers.clone(),
+    );
+    let live: u64 = task.inputs.iter().map(|file| file.live_rows().unsigned_abs()).sum();
+    let rows_max = live.div_ceil(task.job.outputs.max(1) as u64).max(1);
+    let partition = task.inputs.first().map(|file| file.partition.clone()).unwrap_or_default();
+    let mut writer = FileWriter::new(&format, partition, usize::try_from(rows_max).unwrap_or(usize::MAX));
+    let rows: Vec<u64> = task.inputs.iter().map(|file| file.rows.unsigned_abs()).collect();
+    let mut positions = PositionMap::new(&rows);
+    let [id, version, _] = key_names(&chosen.schema);
+    let writing = async {
+        while let Some(merged) = merged.try_next().await.map_err(EngineError::Merge)? {
+            let keys = KeyColumns::without_observation(&merged.batch, &id, &version).map_err(EngineError::Corrupt)?;
+            let places = writer.write(&merged.batch).await?;
+            let mut from = 0;
+            for (first, count) in &places {
+                positions.record_all(&merged.sources[from..from + count], first.file, first.row);
+                from += count;
+            }
+            for (row, position) in change::positions(places).enumerate() {
+                let id = id_hash(keys.id(row).unwrap_or_default());
+                let entry = Entry { id, position, version_us: keys.order(row).version_us };
+                run.push(entry).map_err(EngineError::Index)?;
+            }
+            // Whoever applies batches meanwhile goes first.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    };
+    if let Err(error) = writing.await {
+        discard(&chosen.store, &writer.give_up().await).await;
+        return Err(error);
+    }
+    Ok(Output { added: writer.finish().await?, positions })
+}
+
+/// Sorts the entries of a run, which holds one entry of an id. Answers the others.
+async fn finished(run: RunBuilder) -> Result<(FinishedRun, Vec<Entry>), EngineError> {
+    let finishing = tokio::task::spawn_blocking(move || {
+        let mut again = Vec::new();
+        run.finish(&mut |_, other| again.push(other)).map(|run| (run, again))
+    });
+    finishing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)
+}
