@@ -30,7 +30,7 @@ const FILES_MAX: usize = 8;
 const SHARED_BYTES_MAX: u64 = 64 << 20;
 
 /// Jobs of one commit. Batches wait while it is made, and that time grows with its files.
-const SHARED_JOBS_MAX: usize = 256;
+const SHARED_JOBS_MAX: usize = 128;
 
 /// A table as it is when compaction looks at it.
 pub(super) struct View {

@@ -18,9 +18,9 @@ use super::space::Slot;
 /// Tiny files of one partition that one change folds at most, the smallest first; the next change goes on. All of them are open at once.
 const FOLDED_OF_PARTITION_MAX: usize = 32;
 
-/// Tiny files that one change may fold for each partition that it writes to. A partition gets one more by a change, so that with two they
-/// become fewer, and a change of many partitions never folds all of them at once.
-const FOLDED_FOR_PARTITION: usize = 2;
+/// Tiny files that one change may fold for every two partitions that it writes to. A partition gets one more by a change, so with more than
+/// two they become fewer; and a change of many partitions never folds all of them at once.
+const FOLDED_FOR_TWO_PARTITIONS: usize = 3;
 
 /// Tiny files that any change may fold.
 const FOLDED_ALWAYS: usize = 4 * FOLDED_OF_PARTITION_MAX;
@@ -94,7 +94,7 @@ fn tiny_files(
 ) -> HashSet<u32> {
     let below = options.small_file_bytes.min(options.tiny_file_bytes.saturating_add(1));
     let is_tiny = |file: &DataFile| file.size.unsigned_abs() < below;
-    let mut left = FOLDED_ALWAYS.max(FOLDED_FOR_PARTITION * arriving.len());
+    let mut left = FOLDED_ALWAYS.max(FOLDED_FOR_TWO_PARTITIONS * arriving.len() / 2);
     let mut folded = HashSet::new();
     for (_, mut files) in too_many(slot, taken, arriving, options, is_tiny) {
         files.sort_unstable_by_key(|file| (file.size, file.number));
