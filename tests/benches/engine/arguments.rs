@@ -19,7 +19,7 @@ pub struct Arguments {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "upsert,index,compaction,s3,scan,merge,spark,memory"
+        default_value = "upsert,index,compaction,s3,scan,merge,spark,memory,wide"
     )]
     pub parts: Vec<Part>,
     /// Where tables are made; a folder in the system's temporary folder when absent.
@@ -64,6 +64,12 @@ pub struct Arguments {
     /// Tables in one writer.
     #[arg(long, default_value_t = 2_000)]
     pub tables: u64,
+    /// Rows of the flush into a wide table.
+    #[arg(long, default_value_t = 50_000)]
+    pub wide_rows: u64,
+    /// Columns of the tables that are flushed into.
+    #[arg(long, value_delimiter = ',', default_value = "2000,20")]
+    pub wide_columns: Vec<u64>,
     /// Python that has deltalake, duckdb and polars; from tests/set-up when absent.
     #[arg(long)]
     pub python: Option<PathBuf>,
@@ -103,6 +109,8 @@ pub enum Part {
     Spark,
     /// Thousands of tables in one writer.
     Memory,
+    /// One flush into a wide table.
+    Wide,
 }
 
 impl Arguments {
