@@ -52,6 +52,7 @@ mod maintenance;
 mod new_rows;
 mod options;
 mod partition;
+mod sources;
 mod space;
 mod stamp;
 #[cfg(test)]
