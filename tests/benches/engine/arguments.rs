@@ -19,7 +19,7 @@ pub struct Arguments {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "upsert,index,compaction,s3,scan,merge,spark,memory,partitions"
+        default_value = "upsert,index,compaction,s3,scan,merge,spark,memory,partitions,wide"
     )]
     pub parts: Vec<Part>,
     /// Where tables are made; a folder in the system's temporary folder when absent.
@@ -73,6 +73,12 @@ pub struct Arguments {
     /// Batches for them.
     #[arg(long, default_value_t = 30)]
     pub partition_batches: u64,
+    /// Rows of the flush into a wide table.
+    #[arg(long, default_value_t = 50_000)]
+    pub wide_rows: u64,
+    /// Columns of the tables that are flushed into.
+    #[arg(long, value_delimiter = ',', default_value = "2000,20")]
+    pub wide_columns: Vec<u64>,
     /// Python that has deltalake, duckdb and polars; from tests/set-up when absent.
     #[arg(long)]
     pub python: Option<PathBuf>,
@@ -114,6 +120,8 @@ pub enum Part {
     Memory,
     /// Thousands of partitions in one table.
     Partitions,
+    /// One flush into a wide table.
+    Wide,
 }
 
 impl Arguments {

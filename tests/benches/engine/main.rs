@@ -21,6 +21,7 @@ mod s3;
 mod scan;
 mod table;
 mod upsert;
+mod wide;
 
 use std::process::ExitCode;
 
@@ -62,6 +63,7 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
         (Part::S3, s3::report),
         (Part::Memory, memory::report),
         (Part::Partitions, partitions::report),
+        (Part::Wide, wide::report),
     ];
     let mut failed = 0;
     for (part, report) in parts {

@@ -63,6 +63,11 @@ impl Memory {
         };
         Self { resident: bytes("VmRSS:"), peak: bytes("VmHWM:") }
     }
+
+    /// From now on, the peak is that of what follows.
+    pub fn forget_peak() -> anyhow::Result<()> {
+        fs::write("/proc/self/clear_refs", "5").context("reset the peak of memory")
+    }
 }
 
 /// One line about where the figures come from.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::home::Home;
-use super::{compaction, index, load, memory, merge, partitions, upsert};
+use super::{compaction, index, load, memory, merge, partitions, upsert, wide};
 
 /// What a process does.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub enum Phase {
     ManyTables(memory::ManyTables),
     /// Batches into a table of many partitions.
     Partitions(partitions::Partitions),
+    /// One flush into a wide table.
+    Wide(wide::Wide),
     /// Writes batches to files, for other engines.
     Export(merge::Export),
 }
@@ -77,6 +79,7 @@ pub fn run(order: &str) -> anyhow::Result<()> {
             Phase::Maintain => serde_json::to_value(compaction::maintain(&home).await?)?,
             Phase::ManyTables(tables) => serde_json::to_value(tables.run(&home).await?)?,
             Phase::Partitions(partitions) => serde_json::to_value(partitions.run(&home).await?)?,
+            Phase::Wide(wide) => serde_json::to_value(wide.run(&home).await?)?,
             Phase::Export(export) => serde_json::to_value(export.run()?)?,
         })
     })?;

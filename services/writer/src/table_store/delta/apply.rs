@@ -146,7 +146,7 @@ impl DeltaTableStore {
             let (here, elsewhere): (Vec<&Found>, Vec<&Found>) = replaced.partition(|row| row.table == *number);
             let here = here.into_iter().map(|row| row.position);
             let elsewhere: Vec<Position> = elsewhere.into_iter().map(|row| row.position).collect();
-            let arriving = Arriving::of(&batch.upserts[position], entering)?;
+            let arriving = Arriving::of(&batch.upserts[position], entering);
             let change = change_of(state, *number, arriving, here, &found, &mut leaving);
             if !self.commit_change(state, change, progress).await? {
                 return Ok(Planned::Conflict(*number));

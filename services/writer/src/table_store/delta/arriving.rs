@@ -1,17 +1,17 @@
-//! The rows that enter a table, brought into its schema.
+//! The rows that enter a table: which they are, what fields they have, and their values under the columns of the table.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringBuilder, TimestampMicrosecondArray, UInt32Array};
-use arrow::compute::{max, take_record_batch};
-use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringBuilder};
+use arrow::compute::nullif;
+use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
 
 use super::EngineError;
 use super::batch::Entering;
-use super::files::aligned;
+use super::sources::{RowPlace, Sources};
 use crate::key_index::IdHash;
 use crate::table_store::TableRows;
 use crate::table_store::conversion::{ColumnType, column_type, converted};
@@ -23,31 +23,32 @@ use crate::table_store::schema_plan::{
 const PUBLISHED_SOURCE: &str = "+_lake_published_at";
 const FETCHED_SOURCE: &str = "+_lake_fetched_at";
 
-/// The chosen rows of one table, still under their source paths.
+/// The chosen rows of one table, still in the batches that they came in and under their source paths.
 #[derive(Debug, Default)]
 pub(super) struct Arriving {
+    /// Those with chosen rows. Whatever else is in them is not looked at.
     batches: Vec<RecordBatch>,
+    /// Where the chosen rows stand, batch after batch.
+    pub(super) places: Vec<RowPlace>,
     /// Ids and orders, in the order of the rows.
     pub(super) keys: Vec<(IdHash, RowOrder)>,
 }
 
 impl Arriving {
-    /// Takes the entering rows out of their batches.
-    pub(super) fn of(rows: &TableRows, entering: &[Entering]) -> Result<Self, EngineError> {
+    /// The entering rows in their batches.
+    pub(super) fn of(rows: &TableRows, entering: &[Entering]) -> Self {
         let mut by_batch: Vec<Vec<&Entering>> = vec![Vec::new(); rows.rows.len()];
         for row in entering {
             by_batch[row.at.batch].push(row);
         }
         let mut arriving = Self::default();
-        for (batch, chosen) in rows.rows.iter().zip(by_batch) {
-            if chosen.is_empty() {
-                continue;
-            }
-            let positions = UInt32Array::from_iter_values(chosen.iter().map(|row| row.at.row as u32));
-            arriving.batches.push(take_record_batch(batch, &positions).map_err(EngineError::arrow)?);
+        for (batch, chosen) in rows.rows.iter().zip(by_batch).filter(|(_, chosen)| !chosen.is_empty()) {
+            let number = arriving.batches.len();
+            arriving.batches.push(batch.clone());
+            arriving.places.extend(chosen.iter().map(|row| (number, row.at.row)));
             arriving.keys.extend(chosen.iter().map(|row| (row.id, row.at.order)));
         }
-        Ok(arriving)
+        arriving
     }
 
     /// Number of rows.
@@ -55,35 +56,37 @@ impl Arriving {
         self.keys.len()
     }
 
+    /// The share of the chosen rows in a figure about all rows of the batches.
+    pub(super) fn share_of(&self, total: usize) -> usize {
+        let rows: usize = self.batches.iter().map(RecordBatch::num_rows).sum();
+        (total as u128 * self.len() as u128 / rows.max(1) as u128) as usize
+    }
+
     /// The fields over all batches, in order of arrival, and whether each fits its column.
     pub(super) fn fields(&self, table: &TableSchema) -> Result<Vec<ArrivingField>, EngineError> {
+        let existing: HashMap<&str, ColumnType> =
+            table.columns.iter().map(|column| (column.source.as_str(), column.column_type)).collect();
         let mut order: Vec<&str> = Vec::new();
-        let mut arrays: HashMap<&str, Vec<&ArrayRef>> = HashMap::new();
-        for batch in &self.batches {
-            for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-                // An array without a type says nothing about its column.
-                if field.data_type() == &DataType::Null {
-                    continue;
-                }
-                let held = arrays.entry(source_in(batch, field.name())).or_default();
+        let mut arrays: HashMap<&str, Vec<(usize, &ArrayRef)>> = HashMap::new();
+        for (number, batch) in self.batches.iter().enumerate() {
+            for (source, array) in typed_fields(batch) {
+                let held = arrays.entry(source).or_default();
                 if held.is_empty() {
-                    order.push(source_in(batch, field.name()));
+                    order.push(source);
                 }
-                held.push(array);
+                held.push((number, array));
             }
         }
         let mut fields = Vec::with_capacity(order.len() + 1);
         for source in order {
             let arrays = &arrays[source];
-            let arrived = column_type(arrays[0].data_type()).ok_or_else(|| {
-                EngineError::BadRows(format!(
-                    "field {source} has type {}, which no column takes",
-                    arrays[0].data_type()
-                ))
+            let first = arrays[0].1.data_type();
+            let arrived = column_type(first).ok_or_else(|| {
+                EngineError::BadRows(format!("field {source} has type {first}, which no column takes"))
             })?;
-            let existing = table.column(source).map(|column| column.column_type);
+            let existing = existing.get(source).copied();
             let target = existing.unwrap_or(arrived);
-            let fits = arrays.iter().all(|array| converted(array, target).is_some());
+            let fits = arrays.iter().all(|(number, array)| self.fitted(*number, array, target).is_some());
             let column_type = if fits || existing.is_some() { arrived } else { ColumnType::String };
             fields.push(ArrivingField { source: source.to_owned(), column_type, fits });
         }
@@ -95,64 +98,99 @@ impl Arriving {
         Ok(fields)
     }
 
-    /// The batches under the names and in the types of the columns.
-    pub(super) fn aligned(
+    /// The values for these columns, in their types.
+    pub(super) fn sources(
         &self,
-        schema: &SchemaRef,
         columns: &[&Column],
         plan: &SchemaPlan,
         committed_us: i64,
-    ) -> Result<Vec<RecordBatch>, EngineError> {
-        let align = |batch: &RecordBatch| {
-            let rows = batch.num_rows();
-            let overflow = overflow(batch, plan);
-            aligned(schema, columns, rows, |column| match column.source.as_str() {
-                COMMITTED_SOURCE => {
-                    Some(Arc::new(TimestampMicrosecondArray::from_value(committed_us, rows).with_timezone("UTC"))
-                        as ArrayRef)
-                }
-                OVERFLOW_SOURCE => overflow.clone(),
-                source => batch.column_by_name(source).cloned(),
-            })
-        };
-        self.batches.iter().map(align).collect()
+    ) -> Result<Sources, EngineError> {
+        let types: HashMap<&str, ColumnType> =
+            columns.iter().map(|column| (column.source.as_str(), column.column_type)).collect();
+        let rows_max = self.batches.iter().map(RecordBatch::num_rows).max().unwrap_or_default();
+        let mut sources = Sources::new(rows_max, committed_us);
+        for (number, batch) in self.batches.iter().enumerate() {
+            let arrays =
+                typed_fields(batch).filter(|(source, _)| ![COMMITTED_SOURCE, OVERFLOW_SOURCE].contains(source));
+            for (source, array) in arrays {
+                let Some(column_type) = types.get(source) else { continue };
+                let fitted = self.fitted(number, array, *column_type).ok_or_else(|| {
+                    let from = array.data_type();
+                    EngineError::corrupt(format!("field {source} holds {from}, which is no {column_type:?}"))
+                })?;
+                sources.add(source, number, fitted);
+            }
+            if let Some(overflow) = self.overflow(number, plan) {
+                sources.add(OVERFLOW_SOURCE, number, overflow);
+            }
+        }
+        Ok(sources)
+    }
+
+    /// A field of a batch in the type of a column, with every value kept that a chosen row has; `None` where that cannot be.
+    fn fitted(&self, number: usize, array: &ArrayRef, to: ColumnType) -> Option<ArrayRef> {
+        converted(array, to).or_else(|| {
+            // What does not fit may be in rows that do not enter.
+            let chosen = self.chosen(number);
+            let others: BooleanArray = chosen.iter().map(|chosen| Some(!chosen)).collect();
+            if chosen.iter().all(|chosen| *chosen) { None } else { converted(&nullif(array, &others).ok()?, to) }
+        })
+    }
+
+    /// For each row of a batch, whether it is one of the chosen.
+    fn chosen(&self, number: usize) -> Vec<bool> {
+        let mut chosen = vec![false; self.batches[number].num_rows()];
+        for row in self.rows_of(number) {
+            chosen[row] = true;
+        }
+        chosen
+    }
+
+    /// The chosen rows of a batch.
+    fn rows_of(&self, number: usize) -> impl Iterator<Item = usize> {
+        let from = self.places.partition_point(|(batch, _)| *batch < number);
+        self.places[from..].iter().take_while(move |(batch, _)| *batch == number).map(|(_, row)| *row)
+    }
+
+    /// One JSON object per chosen row of what has no column of its own; NULL for a row with nothing of it.
+    fn overflow(&self, number: usize, plan: &SchemaPlan) -> Option<ArrayRef> {
+        let fields = typed_fields(&self.batches[number]).filter(|(source, _)| plan.overflow.contains(*source));
+        let texts: Vec<(&str, ArrayRef)> =
+            fields.filter_map(|(source, array)| Some((source, converted(array, ColumnType::String)?))).collect();
+        if texts.is_empty() {
+            return None;
+        }
+        let mut objects = StringBuilder::new();
+        for (row, chosen) in self.chosen(number).into_iter().enumerate() {
+            let values = texts.iter().filter(|(_, array)| chosen && array.is_valid(row));
+            let object: Map<String, Value> = values
+                .map(|(source, array)| {
+                    ((*source).to_owned(), Value::String(array.as_string::<i32>().value(row).to_owned()))
+                })
+                .collect();
+            objects.append_option((!object.is_empty()).then(|| Value::Object(object).to_string()));
+        }
+        Some(Arc::new(objects.finish()))
     }
 
     /// Newest publish and fetch times among the rows, microseconds.
     pub(super) fn freshness(&self) -> (Option<i64>, Option<i64>) {
-        let newest = |source: &str| {
-            let arrays = self.batches.iter().filter_map(|batch| batch.column_by_name(source));
-            let arrays = arrays.filter_map(|array| converted(array, ColumnType::Timestamp));
-            arrays.filter_map(|array| max(array.as_primitive::<TimestampMicrosecondType>())).max()
+        (self.newest(PUBLISHED_SOURCE), self.newest(FETCHED_SOURCE))
+    }
+
+    fn newest(&self, source: &str) -> Option<i64> {
+        let newest_of = |(number, batch): (usize, &RecordBatch)| {
+            let array = self.fitted(number, batch.column_by_name(source)?, ColumnType::Timestamp)?;
+            let instants = array.as_primitive::<TimestampMicrosecondType>();
+            self.rows_of(number).filter(|row| instants.is_valid(*row)).map(|row| instants.value(row)).max()
         };
-        (newest(PUBLISHED_SOURCE), newest(FETCHED_SOURCE))
+        self.batches.iter().enumerate().filter_map(newest_of).max()
     }
 }
 
-/// The field's name as borrowed from the batch, whose schema outlives the loop variable.
-fn source_in<'batch>(batch: &'batch RecordBatch, name: &str) -> &'batch str {
-    batch.schema_ref().fields().find(name).map_or("", |(_, field)| field.name())
-}
-
-/// One JSON object per row of what has no column of its own; NULL for a row with nothing of it.
-fn overflow(batch: &RecordBatch, plan: &SchemaPlan) -> Option<ArrayRef> {
+/// The fields of a batch. An array without a type says nothing about its column, and holds nothing.
+fn typed_fields(batch: &RecordBatch) -> impl Iterator<Item = (&str, &ArrayRef)> {
     let fields = batch.schema_ref().fields().iter().zip(batch.columns());
-    let texts: Vec<(&str, ArrayRef)> = fields
-        .filter(|(field, _)| plan.overflow.contains(field.name()))
-        .filter_map(|(field, array)| Some((field.name().as_str(), converted(array, ColumnType::String)?)))
-        .collect();
-    if texts.is_empty() {
-        return None;
-    }
-    let mut objects = StringBuilder::new();
-    for row in 0..batch.num_rows() {
-        let values = texts.iter().filter(|(_, array)| array.is_valid(row));
-        let object: Map<String, Value> = values
-            .map(|(source, array)| {
-                ((*source).to_owned(), Value::String(array.as_string::<i32>().value(row).to_owned()))
-            })
-            .collect();
-        objects.append_option((!object.is_empty()).then(|| Value::Object(object).to_string()));
-    }
-    Some(Arc::new(objects.finish()))
+    let typed = fields.filter(|(field, _)| field.data_type() != &DataType::Null);
+    typed.map(|(field, array)| (field.name().as_str(), array))
 }

@@ -118,9 +118,7 @@ pub(super) async fn write(
         .iter()
         .filter(|column| present.contains(&column.source) || partition_columns.contains(&column.name))
         .collect();
-    let schema = files::file_schema(&arriving_columns);
-    let batches = change.arriving.aligned(&schema, &arriving_columns, &plan, now_us)?;
-    let rows = NewRows::of(batches, &change.arriving.keys, &arriving_columns, &partition_columns)?;
+    let rows = NewRows::of(&change.arriving, &arriving_columns, &plan, &partition_columns, now_us)?;
     let touched: HashSet<&Partition> =
         rows.iter().flat_map(|rows| &rows.partitions).map(|(partition, _)| partition).collect();
     let file_plan = plan_files(slot, &change.dead, plan.rewrites, marks, &touched, options);
@@ -221,9 +219,10 @@ impl Rewrite<'_> {
             sources.extend(present.iter().map(String::as_str));
         }
         let mut streams = Vec::with_capacity(files.len());
+        let copied_at_once = files::rows_at_once(self.slot.schema.columns.len());
         for files in files.chunks(FILES_OPENED_AT_ONCE) {
-            let opened = try_join_all(files.iter().map(|file| files::open(&self.store, file, None))).await?;
-            for (file, stream) in files.iter().zip(opened) {
+            let opening = files.iter().map(|file| files::open_with(&self.store, file, None, copied_at_once));
+            for (file, stream) in files.iter().zip(try_join_all(opening).await?) {
                 let names = stream.schema().fields().iter().filter_map(|field| by_name.get(field.name().as_str()));
                 sources.extend(names.map(|column| column.source.as_str()));
                 streams.push((*file, stream));
@@ -257,13 +256,14 @@ impl Rewrite<'_> {
                 }
             }
             if let Some(new) = new {
-                let batch = new.batch.slice(range.start, range.len());
-                let rows = batch.num_rows();
-                let batch =
-                    files::aligned(&schema, &columns, rows, |column| batch.column_by_name(&column.name).cloned())?;
-                let places = writer.write(&batch).await?;
-                let keys = new.keys[range].iter().map(|(id, order)| (*id, order.version_us));
-                output.entered.extend(positions(places).zip(keys).map(entry));
+                let rows_at_once = files::rows_at_once(columns.len());
+                for from in range.clone().step_by(rows_at_once) {
+                    let rows = from..range.end.min(from + rows_at_once);
+                    let batch = new.slice(rows.clone(), &schema, &columns)?;
+                    let places = writer.write(&batch).await?;
+                    let keys = new.keys[rows].iter().map(|(id, order)| (*id, order.version_us));
+                    output.entered.extend(positions(places).zip(keys).map(entry));
+                }
             }
             Ok(())
         };
@@ -280,10 +280,9 @@ impl Rewrite<'_> {
         let known: (i64, i64) = files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.size));
         let (rows, bytes) = match new {
             // The bytes of files with a few rows say little about those of a row.
-            Some(new) if known.0 < range.len() as i64 => (
-                range.len(),
-                new.batch.get_array_memory_size() * range.len() / new.batch.num_rows().max(1) / COMPRESSION_GUESS,
-            ),
+            Some(new) if known.0 < range.len() as i64 => {
+                (range.len(), new.bytes * range.len() / new.keys.len().max(1) / COMPRESSION_GUESS)
+            }
             _ => (known.0.unsigned_abs() as usize, known.1.unsigned_abs() as usize),
         };
         rows_of_size(self.options.target_file_bytes, rows as u64, bytes as u64)

@@ -30,6 +30,13 @@ const ROW_GROUP_ROWS: usize = 131_072;
 /// Bytes of a row group: a reader holds one of each file that it reads.
 const ROW_GROUP_BYTES: usize = 16 << 20;
 
+/// A file with more columns than these is wide. Every column of a row group in the making has buffers of its own, so that a wide one is
+/// made with as little as possible for each.
+const WIDE_ABOVE_COLUMNS: usize = 200;
+
+/// Bytes of a row group of a wide file, before compression.
+const WIDE_ROW_GROUP_BYTES: usize = 32 << 20;
+
 /// Most rows of a file; the key index has 24 bits for them.
 const FILE_ROWS_MAX: usize = (1 << 24) - 1;
 
@@ -110,13 +117,21 @@ impl FileFormat {
     ) -> Self {
         let id = table.column(ID_SOURCE).map_or("_id", |column| &column.name);
         let level = ZstdLevel::try_new(3).unwrap_or_default();
-        let properties = WriterProperties::builder()
+        let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             // Ids do not repeat, so a dictionary of them is wasted work.
-            .set_column_dictionary_enabled(ColumnPath::from(id), false)
-            .build();
+            .set_column_dictionary_enabled(ColumnPath::from(id), false);
+        if schema.fields().len() > WIDE_ABOVE_COLUMNS {
+            properties = properties
+                .set_max_row_group_bytes(Some(WIDE_ROW_GROUP_BYTES))
+                // A dictionary in the making takes 70 kB with a single value, and 8 bytes for each value of a page.
+                .set_dictionary_enabled(false)
+                // The first page of a column keeps a compressor until the row group is closed: most columns shall have one page only.
+                .set_data_page_row_count_limit(ROW_GROUP_ROWS);
+        }
+        let properties = properties.build();
         let statistics = table.filtered().into_iter().filter(|name| schema.field_with_name(name).is_ok()).collect();
         Self { store, schema, partition_columns, numbers, properties, statistics }
     }

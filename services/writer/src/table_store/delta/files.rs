@@ -27,6 +27,13 @@ pub(super) const ROWS_AT_ONCE: usize = 8_192;
 
 /// Bytes read from the end of a file at first.
 const FOOTER_BYTES: u64 = 64 << 10;
+/// Cells decoded and encoded at once: fewer rows of a wide table.
+const CELLS_AT_ONCE: usize = 4 << 20;
+
+/// Rows of so many columns that are decoded and encoded at once.
+pub(super) fn rows_at_once(columns: usize) -> usize {
+    (CELLS_AT_ONCE / columns.max(1)).clamp(1, ROWS_AT_ONCE)
+}
 
 /// A data file of a table, as this process numbers it.
 #[derive(Clone, Debug)]

@@ -55,6 +55,7 @@ mod new_rows;
 mod options;
 mod partition;
 mod rewrite;
+mod sources;
 mod space;
 mod stamp;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::table_store::TableStore;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
 
 /// Rows are marked; nothing is compacted.
-fn options() -> DeltaOptions {
+pub(super) fn options() -> DeltaOptions {
     DeltaOptions {
         deletion_vectors: DeletionVectors::On,
         small_files_max: 1_000,

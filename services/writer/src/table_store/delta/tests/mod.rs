@@ -9,6 +9,7 @@ mod index;
 mod lake;
 mod layout;
 mod log;
+mod messages;
 mod model;
 mod partitions;
 mod single;
