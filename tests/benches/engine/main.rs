@@ -18,6 +18,7 @@ mod phase;
 mod rows;
 mod s3;
 mod scan;
+mod spread;
 mod table;
 mod upsert;
 
@@ -53,12 +54,13 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     println!("# Engine benchmark\n\n{}", measure::machine());
     let made = MadeTables::new(arguments)?;
     made.make_all()?;
-    let parts: [(Part, Report); 6] = [
+    let parts: [(Part, Report); 7] = [
         (Part::Upsert, upsert::report),
         (Part::Index, index::report),
         (Part::Merge, merge::report),
         (Part::Compaction, compaction::report),
         (Part::S3, s3::report),
+        (Part::Spread, spread::report),
         (Part::Memory, memory::report),
     ];
     let mut failed = 0;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::home::Home;
-use super::{compaction, index, load, memory, merge, upsert};
+use super::{compaction, index, load, memory, merge, spread, upsert};
 
 /// What a process does.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub enum Phase {
     Maintain,
     /// Many tables in one engine.
     ManyTables(memory::ManyTables),
+    /// Batches over many tables.
+    Spread(spread::SpreadBatches),
     /// Writes batches to files, for other engines.
     Export(merge::Export),
 }
@@ -74,6 +76,7 @@ pub fn run(order: &str) -> anyhow::Result<()> {
             Phase::Ingest(ingest) => serde_json::to_value(ingest.run(&home).await?)?,
             Phase::Maintain => serde_json::to_value(compaction::maintain(&home).await?)?,
             Phase::ManyTables(tables) => serde_json::to_value(tables.run(&home).await?)?,
+            Phase::Spread(batches) => serde_json::to_value(batches.run(&home).await?)?,
             Phase::Export(export) => serde_json::to_value(export.run()?)?,
         })
     })?;
