@@ -29,6 +29,7 @@ pub(super) struct Arriving {
     batches: Vec<RecordBatch>,
     /// Ids and orders, in the order of the rows.
     pub(super) keys: Vec<(IdHash, RowOrder)>,
+    freshness: (Option<i64>, Option<i64>),
 }
 
 impl Arriving {
@@ -47,6 +48,7 @@ impl Arriving {
             arriving.batches.push(take_record_batch(batch, &positions).map_err(EngineError::arrow)?);
             arriving.keys.extend(chosen.iter().map(|row| (row.id, row.at.order)));
         }
+        arriving.freshness = arriving.newest();
         Ok(arriving)
     }
 
@@ -118,8 +120,17 @@ impl Arriving {
         self.batches.iter().map(align).collect()
     }
 
+    /// Gives the memory of the rows back, once they are stored. Keys and freshness stay.
+    pub(super) fn release(&mut self) {
+        self.batches = Vec::new();
+    }
+
     /// Newest publish and fetch times among the rows, microseconds.
     pub(super) fn freshness(&self) -> (Option<i64>, Option<i64>) {
+        self.freshness
+    }
+
+    fn newest(&self) -> (Option<i64>, Option<i64>) {
         let newest = |source: &str| {
             let arrays = self.batches.iter().filter_map(|batch| batch.column_by_name(source));
             let arrays = arrays.filter_map(|array| converted(array, ColumnType::Timestamp));

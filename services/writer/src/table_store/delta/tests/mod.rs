@@ -9,6 +9,7 @@ mod index;
 mod lake;
 mod layout;
 mod log;
+mod many_tables;
 mod model;
 mod single;
 mod vectors;
