@@ -19,7 +19,7 @@ pub struct Arguments {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "upsert,index,compaction,s3,scan,merge,spark,memory,partitions,wide"
+        default_value = "upsert,index,compaction,s3,spread,scan,merge,spark,memory,partitions,wide"
     )]
     pub parts: Vec<Part>,
     /// Where tables are made; a folder in the system's temporary folder when absent.
@@ -61,6 +61,12 @@ pub struct Arguments {
     /// Keys of one upsert on S3.
     #[arg(long, value_delimiter = ',', default_value = "100,10000")]
     pub s3_keys: Vec<u64>,
+    /// Tables of one batch that is spread over them.
+    #[arg(long, default_value_t = 200)]
+    pub spread_tables: u64,
+    /// Rows of that batch.
+    #[arg(long, default_value_t = 2_000)]
+    pub spread_rows: u64,
     /// Tables in one writer.
     #[arg(long, default_value_t = 2_000)]
     pub tables: u64,
@@ -110,6 +116,8 @@ pub enum Part {
     Compaction,
     /// Commits to an S3 store.
     S3,
+    /// Batches whose rows belong to many tables.
+    Spread,
     /// Readers before and after a compaction.
     Scan,
     /// deltalake's MERGE beside the engine.

@@ -19,6 +19,7 @@ mod phase;
 mod rows;
 mod s3;
 mod scan;
+mod spread;
 mod table;
 mod upsert;
 mod wide;
@@ -61,6 +62,7 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
         (Part::Merge, merge::report),
         (Part::Compaction, compaction::report),
         (Part::S3, s3::report),
+        (Part::Spread, spread::report),
         (Part::Memory, memory::report),
         (Part::Partitions, partitions::report),
         (Part::Wide, wide::report),

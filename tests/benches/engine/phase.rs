@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::home::Home;
-use super::{compaction, index, load, memory, merge, partitions, upsert, wide};
+use super::{compaction, index, load, memory, merge, partitions, spread, upsert, wide};
 
 /// What a process does.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub enum Phase {
     Partitions(partitions::Partitions),
     /// One flush into a wide table.
     Wide(wide::Wide),
+    /// Batches over many tables.
+    Spread(spread::SpreadBatches),
     /// Writes batches to files, for other engines.
     Export(merge::Export),
 }
@@ -80,6 +82,7 @@ pub fn run(order: &str) -> anyhow::Result<()> {
             Phase::ManyTables(tables) => serde_json::to_value(tables.run(&home).await?)?,
             Phase::Partitions(partitions) => serde_json::to_value(partitions.run(&home).await?)?,
             Phase::Wide(wide) => serde_json::to_value(wide.run(&home).await?)?,
+            Phase::Spread(batches) => serde_json::to_value(batches.run(&home).await?)?,
             Phase::Export(export) => serde_json::to_value(export.run()?)?,
         })
     })?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lake_proto::queue::v1::{Lineage, Quarantined};
 use lake_shared::identity::{Kind, Space, TableKey};
 
-use super::{Metastore, QuarantineFilter, StoredTombstone, TableState};
+use super::{Metastore, NewTable, QuarantineFilter, StoredTombstone, TableRecord, TableState};
 use crate::table_store::order_guard::TombstoneOrder;
 
 const SECOND: i64 = 1_000_000;
@@ -15,7 +15,9 @@ const SECOND: i64 = 1_000_000;
 pub async fn holds(metastore: &dyn Metastore) {
     metastore.check().await.unwrap();
     tables_have_unique_names(metastore).await;
+    many_tables_are_registered_at_once(metastore).await;
     commits_are_recorded(metastore).await;
+    many_commits_are_recorded_at_once(metastore).await;
     tombstones_are_kept_per_space(metastore).await;
     the_quarantine_counts_repetitions(metastore).await;
     leases_have_one_owner(metastore).await;
@@ -37,8 +39,8 @@ async fn tables_have_unique_names(metastore: &dyn Metastore) {
     ];
     let mut names = Vec::new();
     for key in &keys {
-        let first = metastore.register_table(key, "path", "file:///lake/path").await.unwrap();
-        let second = metastore.register_table(key, "other", "other").await.unwrap();
+        let first = register(metastore, &[key], "path").await.remove(0);
+        let second = register(metastore, &[key], "other").await.remove(0);
         assert_eq!(first, second, "registering twice changes nothing");
         assert_eq!((first.path.as_str(), first.location.as_str()), ("path", "file:///lake/path"));
         assert!(first.created_us > 1_600_000_000 * SECOND, "{}", first.created_us);
@@ -55,28 +57,94 @@ async fn tables_have_unique_names(metastore: &dyn Metastore) {
     assert!(of_space.iter().any(|table| table.key == keys[0]));
 }
 
-async fn commits_are_recorded(metastore: &dyn Metastore) {
-    let key = table("demo", Kind::Case, "person");
-    let state = TableState {
-        version: Some(3),
-        schema: "{}".into(),
+async fn register(metastore: &dyn Metastore, keys: &[&TableKey], path: &str) -> Vec<TableRecord> {
+    let new = |key: &&TableKey| {
+        let location = format!("file:///lake/{path}");
+        NewTable { key: (*key).clone(), path: path.into(), location }
+    };
+    metastore.register_tables(&keys.iter().map(new).collect::<Vec<_>>()).await.unwrap()
+}
+
+async fn many_tables_are_registered_at_once(metastore: &dyn Metastore) {
+    // Neighbours share a name; the first one was there before, and one comes twice.
+    let keys: Vec<TableKey> =
+        (0..1_200).map(|n| table("many", Kind::Form, &format!("{}{}", ["a-", "a_"][n % 2], n / 2))).collect();
+    let before = register(metastore, &[&keys[0]], "path").await;
+    let mut given: Vec<&TableKey> = keys.iter().collect();
+    given.push(&keys[5]);
+    let registered = register(metastore, &given, "another").await;
+    assert!(registered.iter().map(|table| &table.key).eq(given), "the order is that of the call");
+    assert_eq!((&registered[0], &registered[1_200]), (&before[0], &registered[5]));
+    let mut names: Vec<&str> = registered[..1_200].iter().map(|table| table.name.as_str()).collect();
+    let plain = |n: usize| format!("many_form_sql_a_{}", n / 2);
+    assert!(names.iter().enumerate().all(|(n, name)| (*name == plain(n)) == (n % 2 == 0)), "the first gets the name");
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), 1_200);
+    assert!(metastore.register_tables(&[]).await.unwrap().is_empty());
+}
+
+fn state_after(version: i64) -> TableState {
+    TableState {
+        version: Some(version),
+        schema: Some("{}".into()),
         rows: 10,
         files: 2,
         bytes: 1 << 40,
         newest_published_us: Some(50),
         newest_fetched_us: None,
         last_commit_us: None,
-    };
-    metastore.record_commit(&key, &state).await.unwrap();
+    }
+}
+
+async fn commits_are_recorded(metastore: &dyn Metastore) {
+    let key = table("demo", Kind::Case, "person");
+    let state = state_after(3);
+    metastore.record_commits(&[(key.clone(), state.clone())]).await.unwrap();
     let older =
         TableState { version: Some(4), newest_published_us: Some(40), newest_fetched_us: Some(7), ..state.clone() };
-    metastore.record_commit(&key, &older).await.unwrap();
+    metastore.record_commits(&[(key.clone(), older)]).await.unwrap();
     let tables = metastore.tables(Some(&key.space)).await.unwrap();
     let held = &tables.iter().find(|table| table.key == key).unwrap().state;
     assert_eq!((held.version, held.newest_published_us, held.newest_fetched_us), (Some(4), Some(50), Some(7)));
     assert_eq!((held.rows, held.files, held.bytes), (10, 2, 1 << 40));
     assert!(held.last_commit_us.is_some());
-    assert!(metastore.record_commit(&table("nobody", Kind::Case, "x"), &state).await.is_err());
+    assert!(metastore.record_commits(&[(table("nobody", Kind::Case, "x"), state)]).await.is_err());
+}
+
+async fn many_commits_are_recorded_at_once(metastore: &dyn Metastore) {
+    let space = table("many", Kind::Form, "").space;
+    let keys: Vec<TableKey> =
+        metastore.tables(Some(&space)).await.unwrap().into_iter().map(|table| table.key).collect();
+    let states = |version: i64, schema: &dyn Fn(usize) -> Option<String>| {
+        let state = |n: usize| TableState {
+            schema: schema(n),
+            rows: n as i64,
+            newest_published_us: Some(version + n as i64),
+            newest_fetched_us: (n % 2 == 0).then_some(9),
+            ..state_after(version)
+        };
+        keys.iter().enumerate().map(|(n, key)| (key.clone(), state(n))).collect::<Vec<_>>()
+    };
+    metastore.record_commits(&states(1, &|n| Some(format!("schema {n}")))).await.unwrap();
+    // A schema that is not said again stays.
+    metastore.record_commits(&states(2, &|n| (n == 700).then(|| "another".into()))).await.unwrap();
+    let held = async || metastore.tables(Some(&space)).await.unwrap();
+    let tables = held().await;
+    assert_eq!(tables.len(), 1_200);
+    for (n, key) in keys.iter().enumerate() {
+        let state = &tables[n].state;
+        let schema = if n == 700 { "another".to_owned() } else { format!("schema {n}") };
+        assert_eq!((&tables[n].key, state.schema.as_ref()), (key, Some(&schema)));
+        assert_eq!((state.version, state.rows, state.newest_published_us), (Some(2), n as i64, Some(2 + n as i64)));
+        assert_eq!(state.newest_fetched_us, (n % 2 == 0).then_some(9));
+    }
+    // All or none.
+    let mut with_a_stranger = states(3, &|_| None);
+    with_a_stranger.push((table("nobody", Kind::Case, "x"), state_after(3)));
+    assert!(metastore.record_commits(&with_a_stranger).await.is_err());
+    assert_eq!(held().await, tables);
+    metastore.record_commits(&[]).await.unwrap();
 }
 
 async fn tombstones_are_kept_per_space(metastore: &dyn Metastore) {

@@ -52,8 +52,8 @@ pub struct TableRecord {
 pub struct TableState {
     /// Delta version; `None` before the first commit.
     pub version: Option<i64>,
-    /// Delta schema, JSON.
-    pub schema: String,
+    /// Delta schema, JSON. Recording `None` keeps what is there.
+    pub schema: Option<String>,
     /// Rows.
     pub rows: i64,
     /// Data files.
@@ -66,6 +66,17 @@ pub struct TableState {
     pub newest_fetched_us: Option<i64>,
     /// When the last commit was recorded, microseconds, by the database's clock; set by recording.
     pub last_commit_us: Option<i64>,
+}
+
+/// A table to be registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTable {
+    /// Which table.
+    pub key: TableKey,
+    /// Its folder below the lake's root.
+    pub path: String,
+    /// Its address, as other engines open it.
+    pub location: String,
 }
 
 /// A remembered deletion.
@@ -143,11 +154,12 @@ pub trait Metastore: Send + Sync {
     /// The tables of a space, or all, by name.
     async fn tables(&self, space: Option<&Space>) -> Result<Vec<TableRecord>, MetastoreError>;
 
-    /// Registers a table, under a name that no other table has. One that is registered already is returned as it is.
-    async fn register_table(&self, key: &TableKey, path: &str, location: &str) -> Result<TableRecord, MetastoreError>;
+    /// Registers tables, each under a name that no other table has, and returns their records in the same order. One that is registered
+    /// already is returned as it is.
+    async fn register_tables(&self, tables: &[NewTable]) -> Result<Vec<TableRecord>, MetastoreError>;
 
-    /// Records the state of a registered table after a commit.
-    async fn record_commit(&self, key: &TableKey, state: &TableState) -> Result<(), MetastoreError>;
+    /// Records the states of registered tables after their commits, each table at most once. All of them or, on an error, none.
+    async fn record_commits(&self, states: &[(TableKey, TableState)]) -> Result<(), MetastoreError>;
 
     /// The remembered tombstones of a space.
     async fn tombstones(&self, space: &Space) -> Result<Vec<StoredTombstone>, MetastoreError>;

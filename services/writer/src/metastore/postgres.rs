@@ -12,7 +12,9 @@ use sqlx::{ConnectOptions, Connection, PgPool};
 
 use super::rows::{self, storable};
 use super::sql::{failed, metastore_adapter};
-use super::{Lease, MetastoreError, QuarantineFilter, QuarantineRecord, StoredTombstone, TableRecord, TableState};
+use super::{
+    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, StoredTombstone, TableRecord, TableState,
+};
 use crate::key_index::IdHash;
 
 /// How long a call waits for a connection.

@@ -61,7 +61,7 @@ pub(super) fn table(row: &impl Fields) -> Result<TableRecord, sqlx::Error> {
         location: row.text("location")?,
         state: TableState {
             version: row.maybe("version")?,
-            schema: row.text("schema")?,
+            schema: Some(row.text("schema")?),
             rows: row.number("row_count")?,
             files: row.number("files")?,
             bytes: row.number("bytes")?,
@@ -71,6 +71,12 @@ pub(super) fn table(row: &impl Fields) -> Result<TableRecord, sqlx::Error> {
         },
         created_us: row.number("created_us")?,
     })
+}
+
+/// Domain, kind and type of a table as they are stored.
+pub(super) fn stored_key(key: &TableKey) -> (String, &'static str, String) {
+    let domain = storable(key.space.domain.as_str()).into_owned();
+    (domain, key.space.kind.name(), storable(key.document_type.as_str()).into_owned())
 }
 
 pub(super) fn id_hash(row: &impl Fields) -> Result<u128, sqlx::Error> {

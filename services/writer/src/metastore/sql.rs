@@ -23,72 +23,111 @@ macro_rules! metastore_adapter {
                 query
             }
 
+            /// Inserts tables under names of one kind, those left out whose name or key is taken.
+            async fn insert_tables(
+                transaction: &mut sqlx::Transaction<'_, $database>,
+                tables: &[$crate::metastore::NewTable],
+                name_of: fn(&lake_shared::identity::TableKey) -> String,
+            ) -> Result<(), sqlx::Error> {
+                let mut named: Vec<_> = tables.iter().map(|table| (name_of(&table.key), table)).collect();
+                // In one order in all writers, so that no two of them wait for each other. Of two tables with one name the first one gets it.
+                named.sort_by(|one, other| one.0.cmp(&other.0));
+                let mut query = sqlx::QueryBuilder::<$database>::new(
+                    "INSERT INTO lake_table (name, domain, kind, type, path, location, created_us) ",
+                );
+                query.push_values(named, |mut row, (name, table)| {
+                    row.push_bind(name)
+                        .push_bind(storable(table.key.space.domain.as_str()).into_owned())
+                        .push_bind(table.key.space.kind.name())
+                        .push_bind(storable(table.key.document_type.as_str()).into_owned())
+                        .push_bind(table.path.clone())
+                        .push_bind(table.location.clone())
+                        .push($now);
+                });
+                query.push(" ON CONFLICT DO NOTHING").build().execute(&mut **transaction).await.map(drop)
+            }
+
+            /// Those of the tables that are registered, by domain, kind and type as they are stored.
             async fn registered(
-                &self,
-                key: &lake_shared::identity::TableKey,
-            ) -> Result<Option<$crate::metastore::TableRecord>, sqlx::Error> {
-                let row = sqlx::query("SELECT * FROM lake_table WHERE domain = $1 AND kind = $2 AND type = $3")
-                    .bind(storable(key.space.domain.as_str()).into_owned())
-                    .bind(key.space.kind.name())
-                    .bind(storable(key.document_type.as_str()).into_owned())
-                    .fetch_optional(&self.pool)
-                    .await?;
-                row.map(|row| rows::table(&row)).transpose()
+                transaction: &mut sqlx::Transaction<'_, $database>,
+                tables: &[$crate::metastore::NewTable],
+            ) -> Result<std::collections::HashMap<(String, &'static str, String), $crate::metastore::TableRecord>, sqlx::Error> {
+                let mut query =
+                    sqlx::QueryBuilder::<$database>::new("SELECT * FROM lake_table WHERE (domain, kind, type) IN (");
+                query.push_values(tables, |mut row, table| {
+                    row.push_bind(storable(table.key.space.domain.as_str()).into_owned())
+                        .push_bind(table.key.space.kind.name())
+                        .push_bind(storable(table.key.document_type.as_str()).into_owned());
+                });
+                let found = query.push(")").build().fetch_all(&mut **transaction).await?;
+                let records = found.iter().map(|row| {
+                    let record = rows::table(row)?;
+                    Ok((rows::stored_key(&record.key), record))
+                });
+                records.collect()
             }
 
             async fn register(
                 &self,
-                key: &lake_shared::identity::TableKey,
-                path: &str,
-                location: &str,
-            ) -> Result<$crate::metastore::TableRecord, sqlx::Error> {
-                for name in [names::table_name(key), names::table_name_unique(key)] {
-                    // A conflict is either this table (found below) or another one with the same name (the next name is tried).
-                    let statement = Self::statement(
-                        "INSERT INTO lake_table (name, domain, kind, type, path, location, created_us) \
-                         VALUES ($1, $2, $3, $4, $5, $6, {now}) ON CONFLICT DO NOTHING",
-                    );
-                    sqlx::query(statement)
-                        .bind(name)
-                        .bind(storable(key.space.domain.as_str()).into_owned())
-                        .bind(key.space.kind.name())
-                        .bind(storable(key.document_type.as_str()).into_owned())
-                        .bind(path.to_owned())
-                        .bind(location.to_owned())
-                        .execute(&self.pool)
-                        .await?;
-                    if let Some(table) = self.registered(key).await? {
-                        return Ok(table);
+                tables: &[$crate::metastore::NewTable],
+            ) -> Result<Vec<$crate::metastore::TableRecord>, sqlx::Error> {
+                let mut records = Vec::with_capacity(tables.len());
+                let mut transaction = self.pool.begin().await?;
+                // 6 values a row.
+                for chunk in tables.chunks(1_000) {
+                    Self::insert_tables(&mut transaction, chunk, names::table_name).await?;
+                    let mut registered = Self::registered(&mut transaction, chunk).await?;
+                    let is_missing = |table: &&$crate::metastore::NewTable| !registered.contains_key(&rows::stored_key(&table.key));
+                    // Another table has their name.
+                    let nameless: Vec<_> = chunk.iter().filter(is_missing).cloned().collect();
+                    if !nameless.is_empty() {
+                        Self::insert_tables(&mut transaction, &nameless, names::table_name_unique).await?;
+                        registered.extend(Self::registered(&mut transaction, &nameless).await?);
+                    }
+                    for table in chunk {
+                        let record = registered.get(&rows::stored_key(&table.key));
+                        records.push(record.cloned().ok_or(sqlx::Error::RowNotFound)?);
                     }
                 }
-                Err(sqlx::Error::RowNotFound)
+                transaction.commit().await?;
+                Ok(records)
             }
 
             async fn record(
                 &self,
-                key: &lake_shared::identity::TableKey,
-                state: &$crate::metastore::TableState,
+                states: &[(lake_shared::identity::TableKey, $crate::metastore::TableState)],
             ) -> Result<(), sqlx::Error> {
-                let statement = Self::statement(
-                    "UPDATE lake_table SET version = $4, schema = $5, row_count = $6, files = $7, bytes = $8, \
-                     newest_published_us = CASE WHEN newest_published_us IS NULL OR newest_published_us < $9 THEN $9 ELSE newest_published_us END, \
-                     newest_fetched_us = CASE WHEN newest_fetched_us IS NULL OR newest_fetched_us < $10 THEN $10 ELSE newest_fetched_us END, \
-                     last_commit_us = {now} WHERE domain = $1 AND kind = $2 AND type = $3",
-                );
-                let done = sqlx::query(statement)
-                    .bind(storable(key.space.domain.as_str()).into_owned())
-                    .bind(key.space.kind.name())
-                    .bind(storable(key.document_type.as_str()).into_owned())
-                    .bind(state.version)
-                    .bind(state.schema.clone())
-                    .bind(state.rows)
-                    .bind(state.files)
-                    .bind(state.bytes)
-                    .bind(state.newest_published_us)
-                    .bind(state.newest_fetched_us)
-                    .execute(&self.pool)
-                    .await?;
-                if done.rows_affected() == 0 { Err(sqlx::Error::RowNotFound) } else { Ok(()) }
+                let mut transaction = self.pool.begin().await?;
+                // The schema of a wide table has hundreds of kilobytes.
+                for chunk in states.chunks(100) {
+                    let mut query = sqlx::QueryBuilder::<$database>::new(
+                        "UPDATE lake_table SET version = given.column4, schema = COALESCE(given.column5, schema), \
+                         row_count = given.column6, files = given.column7, bytes = given.column8, \
+                         newest_published_us = CASE WHEN newest_published_us IS NULL OR newest_published_us < given.column9 \
+                         THEN given.column9 ELSE newest_published_us END, \
+                         newest_fetched_us = CASE WHEN newest_fetched_us IS NULL OR newest_fetched_us < given.column10 \
+                         THEN given.column10 ELSE newest_fetched_us END, last_commit_us = ",
+                    );
+                    query.push($now).push(" FROM (");
+                    query.push_values(chunk, |mut row, (key, state)| {
+                        row.push_bind(storable(key.space.domain.as_str()).into_owned())
+                            .push_bind(key.space.kind.name())
+                            .push_bind(storable(key.document_type.as_str()).into_owned())
+                            .push_bind(state.version)
+                            .push_bind(state.schema.clone())
+                            .push_bind(state.rows)
+                            .push_bind(state.files)
+                            .push_bind(state.bytes)
+                            .push_bind(state.newest_published_us)
+                            .push_bind(state.newest_fetched_us);
+                    });
+                    query.push(") AS given WHERE domain = given.column1 AND kind = given.column2 AND type = given.column3");
+                    let done = query.build().execute(&mut *transaction).await?;
+                    if done.rows_affected() != chunk.len() as u64 {
+                        return Err(sqlx::Error::RowNotFound);
+                    }
+                }
+                transaction.commit().await
             }
 
             async fn remember(
@@ -230,12 +269,16 @@ macro_rules! metastore_adapter {
                     .map_err(failed(|| "list tables".into()))
             }
 
-            async fn register_table(&self, key: &TableKey, path: &str, location: &str) -> Result<TableRecord, MetastoreError> {
-                self.register(key, path, location).await.map_err(failed(|| format!("register table {key}")))
+            async fn register_tables(&self, tables: &[NewTable]) -> Result<Vec<TableRecord>, MetastoreError> {
+                let Some(first) = tables.first() else { return Ok(Vec::new()) };
+                let registered = self.register(tables).await;
+                registered.map_err(failed(|| format!("register {} tables, {} and so on", tables.len(), first.key)))
             }
 
-            async fn record_commit(&self, key: &TableKey, state: &TableState) -> Result<(), MetastoreError> {
-                self.record(key, state).await.map_err(failed(|| format!("record a commit of table {key}")))
+            async fn record_commits(&self, states: &[(TableKey, TableState)]) -> Result<(), MetastoreError> {
+                let Some((first, _)) = states.first() else { return Ok(()) };
+                let recorded = self.record(states).await;
+                recorded.map_err(failed(|| format!("record commits of {} tables, {first} and so on", states.len())))
             }
 
             async fn tombstones(&self, space: &Space) -> Result<Vec<StoredTombstone>, MetastoreError> {

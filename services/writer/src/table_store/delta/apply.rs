@@ -8,18 +8,18 @@ use roaring::RoaringBitmap;
 
 use super::arriving::Arriving;
 use super::batch::{Decisions, Entries};
-use super::change::{self, Change};
+use super::change::{self, Change, Written};
 use super::commit::{self, Features, Outcome};
 use super::load::NUMBERS_MAX;
+use super::plan::{self, Division};
 use super::space::{Found, SpaceState};
 use super::{DeltaTableStore, EngineError, PLANS_MAX, now_us};
 use crate::key_index::{IdHash, Liveness, Position};
-use crate::metastore::TableState;
 use crate::table_store::by_id_hash::{ByIdHash, IdHashes};
 use crate::table_store::order_guard::Held;
 use crate::table_store::{Applied, AppliedTable, SpaceBatch};
 use crate::telemetry;
-use lake_shared::identity::TableKey;
+use lake_shared::identity::{DocumentType, TableKey};
 
 /// What one call has done so far, over all its plans.
 #[derive(Debug, Default)]
@@ -41,7 +41,22 @@ struct Counts {
 /// Whether a plan came to its end.
 enum Planned {
     Done,
-    Conflict(u32),
+    /// Somebody else committed to these tables.
+    Conflicts(Vec<u32>),
+}
+
+/// A change that is in the log of its table, and not yet in the state.
+pub(super) struct Committed {
+    change: Change,
+    written: Written,
+    version: u64,
+}
+
+impl Committed {
+    /// How many entries of the index it holds.
+    pub(super) fn entries(&self) -> usize {
+        self.written.entered.len() + self.written.copied.len()
+    }
 }
 
 impl DeltaTableStore {
@@ -100,9 +115,11 @@ impl DeltaTableStore {
         for _ in 0..PLANS_MAX {
             match self.plan(state, batch, entries, progress).await? {
                 Planned::Done => return Ok(()),
-                Planned::Conflict(number) => {
-                    self.refresh(state, number).await?;
-                    conflicting = Some(number);
+                Planned::Conflicts(numbers) => {
+                    for number in numbers {
+                        self.refresh(state, number).await?;
+                        conflicting = Some(number);
+                    }
                 }
             }
         }
@@ -122,11 +139,8 @@ impl DeltaTableStore {
         progress: &mut Progress,
     ) -> Result<Planned, EngineError> {
         // First, as opening a table that exists already brings rows into the index.
-        let mut numbers = Vec::with_capacity(batch.upserts.len());
-        for rows in &batch.upserts {
-            let key = TableKey { space: batch.space.clone(), document_type: rows.document_type.clone() };
-            numbers.push(self.slot_of(state, &key).await?);
-        }
+        let document_types: Vec<DocumentType> = batch.upserts.iter().map(|rows| rows.document_type.clone()).collect();
+        let numbers = self.slots_of(state, &document_types).await?;
         let mut found = state.find(entries.ids()).await?;
         let questions = entries.questions(|id| found.get(&id).map(|row| row.order.version_us));
         self.observe(state, &mut found, &questions).await?;
@@ -135,10 +149,37 @@ impl DeltaTableStore {
             tombstone: state.tombstones.get(&id).copied(),
         });
         self.remember(state, &decisions).await?;
+        let Division { apart, tied } = plan::divide(&numbers, &decisions, &found, &state.live);
+        let conflicts = self.commit_apart(state, apart, batch, &decisions, progress).await?;
+        if !conflicts.is_empty() {
+            return Ok(Planned::Conflicts(conflicts));
+        }
+        // The others are done; their commits may have taken away the files that rows were found in.
+        found.retain(|_, row| tied.contains(&row.table));
+        let tied: Vec<(usize, u32)> =
+            numbers.iter().copied().enumerate().filter(|(_, number)| tied.contains(number)).collect();
+        if let Some(conflict) = self.commit_tied(state, &tied, batch, &decisions, found, progress).await? {
+            return Ok(Planned::Conflicts(vec![conflict]));
+        }
+        self.forget_outlived(state, &decisions).await?;
+        Ok(Planned::Done)
+    }
+
+    /// Commits the changes of tables between which rows move, one after the other. `tied`: positions in `SpaceBatch::upserts` with the
+    /// numbers of their tables; `found`: rows in such tables only. Answers a table in which somebody else committed.
+    async fn commit_tied(
+        &self,
+        state: &mut SpaceState,
+        tied: &[(usize, u32)],
+        batch: &SpaceBatch,
+        decisions: &Decisions,
+        mut found: ByIdHash<Found>,
+        progress: &mut Progress,
+    ) -> Result<Option<u32>, EngineError> {
         // Rows enter before rows of the same ids leave other tables: a reader may see an id twice for a moment, never not at all.
-        let mut leaving: IdHashes = decisions.leaving.iter().copied().collect();
-        for (position, number) in numbers.iter().enumerate() {
-            let entering = &decisions.entering[position];
+        let mut leaving: IdHashes = decisions.leaving.iter().copied().filter(|id| found.contains_key(id)).collect();
+        for (position, number) in tied {
+            let entering = &decisions.entering[*position];
             if entering.is_empty() {
                 continue;
             }
@@ -146,11 +187,10 @@ impl DeltaTableStore {
             let (here, elsewhere): (Vec<&Found>, Vec<&Found>) = replaced.partition(|row| row.table == *number);
             let here = here.into_iter().map(|row| row.position);
             let elsewhere: Vec<Position> = elsewhere.into_iter().map(|row| row.position).collect();
-            let arriving = Arriving::of(&batch.upserts[position], entering);
+            let arriving = Arriving::of(&batch.upserts[*position], entering);
             let change = change_of(state, *number, arriving, here, &found, &mut leaving);
-            if !self.commit_change(state, change, progress).await? {
-                return Ok(Planned::Conflict(*number));
-            }
+            let Some(committed) = self.commit_change(state, change).await? else { return Ok(Some(*number)) };
+            self.adopt(state, committed, progress);
             for position in elsewhere {
                 state.live_mut().condemn(position);
             }
@@ -162,13 +202,11 @@ impl DeltaTableStore {
         rest.dedup();
         for number in rest {
             let change = change_of(state, number, Arriving::default(), std::iter::empty(), &found, &mut leaving);
-            if !self.commit_change(state, change, progress).await? {
-                return Ok(Planned::Conflict(number));
-            }
+            let Some(committed) = self.commit_change(state, change).await? else { return Ok(Some(number)) };
+            self.adopt(state, committed, progress);
             follow_copies(state, &mut found).await?;
         }
-        self.forget_outlived(state, &decisions).await?;
-        Ok(Planned::Done)
+        Ok(None)
     }
 
     /// Makes the tombstones durable before anything depends on them.
@@ -194,20 +232,20 @@ impl DeltaTableStore {
         self.metastore.forget_tombstones(&state.space, &outlived).await.map_err(EngineError::Metastore)
     }
 
-    /// Commits one change. `false`: somebody else committed in between.
-    async fn commit_change(
+    /// Writes the files of one change and commits it. The state is to be told of it ([`Self::adopt`]). `None`: somebody else committed in
+    /// between.
+    pub(super) async fn commit_change(
         &self,
-        state: &mut SpaceState,
-        change: Change,
-        progress: &mut Progress,
-    ) -> Result<bool, EngineError> {
+        state: &SpaceState,
+        mut change: Change,
+    ) -> Result<Option<Committed>, EngineError> {
         let began = Instant::now();
         let kind = state.space.kind.name();
         let slot = state.slot(change.number);
         let (key, name) = (slot.key.clone(), slot.name.clone());
-        let Some(table) = self.table_at(state, change.number).await? else { return Ok(false) };
+        let Some(table) = self.table_at(state, change.number).await? else { return Ok(None) };
         let now = now_us();
-        let marks = self.options.of_table(&name).marks(state.slot(change.number).bytes());
+        let marks = self.options.of_table(&name).marks(slot.bytes());
         let store = table.object_store();
         let written = change::write(state, &change, store, &self.options, marks, now).await?;
         let hours = self.options.retention_hours;
@@ -217,24 +255,32 @@ impl DeltaTableStore {
             Err(_) => commit::creation(&name, &written.plan.schema, &written.partition_columns, hours, now / 1_000)?,
             Ok(snapshot) => commit::changes(snapshot, written.plan.changed.then_some(&written.plan.schema), wanted)?,
         };
-        actions.extend(commit::file_actions(state.slot(change.number), &table, &written, now / 1_000)?);
-        let bytes: i64 = written.added.iter().map(|file| file.add.size).sum();
+        actions.extend(commit::file_actions(slot, &table, &written, now / 1_000)?);
+        change.arriving.release();
         let (version, table) = match commit::commit(table, actions, commit::Label::Upsert).await? {
-            Outcome::Conflict => return Ok(false),
+            Outcome::Conflict => return Ok(None),
             Outcome::Committed { version, table } => (version, table),
         };
         self.keep(&key, version, table);
+        metrics::histogram!(telemetry::COMMIT_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
+        let (upserted, deleted) = (change.arriving.len(), change.deleted);
+        let (removed, added, marked) = (written.removed.len(), written.added.len(), written.marked.len());
+        let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
+        tracing::debug!(table = %key, version, upserted, deleted, removed, added, marked, milliseconds, "committed");
+        Ok(Some(Committed { change, written, version }))
+    }
+
+    /// Makes a commit part of the state.
+    pub(super) fn adopt(&self, state: &mut SpaceState, committed: Committed, progress: &mut Progress) {
+        let Committed { change, written, version } = committed;
+        let kind = state.space.kind.name();
+        let bytes: i64 = written.added.iter().map(|file| file.add.size).sum();
         let (upserted, deleted) = (change.arriving.len() as u64, change.deleted);
         progress.add(&change, upserted, deleted);
-        let (removed, added, marked) = (written.removed.len(), written.added.len(), written.marked.len());
         change::committed(state, &change, written, version);
-        metrics::histogram!(telemetry::COMMIT_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
         metrics::counter!(telemetry::ROWS_UPSERTED_TOTAL, "kind" => kind).increment(upserted);
         metrics::counter!(telemetry::ROWS_DELETED_TOTAL, "kind" => kind).increment(deleted);
         metrics::counter!(telemetry::BYTES_WRITTEN_TOTAL, "kind" => kind).increment(bytes.unsigned_abs());
-        let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
-        tracing::debug!(table = %key, version, upserted, deleted, removed, added, marked, milliseconds, "committed");
-        Ok(true)
     }
 
     /// The handle of a table at the version that the state stands for; `None` when the log is further.
@@ -251,33 +297,6 @@ impl DeltaTableStore {
             }
         }
         Ok(Some(table))
-    }
-
-    /// Tells the metastore what the commits made of their tables. What it does not hear now it hears with the next batch.
-    pub(super) async fn record(&self, state: &mut SpaceState) -> Result<(), EngineError> {
-        for slot in &mut state.slots {
-            let Some(unrecorded) = slot.unrecorded else { continue };
-            let table_state = TableState {
-                version: slot.version.and_then(|version| i64::try_from(version).ok()),
-                schema: slot.schema.to_delta().to_string(),
-                rows: slot.rows(),
-                files: slot.files.len() as i64,
-                bytes: slot.bytes(),
-                newest_published_us: unrecorded.newest_published_us,
-                newest_fetched_us: unrecorded.newest_fetched_us,
-                last_commit_us: None,
-            };
-            self.metastore.record_commit(&slot.key, &table_state).await.map_err(EngineError::Metastore)?;
-            slot.unrecorded = None;
-            if let Some(published_us) = unrecorded.newest_published_us {
-                metrics::gauge!(telemetry::FRESHNESS_SECONDS, "table" => slot.name.clone())
-                    .set(published_us as f64 / 1e6);
-            }
-            metrics::gauge!(telemetry::TABLE_ROWS, "table" => slot.name.clone()).set(table_state.rows as f64);
-            metrics::gauge!(telemetry::TABLE_FILES, "table" => slot.name.clone()).set(table_state.files as f64);
-            metrics::gauge!(telemetry::TABLE_BYTES, "table" => slot.name.clone()).set(table_state.bytes as f64);
-        }
-        Ok(())
     }
 }
 

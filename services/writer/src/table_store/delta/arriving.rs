@@ -32,6 +32,7 @@ pub(super) struct Arriving {
     pub(super) places: Vec<RowPlace>,
     /// Ids and orders, in the order of the rows.
     pub(super) keys: Vec<(IdHash, RowOrder)>,
+    freshness: (Option<i64>, Option<i64>),
 }
 
 impl Arriving {
@@ -48,6 +49,7 @@ impl Arriving {
             arriving.places.extend(chosen.iter().map(|row| (number, row.at.row)));
             arriving.keys.extend(chosen.iter().map(|row| (row.id, row.at.order)));
         }
+        arriving.freshness = (arriving.newest(PUBLISHED_SOURCE), arriving.newest(FETCHED_SOURCE));
         arriving
     }
 
@@ -173,9 +175,14 @@ impl Arriving {
         Some(Arc::new(objects.finish()))
     }
 
+    /// Gives the memory of the rows back, once they are stored. Keys and freshness stay.
+    pub(super) fn release(&mut self) {
+        self.batches = Vec::new();
+    }
+
     /// Newest publish and fetch times among the rows, microseconds.
     pub(super) fn freshness(&self) -> (Option<i64>, Option<i64>) {
-        (self.newest(PUBLISHED_SOURCE), self.newest(FETCHED_SOURCE))
+        self.freshness
     }
 
     fn newest(&self, source: &str) -> Option<i64> {

@@ -393,6 +393,7 @@ pub(super) fn committed(state: &mut SpaceState, change: &Change, written: Writte
     for (file, observed_us) in written.added.into_iter().zip(observed) {
         slot.files.insert(file.number, file.into_data_file(observed_us));
     }
+    slot.schema_recorded &= !written.plan.changed;
     slot.schema = written.plan.schema;
     slot.partition_columns = written.partition_columns;
     slot.version = Some(version);

@@ -152,10 +152,17 @@ impl DeltaTableStore {
         if commit::is_checkpoint_due(version) {
             let (copy, handles, key) = (table.as_ref().clone(), Arc::clone(&self.handles), key.clone());
             let runtime = tokio::runtime::Handle::current();
-            // It computes more than it waits.
-            tokio::task::spawn_blocking(move || match runtime.block_on(checkpoints::create_checkpoint(&copy, None)) {
-                Ok(()) => handles.outdate(&key, version),
-                Err(error) => tracing::warn!(table = %key, version, %error, "checkpoint failed"),
+            let permits = Arc::clone(&self.checkpoints);
+            tokio::spawn(async move {
+                let Ok(permit) = permits.acquire_owned().await else { return };
+                // It computes more than it waits.
+                tokio::task::spawn_blocking(move || {
+                    match runtime.block_on(checkpoints::create_checkpoint(&copy, None)) {
+                        Ok(()) => handles.outdate(&key, version),
+                        Err(error) => tracing::warn!(table = %key, version, %error, "checkpoint failed"),
+                    }
+                    drop(permit);
+                });
             });
         }
         self.handles.put(key.clone(), *table);

@@ -2,7 +2,8 @@
 //!
 //! The key index of a space ([`crate::key_index`]) says where the row of each id stands. A batch becomes, for each table, one file of
 //! new rows, one file of deletion vectors for the rows they replace, and one commit ([`change`]); small tables are rewritten
-//! instead and stay free of deletion vectors. Compaction ([`compact`]) runs beside it.
+//! instead and stay free of deletion vectors. Tables between which no rows move are committed beside each other ([`plan`], [`apart`]).
+//! Compaction ([`compact`]) runs beside it.
 //!
 //! Order of durability, each step before the next: tombstones in the metastore, data files and deletion vectors, the commit (a put
 //! that fails when the version exists), the index in memory, the metastore's record of the table, the answer. A crash between
@@ -20,8 +21,7 @@ use async_trait::async_trait;
 use chrono::Utc;
 use deltalake::{DeltaTable, DeltaTableError};
 use lake_shared::identity::{Space, TableKey};
-use lake_shared::names;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use self::apply::Progress;
 use self::handles::Handles;
@@ -34,6 +34,7 @@ use crate::metastore::{Metastore, MetastoreError};
 
 pub use self::options::{DeletionVectors, DeltaOptions, NamedTableOptions, TableOptions};
 
+mod apart;
 mod apply;
 mod arriving;
 mod batch;
@@ -56,6 +57,9 @@ mod options;
 mod partition;
 mod rewrite;
 mod sources;
+mod plan;
+mod record;
+mod registration;
 mod space;
 mod stamp;
 #[cfg(test)]
@@ -63,6 +67,9 @@ mod tests;
 
 /// How often a batch is planned again after commits of somebody else.
 const PLANS_MAX: usize = 5;
+
+/// Checkpoints of logs made at once: tables that are always written together are all due together.
+const CHECKPOINTS_AT_ONCE: usize = 2;
 
 /// What goes wrong inside the engine.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +149,8 @@ pub struct DeltaTableStore {
     metastore: Arc<dyn Metastore>,
     options: DeltaOptions,
     handles: Arc<Handles>,
+    /// For checkpoints of logs.
+    checkpoints: Arc<Semaphore>,
     spaces: StdMutex<HashMap<Space, SharedSpace>>,
     index_folder: IndexFolder,
     index_options: IndexOptions,
@@ -158,8 +167,9 @@ impl DeltaTableStore {
             entries_in_memory_max: options.index_entries_in_memory_max.max(1),
             ..IndexOptions::default()
         };
+        let checkpoints = Arc::new(Semaphore::new(CHECKPOINTS_AT_ONCE));
         let (spaces, lost_indexes) = Default::default();
-        Self { lake, metastore, options, handles, spaces, index_folder, index_options, lost_indexes }
+        Self { lake, metastore, options, handles, checkpoints, spaces, index_folder, index_options, lost_indexes }
     }
 
     /// Forgets what is held in memory about a space; to be called when its ownership is lost. The next use loads it anew.
@@ -204,20 +214,6 @@ impl DeltaTableStore {
     /// A handle that has loaded nothing yet.
     fn closed(&self, path: &str) -> Result<DeltaTable, EngineError> {
         Ok(DeltaTable::new(self.lake.log_store(path).map_err(EngineError::Lake)?))
-    }
-
-    /// The number of a table, registering it when it is new. Registered before its first commit, so that no table with rows is
-    /// ever unknown to the metastore; a registered table without a log harms nobody.
-    async fn slot_of(&self, state: &mut SpaceState, key: &TableKey) -> Result<u32, EngineError> {
-        if let Some(number) = state.by_type.get(&key.document_type) {
-            return Ok(*number);
-        }
-        let path = names::table_path(key);
-        let location = self.lake.location(&path);
-        let record = self.metastore.register_table(key, &path, &location).await.map_err(EngineError::Metastore)?;
-        let number = state.add_slot(record);
-        self.refresh(state, number).await?;
-        Ok(number)
     }
 }
 

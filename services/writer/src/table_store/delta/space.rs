@@ -36,6 +36,8 @@ pub(super) struct Slot {
     pub(super) files: BTreeMap<u32, DataFile>,
     /// What the metastore has not been told yet.
     pub(super) unrecorded: Option<Unrecorded>,
+    /// Whether it has been told this schema since the space was loaded.
+    pub(super) schema_recorded: bool,
     /// Changed since compaction last looked at it.
     pub(super) changed: bool,
 }
@@ -58,6 +60,7 @@ impl Slot {
             partition_columns: Vec::new(),
             files: BTreeMap::new(),
             unrecorded: None,
+            schema_recorded: false,
             changed: true,
         }
     }
@@ -130,6 +133,7 @@ impl SpaceState {
         let files = std::mem::take(&mut slot.files);
         (slot.version, slot.schema, slot.partition_columns) = Default::default();
         slot.unrecorded.get_or_insert_default();
+        slot.schema_recorded = false;
         for file in files.into_keys() {
             self.live_mut().remove(file);
         }
@@ -231,6 +235,7 @@ impl SpaceState {
         }
         let slot = self.slot_mut(number);
         slot.files = files;
+        slot.schema_recorded &= slot.schema == schema;
         slot.schema = schema;
         slot.partition_columns = partition_columns;
         slot.version = table.version();

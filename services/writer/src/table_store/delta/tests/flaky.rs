@@ -1,8 +1,8 @@
 //! An object store with trouble: writes fail before or after they took effect.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -12,17 +12,35 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-/// Fails about one write in `one_in`; 0 never.
+/// Fails about one write in `one_in`; 0 never. Writes to paths that have a `broken` part always fail.
 #[derive(Debug)]
 pub(super) struct Flaky {
     inner: Arc<dyn ObjectStore>,
     pub(super) one_in: Arc<AtomicU64>,
+    broken: Arc<Mutex<Option<String>>>,
+    /// How often a write to a broken path was refused.
+    refused: Arc<AtomicU64>,
     counter: AtomicU64,
 }
 
 impl Flaky {
-    pub(super) fn new(inner: Arc<dyn ObjectStore>, one_in: Arc<AtomicU64>) -> Self {
-        Self { inner, one_in, counter: AtomicU64::new(0x9e37_79b9) }
+    pub(super) fn new(
+        inner: Arc<dyn ObjectStore>,
+        one_in: Arc<AtomicU64>,
+        broken: Arc<Mutex<Option<String>>>,
+        refused: Arc<AtomicU64>,
+    ) -> Self {
+        Self { inner, one_in, broken, refused, counter: AtomicU64::new(0x9e37_79b9) }
+    }
+
+    /// Refuses a write to a broken path.
+    fn check(&self, path: &Path) -> Result<()> {
+        let is_broken = self.broken.lock().unwrap().as_ref().is_some_and(|part| path.as_ref().contains(part));
+        if !is_broken {
+            return Ok(());
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Err(trouble())
     }
 
     /// A number that looks random and is the same in every run.
@@ -51,6 +69,7 @@ impl fmt::Display for Flaky {
 #[async_trait]
 impl ObjectStore for Flaky {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.check(location)?;
         if self.fails() {
             return Err(trouble());
         }
@@ -63,6 +82,7 @@ impl ObjectStore for Flaky {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
+        self.check(location)?;
         self.inner.put_multipart_opts(location, options).await
     }
 

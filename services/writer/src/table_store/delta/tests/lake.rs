@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::record_batch::RecordBatch;
@@ -36,6 +36,10 @@ pub(super) struct Lake {
     pub(super) folder: TempDir,
     pub(super) metastore: Arc<dyn Metastore>,
     pub(super) one_in: Arc<AtomicU64>,
+    /// Writes to paths with this part fail.
+    pub(super) broken: Arc<Mutex<Option<String>>>,
+    /// How often that happened.
+    pub(super) refused: Arc<AtomicU64>,
     /// The folder of the key indexes.
     pub(super) index: TempDir,
     _database: TempDir,
@@ -52,6 +56,8 @@ impl Lake {
             folder,
             metastore: Arc::new(metastore),
             one_in: Arc::default(),
+            broken: Arc::default(),
+            refused: Arc::default(),
             index: TempDir::new().unwrap(),
             _database: database,
         }
@@ -67,8 +73,8 @@ impl Lake {
     pub(super) fn open_elsewhere(&self, options: DeltaOptions) -> DeltaTableStore {
         let root = self.folder.path().to_str().unwrap().to_owned();
         let lake = LakeStore::open(&LakeStoreConfig { root, s3: None }).unwrap();
-        let one_in = Arc::clone(&self.one_in);
-        let lake = lake.behind(|inner| Arc::new(Flaky::new(inner, one_in)));
+        let (one_in, broken, refused) = (Arc::clone(&self.one_in), Arc::clone(&self.broken), Arc::clone(&self.refused));
+        let lake = lake.behind(|inner| Arc::new(Flaky::new(inner, one_in, broken, refused)));
         DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
     }
 

@@ -10,6 +10,7 @@ mod lake;
 mod layout;
 mod log;
 mod messages;
+mod many_tables;
 mod model;
 mod partitions;
 mod single;

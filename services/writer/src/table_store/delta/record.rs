@@ -1,0 +1,49 @@
+//! Telling the metastore what commits made of the tables.
+
+use super::space::{Slot, SpaceState};
+use super::{DeltaTableStore, EngineError};
+use crate::metastore::TableState;
+use crate::telemetry;
+
+impl DeltaTableStore {
+    /// Tells the metastore what the commits made of their tables, of all of them at once. What it does not hear now it hears with the next
+    /// batch. A schema is only said when it is not the one that was said last.
+    pub(super) async fn record(&self, state: &mut SpaceState) -> Result<(), EngineError> {
+        let unrecorded = state.slots.iter().filter(|slot| slot.unrecorded.is_some());
+        let states: Vec<_> = unrecorded.map(|slot| (slot.key.clone(), table_state(slot))).collect();
+        if states.is_empty() {
+            return Ok(());
+        }
+        self.metastore.record_commits(&states).await.map_err(EngineError::Metastore)?;
+        for slot in state.slots.iter_mut().filter(|slot| slot.unrecorded.is_some()) {
+            tell(slot);
+            slot.unrecorded = None;
+            slot.schema_recorded = true;
+        }
+        Ok(())
+    }
+}
+
+fn table_state(slot: &Slot) -> TableState {
+    let unrecorded = slot.unrecorded.unwrap_or_default();
+    TableState {
+        version: slot.version.and_then(|version| i64::try_from(version).ok()),
+        schema: (!slot.schema_recorded).then(|| slot.schema.to_delta().to_string()),
+        rows: slot.rows(),
+        files: slot.files.len() as i64,
+        bytes: slot.bytes(),
+        newest_published_us: unrecorded.newest_published_us,
+        newest_fetched_us: unrecorded.newest_fetched_us,
+        last_commit_us: None,
+    }
+}
+
+/// The figures of a table, for whoever watches.
+fn tell(slot: &Slot) {
+    if let Some(published_us) = slot.unrecorded.and_then(|unrecorded| unrecorded.newest_published_us) {
+        metrics::gauge!(telemetry::FRESHNESS_SECONDS, "table" => slot.name.clone()).set(published_us as f64 / 1e6);
+    }
+    metrics::gauge!(telemetry::TABLE_ROWS, "table" => slot.name.clone()).set(slot.rows() as f64);
+    metrics::gauge!(telemetry::TABLE_FILES, "table" => slot.name.clone()).set(slot.files.len() as f64);
+    metrics::gauge!(telemetry::TABLE_BYTES, "table" => slot.name.clone()).set(slot.bytes() as f64);
+}
