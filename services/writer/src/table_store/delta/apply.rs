@@ -1,7 +1,7 @@
 //! Applying one batch to a space.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use deltalake::DeltaTable;
 use roaring::RoaringBitmap;
@@ -12,7 +12,7 @@ use super::change::{self, Change};
 use super::commit::{self, Features, Outcome};
 use super::load::NUMBERS_MAX;
 use super::space::{Found, SpaceState};
-use super::{DeltaTableStore, EngineError, PLANS_MAX, now_us};
+use super::{DeltaTableStore, EngineError, PLANS_MAX, now_us, strangers, verdict};
 use crate::key_index::{IdHash, Liveness, Position};
 use crate::metastore::TableState;
 use crate::table_store::by_id_hash::{ByIdHash, IdHashes};
@@ -98,12 +98,18 @@ impl DeltaTableStore {
     ) -> Result<(), EngineError> {
         let mut conflicting = None;
         for _ in 0..PLANS_MAX {
-            match self.plan(state, batch, entries, progress).await? {
-                Planned::Done => return Ok(()),
-                Planned::Conflict(number) => {
+            match self.plan(state, batch, entries, progress).await {
+                Ok(Planned::Done) => return Ok(()),
+                Ok(Planned::Conflict(number)) => {
                     self.refresh(state, number).await?;
                     conflicting = Some(number);
                 }
+                // Without that table the plan is another one.
+                Err(EngineError::Broken { number, source }) => {
+                    state.set_aside(number, &source, Duration::ZERO);
+                    conflicting = Some(number);
+                }
+                Err(error) => return Err(error),
             }
         }
         let table = conflicting.map_or_else(
@@ -127,6 +133,7 @@ impl DeltaTableStore {
             let key = TableKey { space: batch.space.clone(), document_type: rows.document_type.clone() };
             numbers.push(self.slot_of(state, &key).await?);
         }
+        state.check_usable(&numbers)?;
         let mut found = state.find(entries.ids()).await?;
         let questions = entries.questions(|id| found.get(&id).map(|row| row.order.version_us));
         self.observe(state, &mut found, &questions).await?;
@@ -209,7 +216,11 @@ impl DeltaTableStore {
         let now = now_us();
         let marks = self.options.of_table(&name).marks(state.slot(change.number).bytes());
         let store = table.object_store();
-        let written = change::write(state, &change, store, &self.options, marks, now).await?;
+        let writing = async {
+            let written = change::write(state, &change, store, &self.options, marks, now).await;
+            written.map_err(|error| error.of_table(change.number))
+        };
+        let (written, footing) = futures::try_join!(writing, self.footing(state, change.number))?;
         let hours = self.options.retention_hours;
         let wanted =
             Features { deletion_vectors: (!written.marked.is_empty()).then_some(true), retention_hours: Some(hours) };
@@ -219,7 +230,8 @@ impl DeltaTableStore {
         };
         actions.extend(commit::file_actions(state.slot(change.number), &table, &written, now / 1_000)?);
         let bytes: i64 = written.added.iter().map(|file| file.add.size).sum();
-        let (version, table) = match commit::commit(table, actions, commit::Label::Upsert).await? {
+        let id = strangers::id_in(&actions);
+        let (version, table) = match commit::commit(table, actions, commit::Label::Upsert, footing).await? {
             Outcome::Conflict => return Ok(false),
             Outcome::Committed { version, table } => (version, table),
         };
@@ -228,6 +240,8 @@ impl DeltaTableStore {
         progress.add(&change, upserted, deleted);
         let (removed, added, marked) = (written.removed.len(), written.added.len(), written.marked.len());
         change::committed(state, &change, written, version);
+        let slot = state.slot_mut(change.number);
+        slot.id = id.or(slot.id.take());
         metrics::histogram!(telemetry::COMMIT_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
         metrics::counter!(telemetry::ROWS_UPSERTED_TOTAL, "kind" => kind).increment(upserted);
         metrics::counter!(telemetry::ROWS_DELETED_TOTAL, "kind" => kind).increment(deleted);
@@ -245,8 +259,14 @@ impl DeltaTableStore {
             None => self.closed(&slot.path)?,
         };
         if table.version() != slot.version && (slot.version.is_some() || table.version().is_some()) {
-            commit::load(&mut table).await?;
-            if table.version() != slot.version {
+            let is_there = match commit::load(&mut table).await {
+                // Whoever reads the table anew finds out what is wrong with it.
+                Err(error) if verdict::is_lasting(&error) => false,
+                loaded => loaded?,
+            };
+            let id = table.snapshot().ok().map(strangers::id_of);
+            let is_same = slot.id.is_none() || slot.id == id;
+            if table.version() != slot.version || !is_same || is_there != slot.version.is_some() {
                 return Ok(None);
             }
         }
@@ -256,7 +276,7 @@ impl DeltaTableStore {
     /// Tells the metastore what the commits made of their tables. What it does not hear now it hears with the next batch.
     pub(super) async fn record(&self, state: &mut SpaceState) -> Result<(), EngineError> {
         for slot in &mut state.slots {
-            let Some(unrecorded) = slot.unrecorded else { continue };
+            let Some(unrecorded) = slot.unrecorded.filter(|_| slot.unusable.is_none()) else { continue };
             let table_state = TableState {
                 version: slot.version.and_then(|version| i64::try_from(version).ok()),
                 schema: slot.schema.to_delta().to_string(),

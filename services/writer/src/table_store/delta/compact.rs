@@ -247,7 +247,8 @@ impl DeltaTableStore {
             let removal = commit::removal(now, &slot.partition_columns, false, now_ms);
             actions.push(Action::Remove(removal));
         }
-        let vectors = deletion_vectors::store(&chosen.store, dead.values().cloned().map(Arc::new).collect()).await?;
+        let vectors = deletion_vectors::store(&chosen.store, dead.values().cloned().map(Arc::new).collect());
+        let (vectors, footing) = futures::try_join!(vectors, self.footing(state, number))?;
         let vectors: HashMap<u32, DeletionVector> = dead.into_keys().zip(vectors).collect();
         for file in rewritten.added.iter().filter(|file| !is_empty(file, &vectors)) {
             let mut add = file.add.clone();
@@ -261,7 +262,7 @@ impl DeltaTableStore {
         let deletion_vectors = if vectors.is_empty() { self.unwanted(slot) } else { Some(true) };
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
         actions.extend(commit::changes(snapshot, None, Features { deletion_vectors, retention_hours: None })?);
-        let (version, table) = match commit::commit(table, actions, Label::Compaction).await? {
+        let (version, table) = match commit::commit(table, actions, Label::Compaction, footing).await? {
             Outcome::Conflict => {
                 self.discard(&chosen.store, &rewritten.added).await;
                 self.refresh(state, number).await?;

@@ -11,4 +11,6 @@ mod layout;
 mod log;
 mod model;
 mod single;
+mod strangers;
+mod unusable;
 mod vectors;
