@@ -20,6 +20,8 @@ pub const TABLE_ROWS: &str = "lake_writer_table_rows";
 pub const TABLE_FILES: &str = "lake_writer_table_files";
 /// Gauge: bytes of the data files of a table. Label `table`.
 pub const TABLE_BYTES: &str = "lake_writer_table_bytes";
+/// Gauge: tables that cannot be used until somebody repairs them. Their rows go to quarantine.
+pub const UNUSABLE_TABLES: &str = "lake_writer_unusable_tables";
 /// Gauge: keys held in the key indexes of all spaces.
 pub const INDEX_KEYS: &str = "lake_writer_index_keys";
 /// Gauge, bytes: rows that wait for their flush.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use futures::{TryStreamExt, stream};
 use lake_proto::queue::v1::Quarantined;
 use lake_shared::error_chain::Chain;
-use lake_shared::identity::Space;
+use lake_shared::identity::{Space, TableKey};
 use lake_shared::quarantine::{self, Stage};
 use lake_shared::queue::{Queue, Receipt};
 use lake_shared::retry::{Backoff, milliseconds};
@@ -28,6 +29,21 @@ pub(super) struct Flush {
 
 /// The process stops before everything could be committed.
 struct Stopped;
+
+/// Why a row is in quarantine: the store does not take it, whatever else comes with it.
+const ROW_IMPOSSIBLE: &str = "row_impossible";
+/// The same: its table can take no rows until somebody repairs it.
+const TABLE_UNUSABLE: &str = "table_unusable";
+
+/// Rows on their way to quarantine at once.
+const PUT_ASIDE_AT_ONCE: usize = 32;
+
+/// What the store says to a batch in the end.
+enum Answer {
+    Applied,
+    BadRows(String),
+    UnusableTable(TableKey, String),
+}
 
 impl Flush {
     /// Commits a space and acknowledges its messages; gives them back to the queue when the process stops first.
@@ -72,35 +88,51 @@ impl Flush {
         }
     }
 
-    /// Applies a batch; where the store refuses it, its halves, down to the single row that goes to quarantine.
+    /// Applies a batch; where the store refuses it, its halves, down to the single row that goes to quarantine. Where it refuses a table,
+    /// all rows for that table go there and the rest is applied.
     async fn apply(&self, batch: SpaceBatch) -> Result<(), Stopped> {
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;
             }
-            let Err(reason) = self.apply_until_answered(&part).await? else { continue };
-            if part.len() > 1 {
-                parts.extend(narrow::halves(&part));
-                continue;
-            }
-            let entry = narrow::entry(&part, reason);
-            let put = quarantine::publish(self.queue.as_ref(), Stage::Writer, entry, &self.shutdown).await;
-            if let Err(error) = put {
-                tracing::warn!(%error, "row cannot be put aside now");
-                return Err(Stopped);
+            match self.apply_until_answered(&part).await? {
+                Answer::Applied => {}
+                Answer::BadRows(_) if part.len() > 1 => parts.extend(narrow::halves(&part)),
+                Answer::BadRows(detail) => self.quarantine(narrow::entry(&part, ROW_IMPOSSIBLE, detail)).await?,
+                Answer::UnusableTable(table, detail) => {
+                    let (rows, rest) = narrow::parted(part, &table.document_type);
+                    parts.push(rest);
+                    tracing::warn!(%table, rows = rows.len(), "rows for a table that cannot be used go to quarantine");
+                    let entries = rows.iter().map(|row| Ok(narrow::entry(row, TABLE_UNUSABLE, detail.clone())));
+                    let putting = stream::iter(entries.collect::<Vec<_>>());
+                    putting.try_for_each_concurrent(PUT_ASIDE_AT_ONCE, |entry| self.quarantine(entry)).await?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Applies a batch, waiting out passing trouble. The inner error is the reason of a refusal.
-    async fn apply_until_answered(&self, batch: &SpaceBatch) -> Result<Result<(), String>, Stopped> {
+    async fn quarantine(&self, entry: Quarantined) -> Result<(), Stopped> {
+        let put = quarantine::publish(self.queue.as_ref(), Stage::Writer, entry, &self.shutdown).await;
+        put.map_err(|error| {
+            tracing::warn!(%error, "row cannot be put aside now");
+            Stopped
+        })
+    }
+
+    /// Applies a batch, waiting out passing trouble.
+    async fn apply_until_answered(&self, batch: &SpaceBatch) -> Result<Answer, Stopped> {
         let mut backoff = Backoff::default();
         loop {
             let error = match self.store.apply(batch.clone()).await {
-                Ok(_) => return Ok(Ok(())),
-                Err(StoreError::BadRows { reason, .. }) => return Ok(Err(reason)),
+                Ok(_) => return Ok(Answer::Applied),
+                Err(StoreError::BadRows { reason, .. }) => return Ok(Answer::BadRows(reason)),
+                Err(StoreError::UnusableTable { table, reason })
+                    if batch.upserts.iter().any(|rows| rows.document_type == table.document_type) =>
+                {
+                    return Ok(Answer::UnusableTable(table, reason));
+                }
                 Err(error) => error,
             };
             if self.shutdown.is_cancelled() {

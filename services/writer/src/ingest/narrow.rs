@@ -1,10 +1,12 @@
-//! Finding the one bad row: halve the batch until it stands alone, then describe it for the quarantine.
+//! Finding the one bad row: halve the batch until it stands alone, then describe it for the quarantine. Rows of a table that cannot take
+//! any are parted from the rest of their batch at once.
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use arrow::json::LineDelimitedWriter;
 use arrow::record_batch::RecordBatch;
 use lake_proto::queue::v1::{Lineage, Quarantined};
+use lake_shared::identity::DocumentType;
 
 use crate::table_store::conversion::{ColumnType, converted};
 use crate::table_store::schema_plan::ID_SOURCE;
@@ -37,10 +39,24 @@ pub(super) fn halves(batch: &SpaceBatch) -> [SpaceBatch; 2] {
     [first, second]
 }
 
+/// The rows of one type, each as a batch of its own, and the batch without them.
+pub(super) fn parted(batch: SpaceBatch, document_type: &DocumentType) -> (Vec<SpaceBatch>, SpaceBatch) {
+    let (taken, upserts): (Vec<TableRows>, Vec<TableRows>) =
+        batch.upserts.into_iter().partition(|table| table.document_type == *document_type);
+    let rows = taken.into_iter().flat_map(|table| table.rows);
+    let rows = rows.flat_map(|rows| (0..rows.num_rows()).map(move |row| rows.slice(row, 1)));
+    let rows = rows.map(|row| SpaceBatch {
+        space: batch.space.clone(),
+        upserts: vec![TableRows { document_type: document_type.clone(), rows: vec![row] }],
+        tombstones: Vec::new(),
+    });
+    (rows.collect(), SpaceBatch { space: batch.space.clone(), upserts, tombstones: batch.tombstones })
+}
+
 /// The quarantine entry of a batch with a single row or tombstone.
-pub(super) fn entry(batch: &SpaceBatch, detail: String) -> Quarantined {
+pub(super) fn entry(batch: &SpaceBatch, reason: &str, detail: String) -> Quarantined {
     let mut entry = Quarantined {
-        reason: "row_impossible".into(),
+        reason: reason.into(),
         detail,
         domain: batch.space.domain.to_string(),
         kind: batch.space.kind.to_proto() as i32,

@@ -12,7 +12,7 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::future::join_all;
 use lake_proto::queue::v1::{RowBatch, Tombstone};
-use lake_shared::identity::{Kind, Space};
+use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::names;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{Message, PublishError, Queue};
@@ -24,7 +24,7 @@ use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
 use crate::table_store::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
 
-/// Remembers ids by space; refuses ids that begin with `bad`; fails as often as told.
+/// Remembers ids by space; refuses ids that begin with `bad`, and tables of type `broken`; fails as often as told.
 #[derive(Default)]
 struct FakeStore {
     ids: Mutex<BTreeMap<Space, Vec<String>>>,
@@ -71,6 +71,9 @@ impl TableStore for FakeStore {
         let ids = ids_of(&batch);
         let outcome = if fails {
             Err(StoreError::Unavailable { space: space.clone(), action: "test", source: "connection lost".into() })
+        } else if let Some(rows) = batch.upserts.iter().find(|rows| rows.document_type.to_string() == "broken") {
+            let table = TableKey { space: space.clone(), document_type: rows.document_type.clone() };
+            Err(StoreError::UnusableTable { table, reason: "a column of a strange type".into() })
         } else if ids.iter().any(|id| id.starts_with("bad")) {
             Err(StoreError::BadRows { space: space.clone(), reason: "bad id".into() })
         } else {
@@ -228,6 +231,45 @@ async fn one_bad_row_goes_to_quarantine_and_the_rest_is_committed() {
     }
     let filter = QuarantineFilter { reason: Some("row_batch_malformed".into()), ..QuarantineFilter::default() };
     assert_eq!(metastore.quarantined_count(&filter).await.unwrap(), 4);
+    running.stop().await;
+    sink.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn rows_of_an_unusable_table_go_to_quarantine_and_the_rest_of_the_space_is_committed() {
+    let store = FakeStore::new();
+    let options = IngestOptions { flush_rows_max: 9, flush_age_ms: 3_600_000, ..IngestOptions::default() };
+    let running = start(&store, options);
+    let metastore = Arc::new(SqliteMetastore::memory());
+    metastore.migrate().await.unwrap();
+    let sink = tokio::spawn(crate::quarantine_sink::run(
+        Arc::clone(&running.queue) as Arc<dyn Queue>,
+        Arc::clone(&metastore) as Arc<dyn Metastore>,
+        running.shutdown.clone(),
+    ));
+    let broken = |ids: &[&str], gone: &[&str]| RowBatch { r#type: Some("broken".into()), ..payload("d", ids, gone) };
+    // One batch of all: rows of both types, one of them bad, and tombstones.
+    let batches =
+        [broken(&["1", "2"], &["x"]), payload("d", &["3", "bad", "4"], &["y"]), broken(&["5", "bad too"], &[])];
+    for outcome in join_all(batches.iter().map(|batch| running.publish(batch))).await {
+        outcome.unwrap();
+    }
+    assert_eq!(store.ids(), ["-x", "-y", "3", "4"]);
+    let entries = metastore.quarantined(&QuarantineFilter::default(), 10, 0).await.unwrap();
+    let mut found: Vec<(&str, &str, &str)> = entries
+        .iter()
+        .map(|entry| (entry.entry.id.as_str(), entry.entry.reason.as_str(), entry.entry.r#type.as_str()))
+        .collect();
+    found.sort_unstable();
+    let unusable = |id| (id, "table_unusable", "broken");
+    let wanted =
+        [unusable("1"), unusable("2"), unusable("5"), ("bad", "row_impossible", "person"), unusable("bad too")];
+    assert_eq!(found, wanted);
+    // An entry holds what it takes to apply the row later.
+    let one = &entries.iter().find(|entry| entry.entry.id == "2").unwrap();
+    assert_eq!((one.stage.as_str(), one.entry.detail.as_str()), ("writer", "a column of a strange type"));
+    assert_eq!((one.entry.domain.as_str(), one.entry.lineage.as_ref().unwrap().offset), ("d", 1));
+    assert!(String::from_utf8(one.entry.payload.to_vec()).unwrap().contains("\"/_id\":\"2\""));
     running.stop().await;
     sink.await.unwrap().unwrap();
 }

@@ -128,6 +128,15 @@ pub enum StoreError {
         /// What is wrong with which column or row.
         reason: String,
     },
+    /// Somebody altered or damaged a table beyond what the lake writes. Put its rows aside and apply the rest: nothing of the batch was
+    /// applied that would not be applied again without harm.
+    #[error("table {table} cannot be used: {reason}; repair or restore it, or delete its folder for a backfill to build it anew")]
+    UnusableTable {
+        /// The table.
+        table: TableKey,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Passing trouble with the object store or the metastore, or too many conflicts: wait and try again.
     #[error("{action} failed for {space}; it will be tried again")]
     Unavailable {

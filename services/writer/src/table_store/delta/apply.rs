@@ -1,7 +1,7 @@
 //! Applying one batch to a space.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use deltalake::DeltaTable;
 use roaring::RoaringBitmap;
@@ -13,7 +13,7 @@ use super::commit::{self, Features, Outcome};
 use super::load::NUMBERS_MAX;
 use super::plan::{self, Division};
 use super::space::{Found, SpaceState};
-use super::{DeltaTableStore, EngineError, PLANS_MAX, now_us};
+use super::{DeltaTableStore, EngineError, PLANS_MAX, now_us, strangers, verdict};
 use crate::key_index::{IdHash, Liveness, Position};
 use crate::table_store::by_id_hash::{ByIdHash, IdHashes};
 use crate::table_store::order_guard::Held;
@@ -50,6 +50,8 @@ pub(super) struct Committed {
     change: Change,
     written: Written,
     version: u64,
+    /// Identity of the table, if the commit said it.
+    id: Option<String>,
 }
 
 impl Committed {
@@ -113,14 +115,20 @@ impl DeltaTableStore {
     ) -> Result<(), EngineError> {
         let mut conflicting = None;
         for _ in 0..PLANS_MAX {
-            match self.plan(state, batch, entries, progress).await? {
-                Planned::Done => return Ok(()),
-                Planned::Conflicts(numbers) => {
+            match self.plan(state, batch, entries, progress).await {
+                Ok(Planned::Done) => return Ok(()),
+                Ok(Planned::Conflicts(numbers)) => {
                     for number in numbers {
                         self.refresh(state, number).await?;
                         conflicting = Some(number);
                     }
                 }
+                // Without that table the plan is another one.
+                Err(EngineError::Broken { number, source }) => {
+                    state.set_aside(number, &source, Duration::ZERO);
+                    conflicting = Some(number);
+                }
+                Err(error) => return Err(error),
             }
         }
         let table = conflicting.map_or_else(
@@ -141,6 +149,7 @@ impl DeltaTableStore {
         // First, as opening a table that exists already brings rows into the index.
         let document_types: Vec<DocumentType> = batch.upserts.iter().map(|rows| rows.document_type.clone()).collect();
         let numbers = self.slots_of(state, &document_types).await?;
+        state.check_usable(&numbers)?;
         let mut found = state.find(entries.ids()).await?;
         let questions = entries.questions(|id| found.get(&id).map(|row| row.order.version_us));
         self.observe(state, &mut found, &questions).await?;
@@ -247,7 +256,11 @@ impl DeltaTableStore {
         let now = now_us();
         let marks = self.options.of_table(&name).marks(slot.bytes());
         let store = table.object_store();
-        let written = change::write(state, &change, store, &self.options, marks, now).await?;
+        let writing = async {
+            let written = change::write(state, &change, store, &self.options, marks, now).await;
+            written.map_err(|error| error.of_table(change.number))
+        };
+        let (written, footing) = futures::try_join!(writing, self.footing(state, change.number))?;
         let hours = self.options.retention_hours;
         let wanted =
             Features { deletion_vectors: (!written.marked.is_empty()).then_some(true), retention_hours: Some(hours) };
@@ -257,7 +270,8 @@ impl DeltaTableStore {
         };
         actions.extend(commit::file_actions(slot, &table, &written, now / 1_000)?);
         change.arriving.release();
-        let (version, table) = match commit::commit(table, actions, commit::Label::Upsert).await? {
+        let id = strangers::id_in(&actions);
+        let (version, table) = match commit::commit(table, actions, commit::Label::Upsert, footing).await? {
             Outcome::Conflict => return Ok(None),
             Outcome::Committed { version, table } => (version, table),
         };
@@ -267,17 +281,19 @@ impl DeltaTableStore {
         let (removed, added, marked) = (written.removed.len(), written.added.len(), written.marked.len());
         let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
         tracing::debug!(table = %key, version, upserted, deleted, removed, added, marked, milliseconds, "committed");
-        Ok(Some(Committed { change, written, version }))
+        Ok(Some(Committed { change, written, version, id }))
     }
 
     /// Makes a commit part of the state.
     pub(super) fn adopt(&self, state: &mut SpaceState, committed: Committed, progress: &mut Progress) {
-        let Committed { change, written, version } = committed;
+        let Committed { change, written, version, id } = committed;
         let kind = state.space.kind.name();
         let bytes: i64 = written.added.iter().map(|file| file.add.size).sum();
         let (upserted, deleted) = (change.arriving.len() as u64, change.deleted);
         progress.add(&change, upserted, deleted);
         change::committed(state, &change, written, version);
+        let slot = state.slot_mut(change.number);
+        slot.id = id.or(slot.id.take());
         metrics::counter!(telemetry::ROWS_UPSERTED_TOTAL, "kind" => kind).increment(upserted);
         metrics::counter!(telemetry::ROWS_DELETED_TOTAL, "kind" => kind).increment(deleted);
         metrics::counter!(telemetry::BYTES_WRITTEN_TOTAL, "kind" => kind).increment(bytes.unsigned_abs());
@@ -291,8 +307,14 @@ impl DeltaTableStore {
             None => self.closed(&slot.path)?,
         };
         if table.version() != slot.version && (slot.version.is_some() || table.version().is_some()) {
-            commit::load(&mut table).await?;
-            if table.version() != slot.version {
+            let is_there = match commit::load(&mut table).await {
+                // Whoever reads the table anew finds out what is wrong with it.
+                Err(error) if verdict::is_lasting(&error) => false,
+                loaded => loaded?,
+            };
+            let id = table.snapshot().ok().map(strangers::id_of);
+            let is_same = slot.id.is_none() || slot.id == id;
+            if table.version() != slot.version || !is_same || is_there != slot.version.is_some() {
                 return Ok(None);
             }
         }

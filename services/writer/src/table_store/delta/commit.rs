@@ -6,19 +6,22 @@
 
 use std::collections::HashMap;
 
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PreCommit, TableReference};
 use deltalake::kernel::{Action, Add, LogicalFileView, Metadata, Protocol, Remove};
+use deltalake::logstore::{LogStore, LogStoreRef};
 use deltalake::protocol::DeltaOperation;
 use deltalake::table::state::DeltaTableState;
 use deltalake::{DeltaTable, DeltaTableError};
+use lake_shared::error_chain::Chain;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::EngineError;
 use super::change::Written;
 use super::deletion_vectors::DeletionVector;
 use super::files::DataFile;
 use super::space::Slot;
+use super::strangers::Footing;
+use super::{EngineError, verdict};
 use crate::table_store::schema_plan::TableSchema;
 
 /// Key of the table property that says how long removed files are remembered.
@@ -71,7 +74,15 @@ impl Label {
 }
 
 /// Commits actions to an open table, or creates the table with them when it has no version yet.
-pub(super) async fn commit(mut table: DeltaTable, actions: Vec<Action>, label: Label) -> Result<Outcome, EngineError> {
+pub(super) async fn commit(
+    mut table: DeltaTable,
+    actions: Vec<Action>,
+    label: Label,
+    footing: Footing,
+) -> Result<Outcome, EngineError> {
+    if footing == Footing::Gone {
+        return Ok(Outcome::Conflict);
+    }
     let id = Uuid::new_v4();
     let before = table.version();
     let log_store = table.log_store();
@@ -81,19 +92,38 @@ pub(super) async fn commit(mut table: DeltaTable, actions: Vec<Action>, label: L
         .with_create_checkpoint(false)
         .with_cleanup_expired_logs(Some(false));
     let snapshot = table.state.as_ref().map(|state| state as &dyn TableReference);
-    let committed = CommitBuilder::from(properties)
-        .with_actions(actions)
-        .with_operation_id(id)
-        .build(snapshot, log_store.clone(), label.operation())
-        .await;
-    match committed {
-        Ok(finalized) => {
-            let version = finalized.version();
-            table.state = Some(finalized.snapshot());
-            Ok(Outcome::Committed { version, table: Some(Box::new(table)) })
+    let commit = CommitBuilder::from(properties).with_actions(actions).with_operation_id(id).build(
+        snapshot,
+        log_store.clone(),
+        label.operation(),
+    );
+    let committed = match before.filter(|_| footing == Footing::Checkpoint) {
+        Some(before) => put(&log_store, commit, before + 1, id).await.map(|version| (version, None)),
+        None => commit.await.map(|finalized| (finalized.version(), Some(finalized.snapshot()))),
+    };
+    let error = match committed {
+        Ok((version, None)) => return Ok(Outcome::Committed { version, table: None }),
+        Ok((version, state)) => {
+            table.state = state;
+            return Ok(Outcome::Committed { version, table: Some(Box::new(table)) });
         }
-        Err(error) => look_up(DeltaTable::new(log_store), before, id, error).await,
+        Err(error) => error,
+    };
+    match look_up(DeltaTable::new(log_store), before, id, error).await {
+        // Whoever reads the table anew finds out what is wrong with it.
+        Err(error) if verdict::is_lasting(&error) => {
+            tracing::warn!(error = %Chain(&error), "commit failed; reading the table anew");
+            Ok(Outcome::Conflict)
+        }
+        outcome => outcome,
     }
+}
+
+/// Puts the entry of a version into the log. delta-rs does not commit where the entry of the version before was cleaned up.
+async fn put(log_store: &LogStoreRef, commit: PreCommit<'_>, version: u64, id: Uuid) -> Result<u64, DeltaTableError> {
+    let entry = commit.into_prepared_commit_future().await?.commit_or_bytes().clone();
+    log_store.write_commit_entry(version, entry, id).await?;
+    Ok(version)
 }
 
 /// Finds out whether a commit whose answer was an error is in the log.
@@ -142,9 +172,10 @@ pub(super) async fn load(table: &mut DeltaTable) -> Result<bool, EngineError> {
     if table.version().is_none() && !table.verify_deltatable_existence().await.map_err(EngineError::delta)? {
         return Ok(false);
     }
+    let was_there = table.version().is_some();
     match table.load().await {
         Ok(()) => Ok(true),
-        Err(DeltaTableError::NotATable(_)) => Ok(false),
+        Err(DeltaTableError::NotATable(_)) if was_there => Ok(false),
         Err(error) => Err(EngineError::delta(error)),
     }
 }

@@ -159,7 +159,8 @@ impl DeltaTableStore {
             return Ok(Exchange { vain, ..Exchange::default() });
         };
         let Moved { mut actions, dead, strays } = moved(state, number, &current);
-        let vectors = deletion_vectors::store(&chosen.store, dead.values().cloned().map(Into::into).collect()).await?;
+        let vectors = deletion_vectors::store(&chosen.store, dead.values().cloned().map(Into::into).collect());
+        let (vectors, footing) = futures::try_join!(vectors, self.footing(state, number))?;
         let mut vectors: HashMap<u32, DeletionVector> = dead.into_keys().zip(vectors).collect();
         let (inputs, outputs): (Vec<&[DataFile]>, Vec<Output>) =
             current.into_iter().map(|(task, output)| (task.inputs.as_slice(), output)).unzip();
@@ -185,7 +186,7 @@ impl DeltaTableStore {
         let deletion_vectors = if vectors.is_empty() { self.unwanted(slot) } else { Some(true) };
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
         actions.extend(commit::changes(snapshot, None, Features { deletion_vectors, retention_hours: None })?);
-        let (version, table) = match commit::commit(table, actions, Label::Compaction).await? {
+        let (version, table) = match commit::commit(table, actions, Label::Compaction, footing).await? {
             Outcome::Conflict => {
                 self.refresh(state, number).await?;
                 vain.extend(empty.into_iter().chain(added));

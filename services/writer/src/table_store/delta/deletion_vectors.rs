@@ -78,7 +78,11 @@ pub(super) async fn load(
             let path = path_of(&descriptor).ok_or_else(|| broken(&descriptor, "its file has no valid name"))?;
             let start = u64::try_from(descriptor.offset.unwrap_or_default()).unwrap_or_default();
             let size = u64::try_from(descriptor.size_in_bytes).unwrap_or_default();
-            let bytes = store.get_range(&path, start..start + size + 8).await.map_err(EngineError::Store)?;
+            let end = start + size + 8;
+            let bytes = match store.get_range(&path, start..end).await {
+                Ok(bytes) => bytes,
+                Err(error) => return Err(explained(store, &descriptor, &path, end, error).await),
+            };
             checked(&bytes, size).and_then(decode).map_err(|error| broken(&descriptor, error))?
         }
         StorageType::AbsolutePath => return Err(broken(&descriptor, "it is outside of the table")),
@@ -87,6 +91,20 @@ pub(super) async fn load(
         return Err(broken(&descriptor, "it does not hold the number of rows that the log says"));
     }
     Ok(DeletionVector { descriptor, rows: Arc::new(rows) })
+}
+
+/// Why a vector could not be read, when the store itself could not say: its file ends before it.
+async fn explained(
+    store: &Arc<dyn ObjectStore>,
+    descriptor: &DeletionVectorDescriptor,
+    path: &Path,
+    end: u64,
+    error: object_store::Error,
+) -> EngineError {
+    match store.head(path).await {
+        Ok(found) if found.size < end => broken(descriptor, "its file is cut short"),
+        _ => EngineError::Store(error),
+    }
 }
 
 /// The file of a vector within the folder of its table; `None` for one that is not in a file there.

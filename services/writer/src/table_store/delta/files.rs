@@ -8,17 +8,17 @@ use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use deltalake::logstore::parquet_reader::ParquetObjectReader;
 use futures::TryStreamExt;
-use object_store::ObjectStore;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
 use parquet::file::statistics::Statistics;
 use roaring::RoaringBitmap;
 
-use super::EngineError;
 use super::deletion_vectors::DeletionVector;
 use super::partition::Partition;
+use super::{EngineError, verdict};
 use crate::table_store::conversion::{ColumnType, converted};
 use crate::table_store::schema_plan::Column;
 
@@ -76,7 +76,35 @@ async fn builder(store: &Arc<dyn ObjectStore>, file: &DataFile) -> Result<Builde
     let reader = ParquetObjectReader::new(Arc::clone(store), path).with_file_size(size);
     // Most footers come with the first request.
     let reader = reader.with_footer_size_hint(usize::try_from(size.min(FOOTER_BYTES)).unwrap_or_default());
-    ParquetRecordBatchStreamBuilder::new(reader).await.map_err(EngineError::read_file)
+    match ParquetRecordBatchStreamBuilder::new(reader).await {
+        Ok(builder) => Ok(builder),
+        Err(error) => Err(explained(store, file, EngineError::read_file(error)).await),
+    }
+}
+
+/// Why a file could not be read, when the store itself could not say: it is not as long as the log says.
+async fn explained(store: &Arc<dyn ObjectStore>, file: &DataFile, error: EngineError) -> EngineError {
+    if verdict::is_lasting(&error) {
+        return error;
+    }
+    match check_presence(store, file).await {
+        Err(reason) if verdict::is_lasting(&reason) => reason,
+        _ => error,
+    }
+}
+
+/// Whether a file is there, as long as the log says.
+pub(super) async fn check_presence(store: &Arc<dyn ObjectStore>, file: &DataFile) -> Result<(), EngineError> {
+    let path = Path::parse(&file.path).map_err(|error| EngineError::corrupt(format!("path {}: {error}", file.path)))?;
+    let found = store.head(&path).await.map_err(EngineError::Store)?;
+    if u64::try_from(file.size) != Ok(found.size) {
+        let (path, size) = (&file.path, found.size);
+        return Err(EngineError::corrupt(format!(
+            "file {path} has {size} bytes and not {}, as the log says",
+            file.size
+        )));
+    }
+    Ok(())
 }
 
 fn projection(builder: &Builder, columns: Option<&[&str]>) -> ProjectionMask {

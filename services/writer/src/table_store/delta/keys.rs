@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
 use roaring::RoaringBitmap;
 use tokio::sync::{Semaphore, mpsc};
@@ -13,13 +13,16 @@ use tokio::sync::{Semaphore, mpsc};
 use super::batch::KeyColumns;
 use super::files::{self, DataFile};
 use super::space::{Found, SpaceState};
-use super::{DeltaTableStore, EngineError};
+use super::{DeltaTableStore, EngineError, verdict};
 use crate::key_index::{Entry, IdHash, Liveness, Position, RunBuilder, id_hash};
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, TableSchema, VERSION_SOURCE};
 
 /// Files read at once when an index is built.
 const FILES_AT_ONCE: usize = 3;
+
+/// Requests at once when it is only asked whether files are there.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// Chunks of keys that wait for the index.
 const CHUNKS_WAITING: usize = 16;
@@ -64,7 +67,16 @@ impl KeysToRead {
     pub(super) fn rows(&self) -> i64 {
         // A file without statistics counts as a large one.
         let rows = self.files.iter().map(|to_read| to_read.file.rows);
-        rows.map(|rows| if rows < 0 { ROWS_IN_MEMORY_MAX } else { rows }).sum()
+        rows.map(|rows| if rows < 0 { ROWS_IN_MEMORY_MAX + 1 } else { rows }).sum()
+    }
+
+    /// Fails at a file that is not there, before many others are read in vain.
+    pub(super) async fn check_presence(&self) -> Result<(), EngineError> {
+        let looks: Vec<_> =
+            self.files.iter().map(|to_read| files::check_presence(&to_read.store, &to_read.file)).collect();
+        let mut looks = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
+        while looks.try_next().await?.is_some() {}
+        Ok(())
     }
 }
 
@@ -78,36 +90,55 @@ pub(super) fn key_names(schema: &TableSchema) -> [String; 3] {
 enum Read {
     Keys(Vec<Entry>),
     Done { table: u32, file: u32, rows: i64 },
+    Failed { table: u32, file: u32, error: EngineError },
 }
 
-/// Where entries of new files go.
+/// What came of reading keys.
+#[derive(Debug, Default)]
+pub(super) struct KeysRead {
+    /// Tables with files that cannot be read, now or later. Nothing of them counts any more.
+    pub(super) broken: BTreeMap<u32, EngineError>,
+    /// Ids of rows that were read and that have tombstones.
+    pub(super) buried: Vec<IdHash>,
+}
+
+/// Where entries of new files go until all of them have come: a table that turns out to be broken half-way must have no effect.
 enum Sink {
-    Memory,
+    Memory(Vec<Vec<Entry>>),
     Run(RunBuilder),
 }
 
 impl DeltaTableStore {
-    /// Reads the keys of files into the index. Two live rows of one id: the older one must leave.
+    /// Reads the keys of files into the index. Two live rows of one id: the older one must leave. Tables that cannot be read are left
+    /// out and named in the answer.
     pub(super) async fn read_keys(
         &self,
         state: &mut SpaceState,
         to_read: KeysToRead,
         index_is_new: bool,
-    ) -> Result<(), EngineError> {
-        let (total, files) = (to_read.rows(), to_read.files());
+    ) -> Result<KeysRead, EngineError> {
+        let total = to_read.rows();
+        let read_from = to_read.files.iter().map(|to_read| (to_read.file.number, to_read.table));
+        let mut outstanding: HashMap<u32, u32> = read_from.collect();
         let mut sink = if total > ROWS_IN_MEMORY_MAX {
             Sink::Run(state.index.run_builder().map_err(EngineError::Index)?)
         } else {
-            Sink::Memory
+            Sink::Memory(Vec::new())
         };
-        let mut files_read = 0;
+        let mut outcome = KeysRead::default();
         let (mut rows, began, mut said) = (0_u64, Instant::now(), Instant::now());
         let mut reading = start_reading(to_read);
         let mut twice: Vec<(Position, i64, Position, i64)> = Vec::new();
         while let Some(read) = reading.recv().await {
-            let entries = match read? {
+            let entries = match read {
+                Read::Failed { table, file, error } if verdict::is_lasting(&error) => {
+                    outstanding.remove(&file);
+                    outcome.broken.entry(table).or_insert(error);
+                    continue;
+                }
+                Read::Failed { error, .. } => return Err(error),
                 Read::Done { table, file, rows } => {
-                    files_read += 1;
+                    outstanding.remove(&file);
                     if let Some(file) = state.slot_mut(table).files.get_mut(&file) {
                         file.rows = rows;
                     }
@@ -116,22 +147,18 @@ impl DeltaTableStore {
                 Read::Keys(entries) => entries,
             };
             rows += entries.len() as u64;
-            // Nothing can be found in an index whose only content is still being sorted.
-            if !(index_is_new && matches!(sink, Sink::Run(_))) {
-                let found = state.find(entries.iter().map(|entry| entry.id).collect()).await?;
-                let held = entries.iter().filter_map(|entry| {
-                    let held = found.get(&entry.id).filter(|held| held.position != entry.position)?;
-                    Some((held.position, held.order.version_us, entry.position, entry.version_us))
-                });
-                twice.extend(held);
-            }
+            outcome.buried.extend(entries.iter().map(|entry| entry.id).filter(|id| state.tombstones.contains_key(id)));
             match &mut sink {
                 Sink::Run(run) => {
+                    // Nothing can be found in an index whose only content is still being sorted.
+                    if !index_is_new {
+                        twice.extend(held_elsewhere(state, &entries).await?);
+                    }
                     for entry in entries {
                         run.push(entry).map_err(EngineError::Index)?;
                     }
                 }
-                Sink::Memory => self.put_newer(state, entries, &mut twice).await?,
+                Sink::Memory(chunks) => chunks.push(entries),
             }
             if said.elapsed() >= PROGRESS_EVERY {
                 said = Instant::now();
@@ -139,38 +166,54 @@ impl DeltaTableStore {
                 tracing::info!(space = %state.space, rows, of = total, seconds, "reading keys into the index");
             }
         }
-        if files_read != files {
-            return Err(EngineError::corrupt(format!("keys of {} data files could not be read", files - files_read)));
+        // A reader that says nothing any more has met what the format never foresaw.
+        for table in outstanding.into_values() {
+            let error = || EngineError::corrupt("the reading of a data file broke off");
+            outcome.broken.entry(table).or_insert_with(error);
         }
-        if let Sink::Run(run) = sink {
-            let finishing = tokio::task::spawn_blocking(move || {
-                let mut duplicates = Vec::new();
-                run.finish(&mut |kept, other| duplicates.push((kept, other))).map(|run| (run, duplicates))
-            });
-            let (run, duplicates) = finishing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)?;
-            state.index.attach(run);
-            let pairs = duplicates
-                .iter()
-                .map(|(kept, other)| (kept.position, kept.version_us, other.position, other.version_us));
-            twice.extend(pairs);
-            self.settle_twice(state, twice).await?;
-            // The other one of two is not in the run. When the kept one has to leave, it is found in memory.
-            let live = Arc::clone(&state.live);
-            let winners = duplicates.into_iter().map(|(_, other)| other).filter(|other| live.is_live(other.position));
-            state.index.put(winners);
-            return Ok(());
+        for table in outcome.broken.keys() {
+            state.take_out(*table);
         }
-        self.settle_twice(state, twice).await
+        match sink {
+            Sink::Run(run) => self.attach_run(state, run, twice).await?,
+            Sink::Memory(chunks) => {
+                for entries in chunks {
+                    self.put_newer(state, entries).await?;
+                }
+            }
+        }
+        Ok(outcome)
     }
 
-    /// Enters keys into memory one by one. There an id has one entry, so the loser of two is condemned at once.
-    async fn put_newer(
+    /// Makes the sorted entries part of the index.
+    async fn attach_run(
         &self,
         state: &mut SpaceState,
-        entries: Vec<Entry>,
-        twice: &mut Vec<(Position, i64, Position, i64)>,
+        run: RunBuilder,
+        mut twice: Vec<(Position, i64, Position, i64)>,
     ) -> Result<(), EngineError> {
-        let conflicts = std::mem::take(twice);
+        let finishing = tokio::task::spawn_blocking(move || {
+            let mut duplicates = Vec::new();
+            run.finish(&mut |kept, other| duplicates.push((kept, other))).map(|run| (run, duplicates))
+        });
+        let (run, duplicates) = finishing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)?;
+        state.index.attach(run);
+        let pairs =
+            duplicates.iter().map(|(kept, other)| (kept.position, kept.version_us, other.position, other.version_us));
+        twice.extend(pairs);
+        self.settle_twice(state, twice).await?;
+        // The other one of two is not in the run. When the kept one has to leave, it is found in memory.
+        let winners = duplicates.into_iter().map(|(_, other)| other);
+        self.put_newer(state, winners.collect()).await
+    }
+
+    /// Enters keys of live rows into memory one by one. There an id has one entry, so the loser of two is condemned at once.
+    async fn put_newer(&self, state: &mut SpaceState, mut entries: Vec<Entry>) -> Result<(), EngineError> {
+        entries.retain(|entry| state.live.is_live(entry.position));
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let conflicts = held_elsewhere(state, &entries).await?;
         self.settle_twice(state, conflicts).await?;
         let mut fresh: ByIdHash<Entry> = ByIdHash::default();
         let mut again = Vec::new();
@@ -207,7 +250,13 @@ impl DeltaTableStore {
     ) -> Result<(), EngineError> {
         let tied = twice.iter().filter(|(_, one, _, other)| one == other);
         let positions: Vec<Position> = tied.flat_map(|(one, _, other, _)| [*one, *other]).collect();
-        let observed = self.observed_at(state, &positions).await?;
+        let observed = loop {
+            match self.observed_at(state, &positions).await {
+                // The rows of that table do not count any more.
+                Err(EngineError::Broken { number, source }) => state.set_aside(number, &source, Duration::ZERO),
+                observed => break observed?,
+            }
+        };
         for (one, one_version, other, other_version) in twice {
             if !state.live.is_live(one) || !state.live.is_live(other) {
                 continue;
@@ -276,7 +325,7 @@ impl DeltaTableStore {
         }
         let [_, _, column] = key_names(&slot.schema);
         let store = self.closed(&slot.path)?.object_store();
-        let bounds = files::instant_bounds(&store, held, &column).await?;
+        let bounds = files::instant_bounds(&store, held, &column).await.map_err(|error| error.of_table(table))?;
         if let Some(held) = state.slot_mut(table).files.get_mut(&file) {
             held.observed_us = bounds;
         }
@@ -295,11 +344,13 @@ impl DeltaTableStore {
         }
         let mut observed = HashMap::with_capacity(positions.len());
         for (number, rows) in by_file {
-            let Some(slot) = state.live.table(number).map(|table| state.slot(table)) else { continue };
+            let Some(table) = state.live.table(number) else { continue };
+            let slot = state.slot(table);
             let Some(file) = slot.files.get(&number) else { continue };
             let [_, _, column] = key_names(&slot.schema);
             let store = self.closed(&slot.path)?.object_store();
-            let instants = files::instants(&store, file, &column, &rows).await?;
+            let instants = files::instants(&store, file, &column, &rows).await;
+            let instants = instants.map_err(|error| error.of_table(table))?;
             let places = rows.iter().map(|row| Position { file: number, row });
             observed.extend(places.zip(instants));
         }
@@ -307,8 +358,21 @@ impl DeltaTableStore {
     }
 }
 
+/// Rows of the same ids that the index knows, each with the one that was read.
+async fn held_elsewhere(
+    state: &SpaceState,
+    entries: &[Entry],
+) -> Result<Vec<(Position, i64, Position, i64)>, EngineError> {
+    let found = state.find(entries.iter().map(|entry| entry.id).collect()).await?;
+    let held = entries.iter().filter_map(|entry| {
+        let held = found.get(&entry.id).filter(|held| held.position != entry.position)?;
+        Some((held.position, held.order.version_us, entry.position, entry.version_us))
+    });
+    Ok(held.collect())
+}
+
 /// Reads files beside each other. Deleted rows are left out.
-fn start_reading(to_read: KeysToRead) -> mpsc::Receiver<Result<Read, EngineError>> {
+fn start_reading(to_read: KeysToRead) -> mpsc::Receiver<Read> {
     let (sender, receiver) = mpsc::channel(CHUNKS_WAITING);
     tokio::spawn(async move {
         let permits = Arc::new(Semaphore::new(FILES_AT_ONCE));
@@ -321,7 +385,7 @@ fn start_reading(to_read: KeysToRead) -> mpsc::Receiver<Result<Read, EngineError
             }
             tokio::spawn(async move {
                 if let Err(error) = read_file(table, &store, &file, &names, &sender).await {
-                    let _ = sender.send(Err(error)).await;
+                    let _ = sender.send(Read::Failed { table, file: file.number, error }).await;
                 }
                 drop(permit);
             });
@@ -335,7 +399,7 @@ async fn read_file(
     store: &Arc<dyn ObjectStore>,
     file: &DataFile,
     names: &[String; 3],
-    sender: &mpsc::Sender<Result<Read, EngineError>>,
+    sender: &mpsc::Sender<Read>,
 ) -> Result<(), EngineError> {
     let [id, version, _] = names;
     let mut batches = files::open(store, file, Some(&[id, version])).await?;
@@ -352,12 +416,12 @@ async fn read_file(
         });
         let entries = entries.collect();
         row += batch.num_rows() as u32;
-        if sender.send(Ok(Read::Keys(entries))).await.is_err() {
+        if sender.send(Read::Keys(entries)).await.is_err() {
             return Ok(());
         }
     }
     let done = Read::Done { table, file: file.number, rows: i64::from(row) };
     // Nobody waits any more: nothing to do.
-    let _ = sender.send(Ok(done)).await;
+    let _ = sender.send(done).await;
     Ok(())
 }

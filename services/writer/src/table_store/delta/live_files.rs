@@ -43,6 +43,13 @@ impl LiveFiles {
         self.strays.remove(&file);
     }
 
+    /// A table has no files any more.
+    pub(super) fn remove_table(&mut self, table: u32) {
+        let Self { files, strays } = self;
+        files.retain(|_, file| file.table != table);
+        strays.retain(|file, _| files.contains_key(file));
+    }
+
     /// The row at a position must leave.
     pub(super) fn condemn(&mut self, position: Position) {
         if self.is_live(position) {
@@ -123,5 +130,9 @@ mod tests {
         assert!(live.tables_with_strays().is_empty());
         live.remove(1);
         assert!(!live.file_is_live(1));
+        live.set(3, 8, None);
+        live.condemn(at(3, 1));
+        live.remove_table(8);
+        assert!(!live.file_is_live(2) && !live.file_is_live(3) && live.tables_with_strays().is_empty());
     }
 }

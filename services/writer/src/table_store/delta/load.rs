@@ -1,23 +1,22 @@
 //! Loading a space: the checkpoint of its key index, what happened to its tables since, what is not in the index yet.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use deltalake::{DeltaTable, checkpoints};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use lake_shared::identity::{Space, TableKey};
 use lake_shared::names;
 
 use super::file_writer::FileNumbers;
-use super::keys::KeysToRead;
+use super::keys::{KeysRead, KeysToRead};
 use super::live_files::WithStrays;
-use super::space::{Found, SpaceState};
-use super::stamp::{Stamp, StampedFile};
-use super::{DeltaTableStore, EngineError, commit};
-use crate::key_index::{IdHash, IndexError, KeyIndex};
+use super::space::SpaceState;
+use super::stamp::{Stamp, StampedFiles};
+use super::{DeltaTableStore, EngineError, commit, verdict};
+use crate::key_index::{IndexError, KeyIndex};
 use crate::metastore::TableRecord;
 
 /// Logs opened at once.
@@ -32,8 +31,6 @@ const FILES_BETWEEN_CHECKPOINTS: u32 = 500;
 /// The index begins anew when so many files have been numbered.
 pub(super) const NUMBERS_MAX: u32 = u32::MAX / 4 * 3;
 
-type FilesByTable = HashMap<String, HashMap<String, StampedFile>>;
-
 impl DeltaTableStore {
     /// Loads a space: every table that the metastore knows, every key, every tombstone.
     pub(super) async fn load_space(&self, space: &Space) -> Result<SpaceState, EngineError> {
@@ -42,24 +39,28 @@ impl DeltaTableStore {
         let is_new = stamp.is_none();
         let mut stamp = stamp.unwrap_or_default();
         let mut state = SpaceState::new(space.clone(), index, FileNumbers::after(stamp.last_number));
-        let mut known: FilesByTable = stamp.files();
+        let mut known = stamp.files();
         let records = self.metastore.tables(Some(space)).await.map_err(EngineError::Metastore)?;
-        let mut tables = stream::iter(records.into_iter().map(|record| self.opened(record))).buffered(LOGS_AT_ONCE);
+        let opening = records.into_iter().map(|record| self.opened_of(record));
+        let mut tables = stream::iter(opening).buffered(LOGS_AT_ONCE);
         let mut to_read = KeysToRead::default();
-        while let Some((record, table)) = tables.try_next().await? {
+        while let Some((record, opened)) = tables.next().await {
             let known = known.remove(&record.path).unwrap_or_default();
             let number = state.add_slot(record);
-            let Some(table) = table else { continue };
-            let unread = state.follow(number, &table, known).await?;
-            to_read.add(&state, number, table.object_store(), unread);
-            self.handles.put(state.slot(number).key.clone(), table);
+            match self.enter(&mut state, number, opened, known, &mut to_read).await {
+                Err(error) if verdict::is_lasting(&error) => state.set_aside(number, &error, Duration::ZERO),
+                entered => entered?,
+            }
         }
         drop(tables);
         for stray in stamp.strays() {
             state.live_mut().condemn(stray);
         }
         let (files, rows) = (to_read.files(), to_read.rows());
-        self.read_keys(&mut state, to_read, is_new).await?;
+        let KeysRead { broken, .. } = self.read_keys(&mut state, to_read, is_new).await?;
+        for (number, error) in broken {
+            state.set_aside(number, &error, began.elapsed());
+        }
         self.load_tombstones(&mut state).await?;
         let (tables, keys) = (state.slots.len(), state.index.entries());
         let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
@@ -75,10 +76,38 @@ impl DeltaTableStore {
         Ok(state)
     }
 
-    async fn opened(&self, record: TableRecord) -> Result<(TableRecord, Option<DeltaTable>), EngineError> {
-        let mut table = self.closed(&record.path)?;
-        let exists = commit::load(&mut table).await?;
-        Ok((record, exists.then_some(table)))
+    /// A table at its latest version; `None`: there is none.
+    pub(super) async fn opened(&self, path: &str) -> Result<Option<DeltaTable>, EngineError> {
+        let mut table = self.closed(path)?;
+        match commit::load(&mut table).await {
+            Ok(exists) => return Ok(exists.then_some(table)),
+            // The log may have been cleaned up while it was read. What is still wrong then is wrong.
+            Err(error) if verdict::is_lasting(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let mut table = self.closed(path)?;
+        Ok(commit::load(&mut table).await?.then_some(table))
+    }
+
+    async fn opened_of(&self, record: TableRecord) -> (TableRecord, Result<Option<DeltaTable>, EngineError>) {
+        let opened = self.opened(&record.path).await;
+        (record, opened)
+    }
+
+    /// Enters a table into a space that is being loaded, if there is one. Its new files are to be read.
+    async fn enter(
+        &self,
+        state: &mut SpaceState,
+        number: u32,
+        opened: Result<Option<DeltaTable>, EngineError>,
+        known: StampedFiles,
+        to_read: &mut KeysToRead,
+    ) -> Result<(), EngineError> {
+        let Some(table) = opened? else { return Ok(()) };
+        let unread = state.follow(number, &table, known).await?;
+        to_read.add(state, number, table.object_store(), unread);
+        self.handles.put(state.slot(number).key.clone(), table);
+        Ok(())
     }
 
     /// Opens the index of a space, or begins a new one when there is none that can be trusted.
@@ -168,47 +197,46 @@ impl DeltaTableStore {
         self.handles.put(key.clone(), *table);
     }
 
-    /// Loads the tombstones and settles them with the rows that are there. A tombstone that a row has outlived is forgotten; a row
-    /// whose tombstone was remembered just before a crash must leave.
-    async fn load_tombstones(&self, state: &mut SpaceState) -> Result<(), EngineError> {
-        let tombstones = self.metastore.tombstones(&state.space).await.map_err(EngineError::Metastore)?;
-        state.tombstones = tombstones.into_iter().map(|tombstone| (tombstone.id_hash, tombstone.order)).collect();
-        let mut found = state.find(state.tombstones.keys().copied().collect()).await?;
-        let questions = found.iter().filter_map(|(id, row)| {
-            let tombstone = state.tombstones.get(id)?;
-            tombstone.asks_observation(row.order.version_us).then_some((*id, tombstone.observed_us))
-        });
-        let questions: Vec<(IdHash, i64)> = questions.collect();
-        self.observe(state, &mut found, &questions).await?;
-        let mut outlived = Vec::new();
-        for (id, Found { position, order, .. }) in found {
-            if state.tombstones.get(&id).is_some_and(|tombstone| tombstone.beats_row(order)) {
-                state.live_mut().condemn(position);
-            } else {
-                state.tombstones.remove(&id);
-                outlived.push(id);
-            }
-        }
-        self.metastore.forget_tombstones(&state.space, &outlived).await.map_err(EngineError::Metastore)
-    }
-
-    /// Brings a table's part of the state to the latest version in its log.
+    /// Brings a table's part of the state to the latest version in its log. A table that cannot be used, now or any more, is set aside.
     pub(super) async fn refresh(&self, state: &mut SpaceState, number: u32) -> Result<(), EngineError> {
-        state.torn = true;
-        let slot = state.slot(number);
-        let key = slot.key.clone();
-        drop(self.handles.take(&key));
-        let mut table = self.closed(&slot.path)?;
-        if commit::load(&mut table).await? {
-            let unread = state.follow(number, &table, HashMap::new()).await?;
-            let mut to_read = KeysToRead::default();
-            to_read.add(state, number, table.object_store(), unread);
-            self.read_keys(state, to_read, false).await?;
-            self.handles.put(key, table);
-        } else {
-            state.forget_table(number);
+        let began = Instant::now();
+        match self.reload(state, number).await {
+            Err(error) if verdict::is_lasting(&error) => state.set_aside(number, &error, began.elapsed()),
+            reloaded => reloaded?,
         }
         state.torn = false;
+        Ok(())
+    }
+
+    async fn reload(&self, state: &mut SpaceState, number: u32) -> Result<(), EngineError> {
+        let slot = state.slot(number);
+        let (key, path, held) = (slot.key.clone(), slot.path.clone(), slot.unusable.clone());
+        drop(self.handles.take(&key));
+        let opened = self.opened(&path).await?;
+        state.torn = true;
+        let Some(table) = opened else {
+            state.forget_table(number);
+            state.readmit(number);
+            return Ok(());
+        };
+        let unread = state.follow(number, &table, StampedFiles::default()).await?;
+        let mut to_read = KeysToRead::default();
+        to_read.add(state, number, table.object_store(), unread);
+        if held.is_some() {
+            to_read.check_presence().await?;
+        }
+        let KeysRead { broken, buried } = self.read_keys(state, to_read, false).await?;
+        if let Some((_, error)) = broken.into_iter().next() {
+            return Err(error);
+        }
+        self.settle_tombstones(state, buried).await?;
+        let slot = state.slot_mut(number);
+        // Or what had to be known to settle its rows could not be read.
+        if slot.unusable.as_ref().map(Arc::as_ptr) == held.as_ref().map(Arc::as_ptr) {
+            slot.unrecorded.get_or_insert_default();
+            state.readmit(number);
+            self.handles.put(key, table);
+        }
         Ok(())
     }
 }

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use deltalake::DeltaTable;
 use deltalake::checkpoints;
 use futures::TryStreamExt;
+use lake_shared::error_chain::Chain;
 use lake_shared::identity::Space;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use super::{DeltaTableStore, EngineError, commit, deletion_vectors, now_us};
+use super::{DeltaTableStore, EngineError, deletion_vectors, now_us, unusable};
+use crate::metastore::TableRecord;
 use crate::table_store::Maintained;
 
 /// The note of superseded deletion vectors, in the folder of a table: path to milliseconds since 1970. Readers skip folders with `_`.
@@ -37,16 +39,17 @@ impl DeltaTableStore {
             }
             maintained.tombstones_forgotten = forgotten.len() as u64;
         }
+        let unusable = self.unusable_tables(space).await;
+        let mut failure = None;
         for record in self.metastore.tables(Some(space)).await.map_err(EngineError::Metastore)? {
-            // A handle of its own: what is in use by commits is not disturbed.
-            let mut table = self.closed(&record.path)?;
-            if !commit::load(&mut table).await? {
+            if unusable.contains(&record.key) {
                 continue;
             }
-            maintained.tables += 1;
-            maintained.files_deleted += self.delete_files(&table).await?;
-            let logs = checkpoints::cleanup_metadata(&table, None).await.map_err(EngineError::delta)?;
-            maintained.log_files_deleted += logs as u64;
+            // A table that cannot be cleaned up now does not keep the others from their turn.
+            if let Err(error) = self.clean_table(&record, &mut maintained).await {
+                tracing::warn!(table = %record.key, error = %Chain(&error), "table was not cleaned up");
+                failure.get_or_insert(error);
+            }
         }
         tracing::info!(
             %space,
@@ -56,7 +59,21 @@ impl DeltaTableStore {
             tombstones_forgotten = maintained.tombstones_forgotten,
             "space maintained"
         );
-        Ok(maintained)
+        failure.map_or(Ok(maintained), Err)
+    }
+
+    /// Cleans up one table, if there is one.
+    async fn clean_table(&self, record: &TableRecord, maintained: &mut Maintained) -> Result<(), EngineError> {
+        // A handle of its own: what is in use by commits is not disturbed.
+        let table = self.opened(&record.path).await?;
+        self.compare(&record.key, table.as_ref()).await?;
+        let Some(table) = table else { return Ok(()) };
+        unusable::check_writable(table.snapshot().map_err(EngineError::delta)?)?;
+        maintained.tables += 1;
+        maintained.files_deleted += self.delete_files(&table).await?;
+        let logs = checkpoints::cleanup_metadata(&table, None).await.map_err(EngineError::delta)?;
+        maintained.log_files_deleted += logs as u64;
+        Ok(())
     }
 
     /// Deletes the files of a table that are neither active nor within the retention.

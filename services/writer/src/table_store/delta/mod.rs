@@ -11,7 +11,8 @@
 //! derived data: its checkpoints say which files it stands for, what came after is read from the tables ([`stamp`], [`load`]).
 //!
 //! One space is changed by one call at a time. Commits of anybody else are noticed by their version: the files of the table are compared
-//! with those that the index knows, and the batch is planned again.
+//! with those that the index knows, and the batch is planned again ([`strangers`]). A table that they made unusable is left alone, the
+//! others of its space go on ([`unusable`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -62,8 +63,12 @@ mod record;
 mod registration;
 mod space;
 mod stamp;
+mod strangers;
 #[cfg(test)]
 mod tests;
+mod tombstones;
+mod unusable;
+mod verdict;
 
 /// How often a batch is planned again after commits of somebody else.
 const PLANS_MAX: usize = 5;
@@ -76,6 +81,11 @@ const CHECKPOINTS_AT_ONCE: usize = 2;
 enum EngineError {
     #[error("{0}")]
     BadRows(String),
+    #[error("table {table} cannot be used: {reason}")]
+    Unusable { table: TableKey, reason: String },
+    /// Lasting trouble with the files of a table, met while something else was done.
+    #[error("files of a table cannot be used")]
+    Broken { number: u32, source: Box<EngineError> },
     #[error("the table is not as the lake writes it: {0}")]
     Corrupt(String),
     #[error("table log or data file cannot be read or written")]
@@ -231,7 +241,7 @@ impl TableStore for DeltaTableStore {
     }
 
     async fn compact(&self, space: &Space) -> Result<Compacted, StoreError> {
-        let outcome = self.compact_space(space).await;
+        let outcome = self.compaction_round(space).await;
         outcome.map_err(|error| {
             self.note_lost_index(space, &error);
             store_error(space, "compaction", error)
@@ -239,9 +249,11 @@ impl TableStore for DeltaTableStore {
     }
 
     async fn maintain(&self, space: &Space) -> Result<Maintained, StoreError> {
-        let compacted = self.compact(space).await?;
-        let outcome = self.clean_space(space).await;
-        let maintained = outcome.map_err(|error| store_error(space, "maintenance", error))?;
+        let tried = self.try_unusable(space).await;
+        let compacted = self.compact(space).await;
+        let cleaned = self.clean_space(space).await;
+        let outcome = tried.and(cleaned);
+        let (compacted, maintained) = (compacted?, outcome.map_err(|error| store_error(space, "maintenance", error))?);
         Ok(Maintained { files_compacted: compacted.files_before, held_up_max: compacted.held_up_max, ..maintained })
     }
 
@@ -257,6 +269,7 @@ impl TableStore for DeltaTableStore {
 fn store_error(space: &Space, action: &'static str, error: EngineError) -> StoreError {
     match error {
         EngineError::BadRows(reason) => StoreError::BadRows { space: space.clone(), reason },
+        EngineError::Unusable { table, reason } => StoreError::UnusableTable { table, reason },
         other => StoreError::Unavailable { space: space.clone(), action, source: Box::new(other) },
     }
 }

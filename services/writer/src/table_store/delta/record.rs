@@ -9,13 +9,14 @@ impl DeltaTableStore {
     /// Tells the metastore what the commits made of their tables, of all of them at once. What it does not hear now it hears with the next
     /// batch. A schema is only said when it is not the one that was said last.
     pub(super) async fn record(&self, state: &mut SpaceState) -> Result<(), EngineError> {
-        let unrecorded = state.slots.iter().filter(|slot| slot.unrecorded.is_some());
+        let is_due = |slot: &Slot| slot.unrecorded.is_some() && slot.unusable.is_none();
+        let unrecorded = state.slots.iter().filter(|slot| is_due(slot));
         let states: Vec<_> = unrecorded.map(|slot| (slot.key.clone(), table_state(slot))).collect();
         if states.is_empty() {
             return Ok(());
         }
         self.metastore.record_commits(&states).await.map_err(EngineError::Metastore)?;
-        for slot in state.slots.iter_mut().filter(|slot| slot.unrecorded.is_some()) {
+        for slot in state.slots.iter_mut().filter(|slot| is_due(slot)) {
             tell(slot);
             slot.unrecorded = None;
             slot.schema_recorded = true;

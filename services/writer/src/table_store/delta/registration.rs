@@ -19,6 +19,11 @@ impl DeltaTableStore {
         state: &mut SpaceState,
         document_types: &[DocumentType],
     ) -> Result<Vec<u32>, EngineError> {
+        for name in document_types {
+            if let Some(number) = state.by_type.get(name).copied() {
+                self.try_if_due(state, number).await?;
+            }
+        }
         let mut seen = HashSet::new();
         let new = document_types.iter().filter(|name| !state.by_type.contains_key(name) && seen.insert(*name));
         let new: Vec<NewTable> = new.map(|name| self.new_table(state, name)).collect();

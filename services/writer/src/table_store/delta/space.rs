@@ -14,7 +14,9 @@ use super::file_writer::FileNumbers;
 use super::files::DataFile;
 use super::live_files::LiveFiles;
 use super::partition::Partition;
-use super::stamp::StampedFile;
+use super::stamp::{StampedFile, StampedFiles};
+use super::strangers::{self, Mark};
+use super::unusable::{self, Unusable};
 use crate::key_index::{IdHash, KeyIndex, Position};
 use crate::metastore::TableRecord;
 use crate::table_store::by_id_hash::ByIdHash;
@@ -29,6 +31,12 @@ pub(super) struct Slot {
     pub(super) path: String,
     /// Version of the log that everything below and the index stand for; `None` before the first commit.
     pub(super) version: Option<u64>,
+    /// Identity in the metadata. Another one is another table, whatever its versions are.
+    pub(super) id: Option<String>,
+    /// The version that was last looked at and what was seen of its entry in the log.
+    pub(super) seen: Option<(u64, Option<Mark>)>,
+    /// Why the table cannot be used; then it has no version and no files.
+    pub(super) unusable: Option<Arc<Unusable>>,
     pub(super) schema: TableSchema,
     /// Names of the partition columns.
     pub(super) partition_columns: Vec<String>,
@@ -56,6 +64,9 @@ impl Slot {
             name: record.name,
             path: record.path,
             version: None,
+            id: None,
+            seen: None,
+            unusable: None,
             schema: TableSchema::default(),
             partition_columns: Vec::new(),
             files: BTreeMap::new(),
@@ -98,6 +109,8 @@ pub(super) struct SpaceState {
     pub(super) numbers: FileNumbers,
     /// Tells this loading of the space from others in this process: file numbers mean nothing beyond it.
     pub(super) generation: u64,
+    /// Where the next look at the tables begins.
+    pub(super) looked_at: usize,
     /// A refresh has begun and not ended: files and index may not agree. Such a state is loaded anew.
     pub(super) torn: bool,
 }
@@ -115,6 +128,7 @@ impl SpaceState {
             by_type: HashMap::new(),
             numbers,
             generation: GENERATIONS.fetch_add(1, Ordering::Relaxed),
+            looked_at: 0,
             torn: false,
         }
     }
@@ -129,14 +143,18 @@ impl SpaceState {
 
     /// Somebody took the table away, log and all. The next commit makes it anew.
     pub(super) fn forget_table(&mut self, number: u32) {
+        self.take_out(number);
         let slot = self.slot_mut(number);
-        let files = std::mem::take(&mut slot.files);
-        (slot.version, slot.schema, slot.partition_columns) = Default::default();
+        (slot.id, slot.schema, slot.partition_columns) = Default::default();
         slot.unrecorded.get_or_insert_default();
         slot.schema_recorded = false;
-        for file in files.into_keys() {
-            self.live_mut().remove(file);
-        }
+    }
+
+    /// Nothing of a table counts any more.
+    pub(super) fn take_out(&mut self, number: u32) {
+        self.live_mut().remove_table(number);
+        let slot = self.slot_mut(number);
+        (slot.version, slot.seen, slot.files) = Default::default();
     }
 
     pub(super) fn slot(&self, number: u32) -> &Slot {
@@ -169,15 +187,21 @@ impl SpaceState {
     }
 
     /// Brings the files of a table in step with a loaded version. Answers the numbers of files whose keys are not in the index yet.
-    /// `known` are the files that the index does know.
+    /// `stamped` are the files that the index does know.
     pub(super) async fn follow(
         &mut self,
         number: u32,
         table: &DeltaTable,
-        mut known: HashMap<String, StampedFile>,
+        stamped: StampedFiles,
     ) -> Result<Vec<u32>, EngineError> {
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
+        unusable::check_writable(snapshot)?;
         let schema = super::commit::schema_of(snapshot.metadata())?;
+        let id = strangers::id_of(snapshot);
+        if self.slot(number).id.as_ref().is_some_and(|held| *held != id) {
+            self.take_out(number);
+        }
+        let mut known = stamped.of_table(&id);
         let partition_columns = snapshot.metadata().partition_columns().to_vec();
         let store = table.object_store();
         let mut before = std::mem::take(&mut self.slot_mut(number).files);
@@ -239,6 +263,7 @@ impl SpaceState {
         slot.schema = schema;
         slot.partition_columns = partition_columns;
         slot.version = table.version();
+        slot.id = Some(id);
         slot.changed = true;
         Ok(unread)
     }

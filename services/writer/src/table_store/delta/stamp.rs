@@ -31,7 +31,24 @@ pub(super) struct StampedFile {
 #[derive(Debug, Serialize, Deserialize)]
 struct StampedTable {
     path: String,
+    /// Identity of the table; absent in older stamps.
+    #[serde(default)]
+    id: Option<String>,
     files: Vec<StampedFile>,
+}
+
+/// The files of one table by path.
+#[derive(Debug, Default)]
+pub(super) struct StampedFiles {
+    id: Option<String>,
+    files: HashMap<String, StampedFile>,
+}
+
+impl StampedFiles {
+    /// The files if they are of this table and not of one that had its place before.
+    pub(super) fn of_table(self, id: &str) -> HashMap<String, StampedFile> {
+        if self.id.is_some_and(|held| held != id) { HashMap::new() } else { self.files }
+    }
 }
 
 /// The stamp of one checkpoint.
@@ -50,6 +67,7 @@ impl Stamp {
     pub(super) fn of(state: &SpaceState) -> Self {
         let tables = state.slots.iter().map(|slot| StampedTable {
             path: slot.path.clone(),
+            id: slot.id.clone(),
             files: slot
                 .files
                 .values()
@@ -80,11 +98,12 @@ impl Stamp {
     }
 
     /// The files by folder of their table, then by path.
-    pub(super) fn files(&mut self) -> HashMap<String, HashMap<String, StampedFile>> {
-        std::mem::take(&mut self.tables)
-            .into_iter()
-            .map(|table| (table.path, table.files.into_iter().map(|file| (file.path.clone(), file)).collect()))
-            .collect()
+    pub(super) fn files(&mut self) -> HashMap<String, StampedFiles> {
+        let tables = std::mem::take(&mut self.tables).into_iter().map(|table| {
+            let files = table.files.into_iter().map(|file| (file.path.clone(), file)).collect();
+            (table.path, StampedFiles { id: table.id, files })
+        });
+        tables.collect()
     }
 
     /// Rows that had to leave.

@@ -29,7 +29,8 @@ impl Log {
         Self { folder: lake.table_folder(document_type) }
     }
 
-    fn entry(&self, version: u64) -> PathBuf {
+    /// Where the entry of a version is.
+    pub(super) fn entry(&self, version: u64) -> PathBuf {
         self.folder.join(format!("_delta_log/{version:020}.json"))
     }
 
@@ -178,7 +179,8 @@ impl Log {
         Arc::new(LocalFileSystem::new_with_prefix(&self.folder).unwrap())
     }
 
-    fn addition(&self, name: &str, rows: usize, data_change: bool) -> Value {
+    /// The action of a file that is there.
+    pub(super) fn addition(&self, name: &str, rows: usize, data_change: bool) -> Value {
         json!({
             "path": name, "partitionValues": {}, "size": fs::metadata(self.folder.join(name)).unwrap().len(),
             "modificationTime": now_ms(), "dataChange": data_change,

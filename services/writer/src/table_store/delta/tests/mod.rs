@@ -14,4 +14,6 @@ mod many_tables;
 mod model;
 mod partitions;
 mod single;
+mod strangers;
+mod unusable;
 mod vectors;

@@ -1,0 +1,155 @@
+//! Tables that somebody altered or damaged beyond what the lake writes. One of them keeps only itself from work.
+//!
+//! Its files are taken out of what the engine knows, so that no decision depends on them; rows for it are refused before anything else
+//! of their batch is applied; tombstones are remembered as ever. It is tried again from time to time, and by every clean-up. Once it can
+//! be read, its files are like new ones: rows that are elsewhere too and rows that were deleted meanwhile leave.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deltalake::kernel::transaction::PROTOCOL;
+use deltalake::table::state::DeltaTableState;
+use lake_shared::error_chain::Chain;
+use lake_shared::identity::{Space, TableKey};
+
+use super::space::SpaceState;
+use super::{DeltaTableStore, EngineError, verdict};
+use crate::telemetry;
+
+/// Least time between two tries for the sake of arriving rows.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Between two tries passes so many times the time that the last one took: its keys may all have to be read.
+const TRY_SHARE: u32 = 20;
+
+/// Property of a table whose rows must never leave.
+const APPEND_ONLY_KEY: &str = "delta.appendOnly";
+
+/// Why a table cannot be used. It counts in the metric as long as it is held.
+#[derive(Debug)]
+pub(super) struct Unusable {
+    pub(super) reason: String,
+    try_again: Instant,
+}
+
+impl Unusable {
+    fn new(reason: String, try_again: Instant) -> Self {
+        metrics::gauge!(telemetry::UNUSABLE_TABLES).increment(1);
+        Self { reason, try_again }
+    }
+}
+
+impl Drop for Unusable {
+    fn drop(&mut self) {
+        metrics::gauge!(telemetry::UNUSABLE_TABLES).decrement(1);
+    }
+}
+
+impl EngineError {
+    /// Says which table an error is about, if it is one that lasts.
+    pub(super) fn of_table(self, number: u32) -> Self {
+        match self {
+            Self::Broken { .. } => self,
+            error if verdict::is_lasting(&error) => Self::Broken { number, source: Box::new(error) },
+            error => error,
+        }
+    }
+}
+
+/// Refuses what the writer must not or cannot commit to. The error names the feature or property.
+pub(super) fn check_writable(snapshot: &DeltaTableState) -> Result<(), EngineError> {
+    PROTOCOL.can_write_to(snapshot).map_err(|error| {
+        EngineError::corrupt(format!("its protocol asks for what this writer does not support ({error})"))
+    })?;
+    let metadata = serde_json::to_value(snapshot.metadata()).map_err(EngineError::json)?;
+    if metadata["configuration"][APPEND_ONLY_KEY].as_str() == Some("true") {
+        return Err(EngineError::corrupt(format!("its property {APPEND_ONLY_KEY} keeps rows from being replaced")));
+    }
+    Ok(())
+}
+
+impl SpaceState {
+    /// Takes a table out of everything that decisions are made by.
+    pub(super) fn set_aside(&mut self, number: u32, error: &EngineError, took: Duration) {
+        let reason = Chain(error).to_string();
+        let held = self.slot_mut(number).unusable.take();
+        self.take_out(number);
+        let slot = self.slot_mut(number);
+        if held.is_none_or(|held| held.reason != reason) {
+            tracing::warn!(
+                table = %slot.key, path = slot.path, reason,
+                "table cannot be used and is left alone, its rows go to quarantine; repair or restore the table, or delete its \
+                 folder so that a backfill builds it anew"
+            );
+        }
+        let try_again = Instant::now() + TRY_AGAIN_AFTER.max(took * TRY_SHARE);
+        slot.unusable = Some(Arc::new(Unusable::new(reason, try_again)));
+    }
+
+    /// A table has been read whole again.
+    pub(super) fn readmit(&mut self, number: u32) {
+        let slot = self.slot_mut(number);
+        if slot.unusable.take().is_some() {
+            tracing::info!(table = %slot.key, "table can be used again");
+        }
+    }
+
+    /// Refuses rows for tables that cannot take them.
+    pub(super) fn check_usable(&self, numbers: &[u32]) -> Result<(), EngineError> {
+        let slots = numbers.iter().map(|number| self.slot(*number));
+        let unusable = slots.filter_map(|slot| Some((slot, slot.unusable.as_ref()?))).next();
+        unusable.map_or(Ok(()), |(slot, unusable)| {
+            Err(EngineError::Unusable { table: slot.key.clone(), reason: unusable.reason.clone() })
+        })
+    }
+
+    /// The tables that cannot be used.
+    fn unusable(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..).zip(&self.slots).filter(|(_, slot)| slot.unusable.is_some()).map(|(number, _)| number)
+    }
+}
+
+impl DeltaTableStore {
+    /// Gives an unusable table another try if it is time for one.
+    pub(super) async fn try_if_due(&self, state: &mut SpaceState, number: u32) -> Result<(), EngineError> {
+        let is_due = |unusable: &Arc<Unusable>| unusable.try_again <= Instant::now();
+        if state.slot(number).unusable.as_ref().is_some_and(is_due) {
+            self.refresh(state, number).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives each unusable table of a space that is in use another try.
+    pub(super) async fn try_unusable(&self, space: &Space) -> Result<(), EngineError> {
+        let shared = self.shared(space);
+        let mut guard = shared.state.lock().await;
+        let Some(state) = guard.as_mut().filter(|state| !state.torn) else { return Ok(()) };
+        let numbers: Vec<u32> = state.unusable().collect();
+        for number in numbers {
+            self.refresh(state, number).await?;
+        }
+        self.record(state).await
+    }
+
+    /// The tables of a space that are known to be unusable.
+    pub(super) async fn unusable_tables(&self, space: &Space) -> BTreeSet<TableKey> {
+        let shared = self.shared(space);
+        let guard = shared.state.lock().await;
+        let state = guard.as_ref();
+        state
+            .map_or_else(BTreeSet::new, |state| state.unusable().map(|number| state.slot(number).key.clone()).collect())
+    }
+
+    /// It is time to try every unusable table again.
+    #[cfg(test)]
+    pub(super) async fn make_due(&self, space: &Space) {
+        let shared = self.shared(space);
+        let mut guard = shared.state.lock().await;
+        for slot in guard.iter_mut().flat_map(|state| &mut state.slots) {
+            if let Some(unusable) = slot.unusable.take() {
+                slot.unusable = Some(Arc::new(Unusable::new(unusable.reason.clone(), Instant::now())));
+            }
+        }
+    }
+}
