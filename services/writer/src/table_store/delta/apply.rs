@@ -1,7 +1,7 @@
 //! Applying one batch to a space.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use deltalake::DeltaTable;
 use roaring::RoaringBitmap;
@@ -106,7 +106,7 @@ impl DeltaTableStore {
                 }
                 // Without that table the plan is another one.
                 Err(EngineError::Broken { number, source }) => {
-                    state.set_aside(number, &source, Duration::ZERO);
+                    self.give_up(state, number, &source).await?;
                     conflicting = Some(number);
                 }
                 Err(error) => return Err(error),
