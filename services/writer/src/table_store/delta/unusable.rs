@@ -47,13 +47,13 @@ impl Drop for Unusable {
 }
 
 impl EngineError {
-    /// Says which table an error is about, if it is one that lasts.
+    /// Says which table an error is about, if its files cannot be read and that lasts. Writing them is another matter.
     pub(super) fn of_table(self, number: u32) -> Self {
-        match self {
-            Self::Broken { .. } => self,
-            error if verdict::is_lasting(&error) => Self::Broken { number, source: Box::new(error) },
-            error => error,
+        let is_about_files = matches!(self, Self::File(_) | Self::Corrupt(_) | Self::Store(_));
+        if is_about_files && verdict::is_lasting(&self) {
+            return Self::Broken { number, source: Box::new(self) };
         }
+        self
     }
 }
 
