@@ -216,11 +216,9 @@ impl DeltaTableStore {
         let now = now_us();
         let marks = self.options.of_table(&name).marks(state.slot(change.number).bytes());
         let store = table.object_store();
-        let writing = async {
-            let written = change::write(state, &change, store, &self.options, marks, now).await;
-            written.map_err(|error| error.of_table(change.number))
-        };
-        let (written, footing) = futures::try_join!(writing, self.footing(state, change.number))?;
+        let writing = change::write(state, &change, store, &self.options, marks, now);
+        let (written, footing) = futures::join!(writing, self.footing(state, change.number));
+        let (written, footing) = (written.map_err(|error| error.of_table(change.number))?, footing?);
         let hours = self.options.retention_hours;
         let wanted =
             Features { deletion_vectors: (!written.marked.is_empty()).then_some(true), retention_hours: Some(hours) };
