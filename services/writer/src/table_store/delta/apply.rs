@@ -1,7 +1,7 @@
 //! Applying one batch to a space.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use deltalake::DeltaTable;
 use roaring::RoaringBitmap;
@@ -125,7 +125,7 @@ impl DeltaTableStore {
                 }
                 // Without that table the plan is another one.
                 Err(EngineError::Broken { number, source }) => {
-                    state.set_aside(number, &source, Duration::ZERO);
+                    self.give_up(state, number, &source).await?;
                     conflicting = Some(number);
                 }
                 Err(error) => return Err(error),
@@ -256,11 +256,9 @@ impl DeltaTableStore {
         let now = now_us();
         let marks = self.options.of_table(&name).marks(slot.bytes());
         let store = table.object_store();
-        let writing = async {
-            let written = change::write(state, &change, store, &self.options, marks, now).await;
-            written.map_err(|error| error.of_table(change.number))
-        };
-        let (written, footing) = futures::try_join!(writing, self.footing(state, change.number))?;
+        let writing = change::write(state, &change, store, &self.options, marks, now);
+        let (written, footing) = futures::join!(writing, self.footing(state, change.number));
+        let (written, footing) = (written.map_err(|error| error.of_table(change.number))?, footing?);
         let hours = self.options.retention_hours;
         let wanted =
             Features { deletion_vectors: (!written.marked.is_empty()).then_some(true), retention_hours: Some(hours) };

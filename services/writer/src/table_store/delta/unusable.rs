@@ -14,7 +14,7 @@ use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Space, TableKey};
 
 use super::space::SpaceState;
-use super::{DeltaTableStore, EngineError, verdict};
+use super::{DeltaTableStore, EngineError, strangers, verdict};
 use crate::telemetry;
 
 /// Least time between two tries for the sake of arriving rows.
@@ -47,13 +47,13 @@ impl Drop for Unusable {
 }
 
 impl EngineError {
-    /// Says which table an error is about, if it is one that lasts.
+    /// Says which table an error is about, if its files cannot be read and that lasts. Writing them is another matter.
     pub(super) fn of_table(self, number: u32) -> Self {
-        match self {
-            Self::Broken { .. } => self,
-            error if verdict::is_lasting(&error) => Self::Broken { number, source: Box::new(error) },
-            error => error,
+        let is_about_files = matches!(self, Self::File(_) | Self::Corrupt(_) | Self::Store(_));
+        if is_about_files && verdict::is_lasting(&self) {
+            return Self::Broken { number, source: Box::new(self) };
         }
+        self
     }
 }
 
@@ -117,6 +117,31 @@ impl DeltaTableStore {
         if state.slot(number).unusable.as_ref().is_some_and(is_due) {
             self.refresh(state, number).await?;
         }
+        Ok(())
+    }
+
+    /// Files of a table cannot be read while its rows are changed. Perhaps it is not the same table or version any more; otherwise it is
+    /// left alone.
+    pub(super) async fn give_up(
+        &self,
+        state: &mut SpaceState,
+        number: u32,
+        error: &EngineError,
+    ) -> Result<(), EngineError> {
+        let slot = state.slot(number);
+        let is_same = match self.opened(&slot.path).await {
+            Ok(Some(table)) => {
+                let id = strangers::id_of(table.snapshot().map_err(EngineError::delta)?);
+                table.version() == slot.version && slot.id.as_ref().is_none_or(|held| *held == id)
+            }
+            Ok(None) => false,
+            Err(error) if verdict::is_lasting(&error) => true,
+            Err(error) => return Err(error),
+        };
+        if !is_same {
+            return self.refresh(state, number).await;
+        }
+        state.set_aside(number, error, Duration::ZERO);
         Ok(())
     }
 

@@ -77,6 +77,9 @@ fn of_any(error: &(dyn Error + Send + Sync + 'static)) -> bool {
     }
     if let Some(error) = error.downcast_ref::<std::io::Error>() {
         use std::io::ErrorKind::{InvalidData, Other, UnexpectedEof};
+        if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<StoreError>()) {
+            return of_store(error);
+        }
         return matches!(error.kind(), InvalidData | Other | UnexpectedEof);
     }
     error.downcast_ref::<serde_json::Error>().is_some_and(|error| !error.is_io())
@@ -176,6 +179,9 @@ mod tests {
             ))))),
             EngineError::delta(DeltaTableError::KernelError(io::Error::from(io::ErrorKind::TimedOut).into())),
             EngineError::delta(TransactionError::ObjectStore { source: lost() }.into()),
+            EngineError::delta(DeltaTableError::Parquet {
+                source: ParquetError::External(Box::new(io::Error::other(lost()))),
+            }),
             EngineError::delta(DeltaTableError::Io { source: io::Error::from(io::ErrorKind::PermissionDenied) }),
             EngineError::Lake(LakeStoreError::Root { root: String::new(), reason: String::new() }),
             EngineError::Metastore(MetastoreError { action: "x".into(), source: "y".into() }),

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
+use std::time::Duration;
 
+use super::gate::Files;
 use super::lake::{Lake, NewRow, batch, new_row, numbered_id, read_all, small, space, table, tombstone};
 use super::log::Log;
 use super::model::Interrupted;
@@ -171,6 +173,26 @@ async fn one_table_that_fails_does_not_undo_the_others() {
         assert_holds(&lake, 40, &map).await;
         assert_recorded(&lake, 40, &map).await;
     }
+}
+
+#[tokio::test]
+async fn a_table_that_waits_does_not_hold_up_the_others() {
+    let lake = Lake::new().await;
+    let (store, gate) = lake.open_gated(small());
+    let said = Said::new(1).rows(0..40, |n| n);
+    gate.hold_next(Files::Commits);
+    let watching = async {
+        gate.held().await;
+        let is_committed =
+            |n: &usize| lake.table_folder(&type_name(*n)).join("_delta_log").join(format!("{:020}.json", 0)).exists();
+        while (0..40).filter(is_committed).count() < 39 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        gate.release();
+    };
+    let both = async { tokio::join!(store.apply(said.batch()), watching) };
+    let (applied, ()) = tokio::time::timeout(Duration::from_secs(120), both).await.expect("they wait for each other");
+    assert_eq!(applied.unwrap().tables.len(), 40);
 }
 
 #[tokio::test]

@@ -179,8 +179,9 @@ async fn alone(damage: Damage, runs_on: bool, is_maintained: bool) {
     let repair = damage.inflict(&log);
     let version = log.latest();
     assert_refused(&store, for_both(), &what).await;
-    // Nothing of that batch was applied; what is for the other table is taken, and so are tombstones.
-    assert_eq!(versions(&lake.read("u").await)[numbered_id(100).as_str()], 1, "{what}");
+    // Now that it is known, nothing of such a batch is applied; what is for the other table is taken, and so are tombstones.
+    assert_refused(&store, batch(&[("u", numbered(105..106, 2)), ("t", numbered(0..1, 9))], vec![]), &what).await;
+    assert_eq!(versions(&lake.read("u").await)[numbered_id(105).as_str()], 1, "{what}");
     let rest = batch(&[("u", numbered((100..102).chain([8]), 5))], vec![tombstone(&numbered_id(7), None, 1_000)]);
     let applied = store.apply(rest).await.unwrap();
     assert_eq!((applied.tables.len(), applied.tables[0].rows_total), (1, 11), "{what}");
