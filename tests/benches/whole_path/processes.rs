@@ -19,6 +19,11 @@ pub struct Watched {
     pub is_service: bool,
 }
 
+/// CPU seconds of this process, without the parts that it has started.
+pub fn own_cpu_seconds() -> anyhow::Result<f64> {
+    Ok(Stat::read(std::process::id())?.ticks as f64 / TICKS_A_SECOND)
+}
+
 /// CPU seconds of a process and its children, those that have ended included.
 pub fn cpu_seconds(id: u32) -> anyhow::Result<f64> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();

@@ -129,7 +129,10 @@ impl Servers {
 impl Usage {
     /// What they have used so far.
     pub fn now(watched: &[Watched]) -> anyhow::Result<Self> {
-        let processes = watched.iter().map(|process| Ok((process.clone(), processes::cpu_seconds(process.id)?)));
+        let seconds = |id| {
+            if id == std::process::id() { processes::own_cpu_seconds() } else { processes::cpu_seconds(id) }
+        };
+        let processes = watched.iter().map(|process| Ok((process.clone(), seconds(process.id)?)));
         Ok(Self { processes: processes.collect::<anyhow::Result<_>>()?, machine: processes::machine_seconds()? })
     }
 
