@@ -1,8 +1,12 @@
 //! The bytes of a document into JSON, safe against depth: whatever comes from outside, later recursion ends at [`DEPTH_MAX`].
 
 use std::borrow::Cow;
+use std::fmt::{self, Formatter};
 
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
+
+use crate::fields;
 
 /// Deepest nesting that is kept as objects. An object or array that begins deeper becomes its own JSON text: nothing is lost, and no
 /// stack overflows. HQ itself cannot read form XML nested deeper than 256, and no known form comes near this.
@@ -34,6 +38,97 @@ pub fn parse(document: &[u8]) -> Result<Map<String, Value>, DocumentError> {
     match serde_json::from_slice(&shallow(document)).map_err(|source| DocumentError::Malformed { size, source })? {
         Value::Object(members) => Ok(members),
         _ => Err(DocumentError::NoObject { size }),
+    }
+}
+
+/// Parses the document of a case without those of its `case_json` that stand at the top level too, under a name that is nobody else's: half
+/// of a case, and only shown where everything of it is wanted.
+pub fn parse_case_without_copies(document: &[u8]) -> Result<Map<String, Value>, DocumentError> {
+    let json = shallow(document);
+    let mut deserializer = serde_json::Deserializer::from_slice(&json);
+    let members = deserializer.deserialize_map(Case).and_then(|members| deserializer.end().map(|()| members));
+    // Whatever is unusual is left to the one that takes everything.
+    members.or_else(|_| parse(document))
+}
+
+fn is_copy(name: &str) -> bool {
+    !fields::hides_case_property(name) && !fields::lake_may_take(name)
+}
+
+/// Members of a case.
+struct Case;
+
+impl<'de> Visitor<'de> for Case {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a case")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut case = Map::new();
+        while let Some(key) = members.next_key::<String>()? {
+            let value = match key.as_str() {
+                "case_json" => Value::Object(members.next_value_seed(Properties)?),
+                _ => members.next_value()?,
+            };
+            case.insert(key, value);
+        }
+        Ok(case)
+    }
+}
+
+/// Members of `case_json` that are no copies.
+struct Properties;
+
+impl<'de> DeserializeSeed<'de> for Properties {
+    type Value = Map<String, Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Properties {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str("properties of a case")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut properties = Map::new();
+        while let Some(key) = members.next_key_seed(NoCopy)? {
+            if let Some(key) = key {
+                properties.insert(key, members.next_value()?);
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(properties)
+    }
+}
+
+/// A key, unless it is that of a copy.
+struct NoCopy;
+
+impl<'de> DeserializeSeed<'de> for NoCopy {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for NoCopy {
+    type Value = Option<String>;
+
+    fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a name")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok((!is_copy(key)).then(|| key.to_owned()))
     }
 }
 
@@ -78,6 +173,11 @@ fn push(kept: &mut Vec<u8>, byte: u8, as_text: bool) {
 }
 
 fn is_deeper_than(json: &[u8], depth_max: usize) -> bool {
+    // Nearly every document has fewer brackets than that; counting them is much faster than following them.
+    let opening = |byte: &&u8| matches!(byte, b'{' | b'[');
+    if json.iter().filter(opening).count() <= depth_max {
+        return false;
+    }
     let mut depth = 0usize;
     let mut in_string = Quoted::default();
     json.iter().any(|&byte| {
@@ -129,6 +229,31 @@ mod tests {
         for garbage in [&b""[..], b"{", b"{\"a\":\xff}", b"{} {}", b"\"\\"] {
             assert!(matches!(parse(garbage), Err(DocumentError::Malformed { .. })), "{garbage:?}");
         }
+    }
+
+    #[test]
+    fn a_case_is_read_without_what_it_has_twice() {
+        let case = br#"{"village": "A", "state_id": "7", "case_json": {"village": "A", "vill\u0061ge_2": {"x": [1]},
+            "state_id": "7", "name": "B", "month": "5", "_lake_x": {"y": 2}}, "actions": [{"a": null}]}"#;
+        let read = parse_case_without_copies(case).unwrap();
+        let mut whole = parse(case).unwrap();
+        let properties = whole["case_json"].as_object_mut().unwrap();
+        properties.retain(|name, _| !name.starts_with("village"));
+        assert_eq!(properties.len(), 4);
+        assert_eq!(read, whole);
+    }
+
+    #[test]
+    fn an_unusual_case_is_read_as_a_whole() {
+        for case in [r#"{"case_json": null, "a": 1}"#, r#"{"case_json": "text"}"#, r#"{"a": [{}]}"#, "{}"] {
+            assert_eq!(parse_case_without_copies(case.as_bytes()).unwrap(), parse(case.as_bytes()).unwrap(), "{case}");
+        }
+        assert!(matches!(parse_case_without_copies(b"[1]"), Err(DocumentError::NoObject { size: 3 })));
+        for garbage in [&b""[..], b"{", b"{} {}", br#"{"case_json": {"a": }}"#] {
+            assert!(matches!(parse_case_without_copies(garbage), Err(DocumentError::Malformed { .. })), "{garbage:?}");
+        }
+        let deep = format!("{{\"case_json\": {{\"a\": {}1{}}}}}", "[".repeat(200), "]".repeat(200));
+        assert!(parse_case_without_copies(deep.as_bytes()).unwrap()["case_json"].as_object().unwrap().is_empty());
     }
 
     #[test]

@@ -169,9 +169,9 @@ impl Fetcher {
                     let destination = Destination { domain, kind, document_type: None };
                     return fetched.outgoing.tombstone(destination, tombstone("type_not_taken", Some(version_us)));
                 }
-                match document() {
+                match document().and_then(|members| serde_json::to_vec(&members).map_err(|error| error.to_string())) {
                     Ok(document) => {
-                        let document = Value::Object(document).to_string().into();
+                        let document = document.into();
                         let record =
                             Record { id: id.to_owned(), version_us, observed_us, document, lineage: Some(lineage) };
                         let destination = Destination { domain, kind, document_type: Some(document_type) };

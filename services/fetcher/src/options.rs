@@ -23,9 +23,9 @@ pub struct FetchOptions {
 impl Default for FetchOptions {
     fn default() -> Self {
         Self {
-            max_records: 500,
+            max_records: 1_000,
             linger_ms: 100,
-            batches_in_flight_max: 4,
+            batches_in_flight_max: 2,
             domain_records_per_second: 0,
             domain_burst_records: 1_000,
             waiting_records_max: 20_000,

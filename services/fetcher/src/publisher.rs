@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metric_names;
 
+/// Documents become at least so many times smaller; where they do not, a message that is too large is halved, after it was made in vain.
+const COMPRESSION_USUAL: usize = 3;
+
 /// What one subject gets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
@@ -44,12 +47,12 @@ impl Outgoing {
         self.batches.entry(destination).or_default().1.push(tombstone);
     }
 
-    /// The messages to publish: at most `records_max` entries each.
-    fn into_batches(self, records_max: usize) -> Vec<(Destination, RecordBatch)> {
+    /// The messages to publish: at most `records_max` entries each, and about `bytes_max` bytes of documents.
+    fn into_batches(self, records_max: usize, bytes_max: usize) -> Vec<(Destination, RecordBatch)> {
         let mut batches = Vec::new();
         for (destination, (mut records, mut tombstones)) in self.batches {
             while !records.is_empty() || !tombstones.is_empty() {
-                let rest = records.split_off(records.len().min(records_max));
+                let rest = records.split_off(fitting(&records, records_max, bytes_max));
                 let records_now = std::mem::replace(&mut records, rest);
                 let room = records_max - records_now.len();
                 let rest = tombstones.split_off(tombstones.len().min(room));
@@ -76,11 +79,21 @@ impl Outgoing {
         shutdown: &CancellationToken,
     ) -> Result<(), PublishError> {
         let publishing = self
-            .into_batches(records_max.max(1))
+            .into_batches(records_max.max(1), queue.payload_size_max().saturating_mul(COMPRESSION_USUAL))
             .into_iter()
             .map(|(destination, batch)| publish_batch(queue, destination, batch, shutdown));
         futures::future::try_join_all(publishing).await.map(|_| ())
     }
+}
+
+/// How many of these records go into one message; one at least, where there is any.
+fn fitting(records: &[Record], records_max: usize, bytes_max: usize) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |record: &&Record| {
+        bytes = bytes.saturating_add(record.document.len());
+        bytes <= bytes_max
+    };
+    records.iter().take(records_max).take_while(fits).count().max(1).min(records.len())
 }
 
 /// Publishes one batch; halves it as long as it is too large.
@@ -170,7 +183,7 @@ mod tests {
             outgoing.record(destination(), Record { id: format!("r{number}"), ..Record::default() });
             outgoing.tombstone(destination(), Tombstone { id: format!("t{number}"), ..Tombstone::default() });
         }
-        let batches = outgoing.into_batches(3);
+        let batches = outgoing.into_batches(3, usize::MAX);
         let sizes: Vec<usize> = batches.iter().map(|(_, batch)| batch.records.len() + batch.tombstones.len()).collect();
         assert_eq!(sizes, [3, 3, 3, 3, 2]);
         let ids: std::collections::BTreeSet<&str> = batches
@@ -184,6 +197,23 @@ mod tests {
             })
             .collect();
         assert_eq!(ids.len(), 14);
+    }
+
+    #[test]
+    fn large_documents_go_into_more_messages() {
+        let sizes = |bytes_max| {
+            let mut outgoing = Outgoing::default();
+            for size in [10, 10, 50, 10, 10] {
+                outgoing.record(destination(), Record { document: vec![b'x'; size].into(), ..Record::default() });
+            }
+            outgoing.tombstone(destination(), Tombstone::default());
+            let batches = outgoing.into_batches(100, bytes_max);
+            batches.iter().map(|(_, batch)| batch.records.len() + batch.tombstones.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(1_000), [6]);
+        assert_eq!(sizes(60).iter().sum::<usize>(), 6);
+        assert_eq!(sizes(1).iter().sum::<usize>(), 6);
+        assert!(sizes(60).len() > 1 && sizes(1).len() == 5);
     }
 
     #[test]

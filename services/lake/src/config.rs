@@ -58,7 +58,7 @@ pub struct LakeConfig {
 
 /// Without a durable queue a batch is in flight until it is committed: more of them at once keep the writer's commits large.
 pub fn embedded_fetch() -> FetchOptions {
-    FetchOptions { batches_in_flight_max: 16, ..FetchOptions::default() }
+    FetchOptions { batches_in_flight_max: 8, ..FetchOptions::default() }
 }
 
 impl LakeConfig {

@@ -43,15 +43,20 @@ fn unreachable_compression(error: &std::io::Error) -> ! {
 /// The message in a payload of the queue.
 pub fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, WireError> {
     let size = payload.len();
-    let mut plain = Vec::new();
-    zstd::stream::Decoder::new(payload)
-        .and_then(|decoder| decoder.take(DECODED_SIZE_MAX as u64 + 1).read_to_end(&mut plain))
-        .map_err(|source| WireError::Compression { size, source })?;
-    if plain.len() > DECODED_SIZE_MAX {
-        let source = std::io::Error::other("larger than a message may be");
-        return Err(WireError::Compression { size, source });
-    }
+    let plain = decompress(payload).map_err(|source| WireError::Compression { size, source })?;
     M::decode(Bytes::from(plain)).map_err(WireError::Message)
+}
+
+fn decompress(payload: &[u8]) -> std::io::Result<Vec<u8>> {
+    let too_large = || std::io::Error::other("larger than a message may be");
+    // What [`encode`] makes says how large it is; then the buffers of a stream are not needed.
+    if let Ok(Some(said)) = zstd::zstd_safe::get_frame_content_size(payload) {
+        let said = usize::try_from(said).ok().filter(|said| *said <= DECODED_SIZE_MAX).ok_or_else(too_large)?;
+        return zstd::bulk::decompress(payload, said);
+    }
+    let mut plain = Vec::new();
+    zstd::stream::Decoder::new(payload)?.take(DECODED_SIZE_MAX as u64 + 1).read_to_end(&mut plain)?;
+    if plain.len() > DECODED_SIZE_MAX { Err(too_large()) } else { Ok(plain) }
 }
 
 #[cfg(test)]
@@ -73,6 +78,9 @@ mod tests {
         assert!(payload.len() < 1_000);
         assert_eq!(decode::<RecordBatch>(&payload).unwrap(), batch);
         assert!(matches!(decode::<RecordBatch>(b"garbage"), Err(WireError::Compression { .. })));
+        // Of a stream, which does not say its size.
+        let streamed = zstd::stream::encode_all(&*prost::Message::encode_to_vec(&batch), 1).unwrap();
+        assert_eq!(decode::<RecordBatch>(&streamed).unwrap(), batch);
         let no_message = zstd::bulk::compress(&[0xff; 20], 1).unwrap();
         assert!(matches!(decode::<RecordBatch>(&no_message), Err(WireError::Message(_))));
     }

@@ -13,11 +13,16 @@ use super::wait_until;
 
 const TERMINATE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Path of a binary of this workspace, built with the profile of the running test.
+/// Path of a binary of this workspace: in the folder that `LAKE_TEST_BINARIES` names, else built with the profile of the running test.
 ///
 /// # Errors
 /// When it is not built.
 pub fn binary_path(name: &str) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("LAKE_TEST_BINARIES").filter(|value| !value.is_empty()) {
+        let path = PathBuf::from(folder).join(name);
+        anyhow::ensure!(path.is_file(), "there is no {}; correct LAKE_TEST_BINARIES", path.display());
+        return Ok(path);
+    }
     let test = std::env::current_exe().context("find the running test")?;
     // The test is target/<profile>/deps/<test>; a doc test or example may lie elsewhere below target/<profile>.
     let found = test.ancestors().skip(1).take(3).map(|folder| folder.join(name)).find(|path| path.is_file());

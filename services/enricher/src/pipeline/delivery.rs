@@ -120,7 +120,8 @@ impl Enricher {
         id: &str,
         size_max: usize,
     ) -> Result<Result<Made, String>, Stopped> {
-        let opened = match blocking(move || enrich::open(batch, kind)).await {
+        let opening = Arc::clone(&self.options);
+        let opened = match blocking(move || enrich::open(batch, kind, &opening)).await {
             Ok(opened) => opened,
             Err(detail) => return Ok(Err(detail)),
         };

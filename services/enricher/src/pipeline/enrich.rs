@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::caches::user_entries::UserLocation;
 use crate::document;
-use crate::flatten;
+use crate::flatten::{self, CaseJson};
 use crate::month;
 use crate::options::EnricherOptions;
 use crate::place::DomainPlaces;
@@ -81,8 +81,11 @@ pub struct Surroundings {
     pub user_locations: HashMap<String, UserLocation>,
 }
 
-/// Parses the documents of a batch. Those that cannot be used are put aside, the others go on.
-pub fn open(batch: Arc<RecordBatch>, kind: Kind) -> Opened {
+/// Parses the documents of a batch, as far as these options show them. Those that cannot be used are put aside, the others go on.
+pub fn open(batch: Arc<RecordBatch>, kind: Kind, options: &EnricherOptions) -> Opened {
+    // A rule may copy or rename anything, so it gets the whole document.
+    let without_copies = kind == Kind::Case && options.case_json != CaseJson::All && options.transforms.is_empty();
+    let parse = if without_copies { document::parse_case_without_copies } else { document::parse };
     let document_type = match (&batch.r#type, kind) {
         (Some(name), _) => Some(DocumentType::from(name.as_str())),
         (None, Kind::Location) if !batch.records.is_empty() => Some(DocumentType::location()),
@@ -95,7 +98,7 @@ pub fn open(batch: Arc<RecordBatch>, kind: Kind) -> Opened {
             refused.push(quarantined(&batch, record, reason::RECORD_TYPE_MISSING, detail));
             continue;
         }
-        match document::parse(&record.document) {
+        match parse(&record.document) {
             Ok(document) => records.push(OpenedRecord {
                 place,
                 month: month::month(kind, &document),
@@ -288,7 +291,8 @@ pub fn refuse_all(
     size_max: usize,
 ) -> Result<Made, ArrowError> {
     let tombstones = RecordBatch { records: Vec::new(), ..RecordBatch::clone(batch) };
-    let mut made = open(Arc::new(tombstones), kind).make(None, &EnricherOptions::default(), delivery_id, size_max)?;
+    let options = EnricherOptions::default();
+    let mut made = open(Arc::new(tombstones), kind, &options).make(None, &options, delivery_id, size_max)?;
     let refused =
         batch.records.iter().map(|record| quarantined(batch, record, reason::ENRICHER_FAILED, detail.to_owned()));
     made.refused.extend(refused);

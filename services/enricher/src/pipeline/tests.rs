@@ -174,7 +174,7 @@ async fn records_that_are_too_large_or_too_wide_are_put_aside_with_their_size() 
     let kind = lake_shared::identity::Kind::Case;
     let places = crate::place::DomainPlaces::new(lake_hq::locations::LocationTree::default());
     let surroundings = enrich::Surroundings { places, user_locations: HashMap::new() };
-    let made = enrich::open(Arc::new(batch), kind)
+    let made = enrich::open(Arc::new(batch), kind, &EnricherOptions::default())
         .make(Some(&surroundings), &EnricherOptions::default(), "7", 20_000)
         .unwrap();
     assert_eq!((made.messages.len(), made.rows, made.refused.len()), (0, 0, 1));
@@ -301,7 +301,7 @@ fn a_message_made_again_has_the_same_name_and_another_content_another() {
         let batch = Arc::new(cases(vec![record("c", json!({ "district": district }))]));
         let places = crate::place::DomainPlaces::new(lake_hq::locations::LocationTree::default());
         let surroundings = enrich::Surroundings { places, user_locations: HashMap::new() };
-        let opened = enrich::open(batch, lake_shared::identity::Kind::Case);
+        let opened = enrich::open(batch, lake_shared::identity::Kind::Case, &EnricherOptions::default());
         let made = opened.make(Some(&surroundings), &EnricherOptions::default(), "7", 10_000).unwrap();
         made.messages[0].dedupe_id.clone()
     };
