@@ -77,7 +77,10 @@ async fn many_tables_are_registered_at_once(metastore: &dyn Metastore) {
     assert_eq!((&registered[0], &registered[1_200]), (&before[0], &registered[5]));
     let mut names: Vec<&str> = registered[..1_200].iter().map(|table| table.name.as_str()).collect();
     let plain = |n: usize| format!("many_form_sql_a_{}", n / 2);
-    assert!(names.iter().enumerate().all(|(n, name)| (*name == plain(n)) == (n % 2 == 0)), "the first gets the name");
+    assert!(
+        names.iter().enumerate().all(|(n, name)| (*name == plain(n)) == (n.is_multiple_of(2))),
+        "the first gets the name"
+    );
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), 1_200);
@@ -121,7 +124,7 @@ async fn many_commits_are_recorded_at_once(metastore: &dyn Metastore) {
             schema: schema(n),
             rows: n as i64,
             newest_published_us: Some(version + n as i64),
-            newest_fetched_us: (n % 2 == 0).then_some(9),
+            newest_fetched_us: (n.is_multiple_of(2)).then_some(9),
             ..state_after(version)
         };
         keys.iter().enumerate().map(|(n, key)| (key.clone(), state(n))).collect::<Vec<_>>()
@@ -137,7 +140,7 @@ async fn many_commits_are_recorded_at_once(metastore: &dyn Metastore) {
         let schema = if n == 700 { "another".to_owned() } else { format!("schema {n}") };
         assert_eq!((&tables[n].key, state.schema.as_ref()), (key, Some(&schema)));
         assert_eq!((state.version, state.rows, state.newest_published_us), (Some(2), n as i64, Some(2 + n as i64)));
-        assert_eq!(state.newest_fetched_us, (n % 2 == 0).then_some(9));
+        assert_eq!(state.newest_fetched_us, (n.is_multiple_of(2)).then_some(9));
     }
     // All or none.
     let mut with_a_stranger = states(3, &|_| None);

@@ -130,7 +130,9 @@ pub enum StoreError {
     },
     /// Somebody altered or damaged a table beyond what the lake writes. Put its rows aside and apply the rest: nothing of the batch was
     /// applied that would not be applied again without harm.
-    #[error("table {table} cannot be used: {reason}; repair or restore it, or delete its folder for a backfill to build it anew")]
+    #[error(
+        "table {table} cannot be used: {reason}; repair or restore it, or delete its folder for a backfill to build it anew"
+    )]
     UnusableTable {
         /// The table.
         table: TableKey,

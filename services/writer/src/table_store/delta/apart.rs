@@ -4,6 +4,7 @@
 //! state never knows less than the tables. Whoever is waited for no longer takes the state along, and the next load reads the tables.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -86,6 +87,10 @@ impl DeltaTableStore {
                 match ended {
                     Ok(Some(committed)) => self.adopt(state, committed, progress),
                     Ok(None) => conflicts.push(number),
+                    // The first one is left to the caller; the others are not to cost a plan each.
+                    Err(EngineError::Broken { number, source }) if failure.is_some() => {
+                        state.set_aside(number, &source, Duration::ZERO);
+                    }
                     Err(error) => {
                         failures += 1;
                         failure.get_or_insert(error);

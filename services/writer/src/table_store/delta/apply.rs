@@ -11,8 +11,9 @@ use super::batch::{Decisions, Entries};
 use super::change::{self, Change, Written};
 use super::commit::{self, Features, Outcome};
 use super::load::NUMBERS_MAX;
+use super::options::DeletionVectors;
 use super::plan::{self, Division};
-use super::space::{Found, SpaceState};
+use super::space::{Found, Slot, SpaceState};
 use super::{DeltaTableStore, EngineError, PLANS_MAX, now_us, strangers, verdict};
 use crate::key_index::{IdHash, Liveness, Position};
 use crate::table_store::by_id_hash::{ByIdHash, IdHashes};
@@ -254,7 +255,7 @@ impl DeltaTableStore {
         let (key, name) = (slot.key.clone(), slot.name.clone());
         let Some(table) = self.table_at(state, change.number).await? else { return Ok(None) };
         let now = now_us();
-        let marks = self.options.of_table(&name).marks(slot.bytes());
+        let marks = self.marks(slot, &change);
         let store = table.object_store();
         let writing = change::write(state, &change, store, &self.options, marks, now);
         let (written, footing) = futures::join!(writing, self.footing(state, change.number));
@@ -295,6 +296,16 @@ impl DeltaTableStore {
         metrics::counter!(telemetry::ROWS_UPSERTED_TOTAL, "kind" => kind).increment(upserted);
         metrics::counter!(telemetry::ROWS_DELETED_TOTAL, "kind" => kind).increment(deleted);
         metrics::counter!(telemetry::BYTES_WRITTEN_TOTAL, "kind" => kind).increment(bytes.unsigned_abs());
+    }
+
+    /// Whether deletion vectors may be written for a change.
+    fn marks(&self, slot: &Slot, change: &Change) -> bool {
+        let options = self.options.of_table(&slot.name);
+        if options.deletion_vectors != DeletionVectors::Auto || options.marks(slot.bytes()) {
+            return options.marks(slot.bytes());
+        }
+        let rewritten = change.dead.keys().filter_map(|number| slot.files.get(number));
+        !self.copy_budget.take(rewritten.map(|file| file.size.unsigned_abs()).sum())
     }
 
     /// The handle of a table at the version that the state stands for; `None` when the log is further.

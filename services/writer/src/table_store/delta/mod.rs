@@ -25,6 +25,7 @@ use lake_shared::identity::{Space, TableKey};
 use tokio::sync::{Mutex, Semaphore};
 
 use self::apply::Progress;
+use self::copy_budget::CopyBudget;
 use self::handles::Handles;
 use self::index_folder::IndexFolder;
 use self::space::SpaceState;
@@ -43,6 +44,7 @@ mod change;
 mod choice;
 mod commit;
 mod compact;
+mod copy_budget;
 mod deletion_vectors;
 mod file_plan;
 mod file_writer;
@@ -56,11 +58,11 @@ mod maintenance;
 mod new_rows;
 mod options;
 mod partition;
-mod rewrite;
-mod sources;
 mod plan;
 mod record;
 mod registration;
+mod rewrite;
+mod sources;
 mod space;
 mod stamp;
 mod strangers;
@@ -164,6 +166,7 @@ pub struct DeltaTableStore {
     spaces: StdMutex<HashMap<Space, SharedSpace>>,
     index_folder: IndexFolder,
     index_options: IndexOptions,
+    copy_budget: CopyBudget,
     /// Spaces whose index was found damaged.
     lost_indexes: StdMutex<HashSet<Space>>,
 }
@@ -178,8 +181,20 @@ impl DeltaTableStore {
             ..IndexOptions::default()
         };
         let checkpoints = Arc::new(Semaphore::new(CHECKPOINTS_AT_ONCE));
+        let copy_budget = CopyBudget::new(options.copy_on_write_bytes_per_second);
         let (spaces, lost_indexes) = Default::default();
-        Self { lake, metastore, options, handles, checkpoints, spaces, index_folder, index_options, lost_indexes }
+        Self {
+            lake,
+            metastore,
+            options,
+            handles,
+            checkpoints,
+            spaces,
+            index_folder,
+            index_options,
+            copy_budget,
+            lost_indexes,
+        }
     }
 
     /// Forgets what is held in memory about a space; to be called when its ownership is lost. The next use loads it anew.

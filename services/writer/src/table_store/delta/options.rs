@@ -12,7 +12,8 @@ use crate::table_store::schema_plan::COLUMNS_MAX;
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum DeletionVectors {
-    /// Tables above [`DeltaOptions::copy_on_write_below_bytes`] have them, smaller ones are rewritten.
+    /// Tables above [`DeltaOptions::copy_on_write_below_bytes`] have them; smaller ones are rewritten, as far as
+    /// [`DeltaOptions::copy_on_write_bytes_per_second`] reaches.
     #[default]
     Auto,
     /// All tables have them.
@@ -57,6 +58,8 @@ pub struct DeltaOptions {
     pub deletion_vectors: DeletionVectors,
     /// Tables below this size have no deletion vectors when that is `auto`, bytes.
     pub copy_on_write_below_bytes: u64,
+    /// Bytes a second that are rewritten for that in all tables together; a change beyond them gets deletion vectors all the same.
+    pub copy_on_write_bytes_per_second: u64,
     /// Columns that partition tables made from now on, for example `["month", "supervisor_id"]`.
     pub partition_by: Vec<String>,
     /// Settings of single tables, by their names in the metastore.
@@ -78,7 +81,7 @@ pub struct DeltaOptions {
 
 impl Default for DeltaOptions {
     /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, tiny up to 64 KiB, 15 % deleted rows, 8 overlapping files, compactions of 2 GiB,
-    /// copy on write below 64 MiB, no partitions, 500,000 entries in memory, 200 open tables, 7 days, a day, 30 days.
+    /// copy on write below 64 MiB and up to 8 MiB/s, no partitions, 500,000 entries in memory, 200 open tables, 7 days, a day, 30 days.
     fn default() -> Self {
         Self {
             columns_max: COLUMNS_MAX,
@@ -91,6 +94,7 @@ impl Default for DeltaOptions {
             compaction_bytes_max: 2 << 30,
             deletion_vectors: DeletionVectors::Auto,
             copy_on_write_below_bytes: 64 << 20,
+            copy_on_write_bytes_per_second: 8 << 20,
             partition_by: Vec::new(),
             named: BTreeMap::new(),
             index_folder: None,

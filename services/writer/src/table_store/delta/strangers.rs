@@ -113,7 +113,7 @@ impl Sighting {
 
 impl SpaceState {
     /// The next tables in turn.
-    fn to_look_at(&mut self, store: &DeltaTableStore) -> Result<Vec<Look>, EngineError> {
+    fn next_looks(&mut self, store: &DeltaTableStore) -> Result<Vec<Look>, EngineError> {
         let total = self.slots.len();
         let first = self.looked_at;
         let count = total.min(TABLES_A_ROUND);
@@ -145,7 +145,7 @@ impl DeltaTableStore {
         let (generation, looks) = {
             let mut guard = shared.state.lock().await;
             let Some(state) = guard.as_mut().filter(|state| !state.torn) else { return Ok(()) };
-            (state.generation, state.to_look_at(self)?)
+            (state.generation, state.next_looks(self)?)
         };
         let sightings: Vec<_> =
             stream::iter(looks.into_iter().map(Look::sighting)).buffered(LOOKS_AT_ONCE).collect().await;

@@ -72,18 +72,18 @@ const QUESTIONS: usize = 11;
 fn answered(n: usize, version_us: i64) -> NewRow {
     let message = n % MESSAGES;
     let mut cells: Vec<(String, String)> = (0..QUESTIONS)
-        .filter(|question| (message + question) % 3 == 0 && (n / MESSAGES + question) % 3 != 0)
+        .filter(|question| (message + question).is_multiple_of(3) && !(n / MESSAGES + question).is_multiple_of(3))
         .map(|question| (format!("/q{question}"), format!("{n} {question} {version_us}")))
         .collect();
-    if n % 5 != 0 {
+    if !n.is_multiple_of(5) {
         cells.push(("+month".into(), format!("2024-{:02}-01", n * 7 % 12 + 1)));
     }
-    if n % 7 != 0 {
+    if !n.is_multiple_of(7) {
         cells.push(("+supervisor_id".into(), format!("s{}", n * 13 % 101)));
     }
     let cells: Vec<(&str, &str)> = cells.iter().map(|(source, text)| (source.as_str(), text.as_str())).collect();
     let row = new_row(&numbered_id(n), version_us, &cells);
-    let number = (message % 2 == 0).then(|| ("/n".to_owned(), Cell::Number(n as i64)));
+    let number = message.is_multiple_of(2).then(|| ("/n".to_owned(), Cell::Number(n as i64)));
     NewRow { cells: row.cells.into_iter().chain(number).collect(), ..row }
 }
 

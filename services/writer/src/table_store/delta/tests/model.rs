@@ -172,7 +172,15 @@ fn options(random: &mut StdRng, partitioned: bool) -> DeltaOptions {
     // Often so few that every upsert folds files.
     let small_files_max = [1, 1, 2, 3][random.random_range(0..4)];
     let tiny_file_bytes = [0, 4_000, 64 << 10][random.random_range(0..3)];
-    DeltaOptions { deletion_vectors, partition_by, small_files_max, tiny_file_bytes, ..small() }
+    let copy_on_write_bytes_per_second = [0, 500, 8 << 20][random.random_range(0..3)];
+    DeltaOptions {
+        deletion_vectors,
+        partition_by,
+        small_files_max,
+        tiny_file_bytes,
+        copy_on_write_bytes_per_second,
+        ..small()
+    }
 }
 
 async fn run(seed: u64) {
