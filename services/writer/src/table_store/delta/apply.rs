@@ -8,7 +8,7 @@ use roaring::RoaringBitmap;
 
 use super::arriving::Arriving;
 use super::batch::{Decisions, Entries};
-use super::change::{self, Change};
+use super::change::{self, Change, Written};
 use super::commit::{self, Features, Outcome};
 use super::load::NUMBERS_MAX;
 use super::space::{Found, SpaceState};
@@ -211,18 +211,22 @@ impl DeltaTableStore {
         let store = table.object_store();
         let written = change::write(state, &change, store, &self.options, marks, now).await?;
         let hours = self.options.retention_hours;
-        let wanted =
-            Features { deletion_vectors: (!written.marked.is_empty()).then_some(true), retention_hours: Some(hours) };
+        let deletion_vectors = match written.marked.is_empty() {
+            true => self.unwanted(state.slot(change.number)).filter(|_| takes_last_vector(state, &change, &written)),
+            false => Some(true),
+        };
+        let wanted = Features { deletion_vectors, retention_hours: Some(hours) };
         let mut actions = match table.snapshot() {
             Err(_) => commit::creation(&name, &written.plan.schema, &written.partition_columns, hours, now / 1_000)?,
             Ok(snapshot) => commit::changes(snapshot, written.plan.changed.then_some(&written.plan.schema), wanted)?,
         };
         actions.extend(commit::file_actions(state.slot(change.number), &table, &written, now / 1_000)?);
         let bytes: i64 = written.added.iter().map(|file| file.add.size).sum();
-        let (version, table) = match commit::commit(table, actions, commit::Label::Upsert).await? {
-            Outcome::Conflict => return Ok(false),
-            Outcome::Committed { version, table } => (version, table),
-        };
+        let (version, table) =
+            match commit::commit(table, actions, commit::Label::Upsert, state.slot(change.number)).await? {
+                Outcome::Conflict => return Ok(false),
+                Outcome::Committed { version, table } => (version, table),
+            };
         self.keep(&key, version, table);
         let (upserted, deleted) = (change.arriving.len() as u64, change.deleted);
         progress.add(&change, upserted, deleted);
@@ -279,6 +283,13 @@ impl DeltaTableStore {
         }
         Ok(())
     }
+}
+
+/// Whether a table has deletion vectors before a change and none after it.
+fn takes_last_vector(state: &SpaceState, change: &Change, written: &Written) -> bool {
+    let files = state.slot(change.number).files.values();
+    let mut marked = files.filter(|file| file.deleted.is_some()).peekable();
+    marked.peek().is_some() && marked.all(|file| written.removed.contains(&file.number))
 }
 
 /// A commit may have copied rows that the rest of the batch is about into other files.

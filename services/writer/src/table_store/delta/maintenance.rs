@@ -14,7 +14,7 @@ use lake_shared::identity::Space;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use super::{DeltaTableStore, EngineError, commit, deletion_vectors, now_us};
+use super::{DeltaTableStore, EngineError, commit, deletion_vectors, now_us, protocol};
 use crate::table_store::Maintained;
 
 /// The note of superseded deletion vectors, in the folder of a table: path to milliseconds since 1970. Readers skip folders with `_`.
@@ -43,10 +43,18 @@ impl DeltaTableStore {
             if !commit::load(&mut table).await? {
                 continue;
             }
+            let snapshot = table.snapshot().map_err(EngineError::delta)?;
+            // Whoever may not write a table may not delete its files either.
+            if let Err(error) = protocol::judge(&record.key, snapshot.metadata(), snapshot.protocol()) {
+                tracing::warn!(table = %record.key, %error, "table is not cleaned up");
+                continue;
+            }
             maintained.tables += 1;
             maintained.files_deleted += self.delete_files(&table).await?;
-            let logs = checkpoints::cleanup_metadata(&table, None).await.map_err(EngineError::delta)?;
-            maintained.log_files_deleted += logs as u64;
+            if protocol::may_clean_log(snapshot.protocol())? {
+                let logs = checkpoints::cleanup_metadata(&table, None).await.map_err(EngineError::delta)?;
+                maintained.log_files_deleted += logs as u64;
+            }
         }
         tracing::info!(
             %space,

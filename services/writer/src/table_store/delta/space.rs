@@ -13,7 +13,9 @@ use super::deletion_vectors::{self, DeletionVector};
 use super::file_writer::FileNumbers;
 use super::files::DataFile;
 use super::live_files::LiveFiles;
+use super::log_entry::RawPaths;
 use super::partition::Partition;
+use super::protocol;
 use super::stamp::StampedFile;
 use crate::key_index::{IdHash, KeyIndex, Position};
 use crate::metastore::TableRecord;
@@ -173,6 +175,7 @@ impl SpaceState {
         mut known: HashMap<String, StampedFile>,
     ) -> Result<Vec<u32>, EngineError> {
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
+        protocol::judge(&self.slot(number).key, snapshot.metadata(), snapshot.protocol())?;
         let schema = super::commit::schema_of(snapshot.metadata())?;
         let partition_columns = snapshot.metadata().partition_columns().to_vec();
         let store = table.object_store();
@@ -183,8 +186,10 @@ impl SpaceState {
             known.insert(file.path.clone(), stamped);
         }
         let (mut files, mut unread, mut replaced) = (BTreeMap::new(), Vec::new(), Vec::new());
-        for view in snapshot.log_data().iter() {
+        let mut raw_paths = RawPaths::of(snapshot);
+        for (position, view) in snapshot.log_data().iter().enumerate() {
             let path = view.path().into_owned();
+            let logged = raw_paths.odd(position, &view)?;
             let descriptor = view.deletion_vector_descriptor();
             let known = known.remove(&path);
             let held = known.as_ref().and_then(|known| before.remove(&known.number));
@@ -214,6 +219,7 @@ impl SpaceState {
             let file = DataFile {
                 number: file_number,
                 path,
+                logged,
                 size: view.size(),
                 rows: rows.unwrap_or(-1),
                 deleted,
