@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDate;
 use lake_tests::engine::{Cell, DeletionVectors, EngineLake, NewRow, Setting, batch, space, tombstone, write_parquet};
-use lake_tests::parts::Spark;
+use lake_tests::parts::{Spark, sql_name};
 use lake_tests::readers::{Reader, Readers, Row};
 use lake_writer::table_store::TableStore;
 use lake_writer::table_store::column_name;
@@ -130,5 +130,54 @@ async fn upserts_are_what_spark_merges() {
         let deletion_vectors = DeletionVectors::Auto;
         let setting = Setting { partition_by, deletion_vectors, columns_max: 100, ..Setting::small() };
         agree(seed, &setting, true).await;
+    }
+}
+
+/// Spark does to a table what its owner may do; batches go on, and all readers agree about what became of it.
+async fn goes_on_after(setting: &Setting, supervisor: &str, by_spark: &[&str]) {
+    let lake = EngineLake::new().await.unwrap();
+    let store = lake.open(setting).unwrap();
+    let apply = async |ids: std::ops::Range<i64>, version_us: i64| {
+        let rows = ids.map(|id| {
+            let cells = BTreeMap::from([("+supervisor_id".to_owned(), Cell::Text(supervisor.to_owned()))]);
+            NewRow { id: format!("id-{id:02}"), version_us, observed_us: version_us, cells }
+        });
+        store.apply(batch(&[(TYPE, rows.collect())], Vec::new()).unwrap()).await.unwrap();
+    };
+    apply(0..20, 1).await;
+    apply(20..40, 1).await;
+    let table = lake.table(TYPE);
+    let statements: Vec<String> = by_spark.iter().map(|text| text.replace("{}", &sql_name(&table))).collect();
+    let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
+    Spark::shared(|spark| spark.sql(&statements)).unwrap();
+    // `id-03` may be gone by now.
+    apply(10..30, 2).await;
+    apply(3..4, 3).await;
+    let mut readers = Readers::of_folders().unwrap();
+    let expected = readers.read(Reader::Spark, &table, None).unwrap().sorted().unwrap();
+    let versions = |version: &str| expected.iter().filter(|row| row["_lake_version"] == version).count();
+    assert_eq!((versions("1"), versions("2"), versions("3"), expected.len()), (19, 20, 1, 40), "{by_spark:?}");
+    for reader in Reader::ALL {
+        let content = readers.read(reader, &table, None).unwrap();
+        content.ensure_is(&expected).unwrap_or_else(|error| panic!("{reader}, {by_spark:?}: {error}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_go_on_after_spark_was_there() {
+    let setting = |partition_by, deletion_vectors| Setting {
+        partition_by,
+        deletion_vectors,
+        small_files_max: 1_000,
+        overlap_max: 1_000,
+        ..Setting::small()
+    };
+    let allow = "ALTER TABLE {} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')";
+    let delete = "DELETE FROM {} WHERE _id = 'id-03'";
+    let optimize = "OPTIMIZE {}";
+    goes_on_after(&setting(&[], DeletionVectors::Off), "anna", &[allow, delete]).await;
+    goes_on_after(&setting(&[], DeletionVectors::On), "anna", &[allow, delete]).await;
+    for supervisor in ["ü", "a b/é"] {
+        goes_on_after(&setting(&["supervisor_id"], DeletionVectors::Off), supervisor, &[optimize]).await;
     }
 }

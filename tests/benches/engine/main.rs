@@ -56,7 +56,7 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     println!("# Engine benchmark\n\n{}", measure::machine());
     let made = MadeTables::new(arguments)?;
     made.make_all()?;
-    let parts: [(Part, Report); 7] = [
+    let parts: [(Part, Report); 9] = [
         (Part::Upsert, upsert::report),
         (Part::Index, index::report),
         (Part::Merge, merge::report),

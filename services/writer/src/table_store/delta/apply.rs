@@ -261,8 +261,11 @@ impl DeltaTableStore {
         let (written, footing) = futures::join!(writing, self.footing(state, change.number));
         let (written, footing) = (written.map_err(|error| error.of_table(change.number))?, footing?);
         let hours = self.options.retention_hours;
-        let wanted =
-            Features { deletion_vectors: (!written.marked.is_empty()).then_some(true), retention_hours: Some(hours) };
+        let deletion_vectors = match written.marked.is_empty() {
+            true => self.unwanted(state.slot(change.number)).filter(|_| takes_last_vector(state, &change, &written)),
+            false => Some(true),
+        };
+        let wanted = Features { deletion_vectors, retention_hours: Some(hours) };
         let mut actions = match table.snapshot() {
             Err(_) => commit::creation(&name, &written.plan.schema, &written.partition_columns, hours, now / 1_000)?,
             Ok(snapshot) => commit::changes(snapshot, written.plan.changed.then_some(&written.plan.schema), wanted)?,
@@ -270,7 +273,7 @@ impl DeltaTableStore {
         actions.extend(commit::file_actions(slot, &table, &written, now / 1_000)?);
         change.arriving.release();
         let id = strangers::id_in(&actions);
-        let (version, table) = match commit::commit(table, actions, commit::Label::Upsert, footing).await? {
+        let (version, table) = match commit::commit(table, actions, commit::Label::Upsert, footing, slot).await? {
             Outcome::Conflict => return Ok(None),
             Outcome::Committed { version, table } => (version, table),
         };
@@ -329,6 +332,13 @@ impl DeltaTableStore {
         }
         Ok(Some(table))
     }
+}
+
+/// Whether a table has deletion vectors before a change and none after it.
+fn takes_last_vector(state: &SpaceState, change: &Change, written: &Written) -> bool {
+    let files = state.slot(change.number).files.values();
+    let mut marked = files.filter(|file| file.deleted.is_some()).peekable();
+    marked.peek().is_some() && marked.all(|file| written.removed.contains(&file.number))
 }
 
 /// A commit may have copied rows that the rest of the batch is about into other files.

@@ -1,14 +1,15 @@
 //! One commit to one table, and certainty about its outcome.
 //!
-//! Commits are labelled as a merge that read the whole table, and are never rebased (`max_retries` 0): a commit of anybody else
-//! since our snapshot makes ours fail, as the plan was made without it. Every commit carries an id of its own, so that an unknown
-//! outcome (time-out, lost answer) is looked up in the log.
+//! Commits are labelled as a merge that read the whole table, and are never rebased: a commit of anybody else since our snapshot
+//! makes ours fail, as the plan was made without it. Every commit carries an id of its own, so that an unknown outcome (time-out, lost
+//! answer) is looked up in the log. Entries are put into the log directly, as delta-rs would check them for features that it does
+//! not know ([`super::protocol`] does that before anything is written) and encode paths anew ([`super::log_entry`]).
 
 use std::collections::HashMap;
 
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PreCommit, TableReference};
+use deltalake::kernel::transaction::TransactionError;
 use deltalake::kernel::{Action, Add, LogicalFileView, Metadata, Protocol, Remove};
-use deltalake::logstore::{LogStore, LogStoreRef};
+use deltalake::logstore::{CommitOrBytes, LogStore};
 use deltalake::protocol::DeltaOperation;
 use deltalake::table::state::DeltaTableState;
 use deltalake::{DeltaTable, DeltaTableError};
@@ -19,6 +20,8 @@ use uuid::Uuid;
 use super::change::Written;
 use super::deletion_vectors::DeletionVector;
 use super::files::DataFile;
+use super::log_entry::{self, LogEntry};
+use super::protocol;
 use super::space::Slot;
 use super::strangers::Footing;
 use super::{EngineError, verdict};
@@ -28,15 +31,12 @@ use crate::table_store::schema_plan::TableSchema;
 const RETENTION_KEY: &str = "delta.deletedFileRetentionDuration";
 /// Least hours of that.
 const REMOVED_HOURS_MIN: u64 = 7 * 24;
+/// Key of the table property that says how long entries of the log stay.
+const LOG_RETENTION_KEY: &str = "delta.logRetentionDuration";
 /// Least hours for which the log is kept.
 const LOG_HOURS_MIN: u64 = 30 * 24;
 /// Key of the table property that allows deletion vectors to be written.
 const DELETION_VECTORS_KEY: &str = "delta.enableDeletionVectors";
-/// Name of the feature in the protocol.
-const DELETION_VECTORS_FEATURE: &str = "deletionVectors";
-
-/// Key in the commit information that holds the id of a commit.
-const COMMIT_KEY: &str = "lakeCommit";
 
 /// Commits between checkpoints. The handle is opened anew after each, as a checkpoint does not fold what a handle has gathered.
 const CHECKPOINT_INTERVAL: u64 = 64;
@@ -73,12 +73,14 @@ impl Label {
     }
 }
 
-/// Commits actions to an open table, or creates the table with them when it has no version yet.
+/// Commits actions to an open table, or creates the table with them when it has no version yet. `slot`: what the actions are about; `footing`:
+/// what they would be made upon.
 pub(super) async fn commit(
     mut table: DeltaTable,
     actions: Vec<Action>,
     label: Label,
     footing: Footing,
+    slot: &Slot,
 ) -> Result<Outcome, EngineError> {
     if footing == Footing::Gone {
         return Ok(Outcome::Conflict);
@@ -86,30 +88,29 @@ pub(super) async fn commit(
     let id = Uuid::new_v4();
     let before = table.version();
     let log_store = table.log_store();
-    let properties = CommitProperties::default()
-        .with_metadata([(COMMIT_KEY.to_owned(), Value::String(id.to_string()))])
-        .with_max_retries(0)
-        .with_create_checkpoint(false)
-        .with_cleanup_expired_logs(Some(false));
-    let snapshot = table.state.as_ref().map(|state| state as &dyn TableReference);
-    let commit = CommitBuilder::from(properties).with_actions(actions).with_operation_id(id).build(
-        snapshot,
-        log_store.clone(),
-        label.operation(),
-    );
-    let committed = match before.filter(|_| footing == Footing::Checkpoint) {
-        Some(before) => put(&log_store, commit, before + 1, id).await.map(|version| (version, None)),
-        None => commit.await.map(|finalized| (finalized.version(), Some(finalized.snapshot()))),
+    let logged = slot.files.values().filter_map(|file| Some((file.path.as_str(), file.logged.as_deref()?))).collect();
+    let in_commit_ms = in_commit_ms(&table).await?;
+    let entry = LogEntry { id, operation: label.operation(), actions, logged, in_commit_ms }.into_bytes()?;
+    let entry = CommitOrBytes::LogBytes(entry);
+    let version = before.map_or(0, |version| version + 1);
+    let Err(error) = log_store.write_commit_entry(version, entry.clone(), id).await else {
+        let table = match advance(&mut table, version).await {
+            // A handle cannot go on from an entry that was cleaned up.
+            Ok(()) if footing == Footing::Checkpoint => None,
+            Ok(()) => Some(Box::new(table)),
+            Err(error) => {
+                tracing::info!(version, %error, "committed, but the log could not be read on; it is read anew");
+                None
+            }
+        };
+        return Ok(Outcome::Committed { version, table });
     };
-    let error = match committed {
-        Ok((version, None)) => return Ok(Outcome::Committed { version, table: None }),
-        Ok((version, state)) => {
-            table.state = state;
-            return Ok(Outcome::Committed { version, table: Some(Box::new(table)) });
-        }
-        Err(error) => error,
-    };
-    match look_up(DeltaTable::new(log_store), before, id, error).await {
+    if !matches!(error, TransactionError::VersionAlreadyExists(_)) {
+        // What is left behind by a store with temporary entries harms nobody.
+        let _ = log_store.abort_commit_entry(version, entry, id).await;
+    }
+    // A version that exists may be our own: the store may have tried twice.
+    match look_up(DeltaTable::new(log_store), before, id, error.into()).await {
         // Whoever reads the table anew finds out what is wrong with it.
         Err(error) if verdict::is_lasting(&error) => {
             tracing::warn!(error = %Chain(&error), "commit failed; reading the table anew");
@@ -119,11 +120,28 @@ pub(super) async fn commit(
     }
 }
 
-/// Puts the entry of a version into the log. delta-rs does not commit where the entry of the version before was cleaned up.
-async fn put(log_store: &LogStoreRef, commit: PreCommit<'_>, version: u64, id: Uuid) -> Result<u64, DeltaTableError> {
-    let entry = commit.into_prepared_commit_future().await?.commit_or_bytes().clone();
-    log_store.write_commit_entry(version, entry, id).await?;
-    Ok(version)
+/// The time that the next entry has to say, in tables whose entries do: never before that of the entry before it.
+async fn in_commit_ms(table: &DeltaTable) -> Result<Option<i64>, EngineError> {
+    let Ok(snapshot) = table.snapshot() else { return Ok(None) };
+    if snapshot.table_config().enable_in_commit_timestamps != Some(true) {
+        return Ok(None);
+    }
+    let before = table.log_store().read_commit_entry(snapshot.version()).await.map_err(EngineError::delta)?;
+    // An entry that was cleaned up is days old.
+    let before = before.and_then(|entry| log_entry::in_commit_ms(&entry));
+    Ok(Some(before.map_or(i64::MIN, |before| before + 1).max(super::now_us() / 1_000)))
+}
+
+/// Brings a handle to the version that was just committed with it.
+async fn advance(table: &mut DeltaTable, version: u64) -> Result<(), DeltaTableError> {
+    let log_store = table.log_store();
+    match &mut table.state {
+        Some(state) => state.update(log_store.as_ref(), Some(version)).await,
+        none => {
+            *none = Some(DeltaTableState::try_new(log_store.as_ref(), Some(version)).await?);
+            Ok(())
+        }
+    }
 }
 
 /// Finds out whether a commit whose answer was an error is in the log.
@@ -143,7 +161,7 @@ async fn look_up(
     }
     for version in first..=latest {
         let entry = table.log_store().read_commit_entry(version).await.map_err(EngineError::delta)?;
-        if entry.is_some_and(|bytes| carries(&bytes, id)) {
+        if entry.is_some_and(|bytes| log_entry::carries(&bytes, id)) {
             tracing::info!(version, %error, "commit succeeded although its answer was an error");
             metrics::counter!(crate::telemetry::COMMIT_CONFLICTS_TOTAL, "outcome" => "committed").increment(1);
             return Ok(Outcome::Committed { version, table: None });
@@ -152,13 +170,6 @@ async fn look_up(
     tracing::warn!(version = latest, %error, "commit met another one; planning anew");
     metrics::counter!(crate::telemetry::COMMIT_CONFLICTS_TOTAL, "outcome" => "conflict").increment(1);
     Ok(Outcome::Conflict)
-}
-
-fn carries(entry: &[u8], id: Uuid) -> bool {
-    let lines = entry.split(|byte| *byte == b'\n');
-    let information = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
-    let mut information = information.filter_map(|action| action.get("commitInfo").cloned());
-    information.any(|commit| commit[COMMIT_KEY].as_str() == Some(id.to_string().as_str()))
 }
 
 /// Whether it is time for a checkpoint.
@@ -188,6 +199,26 @@ pub(super) fn schema_of(metadata: &Metadata) -> Result<TableSchema, EngineError>
     TableSchema::of_delta(&schema).map_err(EngineError::corrupt)
 }
 
+/// The schema as text. What others noted of the columns that stay is kept.
+fn schema_text(schema: &TableSchema, before: &Value) -> String {
+    let before: Value = serde_json::from_str(before.as_str().unwrap_or_default()).unwrap_or_default();
+    let noted: HashMap<&str, &serde_json::Map<String, Value>> = before["fields"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|field| Some((field["name"].as_str()?, field["metadata"].as_object()?)))
+        .collect();
+    let mut schema = schema.to_delta();
+    for field in schema["fields"].as_array_mut().into_iter().flatten() {
+        let Some(noted) = field["name"].as_str().and_then(|name| noted.get(name)) else { continue };
+        let Some(metadata) = field["metadata"].as_object_mut() else { continue };
+        for (key, value) in *noted {
+            metadata.entry(key).or_insert_with(|| value.clone());
+        }
+    }
+    schema.to_string()
+}
+
 /// Value of [`RETENTION_KEY`]. Checkpoints keep removed files for so long, and those are what the clean-up goes by.
 fn retention(hours: u64) -> String {
     format!("interval {} hours", hours.max(REMOVED_HOURS_MIN))
@@ -212,18 +243,21 @@ pub(super) fn changes(
     let mut metadata = serde_json::to_value(snapshot.metadata()).map_err(EngineError::json)?;
     let before = metadata.clone();
     if let Some(schema) = schema {
-        metadata["schemaString"] = Value::String(schema.to_delta().to_string());
+        metadata["schemaString"] = Value::String(schema_text(schema, &metadata["schemaString"]));
     }
     let enabled = metadata["configuration"][DELETION_VECTORS_KEY].as_str() == Some("true");
     if let Some(wanted) = features.deletion_vectors.filter(|wanted| *wanted != enabled) {
         metadata["configuration"][DELETION_VECTORS_KEY] = Value::String(wanted.to_string());
         if wanted {
-            actions.extend(with_deletion_vectors(snapshot.protocol())?);
+            actions.extend(protocol::with_deletion_vectors(snapshot.protocol())?);
         }
     }
-    let held = metadata["configuration"][RETENTION_KEY].as_str().and_then(hours_of);
-    if let Some(hours) = features.retention_hours.filter(|hours| held.is_some_and(|held| held < *hours)) {
-        metadata["configuration"][RETENTION_KEY] = Value::String(retention(hours));
+    // A version whose files are kept is of use only with its log.
+    for (key, absent) in [(RETENTION_KEY, REMOVED_HOURS_MIN), (LOG_RETENTION_KEY, LOG_HOURS_MIN)] {
+        let held = metadata["configuration"][key].as_str().map_or(Some(absent), hours_of);
+        if let Some(hours) = features.retention_hours.filter(|hours| held.is_some_and(|held| held < *hours)) {
+            metadata["configuration"][key] = Value::String(retention(hours));
+        }
     }
     if metadata != before {
         let metadata: Metadata = serde_json::from_value(metadata).map_err(EngineError::json)?;
@@ -243,26 +277,6 @@ fn hours_of(interval: &str) -> Option<u64> {
     }
 }
 
-/// The protocol with deletion vectors, unless it has them already. Features that the table has stay.
-fn with_deletion_vectors(protocol: &Protocol) -> Result<Option<Action>, EngineError> {
-    let mut protocol = serde_json::to_value(protocol).map_err(EngineError::json)?;
-    let before = protocol.clone();
-    protocol["minReaderVersion"] = json!(3);
-    protocol["minWriterVersion"] = json!(7);
-    for features in ["readerFeatures", "writerFeatures"] {
-        let mut held = protocol[features].as_array().cloned().unwrap_or_default();
-        if !held.iter().any(|feature| feature == DELETION_VECTORS_FEATURE) {
-            held.push(json!(DELETION_VECTORS_FEATURE));
-        }
-        protocol[features] = Value::Array(held);
-    }
-    if protocol == before {
-        return Ok(None);
-    }
-    let protocol: Protocol = serde_json::from_value(protocol).map_err(EngineError::json)?;
-    Ok(Some(Action::Protocol(protocol)))
-}
-
 /// The file actions of a written change. A `Remove` names the deletion vector that its file had: other readers tell two versions of one
 /// file apart by it.
 pub(super) fn file_actions(
@@ -275,17 +289,17 @@ pub(super) fn file_actions(
     let removed = removed.filter_map(|number| slot.files.get(number));
     let mut actions: Vec<Action> =
         removed.map(|file| Action::Remove(removal(file, &slot.partition_columns, true, now_ms))).collect();
-    let marked: HashMap<&str, &DeletionVector> = written
+    let marked: HashMap<&str, (&DataFile, &DeletionVector)> = written
         .marked
         .iter()
-        .filter_map(|(number, vector)| Some((slot.files.get(number)?.path.as_str(), vector)))
+        .filter_map(|(number, vector)| slot.files.get(number).map(|file| (file.path.as_str(), (file, vector))))
         .collect();
     if !marked.is_empty() {
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
         let log = snapshot.log_data();
         let adds = log.iter().filter_map(|view| {
-            let vector = marked.get(view.path().as_ref())?;
-            Some(Action::Add(with_vector(&view, vector)))
+            let (file, vector) = marked.get(view.path().as_ref())?;
+            Some(Action::Add(with_vector(&view, file, vector)))
         });
         let adds: Vec<Action> = adds.collect();
         if adds.len() != marked.len() {
@@ -311,12 +325,24 @@ pub(super) fn removal(file: &DataFile, partition_columns: &[String], data_change
     }
 }
 
-/// The action of a file with another deletion vector. Its statistics are bounds from now on.
-fn with_vector(view: &LogicalFileView, vector: &DeletionVector) -> Add {
+/// The action of a file with another deletion vector. Its statistics are bounds from now on, and they say how many rows it has: without
+/// that no file may have a vector.
+fn with_vector(view: &LogicalFileView, file: &DataFile, vector: &DeletionVector) -> Add {
     #[allow(deprecated, reason = "the only way to the action with its statistics")]
     let add = view.add_action();
-    let stats = add.stats.as_deref().map(loosened);
+    let stats = Some(loosened(&counted(add.stats.as_deref().unwrap_or("{}"), file.rows)));
     Add { deletion_vector: Some(vector.descriptor.clone()), data_change: true, stats, ..add }
+}
+
+/// Statistics with the number of rows.
+fn counted(stats: &str, rows: i64) -> String {
+    let Ok(Value::Object(mut stats)) = serde_json::from_str(stats) else {
+        return json!({ "numRecords": rows }).to_string();
+    };
+    if !stats.get("numRecords").is_some_and(Value::is_number) {
+        stats.insert("numRecords".to_owned(), json!(rows));
+    }
+    Value::Object(stats).to_string()
 }
 
 /// Statistics that say of themselves that they are bounds.
@@ -353,7 +379,7 @@ pub(super) fn creation(
             "delta.checkpointInterval": CHECKPOINT_INTERVAL.to_string(),
             "delta.dataSkippingStatsColumns": statistics.join(","),
             "delta.enableExpiredLogCleanup": "true",
-            "delta.logRetentionDuration": format!("interval {} hours", retention_hours.max(LOG_HOURS_MIN)),
+            LOG_RETENTION_KEY: format!("interval {} hours", retention_hours.max(LOG_HOURS_MIN)),
             RETENTION_KEY: retention(retention_hours),
         },
         "createdTime": now_ms,

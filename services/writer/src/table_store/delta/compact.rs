@@ -186,7 +186,7 @@ impl DeltaTableStore {
         let deletion_vectors = if vectors.is_empty() { self.unwanted(slot) } else { Some(true) };
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
         actions.extend(commit::changes(snapshot, None, Features { deletion_vectors, retention_hours: None })?);
-        let (version, table) = match commit::commit(table, actions, Label::Compaction, footing).await? {
+        let (version, table) = match commit::commit(table, actions, Label::Compaction, footing, slot).await? {
             Outcome::Conflict => {
                 self.refresh(state, number).await?;
                 vain.extend(empty.into_iter().chain(added));
@@ -211,7 +211,7 @@ impl DeltaTableStore {
     }
 
     /// Whether the property of a table that allows deletion vectors is to be taken away.
-    fn unwanted(&self, slot: &Slot) -> Option<bool> {
+    pub(super) fn unwanted(&self, slot: &Slot) -> Option<bool> {
         (self.options.of_table(&slot.name).deletion_vectors == DeletionVectors::Off).then_some(false)
     }
 }

@@ -17,6 +17,8 @@ use super::EngineError;
 
 /// First byte of a file of vectors.
 const FORMAT_VERSION: u8 = 1;
+/// Where the first vector of a file is, which is the one meant where none is named: the protocol says 0, but there stands the version.
+const FIRST: u64 = 1;
 /// Says that a portable 64-bit roaring bitmap follows.
 const MAGIC: u32 = 1_681_511_377;
 /// Characters of a UUID in base 85.
@@ -76,7 +78,7 @@ pub(super) async fn load(
         }
         StorageType::UuidRelativePath => {
             let path = path_of(&descriptor).ok_or_else(|| broken(&descriptor, "its file has no valid name"))?;
-            let start = u64::try_from(descriptor.offset.unwrap_or_default()).unwrap_or_default();
+            let start = descriptor.offset.map_or(FIRST, |offset| u64::try_from(offset).unwrap_or_default());
             let size = u64::try_from(descriptor.size_in_bytes).unwrap_or_default();
             let end = start + size + 8;
             let bytes = match store.get_range(&path, start..end).await {
@@ -200,6 +202,8 @@ mod tests {
             wrong.cardinality += 1;
             load(&memory, wrong).await.unwrap_err();
         }
+        let unnamed = DeletionVectorDescriptor { offset: None, ..stored[0].descriptor.clone() };
+        assert_eq!(load(&memory, unnamed).await.unwrap().rows, vectors[0]);
     }
 
     #[tokio::test]

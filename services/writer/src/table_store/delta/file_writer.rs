@@ -83,6 +83,7 @@ impl NewFile {
         DataFile {
             number: self.number,
             path: self.add.path,
+            logged: None,
             size: self.add.size,
             rows: self.rows as i64,
             deleted: None,

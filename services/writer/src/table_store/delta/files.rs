@@ -11,8 +11,10 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
+use parquet::basic::Type as PhysicalType;
+use parquet::errors::ParquetError;
 use parquet::file::statistics::Statistics;
 use roaring::RoaringBitmap;
 
@@ -42,6 +44,8 @@ pub(super) struct DataFile {
     pub(super) number: u32,
     /// Path within the table, decoded.
     pub(super) path: String,
+    /// The same as the log has it, where delta-rs would encode it otherwise.
+    pub(super) logged: Option<String>,
     /// Bytes.
     pub(super) size: i64,
     /// Rows, deleted ones included.
@@ -73,11 +77,13 @@ pub(super) type FileStream = ParquetRecordBatchStream<ParquetObjectReader>;
 async fn builder(store: &Arc<dyn ObjectStore>, file: &DataFile) -> Result<Builder, EngineError> {
     let path = Path::parse(&file.path).map_err(|error| EngineError::corrupt(format!("path {}: {error}", file.path)))?;
     let size = u64::try_from(file.size).unwrap_or_default();
-    let reader = ParquetObjectReader::new(Arc::clone(store), path).with_file_size(size);
-    // Most footers come with the first request.
-    let reader = reader.with_footer_size_hint(usize::try_from(size.min(FOOTER_BYTES)).unwrap_or_default());
-    match ParquetRecordBatchStreamBuilder::new(reader).await {
-        Ok(builder) => Ok(builder),
+    let mut reader = ParquetObjectReader::new(Arc::clone(store), path)
+        .with_file_size(size)
+        // Most footers come with the first request.
+        .with_footer_size_hint(usize::try_from(size.min(FOOTER_BYTES)).unwrap_or_default());
+    let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await;
+    match metadata.and_then(in_microseconds) {
+        Ok(metadata) => Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata)),
         Err(error) => Err(explained(store, file, EngineError::read_file(error)).await),
     }
 }
@@ -105,6 +111,26 @@ pub(super) async fn check_presence(store: &Arc<dyn ObjectStore>, file: &DataFile
         )));
     }
     Ok(())
+}
+
+/// Spark writes instants as INT96 by default. Read as nanoseconds, those before 1677 and after 2262 would become others.
+fn in_microseconds(metadata: ArrowReaderMetadata) -> Result<ArrowReaderMetadata, ParquetError> {
+    let roots = metadata.parquet_schema().root_schema().get_fields();
+    let is_int96 = |root: &usize| {
+        roots.get(*root).is_some_and(|root| root.is_primitive() && root.get_physical_type() == PhysicalType::INT96)
+    };
+    if !(0..roots.len()).any(|root| is_int96(&root)) {
+        return Ok(metadata);
+    }
+    let fields = metadata.schema().fields().iter().enumerate().map(|(root, field)| match is_int96(&root) {
+        true => Arc::new(field.as_ref().clone().with_data_type(ColumnType::Timestamp.arrow())),
+        false => Arc::clone(field),
+    });
+    let schema = Schema::new(fields.collect::<Vec<_>>());
+    ArrowReaderMetadata::try_new(
+        Arc::clone(metadata.metadata()),
+        ArrowReaderOptions::new().with_schema(Arc::new(schema)),
+    )
 }
 
 fn projection(builder: &Builder, columns: Option<&[&str]>) -> ProjectionMask {

@@ -15,7 +15,7 @@ use lake_shared::identity::Space;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use super::{DeltaTableStore, EngineError, deletion_vectors, now_us, unusable};
+use super::{DeltaTableStore, EngineError, deletion_vectors, now_us, protocol};
 use crate::metastore::TableRecord;
 use crate::table_store::Maintained;
 
@@ -68,11 +68,15 @@ impl DeltaTableStore {
         let table = self.opened(&record.path).await?;
         self.compare(&record.key, table.as_ref()).await?;
         let Some(table) = table else { return Ok(()) };
-        unusable::check_writable(table.snapshot().map_err(EngineError::delta)?)?;
+        let snapshot = table.snapshot().map_err(EngineError::delta)?;
+        // Whoever may not write a table may not delete its files either.
+        protocol::judge(&record.key, snapshot.metadata(), snapshot.protocol())?;
         maintained.tables += 1;
         maintained.files_deleted += self.delete_files(&table).await?;
-        let logs = checkpoints::cleanup_metadata(&table, None).await.map_err(EngineError::delta)?;
-        maintained.log_files_deleted += logs as u64;
+        if protocol::may_clean_log(snapshot.protocol())? {
+            let logs = checkpoints::cleanup_metadata(&table, None).await.map_err(EngineError::delta)?;
+            maintained.log_files_deleted += logs as u64;
+        }
         Ok(())
     }
 

@@ -54,11 +54,13 @@ mod index_folder;
 mod keys;
 mod live_files;
 mod load;
+mod log_entry;
 mod maintenance;
 mod new_rows;
 mod options;
 mod partition;
 mod plan;
+mod protocol;
 mod record;
 mod registration;
 mod rewrite;
@@ -90,6 +92,9 @@ enum EngineError {
     Broken { number: u32, source: Box<EngineError> },
     #[error("the table is not as the lake writes it: {0}")]
     Corrupt(String),
+    /// Its protocol asks for what the engine does not do. Trying again is of no use before somebody has changed the table.
+    #[error("{0}")]
+    Unwritable(String),
     #[error("table log or data file cannot be read or written")]
     Delta(#[source] Box<DeltaTableError>),
     #[error("data file cannot be read")]

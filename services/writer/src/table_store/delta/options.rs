@@ -19,7 +19,8 @@ pub enum DeletionVectors {
     /// All tables have them.
     On,
     /// None have them: for readers that do not know them. Upserts into large tables become slow. Those that a table has are
-    /// purged by compaction.
+    /// purged by compaction. The protocol of a table that had some stays at (3, 7), which old readers refuse: `ALTER TABLE … DROP FEATURE
+    /// deletionVectors` in Spark takes it back, along with the history.
     Off,
 }
 

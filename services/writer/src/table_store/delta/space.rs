@@ -13,10 +13,12 @@ use super::deletion_vectors::{self, DeletionVector};
 use super::file_writer::FileNumbers;
 use super::files::DataFile;
 use super::live_files::LiveFiles;
+use super::log_entry::RawPaths;
 use super::partition::Partition;
+use super::protocol;
 use super::stamp::{StampedFile, StampedFiles};
 use super::strangers::{self, Mark};
-use super::unusable::{self, Unusable};
+use super::unusable::Unusable;
 use crate::key_index::{IdHash, KeyIndex, Position};
 use crate::metastore::TableRecord;
 use crate::table_store::by_id_hash::ByIdHash;
@@ -195,7 +197,7 @@ impl SpaceState {
         stamped: StampedFiles,
     ) -> Result<Vec<u32>, EngineError> {
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
-        unusable::check_writable(snapshot)?;
+        protocol::judge(&self.slot(number).key, snapshot.metadata(), snapshot.protocol())?;
         let schema = super::commit::schema_of(snapshot.metadata())?;
         let id = strangers::id_of(snapshot);
         if self.slot(number).id.as_ref().is_some_and(|held| *held != id) {
@@ -211,8 +213,10 @@ impl SpaceState {
             known.insert(file.path.clone(), stamped);
         }
         let (mut files, mut unread, mut replaced) = (BTreeMap::new(), Vec::new(), Vec::new());
-        for view in snapshot.log_data().iter() {
+        let mut raw_paths = RawPaths::of(snapshot);
+        for (position, view) in snapshot.log_data().iter().enumerate() {
             let path = view.path().into_owned();
+            let logged = raw_paths.odd(position, &view)?;
             let descriptor = view.deletion_vector_descriptor();
             let known = known.remove(&path);
             let held = known.as_ref().and_then(|known| before.remove(&known.number));
@@ -242,6 +246,7 @@ impl SpaceState {
             let file = DataFile {
                 number: file_number,
                 path,
+                logged,
                 size: view.size(),
                 rows: rows.unwrap_or(-1),
                 deleted,

@@ -8,8 +8,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deltalake::kernel::transaction::PROTOCOL;
-use deltalake::table::state::DeltaTableState;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Space, TableKey};
 
@@ -22,9 +20,6 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Between two tries passes so many times the time that the last one took: its keys may all have to be read.
 const TRY_SHARE: u32 = 20;
-
-/// Property of a table whose rows must never leave.
-const APPEND_ONLY_KEY: &str = "delta.appendOnly";
 
 /// Why a table cannot be used. It counts in the metric as long as it is held.
 #[derive(Debug)]
@@ -55,18 +50,6 @@ impl EngineError {
         }
         self
     }
-}
-
-/// Refuses what the writer must not or cannot commit to. The error names the feature or property.
-pub(super) fn check_writable(snapshot: &DeltaTableState) -> Result<(), EngineError> {
-    PROTOCOL.can_write_to(snapshot).map_err(|error| {
-        EngineError::corrupt(format!("its protocol asks for what this writer does not support ({error})"))
-    })?;
-    let metadata = serde_json::to_value(snapshot.metadata()).map_err(EngineError::json)?;
-    if metadata["configuration"][APPEND_ONLY_KEY].as_str() == Some("true") {
-        return Err(EngineError::corrupt(format!("its property {APPEND_ONLY_KEY} keeps rows from being replaced")));
-    }
-    Ok(())
 }
 
 impl SpaceState {

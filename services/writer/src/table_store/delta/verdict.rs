@@ -19,7 +19,9 @@ use super::EngineError;
 /// Whether trying again is of no use before somebody has changed the table.
 pub(super) fn is_lasting(error: &EngineError) -> bool {
     match error {
-        EngineError::Corrupt(_) | EngineError::Json(_) | EngineError::Broken { .. } => true,
+        EngineError::Corrupt(_) | EngineError::Unwritable(_) | EngineError::Json(_) | EngineError::Broken { .. } => {
+            true
+        }
         EngineError::Delta(error) => of_delta(error),
         EngineError::File(error) => of_parquet(error),
         EngineError::Arrow(error) => of_arrow(error),

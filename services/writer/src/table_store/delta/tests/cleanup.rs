@@ -166,9 +166,7 @@ async fn superseded_vectors_are_noted_with_the_time_and_forgotten_when_they_are_
     assert_eq!(note(&log), noted, "the first time counts");
     // Somebody restores an old version, the vector of which is in use again.
     let old = *versions.keys().nth(1).unwrap();
-    let mut table = store.closed(&lake.metastore.tables(Some(&space())).await.unwrap()[0].path).unwrap();
-    table.load().await.unwrap();
-    table.restore().with_version_to_restore(old).await.unwrap();
+    log.restore(old);
     store.maintain(&space()).await.unwrap();
     let back: BTreeSet<String> = noted.keys().filter(|path| !note(&log).contains_key(*path)).cloned().collect();
     assert_eq!(back.len(), 1);

@@ -271,11 +271,7 @@ async fn an_old_version_that_somebody_restores_is_followed() {
         if !runs_on {
             store.close().await;
         }
-        let other = lake.open_elsewhere(options());
-        let path = lake.metastore.tables(Some(&space())).await.unwrap()[0].path.clone();
-        let mut restored = other.closed(&path).unwrap();
-        restored.load().await.unwrap();
-        restored.restore().with_version_to_restore(1).await.unwrap();
+        Log::of(&lake, "t").restore(1);
         assert_eq!(lake.read("t").await.len(), 50);
         if !runs_on {
             store = lake.open(options());

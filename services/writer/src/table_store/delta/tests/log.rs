@@ -61,8 +61,12 @@ impl Log {
 
     /// The files of the last version: path to `add`.
     pub(super) fn active(&self) -> BTreeMap<String, Value> {
+        self.active_at(self.latest())
+    }
+
+    fn active_at(&self, latest: u64) -> BTreeMap<String, Value> {
         let mut active = BTreeMap::new();
-        for version in self.versions() {
+        for version in self.versions().range(..=latest).copied() {
             for remove in self.actions(version, "remove") {
                 active.remove(remove["path"].as_str().unwrap());
             }
@@ -165,6 +169,20 @@ impl Log {
         let mut marked = add.clone();
         marked["deletionVector"] = serde_json::to_value(vector.descriptor).unwrap();
         self.commit(vec![json!({ "remove": removal(add, true) }), json!({ "add": marked })]);
+    }
+
+    /// Somebody else restores an old version.
+    pub(super) fn restore(&self, version: u64) {
+        let (now, then) = (self.active(), self.active_at(version));
+        let only_in = |these: &BTreeMap<String, Value>, others: &BTreeMap<String, Value>| {
+            let is_there = |(path, add): &(&String, &Value)| {
+                others.get(*path).is_some_and(|other| other["deletionVector"] == add["deletionVector"])
+            };
+            these.iter().filter(|file| !is_there(file)).map(|(_, add)| add.clone()).collect::<Vec<_>>()
+        };
+        let removed = only_in(&now, &then).into_iter().map(|add| json!({ "remove": removal(&add, true) }));
+        let added = only_in(&then, &now).into_iter().map(|add| json!({ "add": add }));
+        self.commit(removed.chain(added).collect());
     }
 
     async fn deleted(&self, add: &Value) -> RoaringBitmap {
