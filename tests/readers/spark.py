@@ -5,6 +5,7 @@
 One JSON request a line on standard input, one JSON answer a line on standard output: {"done": ...} or {"error": "..."}. The first answer
 comes when Spark is up. Ends with its input. "table" is an absolute path or a URL. Requests, by their key "do":
   read   {"table", "version"}: {"columns", "rows": cells as text or null, "count": by SQL}
+  inquire {"table", "version", "whole", "questions", "columns"}: as session.py
   sql    {"sql"}: any statements, one after another when it is a list; the rows of the last, cells as text or null
   merge  {"table", "parquet"}: rows by _id; a row whose column __deleted is true leaves the table, any other enters or replaces
 Nothing is fetched from anywhere: the jars are those of the folder.
@@ -23,6 +24,8 @@ os.environ["PYSPARK_PYTHON"] = sys.executable
 
 from pyspark.sql import DataFrame, SparkSession  # noqa: E402
 from pyspark.sql.types import DateType, TimestampType  # noqa: E402
+from questions import back_quoted as quoted  # noqa: E402
+from questions import extremes, spark_literal, where  # noqa: E402
 from values import Date, Timestamp, cell_text  # noqa: E402
 
 DELETED = "__deleted"
@@ -56,10 +59,6 @@ def start(jars: str, scratch: str) -> SparkSession:
     return builder.getOrCreate()
 
 
-def quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
-
-
 def content(frame: DataFrame) -> dict[str, Any]:
     """Rows of a frame as text. Moments and days are collected as integers, as Python cannot hold them all."""
     columns, wrappers = [], []
@@ -87,6 +86,24 @@ def read(spark: SparkSession, order: dict[str, Any]) -> dict[str, Any]:
     found = content(spark.sql(f"SELECT * FROM {table}"))
     found["count"] = spark.sql(f"SELECT count(*) FROM {table}").collect()[0][0]
     return found
+
+
+def inquire(spark: SparkSession, order: dict[str, Any]) -> dict[str, Any]:
+    at = "" if order.get("version") is None else f" VERSION AS OF {order['version']}"
+    table = f"delta.{quoted(order['table'])}{at}"
+    found = []
+    for question in order["questions"]:
+        rows = f"FROM {table} WHERE {where(question, spark_literal, quoted)}"
+        ids = [row[0] for row in spark.sql(f"SELECT _id {rows}").collect()]
+        found.append({"ids": ids, "count": spark.sql(f"SELECT count(*) {rows}").collect()[0][0]})
+    limits: list[str | None] = []
+    if order["columns"]:
+        limits = content(spark.sql(f"SELECT {extremes(order['columns'], quoted)} FROM {table}"))["rows"][0]
+    return {
+        "content": read(spark, order) if order["whole"] else None,
+        "found": found,
+        "extremes": [limits[at : at + 3] for at in range(0, len(limits), 3)],
+    }
 
 
 def sql(spark: SparkSession, order: dict[str, Any]) -> list[list[str | None]]:
@@ -125,7 +142,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lake-test-spark-", ignore_cleanup_errors=True) as scratch:
         os.chdir(scratch)
         spark = start(sys.argv[1], scratch)
-        known = {"read": read, "sql": sql, "merge": merge}
+        known = {"read": read, "inquire": inquire, "sql": sql, "merge": merge}
         print(json.dumps({"done": f"Spark {spark.version}"}), file=answers, flush=True)
         for line in sys.stdin:
             order = json.loads(line)

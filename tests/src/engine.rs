@@ -1,6 +1,7 @@
 //! The engine under test, seen from outside: only the port, on folders that survive it, and the batches that it gets.
 
 mod rows;
+mod time;
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use rand::rngs::StdRng;
 use tempfile::TempDir;
 
 pub use self::rows::{Cell, NewRow, batch, record_batch, tombstone, write_parquet};
+pub use self::time::{NOTE, data_files, pass_time, set_back_note};
 use crate::readers::Snapshot;
 
 /// How an engine is set up in a test: what every test may choose, whatever the engine calls it.
@@ -29,6 +31,8 @@ pub struct Setting {
     pub deletion_vectors: DeletionVectors,
     /// How long superseded files stay.
     pub retention_hours: u64,
+    /// How long files stay that no log speaks of.
+    pub orphan_hours: u64,
     /// Most columns of a table.
     pub columns_max: usize,
     /// Bytes at which a data file is closed.
@@ -61,6 +65,7 @@ impl Setting {
             partition_by: &[],
             deletion_vectors: DeletionVectors::Auto,
             retention_hours: 0,
+            orphan_hours: 24,
             columns_max: 24,
             target_file_bytes: 20_000,
             small_file_bytes: 8_000,
@@ -78,6 +83,7 @@ impl Setting {
     pub fn redraw(&mut self, random: &mut StdRng) {
         use DeletionVectors::{Auto, Off, On};
         self.deletion_vectors = [Auto, On, On, Off][random.random_range(0..4)];
+        self.orphan_hours = [1, 2, 24][random.random_range(0..3)];
         self.target_file_bytes = [4_000, 20_000, 1 << 20][random.random_range(0..3)];
         self.small_file_bytes = [0, 2_000, 8_000][random.random_range(0..3)];
         self.small_files_max = random.random_range(1..6);
@@ -105,6 +111,7 @@ impl Setting {
             index_entries_in_memory_max: self.index_entries_in_memory_max,
             tables_open_max: self.tables_open_max,
             retention_hours: self.retention_hours,
+            orphan_hours: self.orphan_hours,
             tombstone_retention_hours: 1,
             ..DeltaOptions::default()
         }
