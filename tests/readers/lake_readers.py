@@ -123,7 +123,11 @@ class DuckDb:
         def ask(query: str) -> pa.Table:
             return self.connection.execute(query).to_arrow_table()
 
-        return OpenedBySql(ask, self._scan(table, version), questions.duckdb_literal)
+        # Attached, the log is read once for all questions; the whole is asked for as most people do.
+        at = "" if version is None else f", VERSION {version}"
+        self.connection.execute(f"ATTACH {sql_text(self.lake.uri(table))} AS opened (TYPE delta, PIN_SNAPSHOT{at})")
+        close = lambda: self.connection.execute("DETACH opened")  # noqa: E731
+        return OpenedBySql(ask, self._scan(table, version), "opened", questions.duckdb_literal, close)
 
     def _scan(self, table: str, version: int | None) -> str:
         at = "" if version is None else f", version = {version}"
@@ -172,7 +176,7 @@ class DataFusion:
         def ask(query: str) -> pa.Table:
             return pa.table(engine.execute(query).read_all())
 
-        return OpenedBySql(ask, "lake", questions.datafusion_literal)
+        return OpenedBySql(ask, "lake", "lake", questions.datafusion_literal)
 
     def _query(self, table: str, version: int | None, query: str) -> pa.Table:
         return pa.table(self._engine(table, version).execute(query).read_all())
@@ -208,16 +212,23 @@ READERS = {"duckdb": DuckDb, "polars": Polars, "datafusion": DataFusion, "pyarro
 
 
 class OpenedBySql:
-    """A table at one version. `ask` runs a query, `name` is the table's name in it."""
+    """A table at one version. `ask` runs a query, `whole` and `name` are the table's name in it."""
 
-    def __init__(self, ask: Callable[[str], pa.Table], name: str, literal: questions.Literal) -> None:
-        self.ask, self.name, self.literal = ask, name, literal
+    def __init__(
+        self,
+        ask: Callable[[str], pa.Table],
+        whole: str,
+        name: str,
+        literal: questions.Literal,
+        close: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self.ask, self.whole, self.name, self.literal, self.close = ask, whole, name, literal, close
 
     def rows(self) -> pa.Table:
-        return self.ask(f"SELECT * FROM {self.name}")
+        return self.ask(f"SELECT * FROM {self.whole}")
 
     def count(self) -> int:
-        return self.ask(f"SELECT count(*) AS n FROM {self.name}")["n"][0].as_py()
+        return self.ask(f"SELECT count(*) AS n FROM {self.whole}")["n"][0].as_py()
 
     def ids(self, question: list[dict[str, Any]]) -> list[str]:
         return self.ask(f"SELECT _id FROM {self.name} WHERE {self._where(question)}")["_id"].to_pylist()
@@ -238,6 +249,9 @@ class OpenedByPolars:
 
     def __init__(self, polars: Any, scan: Any) -> None:
         self.polars, self.scan = polars, scan
+
+    def close(self) -> None:
+        pass
 
     def rows(self) -> pa.Table:
         return self.scan.collect().to_arrow()

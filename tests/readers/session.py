@@ -59,6 +59,12 @@ class Session:
         name = order["reader"]
         reader = self.readers.get(name) or self.readers.setdefault(name, READERS[name](self.lake))
         opened = reader.opened(order["table"], order.get("version"))
+        try:
+            return self.answered(opened, order)
+        finally:
+            opened.close()
+
+    def answered(self, opened: Any, order: dict[str, Any]) -> dict[str, Any]:
         content = None
         if order["whole"]:
             found = opened.rows()

@@ -91,11 +91,16 @@ def read(spark: SparkSession, order: dict[str, Any]) -> dict[str, Any]:
 def inquire(spark: SparkSession, order: dict[str, Any]) -> dict[str, Any]:
     at = "" if order.get("version") is None else f" VERSION AS OF {order['version']}"
     table = f"delta.{quoted(order['table'])}{at}"
-    found = []
-    for question in order["questions"]:
-        rows = f"FROM {table} WHERE {where(question, spark_literal, quoted)}"
-        ids = [row[0] for row in spark.sql(f"SELECT _id {rows}").collect()]
-        found.append({"ids": ids, "count": spark.sql(f"SELECT count(*) {rows}").collect()[0][0]})
+    # One statement for all questions: planning is what costs. Each is still answered from the table by its own conditions.
+    found: list[dict[str, Any]] = [{"ids": [], "count": 0} for _ in order["questions"]]
+    rows = [f"FROM {table} WHERE {where(question, spark_literal, quoted)}" for question in order["questions"]]
+    if rows:
+        ids = " UNION ALL ".join(f"SELECT {number} AS n, _id {of}" for number, of in enumerate(rows))
+        for number, row_id in spark.sql(ids).collect():
+            found[number]["ids"].append(row_id)
+        counts = " UNION ALL ".join(f"SELECT {number} AS n, count(*) {of}" for number, of in enumerate(rows))
+        for number, count in spark.sql(counts).collect():
+            found[number]["count"] = count
     limits: list[str | None] = []
     if order["columns"]:
         limits = content(spark.sql(f"SELECT {extremes(order['columns'], quoted)} FROM {table}"))["rows"][0]

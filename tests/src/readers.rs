@@ -18,7 +18,6 @@ use anyhow::{Context, bail};
 use crate::parts::{ObjectStore, installed};
 
 pub use self::content::{Content, Row};
-pub(crate) use self::inquiry::spoken;
 pub use self::inquiry::{Answer, Condition, Inquiry, Test};
 pub use self::log::ensure_log_is_sound;
 pub use self::session::{Reader, Readers};

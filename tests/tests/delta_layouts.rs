@@ -162,7 +162,9 @@ async fn conditions_are_answered_from_every_layout() {
         let lake = EngineLake::new().await.unwrap();
         let held = live(&lake, &setting, supervisors).await;
         if maintained {
-            lake.open(&setting).unwrap().maintain(&space()).await.unwrap();
+            let store = lake.open(&setting).unwrap();
+            store.apply(batch(&[], Vec::new()).unwrap()).await.unwrap();
+            store.maintain(&space()).await.unwrap();
         }
         let (folder, table) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
         assert_eq!(told(&table, &table.rows), expected(held.values()), "{name}");
@@ -273,7 +275,12 @@ async fn two_thousand_columns_and_names_that_collide() {
             .map(|(n, source)| (source.clone(), Cell::Text(format!("{n}.{id}.{version}"))))
             .collect(),
     };
-    // Everything at first, then narrower.
+    // The names that collide first, so that they have columns; then everything, then narrower.
+    let first = NewRow {
+        cells: colliding.iter().map(|name| ((*name).to_owned(), Cell::Text("first".into()))).collect(),
+        ..of(0, 0, 1)
+    };
+    store.apply(batch(&[(TYPE, vec![first])], Vec::new()).unwrap()).await.unwrap();
     let mut rows: Vec<NewRow> = (0..40).map(|id| of(id, 1, if id == 0 { 1 } else { 3 })).collect();
     store.apply(batch(&[(TYPE, rows.clone())], Vec::new()).unwrap()).await.unwrap();
     for (version, ids) in [(2, 3..9), (3, 7..11)] {
@@ -326,7 +333,7 @@ async fn a_type_changes_and_the_past_keeps_the_old_one() {
         let cells = |id: i64| {
             vec![
                 ("/long", Cell::Number(id)),
-                ("/double", Cell::Real(id as f64 / 4.0 + 0.25)),
+                ("/double", Cell::Real(id as f64 / 4.0 + 0.125)),
                 ("/boolean", Cell::Truth(id % 2 == 0)),
                 ("/same", Cell::Number(-id)),
                 ("+supervisor_id", Cell::Text(["anna", "a b"][(id % 2) as usize].into())),
