@@ -48,6 +48,8 @@ def start(jars: str, scratch: str) -> SparkSession:
         "spark.sql.warehouse.dir": os.path.join(scratch, "warehouse"),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
+        # 10,000 tasks for every VACUUM otherwise.
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
         # 50 tasks for every look at a small log otherwise.
         "spark.databricks.delta.snapshotPartitions": "1",
         # Tests clean up at once.
