@@ -4,6 +4,7 @@
 //! questions do: a reader that leaves out too much misses ids, one that trusts wrong statistics counts wrongly.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
 use rand::RngExt;
@@ -12,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Snapshot;
 use super::content::{Content, Row};
+
+/// Columns whose least and greatest values are asked for when questions are drawn: planning is what costs.
+const EXTREMES: usize = 6;
 
 /// How a cell is looked at. Values are written as in a [`Row`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -118,8 +122,12 @@ impl Inquiry {
             (0..conditions).map(column).collect()
         };
         let questions = (0..count).map(question).collect();
-        let columns = columns.iter().map(|(name, kind)| ((*name).clone(), (*kind).clone())).collect();
-        Self { whole: true, questions, columns }
+        let mut drawn = BTreeMap::new();
+        for _ in 0..EXTREMES {
+            let (name, kind) = columns[random.random_range(0..columns.len())];
+            drawn.insert(name.clone(), kind.clone());
+        }
+        Self { whole: true, questions, columns: drawn.into_iter().collect() }
     }
 
     /// Every kind of question about each of the columns, with up to `values_max` of their values.
