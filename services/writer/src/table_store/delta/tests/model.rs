@@ -188,21 +188,25 @@ impl Past {
         logs.filter(|(_, log)| log.folder.join("_delta_log").exists() && !log.versions().is_empty())
     }
 
-    /// Sees which versions are the latest, and remembers that of one table.
+    /// Remembers the latest version of one table.
     async fn note(&mut self, lake: &Lake, which: usize) {
+        self.see_superseded(lake);
+        for (number, log) in Self::logs(lake).filter(|(number, _)| *number == which) {
+            self.versions.insert((number, log.latest()), (lake.read(TYPES[number]).await, None));
+        }
+    }
+
+    fn see_superseded(&mut self, lake: &Lake) {
         for (number, log) in Self::logs(lake) {
-            let latest = log.latest();
-            for (_, (_, superseded_at)) in self.versions.range_mut((number, 0)..(number, latest)) {
+            for (_, (_, superseded_at)) in self.versions.range_mut((number, 0)..(number, log.latest())) {
                 superseded_at.get_or_insert(self.clock);
-            }
-            if number == which {
-                self.versions.insert((number, latest), (lake.read(TYPES[number]).await, None));
             }
         }
     }
 
     /// Everything happened so many hours earlier.
     fn pass_time(&mut self, lake: &Lake, hours: u64) {
+        self.see_superseded(lake);
         for (_, log) in Self::logs(lake) {
             log.versions().into_iter().for_each(|version| log.removed_earlier(version, hours as i64));
             log.age(log.files("parquet").into_iter().chain(log.files("bin")), LONG_HOURS);
