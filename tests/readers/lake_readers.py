@@ -1,17 +1,19 @@
-"""Readers of Delta tables, each behind the same three questions: how many rows, which rows, and where the table lies.
+"""Readers of Delta tables, each behind the same questions: how many rows, which rows, which of them meet a condition, and what the values
+of a column lie between.
 
-`version` asks for the table as it was at that version of its log; None for the latest. The count is asked of the reader's SQL, so that
+`version` asks for the table as it was at that version of its log; None for the latest. Counts are asked of the reader's SQL, so that
 whatever short cut it takes (statistics, deletion vectors not opened) shows.
 """
 
 import os
 import urllib.parse
-from typing import Any
+from typing import Any, Callable
 
 import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
+import questions
 from values import Date, Timestamp
 
 URL_SAFE = "/~=+&:'*!$()@,;"
@@ -117,6 +119,16 @@ class DuckDb:
     def rows(self, table: str, version: int | None = None) -> pa.Table:
         return self.connection.execute(f"SELECT * FROM {self._scan(table, version)}").to_arrow_table()
 
+    def opened(self, table: str, version: int | None = None) -> "OpenedBySql":
+        def ask(query: str) -> pa.Table:
+            return self.connection.execute(query).to_arrow_table()
+
+        # Attached, the log is read once for all questions; the whole is asked for as most people do.
+        at = "" if version is None else f", VERSION {version}"
+        self.connection.execute(f"ATTACH {sql_text(self.lake.uri(table))} AS opened (TYPE delta, PIN_SNAPSHOT{at})")
+        close = lambda: self.connection.execute("DETACH opened")  # noqa: E731
+        return OpenedBySql(ask, self._scan(table, version), "opened", questions.duckdb_literal, close)
+
     def _scan(self, table: str, version: int | None) -> str:
         at = "" if version is None else f", version = {version}"
         return f"delta_scan({sql_text(self.lake.uri(table))}{at})"
@@ -138,6 +150,9 @@ class Polars:
     def rows(self, table: str, version: int | None = None) -> pa.Table:
         return self._scan(table, version).collect().to_arrow()
 
+    def opened(self, table: str, version: int | None = None) -> "OpenedByPolars":
+        return OpenedByPolars(self.polars, self._scan(table, version))
+
     def _scan(self, table: str, version: int | None) -> Any:
         options = self.lake.storage_options() or None
         return self.polars.scan_delta(self.lake.uri(table), version=version, storage_options=options)
@@ -155,14 +170,113 @@ class DataFusion:
     def rows(self, table: str, version: int | None = None) -> pa.Table:
         return self._query(table, version, "SELECT * FROM lake")
 
+    def opened(self, table: str, version: int | None = None) -> "OpenedBySql":
+        engine = self._engine(table, version)
+
+        def ask(query: str) -> pa.Table:
+            return pa.table(engine.execute(query).read_all())
+
+        return OpenedBySql(ask, "lake", "lake", questions.datafusion_literal)
+
     def _query(self, table: str, version: int | None, query: str) -> pa.Table:
+        return pa.table(self._engine(table, version).execute(query).read_all())
+
+    def _engine(self, table: str, version: int | None) -> Any:
         opened = deltalake.DeltaTable(
             self.lake.uri(table), version=version, storage_options=self.lake.storage_options() or None
         )
-        return pa.table(deltalake.QueryBuilder().register("lake", opened).execute(query).read_all())
+        return deltalake.QueryBuilder().register("lake", opened)
 
 
-READERS = {"duckdb": DuckDb, "polars": Polars, "datafusion": DataFusion}
+class PyArrow:
+    """The way of old programs: python deltalake gives the files to PyArrow. Knows no deletion vectors, and says so."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+
+    def count(self, table: str, version: int | None = None) -> int:
+        return self._dataset(table, version).count_rows()
+
+    def rows(self, table: str, version: int | None = None) -> pa.Table:
+        return self._dataset(table, version).to_table()
+
+    def _dataset(self, table: str, version: int | None) -> Any:
+        options = self.lake.storage_options() or None
+        return deltalake.DeltaTable(self.lake.uri(table), version=version, storage_options=options).to_pyarrow_dataset()
+
+
+READERS = {"duckdb": DuckDb, "polars": Polars, "datafusion": DataFusion, "pyarrow": PyArrow}
+
+
+# --- Tables that are asked more than once ----------------------------------------------------------------------------
+
+
+class OpenedBySql:
+    """A table at one version. `ask` runs a query, `whole` and `name` are the table's name in it."""
+
+    def __init__(
+        self,
+        ask: Callable[[str], pa.Table],
+        whole: str,
+        name: str,
+        literal: questions.Literal,
+        close: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self.ask, self.whole, self.name, self.literal, self.close = ask, whole, name, literal, close
+
+    def rows(self) -> pa.Table:
+        return self.ask(f"SELECT * FROM {self.whole}")
+
+    def count(self) -> int:
+        return self.ask(f"SELECT count(*) AS n FROM {self.whole}")["n"][0].as_py()
+
+    def ids(self, question: list[dict[str, Any]]) -> list[str]:
+        return self.ask(f"SELECT _id FROM {self.name} WHERE {self._where(question)}")["_id"].to_pylist()
+
+    def count_where(self, question: list[dict[str, Any]]) -> int:
+        return self.ask(f"SELECT count(*) AS n FROM {self.name} WHERE {self._where(question)}")["n"][0].as_py()
+
+    def extremes(self, columns: list[str]) -> list[Any]:
+        found = self.ask(f"SELECT {questions.extremes(columns, questions.double_quoted)} FROM {self.name}")
+        return [cells(found.column(name))[0] for name in found.column_names]
+
+    def _where(self, question: list[dict[str, Any]]) -> str:
+        return questions.where(question, self.literal, questions.double_quoted)
+
+
+class OpenedByPolars:
+    """A table at one version."""
+
+    def __init__(self, polars: Any, scan: Any) -> None:
+        self.polars, self.scan = polars, scan
+
+    def close(self) -> None:
+        pass
+
+    def rows(self) -> pa.Table:
+        return self.scan.collect().to_arrow()
+
+    def count(self) -> int:
+        return self.polars.SQLContext(lake=self.scan).execute("SELECT count(*) AS n FROM lake", eager=True)["n"][0]
+
+    def ids(self, question: list[dict[str, Any]]) -> list[str]:
+        found = self.scan.filter(questions.polars_expression(self.polars, question)).select("_id")
+        return found.collect()["_id"].to_list()
+
+    def count_where(self, question: list[dict[str, Any]]) -> int:
+        found = self.scan.filter(questions.polars_expression(self.polars, question)).select(self.polars.len())
+        return found.collect().item()
+
+    def extremes(self, columns: list[str]) -> list[Any]:
+        asked = [
+            function(self.polars.col(name)).alias(f"{number}_{position}")
+            for number, name in enumerate(columns)
+            for position, function in enumerate(
+                (self.polars.Expr.count, self.polars.Expr.min, self.polars.Expr.max)
+            )
+        ]
+        found = self.scan.select(asked).collect().to_arrow()
+        return [cells(found.column(name))[0] for name in found.column_names]
 
 
 def sql_text(value: str) -> str:

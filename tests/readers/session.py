@@ -5,14 +5,20 @@
 One JSON request a line on standard input, one JSON answer a line on standard output: {"done": ...} or {"error": "..."}. Ends with its
 input. "table" is a path below ROOT. Requests, by their key "do":
   read      {"reader", "table", "version"}: {"columns", "rows": cells as text or null, "count": by SQL}
+  inquire   {"reader", "table", "version", "whole": also the rows, "questions": see questions.py, "columns"}: {"content": as of read, or
+            null, "found": [{"ids", "count": by SQL}] for the questions, "extremes": [count, least, greatest] for the columns}
   schema    {"table", "version"}: {column name: its lake.source or null}
   create    {"table", "parquet": its schema is the table's, "partition_by", "configuration"}
   merge     {"table", "parquet"}: rows by _id; a row whose column __deleted is true leaves the table, any other enters or replaces
   delete    {"table", "predicate"}
   update    {"table", "updates": {column: SQL}, "predicate"}
   append    {"table", "parquet"}: rows in columns that the table has
+  overwrite {"table", "parquet"}: the rows become those of the file; no other columns
   optimize  {"table"}
   add_column {"table", "column"}: a text column
+  set_property {"table", "name", "value"}
+  vacuum    {"table", "retention_hours", "full", "dry_run"}: the files that go
+  repair    {"table"}: the files that were missing
   version   {"table"}: the latest
 """
 
@@ -48,6 +54,29 @@ class Session:
         columns = [[cell_text(value) for value in cells(found.column(name))] for name in found.column_names]
         rows = [list(row) for row in zip(*columns)] if columns else []
         return {"columns": found.column_names, "rows": rows, "count": reader.count(table, version)}
+
+    def inquire(self, order: dict[str, Any]) -> dict[str, Any]:
+        name = order["reader"]
+        reader = self.readers.get(name) or self.readers.setdefault(name, READERS[name](self.lake))
+        opened = reader.opened(order["table"], order.get("version"))
+        try:
+            return self.answered(opened, order)
+        finally:
+            opened.close()
+
+    def answered(self, opened: Any, order: dict[str, Any]) -> dict[str, Any]:
+        content = None
+        if order["whole"]:
+            found = opened.rows()
+            columns = [[cell_text(value) for value in cells(found.column(name))] for name in found.column_names]
+            rows = [list(row) for row in zip(*columns)] if columns else []
+            content = {"columns": found.column_names, "rows": rows, "count": opened.count()}
+        found = [
+            {"ids": opened.ids(question), "count": opened.count_where(question)} for question in order["questions"]
+        ]
+        extremes = opened.extremes(order["columns"]) if order["columns"] else []
+        extremes = [[cell_text(value) for value in extremes[at : at + 3]] for at in range(0, len(extremes), 3)]
+        return {"content": content, "found": found, "extremes": extremes}
 
     def schema(self, order: dict[str, Any]) -> dict[str, str | None]:
         fields = json.loads(self.open(order).schema().to_json())["fields"]
@@ -101,6 +130,14 @@ class Session:
         write_deltalake(table, pq.read_table(order["parquet"]), mode="append", schema_mode="merge")
         return table.version()
 
+    def overwrite(self, order: dict[str, Any]) -> int:
+        table, source = self.open(order), pq.read_table(order["parquet"])
+        for field in pa.schema(table.schema().to_arrow()):
+            if field.name not in source.column_names:
+                source = source.append_column(field, pa.nulls(source.num_rows, field.type))
+        write_deltalake(table, source.select([field.name for field in table.schema().fields]), mode="overwrite")
+        return table.version()
+
     def optimize(self, order: dict[str, Any]) -> int:
         table = self.open(order)
         table.optimize.compact()
@@ -111,6 +148,23 @@ class Session:
         table.alter.add_columns(Field(order["column"], PrimitiveType("string")))
         return table.version()
 
+    def set_property(self, order: dict[str, Any]) -> int:
+        table = self.open(order)
+        table.alter.set_table_properties({order["name"]: order["value"]}, raise_if_not_exists=False)
+        return table.version()
+
+    def vacuum(self, order: dict[str, Any]) -> list[str]:
+        return self.open(order).vacuum(
+            retention_hours=order["retention_hours"],
+            dry_run=order["dry_run"],
+            enforce_retention_duration=False,
+            full=order["full"],
+        )
+
+    def repair(self, order: dict[str, Any]) -> list[str]:
+        found = self.open(order).repair(dry_run=False)
+        return list(found.get("files_removed") or [])
+
     def version(self, order: dict[str, Any]) -> int:
         return self.open(order).version()
 
@@ -120,10 +174,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     session = Session(sys.argv[1])
-    known: dict[str, Callable[[dict[str, Any]], Any]] = {
-        name: getattr(session, name)
-        for name in ("read", "schema", "create", "merge", "delete", "update", "append", "optimize", "add_column", "version")
-    }
+    names = (
+        *("read", "inquire", "schema", "create", "merge", "delete", "update", "append", "overwrite", "optimize"),
+        *("add_column", "set_property", "vacuum", "repair", "version"),
+    )
+    known: dict[str, Callable[[dict[str, Any]], Any]] = {name: getattr(session, name) for name in names}
     print(json.dumps({"done": "ready"}), file=answers, flush=True)
     for line in sys.stdin:
         order = json.loads(line)

@@ -5,6 +5,7 @@
 One JSON request a line on standard input, one JSON answer a line on standard output: {"done": ...} or {"error": "..."}. The first answer
 comes when Spark is up. Ends with its input. "table" is an absolute path or a URL. Requests, by their key "do":
   read   {"table", "version"}: {"columns", "rows": cells as text or null, "count": by SQL}
+  inquire {"table", "version", "whole", "questions", "columns"}: as session.py
   sql    {"sql"}: any statements, one after another when it is a list; the rows of the last, cells as text or null
   merge  {"table", "parquet"}: rows by _id; a row whose column __deleted is true leaves the table, any other enters or replaces
 Nothing is fetched from anywhere: the jars are those of the folder.
@@ -23,6 +24,8 @@ os.environ["PYSPARK_PYTHON"] = sys.executable
 
 from pyspark.sql import DataFrame, SparkSession  # noqa: E402
 from pyspark.sql.types import DateType, TimestampType  # noqa: E402
+from questions import back_quoted as quoted  # noqa: E402
+from questions import extremes, spark_literal, where  # noqa: E402
 from values import Date, Timestamp, cell_text  # noqa: E402
 
 DELETED = "__deleted"
@@ -45,6 +48,8 @@ def start(jars: str, scratch: str) -> SparkSession:
         "spark.sql.warehouse.dir": os.path.join(scratch, "warehouse"),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
+        # 10,000 tasks for every VACUUM otherwise.
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
         # 50 tasks for every look at a small log otherwise.
         "spark.databricks.delta.snapshotPartitions": "1",
         # Tests clean up at once.
@@ -54,10 +59,6 @@ def start(jars: str, scratch: str) -> SparkSession:
     for key, value in settings.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
-
-
-def quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
 
 
 def content(frame: DataFrame) -> dict[str, Any]:
@@ -87,6 +88,29 @@ def read(spark: SparkSession, order: dict[str, Any]) -> dict[str, Any]:
     found = content(spark.sql(f"SELECT * FROM {table}"))
     found["count"] = spark.sql(f"SELECT count(*) FROM {table}").collect()[0][0]
     return found
+
+
+def inquire(spark: SparkSession, order: dict[str, Any]) -> dict[str, Any]:
+    at = "" if order.get("version") is None else f" VERSION AS OF {order['version']}"
+    table = f"delta.{quoted(order['table'])}{at}"
+    # One statement for all questions: planning is what costs. Each is still answered from the table by its own conditions.
+    found: list[dict[str, Any]] = [{"ids": [], "count": 0} for _ in order["questions"]]
+    rows = [f"FROM {table} WHERE {where(question, spark_literal, quoted)}" for question in order["questions"]]
+    if rows:
+        ids = " UNION ALL ".join(f"SELECT {number} AS n, _id {of}" for number, of in enumerate(rows))
+        for number, row_id in spark.sql(ids).collect():
+            found[number]["ids"].append(row_id)
+        counts = " UNION ALL ".join(f"SELECT {number} AS n, count(*) {of}" for number, of in enumerate(rows))
+        for number, count in spark.sql(counts).collect():
+            found[number]["count"] = count
+    limits: list[str | None] = []
+    if order["columns"]:
+        limits = content(spark.sql(f"SELECT {extremes(order['columns'], quoted)} FROM {table}"))["rows"][0]
+    return {
+        "content": read(spark, order) if order["whole"] else None,
+        "found": found,
+        "extremes": [limits[at : at + 3] for at in range(0, len(limits), 3)],
+    }
 
 
 def sql(spark: SparkSession, order: dict[str, Any]) -> list[list[str | None]]:
@@ -125,7 +149,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lake-test-spark-", ignore_cleanup_errors=True) as scratch:
         os.chdir(scratch)
         spark = start(sys.argv[1], scratch)
-        known = {"read": read, "sql": sql, "merge": merge}
+        known = {"read": read, "inquire": inquire, "sql": sql, "merge": merge}
         print(json.dumps({"done": f"Spark {spark.version}"}), file=answers, flush=True)
         for line in sys.stdin:
             order = json.loads(line)

@@ -1,6 +1,7 @@
 //! The engine under test, seen from outside: only the port, on folders that survive it, and the batches that it gets.
 
 mod rows;
+mod time;
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use rand::rngs::StdRng;
 use tempfile::TempDir;
 
 pub use self::rows::{Cell, NewRow, batch, record_batch, tombstone, write_parquet};
+pub use self::time::{NOTE, data_files, pass_time, set_back_note};
 use crate::readers::Snapshot;
 
 /// How an engine is set up in a test: what every test may choose, whatever the engine calls it.
@@ -29,6 +31,8 @@ pub struct Setting {
     pub deletion_vectors: DeletionVectors,
     /// How long superseded files stay.
     pub retention_hours: u64,
+    /// How long files stay that no log speaks of.
+    pub orphan_hours: u64,
     /// Most columns of a table.
     pub columns_max: usize,
     /// Bytes at which a data file is closed.
@@ -43,6 +47,10 @@ pub struct Setting {
     pub overlap_max: usize,
     /// Bytes below which a table is rewritten instead of getting deletion vectors, when that is `Auto`.
     pub copy_on_write_below_bytes: u64,
+    /// Bytes a second that are rewritten for that.
+    pub copy_on_write_bytes_per_second: u64,
+    /// Files up to this size are folded by upserts.
+    pub tiny_file_bytes: u64,
     /// Entries of the key index in memory.
     pub index_entries_in_memory_max: usize,
     /// Whether the key index survives the engine; otherwise it is built anew at every start.
@@ -61,6 +69,7 @@ impl Setting {
             partition_by: &[],
             deletion_vectors: DeletionVectors::Auto,
             retention_hours: 0,
+            orphan_hours: 24,
             columns_max: 24,
             target_file_bytes: 20_000,
             small_file_bytes: 8_000,
@@ -68,6 +77,8 @@ impl Setting {
             deleted_share_max: 0.15,
             overlap_max: 3,
             copy_on_write_below_bytes: 10_000,
+            copy_on_write_bytes_per_second: 8 << 20,
+            tiny_file_bytes: 4_000,
             index_entries_in_memory_max: 16,
             index_kept: true,
             tables_open_max: 2,
@@ -78,12 +89,15 @@ impl Setting {
     pub fn redraw(&mut self, random: &mut StdRng) {
         use DeletionVectors::{Auto, Off, On};
         self.deletion_vectors = [Auto, On, On, Off][random.random_range(0..4)];
+        self.orphan_hours = [1, 2, 24][random.random_range(0..3)];
         self.target_file_bytes = [4_000, 20_000, 1 << 20][random.random_range(0..3)];
         self.small_file_bytes = [0, 2_000, 8_000][random.random_range(0..3)];
         self.small_files_max = random.random_range(1..6);
         self.deleted_share_max = [0.0, 0.15, 0.6, 1.0][random.random_range(0..4)];
         self.overlap_max = random.random_range(1..6);
         self.copy_on_write_below_bytes = [0, 5_000, 1 << 20][random.random_range(0..3)];
+        self.copy_on_write_bytes_per_second = [0, 2_000, 8 << 20][random.random_range(0..3)];
+        self.tiny_file_bytes = [0, 4_000, 64 << 10][random.random_range(0..3)];
         self.index_entries_in_memory_max = [1, 16, 500_000][random.random_range(0..3)];
         self.index_kept = random.random_range(0..8) > 0;
         self.tables_open_max = random.random_range(1..5);
@@ -100,11 +114,14 @@ impl Setting {
             overlap_max: self.overlap_max,
             deletion_vectors: self.deletion_vectors,
             copy_on_write_below_bytes: self.copy_on_write_below_bytes,
+            copy_on_write_bytes_per_second: self.copy_on_write_bytes_per_second,
+            tiny_file_bytes: self.tiny_file_bytes,
             partition_by: self.partition_by.iter().map(|column| (*column).to_owned()).collect(),
             index_folder: self.index_kept.then(|| index_folder.to_owned()),
             index_entries_in_memory_max: self.index_entries_in_memory_max,
             tables_open_max: self.tables_open_max,
             retention_hours: self.retention_hours,
+            orphan_hours: self.orphan_hours,
             tombstone_retention_hours: 1,
             ..DeltaOptions::default()
         }

@@ -4,8 +4,11 @@
 //! again and again: one process that gives what each reader sees. [`Snapshot`] is the quick look within this process.
 
 mod content;
+mod inquiry;
+mod log;
 mod session;
 mod snapshot;
+mod statistics;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,6 +18,8 @@ use anyhow::{Context, bail};
 use crate::parts::{ObjectStore, installed};
 
 pub use self::content::{Content, Row};
+pub use self::inquiry::{Answer, Condition, Inquiry, Test};
+pub use self::log::ensure_log_is_sound;
 pub use self::session::{Reader, Readers};
 pub use self::snapshot::Snapshot;
 

@@ -5,14 +5,14 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use lake_tests::engine::{Cell, DeletionVectors, EngineLake, NewRow, Setting, batch, space, tombstone};
+use lake_tests::engine::{
+    Cell, DeletionVectors, EngineLake, NewRow, Setting, batch, data_files, pass_time, set_back_note, space, tombstone,
+};
 use lake_tests::readers::{Reader, Readers, Row};
 use lake_writer::table_store::TableStore;
-use serde_json::Value;
 
 const TYPE: &str = "person";
 const HOUR_MS: i64 = 3_600_000;
@@ -41,52 +41,9 @@ async fn live(lake: &EngineLake, setting: &Setting) -> BTreeMap<u64, Vec<Row>> {
     versions
 }
 
-/// Everything up to this version happened hours ago, and every file was written then.
-fn age(table: &Path, version: u64, hours: i64) {
-    for number in 0..=version {
-        let entry = table.join(format!("_delta_log/{number:020}.json"));
-        let mut aged = String::new();
-        for line in fs::read_to_string(&entry).unwrap().lines() {
-            let mut action: Value = serde_json::from_str(line).unwrap();
-            if let Some(removed) = action.pointer_mut("/remove/deletionTimestamp") {
-                *removed = (removed.as_i64().unwrap() - hours * HOUR_MS).into();
-            }
-            aged.push_str(&format!("{action}\n"));
-        }
-        fs::write(&entry, aged).unwrap();
-    }
-    let then = SystemTime::now() - Duration::from_secs(hours as u64 * 3_600);
-    for file in files(table) {
-        File::options().write(true).open(file).unwrap().set_modified(then).unwrap();
-    }
-}
-
-/// The engine took note of these hours ago. Whether there is a note.
-fn age_note(table: &Path, of: &[PathBuf], hours: i64) -> bool {
-    let note = table.join("_lake/superseded_deletion_vectors.json");
-    let Ok(text) = fs::read_to_string(&note) else { return false };
-    let mut noted: BTreeMap<String, i64> = serde_json::from_str(&text).unwrap();
-    for (path, since) in &mut noted {
-        if of.iter().any(|file| file.ends_with(path)) {
-            *since -= hours * HOUR_MS;
-        }
-    }
-    fs::write(&note, serde_json::to_string(&noted).unwrap()).unwrap();
-    true
-}
-
 /// Data files and deletion vectors.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() && !path.ends_with("_delta_log") {
-            found.extend(files(&path));
-        } else if path.extension().is_some_and(|end| end == "parquet" || end == "bin") {
-            found.push(path);
-        }
-    }
-    found
+    data_files(folder).unwrap()
 }
 
 async fn cleaned_up(setting: &Setting) {
@@ -102,14 +59,15 @@ async fn cleaned_up(setting: &Setting) {
     }
     orphans.iter().for_each(|orphan| fs::write(orphan, "half a file").unwrap());
     let before = files(&table).len();
-    age(&table, within, 72);
+    pass_time(&table, 72, Some(within)).unwrap();
 
     let store = lake.open(setting).unwrap();
     let maintained = store.maintain(&space()).await.unwrap();
     assert!(maintained.files_deleted > 0, "nothing was cleaned up: {setting:?}");
     assert!(files(&table).len() < before, "{setting:?}");
     // Nothing says when deletion vectors fell out of use, so the first clean-up that meets them may take note only.
-    if age_note(&table, &orphans, 72) {
+    let orphaned = |path: &str| orphans.iter().any(|orphan| orphan.ends_with(path));
+    if set_back_note(&table, 72 * HOUR_MS, orphaned).unwrap() {
         store.maintain(&space()).await.unwrap();
     }
     for orphan in &orphans {

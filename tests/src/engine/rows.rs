@@ -5,10 +5,12 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Date32Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Date32Array, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::Date32Type;
 use arrow::record_batch::RecordBatch;
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate};
 use lake_proto::queue::v1::Tombstone;
 use lake_writer::table_store::{SpaceBatch, TableRows};
 use parquet::arrow::ArrowWriter;
@@ -16,7 +18,7 @@ use parquet::arrow::ArrowWriter;
 use super::space;
 
 /// A value of a field.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
     /// Text.
     Text(String),
@@ -24,6 +26,12 @@ pub enum Cell {
     Number(i64),
     /// A day.
     Date(NaiveDate),
+    /// A moment, microseconds since 1970.
+    Moment(i64),
+    /// A number with a fraction.
+    Real(f64),
+    /// True or false.
+    Truth(bool),
 }
 
 impl Cell {
@@ -33,6 +41,12 @@ impl Cell {
             Self::Text(text) => text.clone(),
             Self::Number(number) => number.to_string(),
             Self::Date(date) => date.to_string(),
+            Self::Moment(micros) => {
+                let moment = DateTime::from_timestamp_micros(*micros).unwrap_or_default();
+                moment.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+            }
+            Self::Real(real) => format!("{real:?}"),
+            Self::Truth(truth) => truth.to_string(),
         }
     }
 }
@@ -50,7 +64,8 @@ pub struct NewRow {
     pub cells: BTreeMap<String, Cell>,
 }
 
-/// One record batch of rows, under their source paths. A field whose values are all numbers or all days gets that type, any other is text.
+/// One record batch of rows, under their source paths. A field whose values are all of one kind gets that type, any
+/// other is text.
 ///
 /// # Errors
 /// When the arrays do not make a batch, which would be an error in this function.
@@ -75,19 +90,28 @@ pub fn record_batch(rows: &[NewRow]) -> anyhow::Result<RecordBatch> {
 }
 
 fn array(cells: Vec<Option<&Cell>>) -> ArrayRef {
-    if cells.iter().flatten().all(|cell| matches!(cell, Cell::Number(_))) {
-        let number = |cell: Option<&Cell>| match cell {
-            Some(Cell::Number(number)) => Some(*number),
-            _ => None,
-        };
-        return Arc::new(cells.into_iter().map(number).collect::<Int64Array>());
+    let all = |is: fn(&Cell) -> bool| cells.iter().flatten().all(|cell| is(cell));
+    if all(|cell| matches!(cell, Cell::Number(_))) {
+        let number = |cell: &Cell| if let Cell::Number(number) = cell { Some(*number) } else { None };
+        return Arc::new(cells.iter().map(|cell| cell.and_then(number)).collect::<Int64Array>());
     }
-    if cells.iter().flatten().all(|cell| matches!(cell, Cell::Date(_))) {
-        let day = |cell: Option<&Cell>| match cell {
-            Some(Cell::Date(date)) => Some(Date32Type::from_naive_date(*date)),
-            _ => None,
-        };
-        return Arc::new(cells.into_iter().map(day).collect::<Date32Array>());
+    if all(|cell| matches!(cell, Cell::Date(_))) {
+        let day =
+            |cell: &Cell| if let Cell::Date(date) = cell { Some(Date32Type::from_naive_date(*date)) } else { None };
+        return Arc::new(cells.iter().map(|cell| cell.and_then(day)).collect::<Date32Array>());
+    }
+    if all(|cell| matches!(cell, Cell::Moment(_))) {
+        let micros = |cell: &Cell| if let Cell::Moment(micros) = cell { Some(*micros) } else { None };
+        let moments: TimestampMicrosecondArray = cells.iter().map(|cell| cell.and_then(micros)).collect();
+        return Arc::new(moments.with_timezone("UTC"));
+    }
+    if all(|cell| matches!(cell, Cell::Real(_))) {
+        let real = |cell: &Cell| if let Cell::Real(real) = cell { Some(*real) } else { None };
+        return Arc::new(cells.iter().map(|cell| cell.and_then(real)).collect::<Float64Array>());
+    }
+    if all(|cell| matches!(cell, Cell::Truth(_))) {
+        let truth = |cell: &Cell| if let Cell::Truth(truth) = cell { Some(*truth) } else { None };
+        return Arc::new(cells.iter().map(|cell| cell.and_then(truth)).collect::<BooleanArray>());
     }
     Arc::new(cells.into_iter().map(|cell| cell.map(Cell::text)).collect::<StringArray>())
 }

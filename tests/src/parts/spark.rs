@@ -8,11 +8,11 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::dialogue::Dialogue;
 use super::installed;
-use crate::readers::Content;
+use crate::readers::{Answer, Content};
 
 static SHARED: Mutex<Option<Spark>> = Mutex::new(None);
 
@@ -57,6 +57,13 @@ impl Spark {
     /// When Spark cannot read it.
     pub fn read(&mut self, table: &Path, version: Option<u64>) -> anyhow::Result<Content> {
         self.dialogue.ask(&json!({"do": "read", "table": table, "version": version}))
+    }
+
+    /// Asks about a table; see [`crate::readers::Readers::ensure_sees`].
+    pub(crate) fn inquire(&mut self, table: &Path, mut inquiry: Value) -> anyhow::Result<Answer> {
+        inquiry["do"] = "inquire".into();
+        inquiry["table"] = table.to_str().context("a table's path is text")?.into();
+        self.dialogue.ask(&inquiry)
     }
 
     /// Runs SQL statements one after another, and gives the rows of the last as text. A table is named ``delta.`/its/folder` ``.

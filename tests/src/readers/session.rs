@@ -8,7 +8,8 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::content::Content;
+use super::content::{Content, Row};
+use super::inquiry::{Inquiry, spoken};
 use crate::parts::{Dialogue, ObjectStore, Spark, installed};
 
 /// Who reads.
@@ -97,6 +98,38 @@ impl Readers {
         content.with_context(|| format!("{reader} reads {} (version {version:?})", table.display()))
     }
 
+    /// Asks about a table, now or at a version, and compares the answer with the rows that should be there.
+    ///
+    /// # Errors
+    /// When the reader cannot read it or is wrong.
+    pub fn ensure_sees(
+        &mut self,
+        reader: Reader,
+        table: &Path,
+        version: Option<u64>,
+        inquiry: &Inquiry,
+        expected: &[Row],
+    ) -> anyhow::Result<()> {
+        let mut question = spoken(inquiry, version);
+        let answer = if reader == Reader::Spark {
+            Spark::shared(|spark| spark.inquire(table, question))
+        } else {
+            question["reader"] = reader.to_string().into();
+            self.ask("inquire", table, question)
+        };
+        answer
+            .and_then(|answer| inquiry.ensure_answered(&answer, expected))
+            .with_context(|| format!("{reader} reads {} (version {version:?})", table.display()))
+    }
+
+    /// All rows as old programs see them, through PyArrow, which knows no deletion vectors.
+    ///
+    /// # Errors
+    /// When the table has deletion vectors.
+    pub fn read_by_pyarrow(&mut self, table: &Path) -> anyhow::Result<Content> {
+        self.ask("read", table, json!({"reader": "pyarrow", "version": null}))
+    }
+
     /// Column names, each with the source path that the lake noted for it.
     ///
     /// # Errors
@@ -147,6 +180,14 @@ impl Readers {
         self.ask("append", table, json!({"parquet": parquet}))
     }
 
+    /// deltalake's overwriting: the rows of the table become those of a parquet file.
+    ///
+    /// # Errors
+    /// When deltalake refuses.
+    pub fn overwrite(&mut self, table: &Path, parquet: &Path) -> anyhow::Result<u64> {
+        self.ask("overwrite", table, json!({"parquet": parquet}))
+    }
+
     /// deltalake's OPTIMIZE.
     ///
     /// # Errors
@@ -161,5 +202,35 @@ impl Readers {
     /// When deltalake refuses.
     pub fn add_column(&mut self, table: &Path, column: &str) -> anyhow::Result<u64> {
         self.ask("add_column", table, json!({"column": column}))
+    }
+
+    /// deltalake sets a property of a table, one that means nothing to anybody: a commit of metadata alone.
+    ///
+    /// # Errors
+    /// When deltalake refuses.
+    pub fn set_property(&mut self, table: &Path, name: &str, value: &str) -> anyhow::Result<u64> {
+        self.ask("set_property", table, json!({"name": name, "value": value}))
+    }
+
+    /// deltalake's VACUUM: the files that it deletes, or, on a dry run, would. With `full` it also looks for files that no log names.
+    ///
+    /// # Errors
+    /// When deltalake refuses.
+    pub fn vacuum(
+        &mut self,
+        table: &Path,
+        retention_hours: u64,
+        full: bool,
+        dry_run: bool,
+    ) -> anyhow::Result<Vec<String>> {
+        self.ask("vacuum", table, json!({"retention_hours": retention_hours, "full": full, "dry_run": dry_run}))
+    }
+
+    /// deltalake's repair: takes files out of the table that are not there, and names them.
+    ///
+    /// # Errors
+    /// When deltalake refuses.
+    pub fn repair(&mut self, table: &Path) -> anyhow::Result<Vec<String>> {
+        self.ask("repair", table, json!({}))
     }
 }

@@ -1,10 +1,10 @@
 //! A table read file by file: the file list from delta-rs, the rows from the parquet files, deletion vectors by the letter of the Delta
 //! protocol. Much quicker than a query engine, so that a table can be looked at after every step; and stricter: it also checks that each
-//! file is as the log says.
+//! file is as the log says, its statistics included.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use arrow::array::{Array, ArrayRef, AsArray};
@@ -20,6 +20,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::content::Row;
+use super::statistics::Statistics;
 
 /// Bytes `D1 D3 39 64`: what every deletion vector begins with.
 const DELETION_VECTOR_MAGIC: u32 = 1_681_511_377;
@@ -31,12 +32,20 @@ pub struct Snapshot {
     pub version: u64,
     /// Column names and the source paths that the lake noted for them; `foreign:<name>` where it noted none.
     pub sources: BTreeMap<String, String>,
+    /// Column names and their types in the Delta schema.
+    pub kinds: BTreeMap<String, String>,
     /// The rows, sorted.
     pub rows: Vec<Row>,
     /// Values of the partition columns, over all files.
     pub partition_values: BTreeSet<String>,
+    /// Files with deletion vectors in folders whose names hold escaped characters: Polars does not find those vectors.
+    pub vectors_in_escaped_folders: usize,
     /// Number of data files.
     pub files: usize,
+    /// The data files and those of their deletion vectors.
+    pub used: BTreeSet<PathBuf>,
+    /// Properties of the table.
+    pub properties: BTreeMap<String, String>,
     /// Rows in them that deletion vectors hide.
     pub hidden_rows: u64,
 }
@@ -66,9 +75,13 @@ impl Snapshot {
         let mut read = Self {
             version: snapshot.version(),
             sources: fields.iter().map(|field| (field.name.clone(), field.source.clone())).collect(),
+            kinds: fields.iter().map(|field| (field.name.clone(), field.kind.clone())).collect(),
             rows: Vec::new(),
             partition_values: BTreeSet::new(),
+            vectors_in_escaped_folders: 0,
             files: 0,
+            used: BTreeSet::new(),
+            properties: serde_json::from_value(serde_json::to_value(snapshot.metadata())?["configuration"].take())?,
             hidden_rows: 0,
         };
         for view in snapshot.log_data().iter() {
@@ -78,12 +91,16 @@ impl Snapshot {
                 .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)))
                 .collect();
             let hidden = match view.deletion_vector_descriptor() {
-                Some(descriptor) => deleted_rows(folder, &descriptor)?,
+                Some(descriptor) => {
+                    read.used.extend(vector_file(folder, &descriptor)?);
+                    deleted_rows(folder, &descriptor)?
+                }
                 None => RoaringTreemap::new(),
             };
             let path = view.path().into_owned();
+            let statistics = Statistics::of(view.stats().as_deref())?;
             let found = read
-                .add_file(&folder.join(&path), &fields, &partition, &hidden)
+                .add_file(&folder.join(&path), &fields, &partition, &hidden, &statistics)
                 .with_context(|| format!("data file {path} of {}", folder.display()))?;
             let recorded = view.num_records();
             ensure!(
@@ -91,7 +108,12 @@ impl Snapshot {
                 "{path}: {found} rows, the log says {recorded:?}"
             );
             read.files += 1;
+            read.used.insert(folder.join(&path));
             read.hidden_rows += hidden.len();
+            if !hidden.is_empty() {
+                ensure!(!statistics.are_tight(), "{path}: rows are hidden, but its statistics are said to be exact");
+                read.vectors_in_escaped_folders += usize::from(path.contains(['%', '~']));
+            }
             read.partition_values.extend(partition.into_values());
         }
         read.rows.sort();
@@ -105,8 +127,10 @@ impl Snapshot {
         fields: &[TableField],
         partition: &Row,
         hidden: &RoaringTreemap,
+        statistics: &Statistics,
     ) -> anyhow::Result<usize> {
         let mut position = 0;
+        let mut nulls: BTreeMap<String, usize> = BTreeMap::new();
         for batch in ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()? {
             let batch = batch?;
             let mut columns: Vec<(&str, Vec<Option<String>>)> = Vec::new();
@@ -115,7 +139,10 @@ impl Snapshot {
                 let field = field.with_context(|| format!("column {name} is not in the schema"))?;
                 let found = delta_type(array.data_type())?;
                 ensure!(found == field.kind, "column {name} holds {found}, the schema says {}", field.kind);
-                columns.push((&field.name, texts(array)?));
+                let cells = texts(array)?;
+                statistics.ensure_hold(name, &field.kind, &cells)?;
+                *nulls.entry(name.clone()).or_default() += array.null_count();
+                columns.push((&field.name, cells));
             }
             for row in 0..batch.num_rows() {
                 if !hidden.contains(position as u64) {
@@ -126,6 +153,7 @@ impl Snapshot {
                 position += 1;
             }
         }
+        statistics.ensure_nulls(&nulls, position)?;
         ensure!(
             hidden.max().is_none_or(|last| last < position as u64),
             "a deletion vector hides a row behind the last"
@@ -180,16 +208,24 @@ fn texts(array: &ArrayRef) -> anyhow::Result<Vec<Option<String>>> {
     Ok((0..array.len()).map(|row| array.is_valid(row).then(|| formatter.value(row).to_string())).collect())
 }
 
+/// The file that holds a deletion vector, unless the log itself does.
+fn vector_file(folder: &Path, descriptor: &DeletionVectorDescriptor) -> anyhow::Result<Option<PathBuf>> {
+    if descriptor.storage_type != StorageType::UuidRelativePath {
+        return Ok(None);
+    }
+    let text = descriptor.path_or_inline_dv.as_str();
+    let (prefix, id) = text.split_at(text.len().checked_sub(20).context("20 characters name the file")?);
+    let id = uuid::Uuid::from_slice(&z85::decode(id)?)?;
+    Ok(Some(folder.join(prefix).join(format!("deletion_vector_{id}.bin"))))
+}
+
 /// The positions that a deletion vector hides.
 fn deleted_rows(folder: &Path, descriptor: &DeletionVectorDescriptor) -> anyhow::Result<RoaringTreemap> {
-    let text = descriptor.path_or_inline_dv.as_str();
     let size = usize::try_from(descriptor.size_in_bytes)?;
     let bytes = match descriptor.storage_type {
-        StorageType::Inline => z85::decode(text)?,
+        StorageType::Inline => z85::decode(&descriptor.path_or_inline_dv)?,
         StorageType::UuidRelativePath => {
-            let (prefix, id) = text.split_at(text.len().checked_sub(20).context("20 characters name the file")?);
-            let id = uuid::Uuid::from_slice(&z85::decode(id)?)?;
-            let file = folder.join(prefix).join(format!("deletion_vector_{id}.bin"));
+            let file = vector_file(folder, descriptor)?.context("a vector in a file")?;
             let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
             ensure!(bytes.first() == Some(&1), "{} is not of format version 1", file.display());
             let at = usize::try_from(descriptor.offset.unwrap_or(1))?;

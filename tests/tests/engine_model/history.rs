@@ -12,9 +12,13 @@ use rand::rngs::StdRng;
 
 pub const TYPES: [&str; 4] = ["person", "", "House hold", "घर"];
 
-/// Values of the column by which tables may be partitioned. Those of the second list must be escaped in paths.
-const SUPERVISORS: [&str; 4] = ["anna", "B-0_1.x", "0", "4f1c9e0d5a"];
-const ODD_SUPERVISORS: [&str; 4] = ["a b", "c/d=e", "100%25", "अनीता"];
+/// Values of the column by which tables may be partitioned. Those of the second list must be escaped in paths. Left out is what Polars
+/// mistakes whoever writes it: values too long for a folder's name, and `__HIVE_DEFAULT_PARTITION__` (see `delta_layouts.rs`).
+const SUPERVISORS: [&str; 5] = ["anna", "Anna", "B-0_1.x", "0", "4f1c9e0d5a"];
+const ODD_SUPERVISORS: [&str; 8] = ["a b", "c/d=e", "100%25", "अनीता", "a\\b", "it's \"?\"", "x?y#z", "~ü+&"];
+
+/// Moments that are not whole milliseconds, as statistics may be cut to those.
+const MOMENTS: [i64; 6] = [0, 1, -1, 1_706_745_600_123_456, 1_706_745_600_123_999, -1_000_000_000_000_007];
 
 /// What the source says about an id at one moment.
 #[derive(Clone, Debug)]
@@ -41,7 +45,7 @@ pub fn id_text(id: usize) -> String {
     format!("id-{id}")
 }
 
-fn cells(random: &mut StdRng, odd: bool) -> BTreeMap<String, Cell> {
+pub fn cells(random: &mut StdRng, odd: bool) -> BTreeMap<String, Cell> {
     let mut cells = BTreeMap::new();
     for field in 0..random.random_range(0..6) {
         let source = match random.random_range(0..12_u32) {
@@ -65,10 +69,18 @@ fn cells(random: &mut StdRng, odd: bool) -> BTreeMap<String, Cell> {
         cells.insert("+month".to_owned(), Cell::Date(month));
     }
     if random.random_range(0..4) > 0 {
-        let names = if odd && random.random_range(0..3) == 0 { ODD_SUPERVISORS } else { SUPERVISORS };
-        cells.insert("+supervisor_id".to_owned(), Cell::Text(names[random.random_range(0..4)].to_owned()));
+        cells.insert("+supervisor_id".to_owned(), Cell::Text(supervisor(random, odd).to_owned()));
+    }
+    if random.random_range(0..3) > 0 {
+        let moment = MOMENTS[random.random_range(0..MOMENTS.len())] + random.random_range(0..2_000);
+        cells.insert("/server_modified_on".to_owned(), Cell::Moment(moment));
     }
     cells
+}
+
+pub fn supervisor(random: &mut StdRng, odd: bool) -> &'static str {
+    let names = if odd && random.random_range(0..3) == 0 { ODD_SUPERVISORS.as_slice() } else { &SUPERVISORS };
+    names[random.random_range(0..names.len())]
 }
 
 /// The history of an id: versions never go back, observations always go on.
@@ -124,6 +136,8 @@ pub struct Model {
     /// Ids whose rows a stranger took away at this moment of their history. The engine remembers no deletion of theirs, so whether
     /// what is not newer brings them back depends on when it notices: it is not delivered any more.
     taken: HashMap<usize, usize>,
+    /// Properties that strangers set, by table.
+    properties: BTreeMap<(usize, String), String>,
 }
 
 impl Model {
@@ -168,8 +182,17 @@ impl Model {
         self.newest.insert(id, Observation { id, moment: 0, state });
     }
 
+    /// A stranger sets a property of a table.
+    pub fn note_property(&mut self, number: usize, name: &str, value: &str) {
+        self.properties.insert((number, name.to_owned()), value.to_owned());
+    }
+
     /// Compares with all tables of the lake.
     pub fn ensure_is_in(&self, tables: &BTreeMap<usize, Snapshot>) -> anyhow::Result<()> {
+        for ((number, name), value) in &self.properties {
+            let found = tables.get(number).and_then(|table| table.properties.get(name));
+            ensure!(found == Some(value), "property {name} of table {number} is {found:?} instead of {value}");
+        }
         let mut found: BTreeMap<&str, (usize, &Snapshot, &Row)> = BTreeMap::new();
         for (number, table) in tables {
             for row in &table.rows {

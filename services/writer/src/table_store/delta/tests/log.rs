@@ -219,6 +219,25 @@ impl Log {
         fs::write(self.entry(version), actions.collect::<String>()).unwrap();
     }
 
+    /// The engine noted superseded vectors so many hours earlier.
+    pub(super) fn noted_earlier(&self, hours: i64) {
+        let note = self.folder.join("_lake/superseded_deletion_vectors.json");
+        let Ok(text) = fs::read_to_string(&note) else { return };
+        let mut noted: BTreeMap<String, i64> = serde_json::from_str(&text).unwrap();
+        noted.values_mut().for_each(|since| *since -= 3_600_000 * hours);
+        fs::write(&note, serde_json::to_string(&noted).unwrap()).unwrap();
+    }
+
+    /// The log is read from its entries again, whose times a test can change.
+    pub(super) fn forget_checkpoints(&self) {
+        for entry in fs::read_dir(self.folder.join("_delta_log")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_string_lossy().contains("checkpoint") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+
     /// Files of the table were last written so many hours ago.
     pub(super) fn age(&self, files: impl IntoIterator<Item = impl AsRef<Path>>, hours: u64) {
         for file in files {

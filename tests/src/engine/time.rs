@@ -1,0 +1,122 @@
+//! Time that passes for a table: clocks are set back on disk, as nobody waits for hours.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use arrow::array::{Array, ArrayRef, AsArray, StructArray};
+use arrow::compute::unary;
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+
+/// Where the engine notes, beside a table, which deletion vectors are superseded and since when.
+pub const NOTE: &str = "_lake/superseded_deletion_vectors.json";
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// Everything that happened to a table up to a version happened so many hours earlier: what the log says about removals, what the engine
+/// noted, and all data files and deletion vectors.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn pass_time(table: &Path, hours: u64, up_to: Option<u64>) -> anyhow::Result<()> {
+    let earlier_ms = i64::try_from(hours)? * HOUR_MS;
+    for entry in fs::read_dir(table.join("_delta_log"))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let version = name.split('.').next().and_then(|name| name.parse::<u64>().ok());
+        let Some(version) = version.filter(|&version| up_to.is_none_or(|last| version <= last)) else { continue };
+        if name.ends_with(".json") && name.matches('.').count() == 1 {
+            set_back_entry(&path, earlier_ms).with_context(|| format!("entry {version}"))?;
+        } else if name.ends_with(".parquet") {
+            set_back_checkpoint(&path, earlier_ms).with_context(|| format!("checkpoint {version}"))?;
+        } else {
+            continue;
+        }
+        // Hadoop notes checksums beside what Spark writes.
+        let _ = fs::remove_file(path.with_file_name(format!(".{name}.crc")));
+    }
+    for file in data_files(table)? {
+        let file = match File::options().write(true).open(file) {
+            // The last tasks of an engine that crashed may still delete.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        file.set_modified(file.metadata()?.modified()? - Duration::from_secs(hours * 3_600))?;
+    }
+    set_back_note(table, earlier_ms, |_| true).map(drop)
+}
+
+/// The engine noted these deletion vectors so many milliseconds earlier. Whether there is a note.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn set_back_note(table: &Path, earlier_ms: i64, which: impl Fn(&str) -> bool) -> anyhow::Result<bool> {
+    let note = table.join(NOTE);
+    let Ok(text) = fs::read_to_string(&note) else { return Ok(false) };
+    let mut noted: BTreeMap<String, i64> = serde_json::from_str(&text)?;
+    noted.iter_mut().filter(|(path, _)| which(path)).for_each(|(_, since)| *since -= earlier_ms);
+    fs::write(&note, serde_json::to_string(&noted)?)?;
+    Ok(true)
+}
+
+/// Data files and deletion vectors below a folder, in use or not.
+///
+/// # Errors
+/// When a folder cannot be listed.
+pub fn data_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() && !path.ends_with("_delta_log") {
+            found.extend(data_files(&path)?);
+        } else if path.extension().is_some_and(|end| end == "parquet" || end == "bin") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn set_back_entry(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
+    let mut lines = String::new();
+    for line in fs::read_to_string(path)?.lines() {
+        let mut action: Value = serde_json::from_str(line)?;
+        if let Some(removed) = action.pointer_mut("/remove/deletionTimestamp") {
+            *removed = (removed.as_i64().unwrap_or_default() - earlier_ms).into();
+        }
+        lines.push_str(&format!("{action}\n"));
+    }
+    Ok(fs::write(path, lines)?)
+}
+
+fn set_back_checkpoint(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
+    let batches = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()?;
+    let batches = batches.collect::<Result<Vec<RecordBatch>, _>>()?;
+    let Some(schema) = batches.first().map(RecordBatch::schema) else { return Ok(()) };
+    let mut written = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut written, Arc::clone(&schema), None)?;
+    for batch in batches {
+        let mut columns = batch.columns().to_vec();
+        if let Some((at, _)) = schema.column_with_name("remove") {
+            columns[at] = set_back_removals(columns[at].as_struct(), earlier_ms)?;
+        }
+        writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
+    }
+    writer.close()?;
+    Ok(fs::write(path, written)?)
+}
+
+fn set_back_removals(removals: &StructArray, earlier_ms: i64) -> anyhow::Result<ArrayRef> {
+    let mut columns = removals.columns().to_vec();
+    if let Some(at) = removals.column_names().iter().position(|name| *name == "deletionTimestamp") {
+        columns[at] = Arc::new(unary::<Int64Type, _, Int64Type>(columns[at].as_primitive(), |ms| ms - earlier_ms));
+    }
+    Ok(Arc::new(StructArray::try_new(removals.fields().clone(), columns, removals.nulls().cloned())?))
+}

@@ -1,0 +1,78 @@
+//! The log of a table, entry by entry, by the rules that readers rely on without checking them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+/// The files of a table: path to the place of the deletion vector, empty for none.
+type Files = BTreeMap<String, String>;
+
+/// Replays the log from its first entry: a file leaves only as it is there, with its deletion vector; none enters that is there already or
+/// has no rows left; a file that gets another vector leaves in the same entry; and within an entry none enters twice. Readers that
+/// replay by path and vector (Spark, Trino) see rows twice otherwise, readers that replay by path alone see nothing wrong.
+///
+/// # Errors
+/// At the first entry that is not so, unless somebody else wrote it: `is_ours` tells by the entry's `commitInfo`.
+pub fn ensure_log_is_sound(table: &Path, is_ours: impl Fn(&Value) -> bool) -> anyhow::Result<()> {
+    let mut active = Files::new();
+    for (version, actions) in entries(table)? {
+        let info = actions.iter().find_map(|action| action.get("commitInfo")).cloned().unwrap_or_default();
+        if let Err(error) = replay(&actions, &mut active)
+            && is_ours(&info)
+        {
+            return Err(error.context(format!("version {version} of {}", table.display())));
+        }
+    }
+    Ok(())
+}
+
+fn entries(table: &Path) -> anyhow::Result<BTreeMap<u64, Vec<Value>>> {
+    let mut entries = BTreeMap::new();
+    for entry in fs::read_dir(table.join("_delta_log"))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("a file of the log has a name")?;
+        let Some(version) = name.strip_suffix(".json").and_then(|name| name.parse().ok()) else { continue };
+        let lines = fs::read_to_string(&path)?;
+        let actions = lines.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>();
+        entries.insert(version, actions.with_context(|| path.display().to_string())?);
+    }
+    Ok(entries)
+}
+
+fn file_of(action: &Value) -> anyhow::Result<(String, String)> {
+    let path = action["path"].as_str().context("an action without a path")?.to_owned();
+    let vector = &action["deletionVector"];
+    let vector = match vector["pathOrInlineDv"].as_str() {
+        Some(place) => format!("{}{place}@{}", vector["storageType"], vector["offset"]),
+        None => String::new(),
+    };
+    Ok((path, vector))
+}
+
+fn replay(actions: &[Value], active: &mut Files) -> anyhow::Result<()> {
+    let mut trouble = None;
+    let bodies = |kind: &'static str| actions.iter().filter_map(move |action| action.get(kind));
+    for removed in bodies("remove") {
+        let (path, vector) = file_of(removed)?;
+        let held = active.remove(&path);
+        if held.as_ref() != Some(&vector) {
+            trouble = Some(format!("{path} leaves with vector {vector:?}, but is there with {held:?}"));
+        }
+    }
+    for added in bodies("add") {
+        let (path, vector) = file_of(added)?;
+        let stats: Value = serde_json::from_str(added["stats"].as_str().unwrap_or("{}"))?;
+        let hidden = added["deletionVector"]["cardinality"].as_i64().unwrap_or_default();
+        if stats["numRecords"].as_i64().is_some_and(|rows| rows <= hidden) {
+            trouble = Some(format!("{path} enters with all its rows hidden"));
+        }
+        if active.insert(path.clone(), vector).is_some() {
+            trouble = Some(format!("{path} enters, but is there"));
+        }
+    }
+    ensure!(trouble.is_none(), "{}", trouble.unwrap_or_default());
+    Ok(())
+}
