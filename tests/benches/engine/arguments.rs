@@ -19,7 +19,7 @@ pub struct Arguments {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "upsert,index,compaction,s3,scan,merge,spark,memory"
+        default_value = "upsert,index,compaction,s3,scan,merge,spark,memory,long-run"
     )]
     pub parts: Vec<Part>,
     /// Where tables are made; a folder in the system's temporary folder when absent.
@@ -64,6 +64,9 @@ pub struct Arguments {
     /// Tables in one writer.
     #[arg(long, default_value_t = 2_000)]
     pub tables: u64,
+    /// Removed files that a log carries along, in a long run.
+    #[arg(long, value_delimiter = ',', default_value = "100000,1000000,3600000")]
+    pub removes: Vec<u64>,
     /// Python that has deltalake, duckdb and polars; from tests/set-up when absent.
     #[arg(long)]
     pub python: Option<PathBuf>,
@@ -103,6 +106,8 @@ pub enum Part {
     Spark,
     /// Thousands of tables in one writer.
     Memory,
+    /// Checkpoints of a log that has grown for a long time.
+    LongRun,
 }
 
 impl Arguments {

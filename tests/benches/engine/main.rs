@@ -10,6 +10,7 @@ mod compaction;
 mod home;
 mod index;
 mod load;
+mod long_run;
 mod made;
 mod measure;
 mod memory;
@@ -53,13 +54,14 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     println!("# Engine benchmark\n\n{}", measure::machine());
     let made = MadeTables::new(arguments)?;
     made.make_all()?;
-    let parts: [(Part, Report); 6] = [
+    let parts: [(Part, Report); 7] = [
         (Part::Upsert, upsert::report),
         (Part::Index, index::report),
         (Part::Merge, merge::report),
         (Part::Compaction, compaction::report),
         (Part::S3, s3::report),
         (Part::Memory, memory::report),
+        (Part::LongRun, long_run::report),
     ];
     let mut failed = 0;
     for (part, report) in parts {

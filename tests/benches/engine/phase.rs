@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::home::Home;
-use super::{compaction, index, load, memory, merge, upsert};
+use super::{compaction, index, load, long_run, memory, merge, upsert};
 
 /// What a process does.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub enum Phase {
     Maintain,
     /// Many tables in one engine.
     ManyTables(memory::ManyTables),
+    /// A log that has grown for a long time.
+    LongRun(long_run::LongRun),
     /// Writes batches to files, for other engines.
     Export(merge::Export),
 }
@@ -74,6 +76,7 @@ pub fn run(order: &str) -> anyhow::Result<()> {
             Phase::Ingest(ingest) => serde_json::to_value(ingest.run(&home).await?)?,
             Phase::Maintain => serde_json::to_value(compaction::maintain(&home).await?)?,
             Phase::ManyTables(tables) => serde_json::to_value(tables.run(&home).await?)?,
+            Phase::LongRun(step) => serde_json::to_value(step.run(&home).await?)?,
             Phase::Export(export) => serde_json::to_value(export.run()?)?,
         })
     })?;
