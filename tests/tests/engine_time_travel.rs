@@ -63,15 +63,15 @@ fn age(table: &Path, version: u64, hours: i64) {
 
 /// The engine took note of these hours ago. Whether there is a note.
 fn age_note(table: &Path, of: &[PathBuf], hours: i64) -> bool {
-    let note = table.join("_lake/superseded_deletion_vectors.json");
+    let note = table.join("_lake/superseded_files.json");
     let Ok(text) = fs::read_to_string(&note) else { return false };
-    let mut noted: BTreeMap<String, i64> = serde_json::from_str(&text).unwrap();
-    for (path, since) in &mut noted {
+    let mut noted: Value = serde_json::from_str(&text).unwrap();
+    for (path, since) in noted["files"].as_object_mut().unwrap() {
         if of.iter().any(|file| file.ends_with(path)) {
-            *since -= hours * HOUR_MS;
+            *since = Value::from(since.as_i64().unwrap() - hours * HOUR_MS);
         }
     }
-    fs::write(&note, serde_json::to_string(&noted).unwrap()).unwrap();
+    fs::write(&note, noted.to_string()).unwrap();
     true
 }
 

@@ -207,7 +207,8 @@ pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
     let title = format!(
         "A long run: {FILES} files, all of them marked by each of {INTERVAL} commits between checkpoints, and removed files in the log"
     );
-    let columns = ["removed files", "checkpoint s", "MiB", "peak MiB", "open ms", "peak MiB", "read removed s", "peak MiB"];
+    let columns =
+        ["removed files", "checkpoint s", "MiB", "peak MiB", "open ms", "peak MiB", "read removed s", "peak MiB"];
     table::begin(&title, &columns);
     for removes in &arguments.removes {
         let home = made.empty("long-run")?;

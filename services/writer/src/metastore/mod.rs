@@ -143,7 +143,9 @@ pub trait Metastore: Send + Sync {
     /// The tables of a space, or all, by name.
     async fn tables(&self, space: Option<&Space>) -> Result<Vec<TableRecord>, MetastoreError>;
 
-    /// Registers a table, under a name that no other table has. One that is registered already is returned as it is.
+    /// Registers a table, under a name that no other table has. `path` is its folder, as [`lake_shared::names::table_path`] makes it,
+    /// and `location` its address, which ends in it; where another table has the name, both get a suffix, so that no two tables have
+    /// paths that differ only by case. A table that is registered already is returned as it is.
     async fn register_table(&self, key: &TableKey, path: &str, location: &str) -> Result<TableRecord, MetastoreError>;
 
     /// Records the state of a registered table after a commit.

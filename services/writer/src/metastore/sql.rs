@@ -42,7 +42,12 @@ macro_rules! metastore_adapter {
                 path: &str,
                 location: &str,
             ) -> Result<$crate::metastore::TableRecord, sqlx::Error> {
-                for name in [names::table_name(key), names::table_name_unique(key)] {
+                // Tables whose paths differ only by case have the same name, so a name of its own brings a path of its own.
+                let names = [
+                    (names::table_name(key), String::new()),
+                    (names::table_name_unique(key), names::table_path_suffix(key)),
+                ];
+                for (name, suffix) in names {
                     // A conflict is either this table (found below) or another one with the same name (the next name is tried).
                     let statement = Self::statement(
                         "INSERT INTO lake_table (name, domain, kind, type, path, location, created_us) \
@@ -53,8 +58,8 @@ macro_rules! metastore_adapter {
                         .bind(storable(key.space.domain.as_str()).into_owned())
                         .bind(key.space.kind.name())
                         .bind(storable(key.document_type.as_str()).into_owned())
-                        .bind(path.to_owned())
-                        .bind(location.to_owned())
+                        .bind(format!("{path}{suffix}"))
+                        .bind(format!("{location}{suffix}"))
                         .execute(&self.pool)
                         .await?;
                     if let Some(table) = self.registered(key).await? {

@@ -214,7 +214,9 @@ impl DeltaTableStore {
         let wanted =
             Features { deletion_vectors: (!written.marked.is_empty()).then_some(true), retention_hours: Some(hours) };
         let mut actions = match table.snapshot() {
-            Err(_) => commit::creation(&name, &written.plan.schema, &written.partition_columns, hours, now / 1_000)?,
+            Err(_) => {
+                commit::creation(&name, &written.plan.schema, &written.partition_columns, &self.options, now / 1_000)?
+            }
             Ok(snapshot) => commit::changes(snapshot, written.plan.changed.then_some(&written.plan.schema), wanted)?,
         };
         actions.extend(commit::file_actions(state.slot(change.number), &table, &written, now / 1_000)?);

@@ -40,6 +40,9 @@ use crate::telemetry;
 /// Files that one compaction reads. A row group of each may be in memory.
 const FILES_MAX: usize = 8;
 
+/// Rows that one compaction reads: where each of them goes is in memory, 8 bytes a row.
+const ROWS_MAX: u64 = 16_000_000;
+
 /// Compactions of one call; what is left is for the next.
 const JOBS_MAX: usize = 64;
 
@@ -207,6 +210,7 @@ impl DeltaTableStore {
             overlap_max: self.options.overlap_max,
             job_bytes_max: self.options.compaction_bytes_max,
             job_files_max: FILES_MAX,
+            job_rows_max: ROWS_MAX,
             purge_all,
         }
     }

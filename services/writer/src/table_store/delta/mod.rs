@@ -26,6 +26,7 @@ use tokio::sync::Mutex;
 use self::apply::Progress;
 use self::handles::Handles;
 use self::index_folder::IndexFolder;
+use self::log_checkpoints::LogCheckpoints;
 use self::space::SpaceState;
 use super::lake_store::{LakeStore, LakeStoreError};
 use super::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
@@ -48,6 +49,7 @@ mod index_folder;
 mod keys;
 mod live_files;
 mod load;
+mod log_checkpoints;
 mod maintenance;
 mod new_rows;
 mod options;
@@ -113,7 +115,8 @@ impl EngineError {
     /// Whether the index on disk cannot be used any more.
     fn is_index_lost(&self) -> bool {
         let Self::Index(error) = self else { return false };
-        !matches!(error, IndexError::Io { .. } | IndexError::Locked { .. })
+        // A file with too many rows would be refused by the next index as well.
+        !matches!(error, IndexError::Io { .. } | IndexError::Locked { .. } | IndexError::RowTooLarge { .. })
     }
 }
 
@@ -138,6 +141,7 @@ pub struct DeltaTableStore {
     metastore: Arc<dyn Metastore>,
     options: DeltaOptions,
     handles: Arc<Handles>,
+    log_checkpoints: Arc<LogCheckpoints>,
     spaces: StdMutex<HashMap<Space, SharedSpace>>,
     index_folder: IndexFolder,
     index_options: IndexOptions,
@@ -154,8 +158,9 @@ impl DeltaTableStore {
             entries_in_memory_max: options.index_entries_in_memory_max.max(1),
             ..IndexOptions::default()
         };
+        let log_checkpoints = Arc::new(LogCheckpoints::new(options.checkpoint_every_commits));
         let (spaces, lost_indexes) = Default::default();
-        Self { lake, metastore, options, handles, spaces, index_folder, index_options, lost_indexes }
+        Self { lake, metastore, options, handles, log_checkpoints, spaces, index_folder, index_options, lost_indexes }
     }
 
     /// Forgets what is held in memory about a space; to be called when its ownership is lost. The next use loads it anew.

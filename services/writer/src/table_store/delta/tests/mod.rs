@@ -10,5 +10,7 @@ mod lake;
 mod layout;
 mod log;
 mod model;
+mod respelled;
+mod retention;
 mod single;
 mod vectors;
