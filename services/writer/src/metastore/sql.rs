@@ -43,11 +43,11 @@ macro_rules! metastore_adapter {
                 location: &str,
             ) -> Result<$crate::metastore::TableRecord, sqlx::Error> {
                 // Tables whose paths differ only by case have the same name, so a name of its own brings a path of its own.
-                let names = [
+                let places = [
                     (names::table_name(key), String::new()),
                     (names::table_name_unique(key), names::table_path_suffix(key)),
                 ];
-                for (name, suffix) in names {
+                for (name, suffix) in places {
                     // A conflict is either this table (found below) or another one with the same name (the next name is tried).
                     let statement = Self::statement(
                         "INSERT INTO lake_table (name, domain, kind, type, path, location, created_us) \

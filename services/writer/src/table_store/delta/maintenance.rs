@@ -196,9 +196,12 @@ impl Note {
 /// Names of the files of vectors that an entry of the log adds.
 fn vectors_named(entry: &[u8]) -> HashSet<String> {
     let lines = entry.split(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"{\"remove\""));
-    let adds = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok()?.get_mut("add").map(Value::take));
-    let vectors = adds.filter_map(|mut add| serde_json::from_value(add["deletionVector"].take()).ok());
-    vectors.filter_map(|vector| deletion_vectors::path_of(&vector)).map(|path| name_of(&path)).collect()
+    let vectors = lines.filter_map(|line| {
+        let mut action: Value = serde_json::from_slice(line).ok()?;
+        let vector = action.pointer_mut("/add/deletionVector")?.take();
+        deletion_vectors::path_of(&serde_json::from_value(vector).ok()?)
+    });
+    vectors.map(|path| name_of(&path)).collect()
 }
 
 /// Drops tombstones that the metastore has forgotten, but for those that were remembered again since `before`.
