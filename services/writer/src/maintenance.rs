@@ -41,7 +41,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     tokio::select! {
         () = compact(&*store, options.compact_every_seconds) => {}
-        () = clean_up(&*store, async || spaces(&*metastore).await, waits(options.every_hours), &shutdown) => {}
+        () = clean_up(&*store, &*metastore, waits(options.every_hours), &shutdown) => {}
         // What is under way is given up: files of a compaction that is not committed are found by a clean-up.
         () = shutdown.cancelled() => {}
     }
@@ -79,13 +79,13 @@ fn waits(every_hours: u64) -> (Duration, Duration) {
 
 async fn clean_up(
     store: &dyn TableStore,
-    spaces: impl AsyncFn() -> BTreeSet<Space>,
+    metastore: &dyn Metastore,
     (mut wait, every): (Duration, Duration),
     shutdown: &CancellationToken,
 ) {
     loop {
         tokio::time::sleep(std::mem::replace(&mut wait, every)).await;
-        for space in spaces().await {
+        for space in spaces(metastore).await {
             if shutdown.is_cancelled() {
                 return;
             }
@@ -117,12 +117,15 @@ async fn spaces(metastore: &dyn Metastore) -> BTreeSet<Space> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use async_trait::async_trait;
-    use lake_shared::identity::Kind;
+    use lake_shared::identity::{Kind, TableKey};
 
     use super::*;
+    use crate::metastore::sqlite::SqliteMetastore;
     use crate::table_store::{Applied, Compacted, Maintained, SpaceBatch, StoreError};
 
     /// Counts the clean-ups.
@@ -159,7 +162,11 @@ mod tests {
     #[tokio::test]
     async fn each_clean_up_has_its_wait() {
         let shutdown = CancellationToken::new();
-        let spaces = async || BTreeSet::from([Space { domain: "demo".into(), kind: Kind::Case }]);
+        let metastore = SqliteMetastore::memory();
+        metastore.migrate().await.unwrap();
+        let space = Space { domain: "demo".into(), kind: Kind::Case };
+        let key = TableKey { space, document_type: "t".into() };
+        metastore.register_table(&key, "path", "path").await.unwrap();
         let (soon, never) = (Duration::from_millis(1), Duration::from_secs(3_600));
         for (waits, at_least) in [((soon, never), 1), ((soon, soon), 3)] {
             let store = Counting::default();
@@ -169,7 +176,7 @@ mod tests {
                 }
             };
             tokio::select! {
-                () = clean_up(&store, spaces, waits, &shutdown) => {}
+                () = clean_up(&store, &metastore, waits, &shutdown) => {}
                 () = counted => {}
             }
             assert!(at_least > 1 || store.0.load(Ordering::Relaxed) == 1);
