@@ -8,6 +8,7 @@ use lake_shared::error_chain::Chain;
 use lake_shared::identity::Space;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::metastore::Metastore;
 use crate::table_store::TableStore;
@@ -28,6 +29,9 @@ impl Default for MaintenanceOptions {
     }
 }
 
+/// The first clean-up comes no earlier than so many seconds after the start, as there is enough to do then.
+const FIRST_CLEAN_UP_SECONDS: u64 = 300;
+
 /// Compacts and cleans up in rounds until `shutdown`. Trouble with one space is logged and does not keep the others from their turn.
 pub async fn run(
     store: Arc<dyn TableStore>,
@@ -37,7 +41,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     tokio::select! {
         () = compact(&*store, options.compact_every_seconds) => {}
-        () = clean_up(&*store, &*metastore, options.every_hours, &shutdown) => {}
+        () = clean_up(&*store, &*metastore, waits(options.every_hours), &shutdown) => {}
         // What is under way is given up: files of a compaction that is not committed are found by a clean-up.
         () = shutdown.cancelled() => {}
     }
@@ -64,10 +68,23 @@ async fn compact(store: &dyn TableStore, every_seconds: u64) {
     }
 }
 
-async fn clean_up(store: &dyn TableStore, metastore: &dyn Metastore, every_hours: u64, shutdown: &CancellationToken) {
-    let every = Duration::from_secs(every_hours.max(1) * 3_600);
+/// Time before the first clean-up, and before each other one. The first one comes soon, as a writer may be started again more often than
+/// rounds come, but not at the same time in all that are started together.
+fn waits(every_hours: u64) -> (Duration, Duration) {
+    let every = Duration::from_secs(every_hours.max(1).saturating_mul(3_600));
+    let random = Uuid::new_v4().as_u128() % u128::from(FIRST_CLEAN_UP_SECONDS);
+    let first = Duration::from_secs(FIRST_CLEAN_UP_SECONDS + u64::try_from(random).unwrap_or_default());
+    (first.min(every), every)
+}
+
+async fn clean_up(
+    store: &dyn TableStore,
+    metastore: &dyn Metastore,
+    (mut wait, every): (Duration, Duration),
+    shutdown: &CancellationToken,
+) {
     loop {
-        tokio::time::sleep(every).await;
+        tokio::time::sleep(std::mem::replace(&mut wait, every)).await;
         for space in spaces(metastore).await {
             if shutdown.is_cancelled() {
                 return;
@@ -94,6 +111,77 @@ async fn spaces(metastore: &dyn Metastore) -> BTreeSet<Space> {
         Err(error) => {
             tracing::warn!(error = %Chain(&error), "maintenance is put off");
             BTreeSet::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use async_trait::async_trait;
+    use lake_shared::identity::{Kind, TableKey};
+
+    use super::*;
+    use crate::metastore::NewTable;
+    use crate::metastore::sqlite::SqliteMetastore;
+    use crate::table_store::{Applied, Compacted, Maintained, SpaceBatch, StoreError};
+
+    /// Counts the clean-ups.
+    #[derive(Default)]
+    struct Counting(AtomicU64);
+
+    #[async_trait]
+    impl TableStore for Counting {
+        async fn apply(&self, _: SpaceBatch) -> Result<Applied, StoreError> {
+            Ok(Applied::default())
+        }
+        async fn compact(&self, _: &Space) -> Result<Compacted, StoreError> {
+            Ok(Compacted::default())
+        }
+        async fn close(&self) {}
+        fn spaces_in_use(&self) -> Vec<Space> {
+            Vec::new()
+        }
+        async fn maintain(&self, _: &Space) -> Result<Maintained, StoreError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(Maintained::default())
+        }
+    }
+
+    #[test]
+    fn the_first_clean_up_does_not_wait_for_its_round() {
+        for hours in [0, 1, 6, u64::MAX] {
+            let (first, every) = waits(hours);
+            assert!(first >= Duration::from_secs(300) && first < Duration::from_secs(600), "{first:?}");
+            assert!(every >= Duration::from_secs(3_600));
+        }
+    }
+
+    #[tokio::test]
+    async fn each_clean_up_has_its_wait() {
+        let shutdown = CancellationToken::new();
+        let metastore = SqliteMetastore::memory();
+        metastore.migrate().await.unwrap();
+        let space = Space { domain: "demo".into(), kind: Kind::Case };
+        let key = TableKey { space, document_type: "t".into() };
+        let table = NewTable { key, path: "path".into(), location: "path".into() };
+        metastore.register_tables(&[table]).await.unwrap();
+        let (soon, never) = (Duration::from_millis(1), Duration::from_secs(3_600));
+        for (waits, at_least) in [((soon, never), 1), ((soon, soon), 3)] {
+            let store = Counting::default();
+            let counted = async {
+                while store.0.load(Ordering::Relaxed) < at_least {
+                    tokio::time::sleep(soon).await;
+                }
+            };
+            tokio::select! {
+                () = clean_up(&store, &metastore, waits, &shutdown) => {}
+                () = counted => {}
+            }
+            assert!(at_least > 1 || store.0.load(Ordering::Relaxed) == 1);
         }
     }
 }

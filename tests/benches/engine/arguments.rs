@@ -19,7 +19,7 @@ pub struct Arguments {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "upsert,index,compaction,s3,spread,scan,merge,spark,memory,partitions,wide"
+        default_value = "upsert,index,compaction,s3,spread,scan,merge,spark,memory,partitions,wide,long-run"
     )]
     pub parts: Vec<Part>,
     /// Where tables are made; a folder in the system's temporary folder when absent.
@@ -85,6 +85,9 @@ pub struct Arguments {
     /// Columns of the tables that are flushed into.
     #[arg(long, value_delimiter = ',', default_value = "2000,20")]
     pub wide_columns: Vec<u64>,
+    /// Removed files that a log carries along, in a long run.
+    #[arg(long, value_delimiter = ',', default_value = "100000,1000000,3600000")]
+    pub removes: Vec<u64>,
     /// Python that has deltalake, duckdb and polars; from tests/set-up when absent.
     #[arg(long)]
     pub python: Option<PathBuf>,
@@ -130,6 +133,8 @@ pub enum Part {
     Partitions,
     /// One flush into a wide table.
     Wide,
+    /// Checkpoints of a log that has grown for a long time.
+    LongRun,
 }
 
 impl Arguments {

@@ -10,6 +10,7 @@ mod compaction;
 mod home;
 mod index;
 mod load;
+mod long_run;
 mod made;
 mod measure;
 mod memory;
@@ -56,7 +57,7 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     println!("# Engine benchmark\n\n{}", measure::machine());
     let made = MadeTables::new(arguments)?;
     made.make_all()?;
-    let parts: [(Part, Report); 9] = [
+    let parts: [(Part, Report); 10] = [
         (Part::Upsert, upsert::report),
         (Part::Index, index::report),
         (Part::Merge, merge::report),
@@ -66,6 +67,7 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
         (Part::Memory, memory::report),
         (Part::Partitions, partitions::report),
         (Part::Wide, wide::report),
+        (Part::LongRun, long_run::report),
     ];
     let mut failed = 0;
     for (part, report) in parts {

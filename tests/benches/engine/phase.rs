@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::home::Home;
-use super::{compaction, index, load, memory, merge, partitions, spread, upsert, wide};
+use super::{compaction, index, load, long_run, memory, merge, partitions, spread, upsert, wide};
 
 /// What a process does.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub enum Phase {
     Wide(wide::Wide),
     /// Batches over many tables.
     Spread(spread::SpreadBatches),
+    /// A log that has grown for a long time.
+    LongRun(long_run::LongRun),
     /// Writes batches to files, for other engines.
     Export(merge::Export),
 }
@@ -83,6 +85,7 @@ pub fn run(order: &str) -> anyhow::Result<()> {
             Phase::Partitions(partitions) => serde_json::to_value(partitions.run(&home).await?)?,
             Phase::Wide(wide) => serde_json::to_value(wide.run(&home).await?)?,
             Phase::Spread(batches) => serde_json::to_value(batches.run(&home).await?)?,
+            Phase::LongRun(step) => serde_json::to_value(step.run(&home).await?)?,
             Phase::Export(export) => serde_json::to_value(export.run()?)?,
         })
     })?;

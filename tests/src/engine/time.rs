@@ -1,6 +1,5 @@
 //! Time that passes for a table: clocks are set back on disk, as nobody waits for hours.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -16,8 +15,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-/// Where the engine notes, beside a table, which deletion vectors are superseded and since when.
-pub const NOTE: &str = "_lake/superseded_deletion_vectors.json";
+/// Where the engine notes, beside a table, which files are superseded and since when.
+pub const NOTE: &str = "_lake/superseded_files.json";
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -61,9 +60,12 @@ pub fn pass_time(table: &Path, hours: u64, up_to: Option<u64>) -> anyhow::Result
 pub fn set_back_note(table: &Path, earlier_ms: i64, which: impl Fn(&str) -> bool) -> anyhow::Result<bool> {
     let note = table.join(NOTE);
     let Ok(text) = fs::read_to_string(&note) else { return Ok(false) };
-    let mut noted: BTreeMap<String, i64> = serde_json::from_str(&text)?;
-    noted.iter_mut().filter(|(path, _)| which(path)).for_each(|(_, since)| *since -= earlier_ms);
-    fs::write(&note, serde_json::to_string(&noted)?)?;
+    let mut noted: Value = serde_json::from_str(&text)?;
+    let files = noted["files"].as_object_mut().context("a note without files")?;
+    for (_, since) in files.iter_mut().filter(|(path, _)| which(path)) {
+        *since = (since.as_i64().context("a note without a time")? - earlier_ms).into();
+    }
+    fs::write(&note, noted.to_string())?;
     Ok(true)
 }
 

@@ -118,10 +118,11 @@ fn best_over(gap: usize, spans: &[Span<'_>], limits: &Limits) -> Option<HashSet<
     let mut narrower: Vec<f64> = Vec::new();
     for start in 0..over.len() {
         narrower.clear();
-        let mut bytes = 0_u64;
+        let (mut bytes, mut rows) = (0_u64, 0_u64);
         for (end, span) in over.iter().enumerate().skip(start).take(limits.job_files) {
             bytes = bytes.saturating_add(span.file.bytes);
-            if bytes > limits.job_bytes {
+            rows = rows.saturating_add(span.file.rows);
+            if bytes > limits.job_bytes || rows > limits.job_rows {
                 break;
             }
             let mut own = 1.0;

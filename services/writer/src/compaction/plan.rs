@@ -63,6 +63,9 @@ pub struct Policy {
     pub job_bytes_max: u64,
     /// Files that one job reads at most.
     pub job_files_max: usize,
+    /// Rows that one job reads at most, deleted ones included, as the place of each is in memory; only the purge of a single file may have
+    /// more.
+    pub job_rows_max: u64,
     /// Every deletion vector has to go, however few rows it marks (`deletion_vectors = off`).
     pub purge_all: bool,
 }
@@ -143,6 +146,7 @@ pub(super) struct Limits {
     pub(super) overlap: usize,
     pub(super) job_bytes: u64,
     pub(super) job_files: usize,
+    pub(super) job_rows: u64,
     deleted_share: f64,
     purge_all: bool,
 }
@@ -157,6 +161,7 @@ impl Limits {
             overlap: policy.overlap_max.max(1),
             job_bytes: policy.job_bytes_max,
             job_files: policy.job_files_max,
+            job_rows: policy.job_rows_max,
             deleted_share: policy.deleted_share_max,
             purge_all: policy.purge_all,
         }
@@ -223,12 +228,13 @@ fn best_small(small: &[&FileFacts], limits: &Limits) -> Option<(usize, usize)> {
     let mut best = None;
     let mut best_gain = SMALL_GAIN_MIN;
     for start in 0..small.len() {
-        let (mut bytes, mut live, mut weighted) = (0_u64, 0_u64, 0.0);
+        let (mut bytes, mut rows, mut live, mut weighted) = (0_u64, 0_u64, 0_u64, 0.0);
         for (end, file) in small.iter().enumerate().skip(start).take(limits.job_files) {
             let size = live_bytes(file);
             bytes = bytes.saturating_add(file.bytes);
+            rows = rows.saturating_add(file.rows);
             live = live.saturating_add(size);
-            if bytes > limits.job_bytes || live > limits.target {
+            if bytes > limits.job_bytes || rows > limits.job_rows || live > limits.target {
                 break;
             }
             weighted += size as f64 * (size as f64).ln();
@@ -249,7 +255,7 @@ fn purge<'a>(group: &[&'a FileFacts], limits: &Limits, taken: &HashSet<u32>, ran
         wanted.filter_map(|file| Some((limits.purge_urgency(file)?, *file))).collect();
     wanted.sort_by_key(|(_, file)| in_cluster_order(file));
     let mut pack: Vec<&FileFacts> = Vec::new();
-    let (mut bytes, mut live, mut most) = (0_u64, 0_u64, 0.0_f64);
+    let (mut bytes, mut rows, mut live, mut most) = (0_u64, 0_u64, 0_u64, 0.0_f64);
     for (urgency, file) in wanted {
         if !limits.is_small(file) {
             ranked.push(Ranked::new(vec![file], Reason::DeletedRows, urgency, limits));
@@ -257,14 +263,16 @@ fn purge<'a>(group: &[&'a FileFacts], limits: &Limits, taken: &HashSet<u32>, ran
         }
         let size = live_bytes(file);
         let full = bytes.saturating_add(file.bytes) > limits.job_bytes
+            || rows.saturating_add(file.rows) > limits.job_rows
             || live.saturating_add(size) > limits.target
             || pack.len() >= limits.job_files;
         if full && !pack.is_empty() {
             ranked.push(Ranked::new(std::mem::take(&mut pack), Reason::DeletedRows, most, limits));
-            (bytes, live, most) = (0, 0, 0.0);
+            (bytes, rows, live, most) = (0, 0, 0, 0.0);
         }
         pack.push(file);
         (bytes, live, most) = (bytes.saturating_add(file.bytes), live.saturating_add(size), most.max(urgency));
+        rows = rows.saturating_add(file.rows);
     }
     if !pack.is_empty() {
         ranked.push(Ranked::new(pack, Reason::DeletedRows, most, limits));

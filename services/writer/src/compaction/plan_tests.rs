@@ -21,6 +21,7 @@ fn policy() -> Policy {
         overlap_max: 8,
         job_bytes_max: 1_536 * MB,
         job_files_max: 64,
+        job_rows_max: u64::MAX,
         purge_all: false,
     }
 }
@@ -119,6 +120,7 @@ impl Table {
                 assert!(job.reason == Reason::DeletedRows && file.deleted > 0, "a rewrite for nothing");
             } else {
                 assert!(job.bytes <= policy.job_bytes_max && files.len() <= policy.job_files_max, "over the budget");
+                assert!(files.iter().map(|file| file.rows).sum::<u64>() <= policy.job_rows_max, "too many rows");
             }
         }
     }
@@ -215,16 +217,16 @@ proptest! {
     #[test]
     fn odd_facts_and_limits_break_nothing(
         files in prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>(), any::<(u8, u8)>()), 0..40),
-        limits in any::<(u64, u64, u8, u8, u64, u8, bool)>(),
+        limits in any::<(u64, u64, u8, u8, u64, u8, u64, bool)>(),
         share in any::<f64>(),
     ) {
         let facts: Vec<FileFacts> = (0..).zip(files).map(|(number, (bytes, rows, deleted, (min, max)))| {
             FileFacts { number, partition: 0, bytes, rows, deleted, clustered: Some(ClusterRange { min: vec![min], max: vec![max] }) }
         }).collect();
-        let (target, small, small_max, overlap, job_bytes, job_files, purge_all) = limits;
+        let (target, small, small_max, overlap, job_bytes, job_files, job_rows, purge_all) = limits;
         let policy = Policy {
             target_file_bytes: target, small_file_bytes: small, small_files_max: small_max.into(), deleted_share_max: share,
-            overlap_max: overlap.into(), job_bytes_max: job_bytes, job_files_max: job_files.into(), purge_all,
+            overlap_max: overlap.into(), job_bytes_max: job_bytes, job_files_max: job_files.into(), job_rows_max: job_rows, purge_all,
         };
         for job in plan(&facts, &policy) {
             prop_assert!(job.files.len() > 1 || job.reason == Reason::DeletedRows);
@@ -250,6 +252,29 @@ fn a_large_file_is_purged_alone_even_over_the_budget() {
     assert_eq!(jobs, [Job { files: vec![1], reason: Reason::DeletedRows, outputs: 63, bytes: 10_000 * MB }]);
     let jobs = plan(&files, &Policy { purge_all: true, ..policy() });
     assert_eq!(jobs.iter().map(|job| &job.files[..]).collect::<Vec<_>>(), [[1], [2]]);
+}
+
+/// 1,000 rows a file.
+#[test]
+fn a_job_has_no_more_rows_than_fit_in_memory() {
+    let rows_of = |job: &Job| 1_000 * job.files.len() as u64;
+    let small: Vec<FileFacts> = (0..40).map(|number| facts(number, MB, 0)).collect();
+    let purged: Vec<FileFacts> = (0..10).map(|number| facts(number, MB, 500)).collect();
+    let range = ClusterRange { min: vec![0], max: vec![9] };
+    let over: Vec<FileFacts> =
+        (0..30).map(|number| FileFacts { clustered: Some(range.clone()), ..facts(number, 128 * MB, 0) }).collect();
+    for (files, reason) in [(small, Reason::SmallFiles), (purged, Reason::DeletedRows), (over, Reason::Clustering)] {
+        let most = |job_rows_max| {
+            let jobs = plan(&files, &Policy { job_rows_max, ..policy() });
+            assert!(jobs.iter().all(|job| job.reason == reason), "{jobs:?}");
+            jobs.iter().map(rows_of).max().unwrap_or_default()
+        };
+        assert!(most(u64::MAX) > 4_000, "{reason:?}");
+        assert_eq!(most(4_000), 4_000, "{reason:?}");
+    }
+    // A single file that is larger still loses its deleted rows.
+    let jobs = plan(&[facts(1, 128 * MB, 500)], &Policy { job_rows_max: 10, ..policy() });
+    assert_eq!(jobs.len(), 1);
 }
 
 #[test]

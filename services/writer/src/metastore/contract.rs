@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lake_proto::queue::v1::{Lineage, Quarantined};
 use lake_shared::identity::{Kind, Space, TableKey};
+use lake_shared::names;
 
 use super::{Metastore, NewTable, QuarantineFilter, StoredTombstone, TableRecord, TableState};
 use crate::table_store::order_guard::TombstoneOrder;
@@ -37,19 +38,26 @@ async fn tables_have_unique_names(metastore: &dyn Metastore) {
         table("demo-case", Kind::Case, "x\u{0}y"),
         table("घर", Kind::Location, "Location"),
     ];
-    let mut names = Vec::new();
+    let (mut taken, mut paths) = (Vec::new(), Vec::new());
     for key in &keys {
-        let first = register(metastore, &[key], "path").await.remove(0);
+        let path = names::table_path(key);
+        let first = register(metastore, &[key], &path).await.remove(0);
         let second = register(metastore, &[key], "other").await.remove(0);
         assert_eq!(first, second, "registering twice changes nothing");
-        assert_eq!((first.path.as_str(), first.location.as_str()), ("path", "file:///lake/path"));
+        assert_eq!(first.location, format!("file:///lake/{}", first.path));
+        paths.push(first.path.to_lowercase());
         assert!(first.created_us > 1_600_000_000 * SECOND, "{}", first.created_us);
-        names.push(first.name);
+        taken.push(first.name);
     }
-    names.sort();
-    names.dedup();
-    assert_eq!(names.len(), keys.len());
+    for unique in [&mut taken, &mut paths] {
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), keys.len());
+    }
     let all = metastore.tables(None).await.unwrap();
+    let path_of = |key| all.iter().find(|table| &table.key == key).map(|table| table.path.as_str()).unwrap();
+    assert_eq!(path_of(&keys[0]), "demo/case-sql/Person");
+    assert!(path_of(&keys[1]).starts_with("demo/case-sql/person~~"));
     assert_eq!(all.len(), keys.len());
     assert!(all.is_sorted_by_key(|table| table.name.clone()));
     let of_space = metastore.tables(Some(&keys[0].space)).await.unwrap();

@@ -154,7 +154,9 @@ pub trait Metastore: Send + Sync {
     /// The tables of a space, or all, by name.
     async fn tables(&self, space: Option<&Space>) -> Result<Vec<TableRecord>, MetastoreError>;
 
-    /// Registers tables, each under a name that no other table has, and returns their records in the same order. One that is registered
+    /// Registers tables, each under a name that no other table has, and returns their records in the same order. The path of a new table is
+    /// its folder, as [`lake_shared::names::table_path`] makes it, and the location its address, which ends in it; where another table
+    /// has the name, both get a suffix, so that no two tables have paths that differ only by case. A table that is registered
     /// already is returned as it is.
     async fn register_tables(&self, tables: &[NewTable]) -> Result<Vec<TableRecord>, MetastoreError>;
 

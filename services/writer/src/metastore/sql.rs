@@ -27,21 +27,21 @@ macro_rules! metastore_adapter {
             async fn insert_tables(
                 transaction: &mut sqlx::Transaction<'_, $database>,
                 tables: &[$crate::metastore::NewTable],
-                name_of: fn(&lake_shared::identity::TableKey) -> String,
+                place_of: fn(&lake_shared::identity::TableKey) -> (String, String),
             ) -> Result<(), sqlx::Error> {
-                let mut named: Vec<_> = tables.iter().map(|table| (name_of(&table.key), table)).collect();
+                let mut named: Vec<_> = tables.iter().map(|table| (place_of(&table.key), table)).collect();
                 // In one order in all writers, so that no two of them wait for each other. Of two tables with one name the first one gets it.
                 named.sort_by(|one, other| one.0.cmp(&other.0));
                 let mut query = sqlx::QueryBuilder::<$database>::new(
                     "INSERT INTO lake_table (name, domain, kind, type, path, location, created_us) ",
                 );
-                query.push_values(named, |mut row, (name, table)| {
+                query.push_values(named, |mut row, ((name, suffix), table)| {
                     row.push_bind(name)
                         .push_bind(storable(table.key.space.domain.as_str()).into_owned())
                         .push_bind(table.key.space.kind.name())
                         .push_bind(storable(table.key.document_type.as_str()).into_owned())
-                        .push_bind(table.path.clone())
-                        .push_bind(table.location.clone())
+                        .push_bind(format!("{}{suffix}", table.path))
+                        .push_bind(format!("{}{suffix}", table.location))
                         .push($now);
                 });
                 query.push(" ON CONFLICT DO NOTHING").build().execute(&mut **transaction).await.map(drop)
@@ -75,13 +75,14 @@ macro_rules! metastore_adapter {
                 let mut transaction = self.pool.begin().await?;
                 // 6 values a row.
                 for chunk in tables.chunks(1_000) {
-                    Self::insert_tables(&mut transaction, chunk, names::table_name).await?;
+                    Self::insert_tables(&mut transaction, chunk, |key| (names::table_name(key), String::new())).await?;
                     let mut registered = Self::registered(&mut transaction, chunk).await?;
                     let is_missing = |table: &&$crate::metastore::NewTable| !registered.contains_key(&rows::stored_key(&table.key));
-                    // Another table has their name.
+                    // Another table has their name. Tables whose paths differ only by case have the same name, so a name of its own
+                    // brings a path of its own.
                     let nameless: Vec<_> = chunk.iter().filter(is_missing).cloned().collect();
                     if !nameless.is_empty() {
-                        Self::insert_tables(&mut transaction, &nameless, names::table_name_unique).await?;
+                        Self::insert_tables(&mut transaction, &nameless, |key| (names::table_name_unique(key), names::table_path_suffix(key))).await?;
                         registered.extend(Self::registered(&mut transaction, &nameless).await?);
                     }
                     for table in chunk {

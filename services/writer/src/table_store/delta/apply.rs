@@ -267,7 +267,9 @@ impl DeltaTableStore {
         };
         let wanted = Features { deletion_vectors, retention_hours: Some(hours) };
         let mut actions = match table.snapshot() {
-            Err(_) => commit::creation(&name, &written.plan.schema, &written.partition_columns, hours, now / 1_000)?,
+            Err(_) => {
+                commit::creation(&name, &written.plan.schema, &written.partition_columns, &self.options, now / 1_000)?
+            }
             Ok(snapshot) => commit::changes(snapshot, written.plan.changed.then_some(&written.plan.schema), wanted)?,
         };
         actions.extend(commit::file_actions(slot, &table, &written, now / 1_000)?);

@@ -25,6 +25,9 @@ use crate::table_store::schema_plan::{Column, ID_SOURCE, TableSchema, clustering
 /// Files that one job reads. A row group of each may be in memory.
 const FILES_MAX: usize = 8;
 
+/// Rows that one job reads: where each of them goes is in memory, 8 bytes a row.
+const ROWS_MAX: u64 = 16_000_000;
+
 /// Bytes that the jobs of one commit read together; a larger job has a commit of its own. Less work is lost when a commit fails, and
 /// the map of positions stays small.
 const SHARED_BYTES_MAX: u64 = 64 << 20;
@@ -194,6 +197,7 @@ fn policy(options: &DeltaOptions, purge_all: bool) -> Policy {
         overlap_max: options.overlap_max,
         job_bytes_max: options.compaction_bytes_max,
         job_files_max: FILES_MAX,
+        job_rows_max: ROWS_MAX,
         purge_all,
     }
 }

@@ -21,6 +21,7 @@ use super::change::Written;
 use super::deletion_vectors::DeletionVector;
 use super::files::DataFile;
 use super::log_entry::{self, LogEntry};
+use super::options::DeltaOptions;
 use super::protocol;
 use super::space::Slot;
 use super::strangers::Footing;
@@ -29,17 +30,14 @@ use crate::table_store::schema_plan::TableSchema;
 
 /// Key of the table property that says how long removed files are remembered.
 const RETENTION_KEY: &str = "delta.deletedFileRetentionDuration";
-/// Least hours of that.
-const REMOVED_HOURS_MIN: u64 = 7 * 24;
-/// Key of the table property that says how long entries of the log stay.
+/// Hours for which the log speaks of a removed file beyond the retention: the clean-up is to find it there, and comes every few hours.
+const REMOVED_HOURS_MARGIN: u64 = 24;
+/// Key of the table property that says how long the log is kept.
 const LOG_RETENTION_KEY: &str = "delta.logRetentionDuration";
-/// Least hours for which the log is kept.
-const LOG_HOURS_MIN: u64 = 30 * 24;
+/// Least hours of that.
+const LOG_HOURS_MIN: u64 = 7 * 24;
 /// Key of the table property that allows deletion vectors to be written.
 const DELETION_VECTORS_KEY: &str = "delta.enableDeletionVectors";
-
-/// Commits between checkpoints. The handle is opened anew after each, as a checkpoint does not fold what a handle has gathered.
-const CHECKPOINT_INTERVAL: u64 = 64;
 
 /// How a commit ended.
 pub(super) enum Outcome {
@@ -172,11 +170,6 @@ async fn look_up(
     Ok(Outcome::Conflict)
 }
 
-/// Whether it is time for a checkpoint.
-pub(super) fn is_checkpoint_due(version: u64) -> bool {
-    (version + 1).is_multiple_of(CHECKPOINT_INTERVAL)
-}
-
 /// Loads the latest version. Whether there is a table.
 pub(super) async fn load(table: &mut DeltaTable) -> Result<bool, EngineError> {
     // A folder that is not there is an error to delta-rs, not an absent table.
@@ -219,9 +212,12 @@ fn schema_text(schema: &TableSchema, before: &Value) -> String {
     schema.to_string()
 }
 
-/// Value of [`RETENTION_KEY`]. Checkpoints keep removed files for so long, and those are what the clean-up goes by.
-fn retention(hours: u64) -> String {
-    format!("interval {} hours", hours.max(REMOVED_HOURS_MIN))
+/// The properties that follow from the retention. Checkpoints keep removed files for so long, and those are what the clean-up goes by; a
+/// version whose files are there is of use only with its log.
+fn retention(hours: u64) -> [(&'static str, String); 2] {
+    let removed = hours.saturating_add(REMOVED_HOURS_MARGIN);
+    [(RETENTION_KEY, removed), (LOG_RETENTION_KEY, removed.max(LOG_HOURS_MIN))]
+        .map(|(key, hours)| (key, format!("interval {hours} hours")))
 }
 
 /// What the protocol of a table is to allow; `None` leaves it as it is.
@@ -229,7 +225,7 @@ fn retention(hours: u64) -> String {
 pub(super) struct Features {
     /// Whether deletion vectors may be written.
     pub(super) deletion_vectors: Option<bool>,
-    /// How long superseded files stay; raised in tables that were made with less.
+    /// How long superseded files stay; changed in tables that the lake made with another time.
     pub(super) retention_hours: Option<u64>,
 }
 
@@ -252,11 +248,9 @@ pub(super) fn changes(
             actions.extend(protocol::with_deletion_vectors(snapshot.protocol())?);
         }
     }
-    // A version whose files are kept is of use only with its log.
-    for (key, absent) in [(RETENTION_KEY, REMOVED_HOURS_MIN), (LOG_RETENTION_KEY, LOG_HOURS_MIN)] {
-        let held = metadata["configuration"][key].as_str().map_or(Some(absent), hours_of);
-        if let Some(hours) = features.retention_hours.filter(|hours| held.is_some_and(|held| held < *hours)) {
-            metadata["configuration"][key] = Value::String(retention(hours));
+    for (key, wanted) in features.retention_hours.into_iter().flat_map(retention) {
+        if metadata["configuration"][key].as_str().is_some_and(is_in_hours) {
+            metadata["configuration"][key] = Value::String(wanted);
         }
     }
     if metadata != before {
@@ -266,15 +260,10 @@ pub(super) fn changes(
     Ok(actions)
 }
 
-/// The hours of an interval as the lake writes it; `None` for what somebody else has set.
-fn hours_of(interval: &str) -> Option<u64> {
-    let (number, unit) = interval.strip_prefix("interval ")?.split_once(' ')?;
-    let number: u64 = number.parse().ok()?;
-    match unit {
-        "hours" => Some(number),
-        "days" => Some(24 * number),
-        _ => None,
-    }
+/// Whether an interval has the form in which the lake writes it; what somebody else has set stays.
+fn is_in_hours(interval: &str) -> bool {
+    let number = interval.strip_prefix("interval ").and_then(|rest| rest.strip_suffix(" hours"));
+    number.is_some_and(|number| number.parse::<u64>().is_ok())
 }
 
 /// The file actions of a written change. A `Remove` names the deletion vector that its file had: other readers tell two versions of one
@@ -361,14 +350,14 @@ pub(super) fn creation(
     name: &str,
     schema: &TableSchema,
     partition_columns: &[String],
-    retention_hours: u64,
+    options: &DeltaOptions,
     now_ms: i64,
 ) -> Result<Vec<Action>, EngineError> {
     let statistics: Vec<String> =
         schema.filtered().into_iter().filter(|name| !partition_columns.contains(name)).collect();
     let protocol: Protocol =
         serde_json::from_value(json!({ "minReaderVersion": 1, "minWriterVersion": 2 })).map_err(EngineError::json)?;
-    let metadata: Metadata = serde_json::from_value(json!({
+    let mut metadata = json!({
         "id": Uuid::new_v4().to_string(),
         "name": name,
         "description": null,
@@ -376,14 +365,15 @@ pub(super) fn creation(
         "schemaString": schema.to_delta().to_string(),
         "partitionColumns": partition_columns,
         "configuration": {
-            "delta.checkpointInterval": CHECKPOINT_INTERVAL.to_string(),
+            "delta.checkpointInterval": options.checkpoint_every_commits.to_string(),
             "delta.dataSkippingStatsColumns": statistics.join(","),
             "delta.enableExpiredLogCleanup": "true",
-            LOG_RETENTION_KEY: format!("interval {} hours", retention_hours.max(LOG_HOURS_MIN)),
-            RETENTION_KEY: retention(retention_hours),
         },
         "createdTime": now_ms,
-    }))
-    .map_err(EngineError::json)?;
+    });
+    for (key, value) in retention(options.retention_hours) {
+        metadata["configuration"][key] = Value::String(value);
+    }
+    let metadata: Metadata = serde_json::from_value(metadata).map_err(EngineError::json)?;
     Ok(vec![Action::Protocol(protocol), Action::Metadata(metadata)])
 }

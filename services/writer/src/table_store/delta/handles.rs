@@ -58,6 +58,16 @@ impl Handles {
         }
     }
 
+    /// There is a checkpoint of this version, and a handle that knows it takes the place of the open one. It need not be at the last version.
+    pub(super) fn renew(&self, key: &TableKey, table: DeltaTable, version: u64) {
+        if let Some((_, held)) = self.locked().tables.get_mut(key) {
+            *held = table;
+            return;
+        }
+        // In use, or closed.
+        self.outdate(key, version);
+    }
+
     fn locked(&self) -> std::sync::MutexGuard<'_, Open> {
         // A panic elsewhere cannot leave the map half changed.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)

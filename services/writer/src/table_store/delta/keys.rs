@@ -14,7 +14,7 @@ use super::batch::KeyColumns;
 use super::files::{self, DataFile};
 use super::space::{Found, SpaceState};
 use super::{DeltaTableStore, EngineError, verdict};
-use crate::key_index::{Entry, IdHash, Liveness, Position, RunBuilder, id_hash};
+use crate::key_index::{Entry, IdHash, Liveness, Position, ROWS_PER_FILE_MAX, RunBuilder, id_hash};
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, TableSchema, VERSION_SOURCE};
 
@@ -394,6 +394,17 @@ fn start_reading(to_read: KeysToRead) -> mpsc::Receiver<Read> {
     receiver
 }
 
+/// A file of somebody else may have more rows than the index can tell apart.
+fn check_rows(file: &DataFile, rows: i64) -> Result<(), EngineError> {
+    if rows <= i64::from(ROWS_PER_FILE_MAX) {
+        return Ok(());
+    }
+    let (path, advice) = (&file.path, "write it anew as several files");
+    Err(EngineError::corrupt(format!(
+        "file {path} has more than the {ROWS_PER_FILE_MAX} rows that an index takes; {advice}"
+    )))
+}
+
 async fn read_file(
     table: u32,
     store: &Arc<dyn ObjectStore>,
@@ -402,6 +413,7 @@ async fn read_file(
     sender: &mpsc::Sender<Read>,
 ) -> Result<(), EngineError> {
     let [id, version, _] = names;
+    check_rows(file, file.rows)?;
     let mut batches = files::open(store, file, Some(&[id, version])).await?;
     let mut row = 0_u32;
     while let Some(batch) = batches.try_next().await.map_err(EngineError::read_file)? {
@@ -416,6 +428,7 @@ async fn read_file(
         });
         let entries = entries.collect();
         row += batch.num_rows() as u32;
+        check_rows(file, i64::from(row))?;
         if sender.send(Read::Keys(entries)).await.is_err() {
             return Ok(());
         }

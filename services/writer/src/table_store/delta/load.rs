@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use deltalake::{DeltaTable, checkpoints};
+use deltalake::DeltaTable;
 use futures::{StreamExt, stream};
 use lake_shared::identity::{Space, TableKey};
 use lake_shared::names;
@@ -39,6 +39,8 @@ impl DeltaTableStore {
         let is_new = stamp.is_none();
         let mut stamp = stamp.unwrap_or_default();
         let mut state = SpaceState::new(space.clone(), index, FileNumbers::after(stamp.last_number));
+        // Numbers of an index that was lost mean nothing to this one.
+        self.shared(space).saved.store(state.numbers.last(), Ordering::Relaxed);
         let mut known = stamp.files();
         let records = self.metastore.tables(Some(space)).await.map_err(EngineError::Metastore)?;
         let opening = records.into_iter().map(|record| self.opened_of(record));
@@ -72,6 +74,7 @@ impl DeltaTableStore {
         metrics::gauge!(crate::telemetry::INDEX_KEYS).increment(keys as f64);
         if is_new && rows > 0 {
             self.checkpoint_index(&state).await?;
+            self.shared(space).saved.store(state.numbers.last(), Ordering::Relaxed);
         }
         Ok(state)
     }
@@ -140,8 +143,8 @@ impl DeltaTableStore {
 
     /// Makes what the index holds in memory durable, together with what it stands for.
     pub(super) async fn checkpoint_index(&self, state: &SpaceState) -> Result<(), EngineError> {
-        let (index, stamp) = (state.index.clone(), Stamp::of(state).to_bytes());
-        let writing = tokio::task::spawn_blocking(move || index.checkpoint(&stamp));
+        let (index, stamp) = (state.index.clone(), Stamp::of(state));
+        let writing = tokio::task::spawn_blocking(move || index.checkpoint(&stamp.to_bytes()));
         writing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)
     }
 
@@ -163,37 +166,21 @@ impl DeltaTableStore {
             return;
         }
         shared.saved.store(state.numbers.last(), Ordering::Relaxed);
-        let (index, stamp, space) = (state.index.clone(), Stamp::of(state).to_bytes(), state.space.clone());
+        let (index, stamp, space) = (state.index.clone(), Stamp::of(state), state.space.clone());
         // What is put from now on must not replace what the stamp stands for.
         index.seal();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = index.checkpoint(&stamp) {
+            if let Err(error) = index.checkpoint(&stamp.to_bytes()) {
                 tracing::warn!(%space, %error, "key index could not be saved; it is tried again later");
             }
             shared.saving.store(false, Ordering::Release);
         });
     }
 
-    /// Puts a handle back after a commit, and has a checkpoint made from time to time, beside what else happens. One that fails is made
-    /// by a later commit.
+    /// Puts a handle back after a commit, and has a checkpoint made from time to time, beside what else happens.
     pub(super) fn keep(&self, key: &TableKey, version: u64, table: Option<Box<DeltaTable>>) {
         let Some(table) = table else { return };
-        if commit::is_checkpoint_due(version) {
-            let (copy, handles, key) = (table.as_ref().clone(), Arc::clone(&self.handles), key.clone());
-            let runtime = tokio::runtime::Handle::current();
-            let permits = Arc::clone(&self.checkpoints);
-            tokio::spawn(async move {
-                let Ok(permit) = permits.acquire_owned().await else { return };
-                // It computes more than it waits.
-                tokio::task::spawn_blocking(move || {
-                    match runtime.block_on(checkpoints::create_checkpoint(&copy, None)) {
-                        Ok(()) => handles.outdate(&key, version),
-                        Err(error) => tracing::warn!(table = %key, version, %error, "checkpoint failed"),
-                    }
-                    drop(permit);
-                });
-            });
-        }
+        self.log_checkpoints.committed(key, version, &table, &self.handles);
         self.handles.put(key.clone(), *table);
     }
 

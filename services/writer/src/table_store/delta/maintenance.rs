@@ -1,26 +1,37 @@
 //! Deleting what nobody needs any more. Runs beside batches and compaction: it deletes only what no version within the retention
 //! names, and what is so old that no write under way can have made it.
 //!
-//! Superseded data files are found in the log, with the time of their removal. Superseded deletion vectors are not (delta-rs does not
-//! show those of removed files), so each table has a note of those that are not part of it any more and since when.
+//! Superseded data files are found in the log, with the time of their removal, which stays there for longer than the retention
+//! ([`commit`]). Superseded deletion vectors are not (delta-rs does not show those of removed files), so each table has a note of those
+//! that are not part of it any more and since when; and so it has of data files that the log does not speak of, whatever the reason.
+//!
+//! Files are told apart by their names alone, which are unique: a file system may list them under another spelling of their folders.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use deltalake::DeltaTable;
 use deltalake::checkpoints;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Space;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{DeltaTableStore, EngineError, deletion_vectors, now_us, protocol};
+use crate::key_index::IdHash;
 use crate::metastore::TableRecord;
 use crate::table_store::Maintained;
+use crate::table_store::by_id_hash::ByIdHash;
+use crate::table_store::order_guard::TombstoneOrder;
 
-/// The note of superseded deletion vectors, in the folder of a table: path to milliseconds since 1970. Readers skip folders with `_`.
-const NOTE: &str = "_lake/superseded_deletion_vectors.json";
+/// The note of superseded files, in the folder of a table. Readers skip folders with `_`.
+const NOTE: &str = "_lake/superseded_files.json";
+
+/// Entries of the log that are read at once.
+const ENTRIES_AT_ONCE: usize = 8;
 
 impl DeltaTableStore {
     /// Cleans up the tables of a space.
@@ -28,16 +39,15 @@ impl DeltaTableStore {
         let mut maintained = Maintained::default();
         let older_than_us = hours_us(self.options.tombstone_retention_hours);
         let shared = self.shared(space);
+        let held = shared.state.lock().await.as_ref().map(|state| (state.generation, state.tombstones.clone()));
+        // Not under the lock: batches do not wait for it.
+        let forgotten = self.metastore.forget_old_tombstones(space, older_than_us).await;
+        let forgotten = forgotten.map_err(EngineError::Metastore)?;
+        maintained.tombstones_forgotten = forgotten.len() as u64;
+        if let Some((generation, before)) = held
+            && let Some(state) = shared.state.lock().await.as_mut().filter(|state| state.generation == generation)
         {
-            let mut held = shared.state.lock().await;
-            let forgotten =
-                self.metastore.forget_old_tombstones(space, older_than_us).await.map_err(EngineError::Metastore)?;
-            if let Some(state) = held.as_mut() {
-                for id in &forgotten {
-                    state.tombstones.remove(id);
-                }
-            }
-            maintained.tombstones_forgotten = forgotten.len() as u64;
+            drop_forgotten(&mut state.tombstones, &before, &forgotten);
         }
         let unusable = self.unusable_tables(space).await;
         let mut failure = None;
@@ -83,19 +93,23 @@ impl DeltaTableStore {
     /// Deletes the files of a table that are neither active nor within the retention.
     async fn delete_files(&self, table: &DeltaTable) -> Result<u64, EngineError> {
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
-        let mut active: HashSet<Path> = HashSet::new();
+        let mut active: HashSet<String> = HashSet::new();
         for view in snapshot.log_data().iter() {
-            active.insert(view.object_store_path());
-            active.extend(view.deletion_vector_descriptor().and_then(|vector| deletion_vectors::path_of(&vector)));
+            active.insert(name_of(&view.object_store_path()));
+            let vector = view.deletion_vector_descriptor().and_then(|vector| deletion_vectors::path_of(&vector));
+            active.extend(vector.as_ref().map(name_of));
         }
         let log_store = table.log_store();
-        // A path is removed again and again, once for each of its deletion vectors: the last time counts.
-        let mut removed: HashMap<Path, i64> = HashMap::new();
+        // A file is removed again and again, once for each of its deletion vectors: the last time counts.
+        let mut removed: HashMap<String, i64> = HashMap::new();
         let mut tombstones = snapshot.all_tombstones(log_store.as_ref());
         while let Some(tombstone) = tombstones.try_next().await.map_err(EngineError::delta)? {
             let path = Path::parse(tombstone.path().as_ref()).unwrap_or_else(|_| Path::from(tombstone.path().as_ref()));
-            let removed_ms = tombstone.deletion_timestamp().unwrap_or_default();
-            let last = removed.entry(path).or_insert(removed_ms);
+            // Other writers need not say when.
+            let Some(removed_ms) = tombstone.deletion_timestamp().filter(|removed_ms| *removed_ms > 0) else {
+                continue;
+            };
+            let last = removed.entry(name_of(&path)).or_insert(removed_ms);
             *last = removed_ms.max(*last);
         }
         drop(tombstones);
@@ -107,30 +121,31 @@ impl DeltaTableStore {
             // A file that no log entry speaks of may be of a commit under way.
             unknown_before_ms: now.saturating_sub(hours_us(self.options.orphan_hours)) / 1_000,
         };
-        let note = read_note(&store).await?;
+        let noted = read_note(&store).await?;
+        let note = noted.clone().without_those_that_came_back(table).await?;
         let (mut expired, mut superseded) = (Vec::new(), BTreeMap::new());
         let mut files = store.list(None);
         while let Some(file) = files.try_next().await.map_err(EngineError::Store)? {
             let hidden = file.location.parts().any(|part| part.as_ref().starts_with(['_', '.']));
-            if hidden || active.contains(&file.location) {
+            let is_ours = file.location.extension() == Some("parquet") || is_vectors(&file.location);
+            let name = name_of(&file.location);
+            if hidden || !is_ours || active.contains(&name) {
                 continue;
             }
-            let is_expired = match file.location.extension() {
-                Some("parquet") => ages.is_data_file_expired(&file, removed.get(&file.location).copied()),
-                Some("bin") if is_vectors(&file.location) => {
-                    let since = ages.superseded_since(&file, &note);
-                    superseded.extend(since.map(|since| (file.location.to_string(), since)));
-                    since.is_some_and(|since| since <= ages.removed_before_ms)
-                }
-                _ => false,
+            let since = match removed.get(&name) {
+                Some(removed_ms) => Some(*removed_ms),
+                None => ages.superseded_since(&file, &note),
             };
-            if is_expired {
-                superseded.remove(file.location.as_ref());
+            if since.is_some_and(|since| since <= ages.removed_before_ms) {
                 expired.push(file.location);
+            } else if !removed.contains_key(&name) {
+                superseded.extend(since.map(|since| (file.location.to_string(), since)));
             }
         }
         drop(files);
-        if superseded != note {
+        let superseded = Note { version: snapshot.version(), files: superseded };
+        // Of a table without superseded files there is nothing to note.
+        if superseded != noted && !(superseded.files.is_empty() && noted.files.is_empty()) {
             let text = serde_json::to_vec(&superseded).map_err(EngineError::json)?;
             store.put(&Path::from(NOTE), text.into()).await.map_err(EngineError::Store)?;
         }
@@ -152,33 +167,107 @@ struct Ages {
 }
 
 impl Ages {
-    fn is_data_file_expired(&self, file: &ObjectMeta, removed_ms: Option<i64>) -> bool {
-        removed_ms.map_or_else(
-            || file.last_modified.timestamp_millis() <= self.unknown_before_ms.min(self.removed_before_ms),
-            |removed_ms| removed_ms <= self.removed_before_ms,
-        )
-    }
-
-    /// Since when a file of deletion vectors that is not part of the table is known not to be. Young ones may be of a commit under way.
-    fn superseded_since(&self, file: &ObjectMeta, note: &BTreeMap<String, i64>) -> Option<i64> {
+    /// Since when a file that is not part of the table is known not to be. Young ones may be of a commit under way.
+    fn superseded_since(&self, file: &ObjectMeta, note: &Note) -> Option<i64> {
         let settled = file.last_modified.timestamp_millis() <= self.unknown_before_ms;
-        settled.then(|| note.get(file.location.as_ref()).copied().unwrap_or(self.now_ms))
+        settled.then(|| note.files.get(file.location.as_ref()).copied().unwrap_or(self.now_ms))
     }
+}
+
+/// What an earlier clean-up found that the log does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Note {
+    /// Version of the table then.
+    version: u64,
+    /// Files that are not part of the table, with the time when that was seen first, milliseconds since 1970.
+    files: BTreeMap<String, i64>,
+}
+
+impl Note {
+    /// Leaves out the vectors that versions after the noted one brought back (somebody restored an old version): if they are not part
+    /// of the table now, they have been superseded anew.
+    async fn without_those_that_came_back(mut self, table: &DeltaTable) -> Result<Self, EngineError> {
+        let latest = table.version().unwrap_or_default();
+        if self.files.is_empty() || self.version == latest {
+            return Ok(self);
+        }
+        if self.version > latest {
+            // It is another table.
+            return Ok(Self::default());
+        }
+        let log_store = table.log_store();
+        let entries = (self.version + 1..=latest).map(|version| {
+            let log_store = Arc::clone(&log_store);
+            async move { log_store.read_commit_entry(version).await.map_err(EngineError::delta) }
+        });
+        let mut entries = stream::iter(entries).buffered(ENTRIES_AT_ONCE);
+        let mut named: HashSet<String> = HashSet::new();
+        while let Some(entry) = entries.try_next().await? {
+            // The log was cleaned up meanwhile: nothing is known.
+            let Some(entry) = entry else { return Ok(Self::default()) };
+            named.extend(vectors_named(&entry));
+        }
+        drop(entries);
+        self.files.retain(|path, _| !named.contains(path.rsplit('/').next().unwrap_or_default()));
+        Ok(self)
+    }
+}
+
+/// Names of the files of vectors that an entry of the log adds.
+fn vectors_named(entry: &[u8]) -> HashSet<String> {
+    let lines = entry.split(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"{\"remove\""));
+    let vectors = lines.filter_map(|line| {
+        let mut action: Value = serde_json::from_slice(line).ok()?;
+        let vector = action.pointer_mut("/add/deletionVector")?.take();
+        deletion_vectors::path_of(&serde_json::from_value(vector).ok()?)
+    });
+    vectors.map(|path| name_of(&path)).collect()
+}
+
+/// Drops tombstones that the metastore has forgotten, but for those that were remembered again since `before`.
+fn drop_forgotten(tombstones: &mut ByIdHash<TombstoneOrder>, before: &ByIdHash<TombstoneOrder>, forgotten: &[IdHash]) {
+    for id in forgotten {
+        if before.contains_key(id) && tombstones.get(id) == before.get(id) {
+            tombstones.remove(id);
+        }
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.filename().unwrap_or_default().to_owned()
 }
 
 fn is_vectors(path: &Path) -> bool {
-    path.filename().is_some_and(|name| name.starts_with("deletion_vector_"))
+    path.extension() == Some("bin") && path.filename().is_some_and(|name| name.starts_with("deletion_vector_"))
 }
 
-async fn read_note(store: &Arc<dyn ObjectStore>) -> Result<BTreeMap<String, i64>, EngineError> {
+async fn read_note(store: &Arc<dyn ObjectStore>) -> Result<Note, EngineError> {
     match store.get(&Path::from(NOTE)).await {
         // A note that cannot be understood begins anew: everything stays longer.
         Ok(found) => Ok(serde_json::from_slice(&found.bytes().await.map_err(EngineError::Store)?).unwrap_or_default()),
-        Err(object_store::Error::NotFound { .. }) => Ok(BTreeMap::new()),
+        Err(object_store::Error::NotFound { .. }) => Ok(Note::default()),
         Err(error) => Err(EngineError::Store(error)),
     }
 }
 
 fn hours_us(hours: u64) -> i64 {
     i64::try_from(hours.saturating_mul(3_600_000_000)).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tombstone_that_was_remembered_again_stays() {
+        let order = |observed_us| TombstoneOrder { version_us: None, observed_us };
+        let before: ByIdHash<_> = (1..4).map(|id| (id, order(5))).collect();
+        let mut now = before.clone();
+        now.extend([(2, order(6)), (4, order(7))]);
+        drop_forgotten(&mut now, &before, &[1, 2, 4]);
+        let mut left: Vec<IdHash> = now.into_keys().collect();
+        left.sort_unstable();
+        assert_eq!(left, [2, 3, 4]);
+    }
 }

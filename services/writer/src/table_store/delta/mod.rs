@@ -22,12 +22,13 @@ use async_trait::async_trait;
 use chrono::Utc;
 use deltalake::{DeltaTable, DeltaTableError};
 use lake_shared::identity::{Space, TableKey};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 use self::apply::Progress;
 use self::copy_budget::CopyBudget;
 use self::handles::Handles;
 use self::index_folder::IndexFolder;
+use self::log_checkpoints::LogCheckpoints;
 use self::space::SpaceState;
 use super::lake_store::{LakeStore, LakeStoreError};
 use super::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
@@ -54,6 +55,7 @@ mod index_folder;
 mod keys;
 mod live_files;
 mod load;
+mod log_checkpoints;
 mod log_entry;
 mod maintenance;
 mod new_rows;
@@ -76,9 +78,6 @@ mod verdict;
 
 /// How often a batch is planned again after commits of somebody else.
 const PLANS_MAX: usize = 5;
-
-/// Checkpoints of logs made at once: tables that are always written together are all due together.
-const CHECKPOINTS_AT_ONCE: usize = 2;
 
 /// What goes wrong inside the engine.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +140,8 @@ impl EngineError {
     /// Whether the index on disk cannot be used any more.
     fn is_index_lost(&self) -> bool {
         let Self::Index(error) = self else { return false };
-        !matches!(error, IndexError::Io { .. } | IndexError::Locked { .. })
+        // A file with too many rows would be refused by the next index as well.
+        !matches!(error, IndexError::Io { .. } | IndexError::Locked { .. } | IndexError::RowTooLarge { .. })
     }
 }
 
@@ -166,8 +166,7 @@ pub struct DeltaTableStore {
     metastore: Arc<dyn Metastore>,
     options: DeltaOptions,
     handles: Arc<Handles>,
-    /// For checkpoints of logs.
-    checkpoints: Arc<Semaphore>,
+    log_checkpoints: Arc<LogCheckpoints>,
     spaces: StdMutex<HashMap<Space, SharedSpace>>,
     index_folder: IndexFolder,
     index_options: IndexOptions,
@@ -185,7 +184,7 @@ impl DeltaTableStore {
             entries_in_memory_max: options.index_entries_in_memory_max.max(1),
             ..IndexOptions::default()
         };
-        let checkpoints = Arc::new(Semaphore::new(CHECKPOINTS_AT_ONCE));
+        let log_checkpoints = Arc::new(LogCheckpoints::new(options.checkpoint_every_commits));
         let copy_budget = CopyBudget::new(options.copy_on_write_bytes_per_second);
         let (spaces, lost_indexes) = Default::default();
         Self {
@@ -193,7 +192,7 @@ impl DeltaTableStore {
             metastore,
             options,
             handles,
-            checkpoints,
+            log_checkpoints,
             spaces,
             index_folder,
             index_options,

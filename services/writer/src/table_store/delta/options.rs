@@ -72,7 +72,10 @@ pub struct DeltaOptions {
     pub index_entries_in_memory_max: usize,
     /// Most tables whose handles stay open.
     pub tables_open_max: usize,
-    /// How long superseded data files stay for running readers and time travel, hours.
+    /// Commits of a table after which its log gets a checkpoint; more where a checkpoint takes long.
+    pub checkpoint_every_commits: u64,
+    /// How long superseded data files stay for running readers and time travel, hours. The log speaks of each of them for so long, so a
+    /// longer time makes the checkpoints of tables with many commits larger and slower.
     pub retention_hours: u64,
     /// How long files stay that no log speaks of: those of a crash, or of a write under way, hours.
     pub orphan_hours: u64,
@@ -81,8 +84,9 @@ pub struct DeltaOptions {
 }
 
 impl Default for DeltaOptions {
-    /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, tiny up to 64 KiB, 15 % deleted rows, 8 overlapping files, compactions of 2 GiB,
-    /// copy on write below 64 MiB and up to 8 MiB/s, no partitions, 500,000 entries in memory, 200 open tables, 7 days, a day, 30 days.
+    /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, tiny up to 64 KiB, 15 % deleted rows, 8 overlapping files,
+    /// compactions of 2 GiB, copy on write below 64 MiB and up to 8 MiB/s, no partitions, 500,000 entries in memory, 200 open tables,
+    /// a checkpoint every 64 commits, 2 days, a day, 30 days.
     fn default() -> Self {
         Self {
             columns_max: COLUMNS_MAX,
@@ -101,7 +105,8 @@ impl Default for DeltaOptions {
             index_folder: None,
             index_entries_in_memory_max: 500_000,
             tables_open_max: 200,
-            retention_hours: 7 * 24,
+            checkpoint_every_commits: 64,
+            retention_hours: 2 * 24,
             orphan_hours: 24,
             tombstone_retention_hours: 30 * 24,
         }
@@ -124,6 +129,9 @@ impl DeltaOptions {
     pub fn validate(&self) -> Result<(), String> {
         if !(self.deleted_share_max > 0.0 && self.deleted_share_max <= 1.0) {
             return Err("key `tables.deleted_share_max`: give a share above 0 and up to 1, such as 0.15".into());
+        }
+        if self.checkpoint_every_commits == 0 {
+            return Err("key `tables.checkpoint_every_commits`: give at least 1".into());
         }
         if self.orphan_hours == 0 {
             let reason = "a clean-up would delete the files of commits under way; give at least 1";
@@ -165,6 +173,7 @@ mod tests {
             assert!(DeltaOptions { deleted_share_max, ..DeltaOptions::default() }.validate().is_err());
         }
         assert!(DeltaOptions { orphan_hours: 0, ..DeltaOptions::default() }.validate().is_err());
+        assert!(DeltaOptions { checkpoint_every_commits: 0, ..DeltaOptions::default() }.validate().is_err());
     }
 
     #[test]

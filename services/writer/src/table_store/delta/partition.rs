@@ -39,7 +39,7 @@ impl Partition {
     /// The folder of its files within the table.
     pub(super) fn folder(&self, columns: &[String]) -> Path {
         let folders = columns.iter().zip(&self.0).map(|(column, value)| {
-            let value = value.as_deref().map_or_else(|| NULL_FOLDER.to_owned(), escaped);
+            let value = value.as_deref().map_or_else(|| NULL_FOLDER.to_owned(), folder_value);
             shortened(format!("{}={value}", escaped(column)))
         });
         // Escaped already, so that nothing in it is escaped again.
@@ -49,7 +49,9 @@ impl Partition {
     /// Whether its folder holds no escaped character. Polars 2.1 does not find the deletion vectors of files in other folders and shows
     /// deleted rows, so such files are rewritten instead.
     pub(super) fn is_plain(&self) -> bool {
-        self.0.iter().flatten().all(|value| value.len() < FOLDER_LENGTH_MAX / 2 && value.chars().all(is_plain))
+        let is_plain =
+            |value: &String| value.len() < FOLDER_LENGTH_MAX / 2 && value.chars().all(is_plain) && value != NULL_FOLDER;
+        self.0.iter().flatten().all(is_plain)
     }
 }
 
@@ -78,6 +80,14 @@ fn text(array: &ArrayRef, row: usize) -> Option<String> {
 
 const fn is_plain(character: char) -> bool {
     character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-')
+}
+
+/// A value in the name of a folder. The text that stands for NULL there is told apart from it by its first character.
+fn folder_value(value: &str) -> String {
+    match value.strip_prefix('_').filter(|_| value == NULL_FOLDER) {
+        Some(rest) => format!("%5F{rest}"),
+        None => escaped(value),
+    }
 }
 
 fn escaped(text: &str) -> String {
@@ -138,6 +148,16 @@ mod tests {
             assert_eq!(Partition::of_values(&columns, &values), partition);
         }
         assert_eq!(Partition::default().folder(&[]).as_ref(), "");
+    }
+
+    #[test]
+    fn the_text_that_stands_for_null_is_no_null() {
+        let columns = ["supervisor_id".to_owned()];
+        let (text, null) = (Partition(vec![Some(NULL_FOLDER.into())]), Partition(vec![None]));
+        assert_eq!(text.folder(&columns).as_ref(), "supervisor_id=%5F_HIVE_DEFAULT_PARTITION__");
+        assert_eq!(text.values(&columns)["supervisor_id"].as_deref(), Some(NULL_FOLDER));
+        assert!(null.is_plain() && !text.is_plain());
+        assert_ne!(null.folder(&columns), text.folder(&columns));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use deltalake::DeltaTableBuilder;
 use lake_proto::queue::v1::Tombstone;
 use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::names;
+use object_store::ObjectStore;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use roaring::RoaringBitmap;
 use serde_json::Value;
@@ -75,6 +76,18 @@ impl Lake {
         let lake = LakeStore::open(&LakeStoreConfig { root, s3: None }).unwrap();
         let (one_in, broken, refused) = (Arc::clone(&self.one_in), Arc::clone(&self.broken), Arc::clone(&self.refused));
         let lake = lake.behind(|inner| Arc::new(Flaky::new(inner, one_in, broken, refused)));
+        DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
+    }
+
+    /// As [`Lake::open`], with something before the store.
+    pub(super) fn open_behind(
+        &self,
+        options: DeltaOptions,
+        before: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    ) -> DeltaTableStore {
+        let root = self.folder.path().to_str().unwrap().to_owned();
+        let lake = LakeStore::open(&LakeStoreConfig { root, s3: None }).unwrap().behind(before);
+        let options = DeltaOptions { index_folder: Some(self.index.path().to_owned()), ..options };
         DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
     }
 

@@ -221,11 +221,13 @@ impl Log {
 
     /// The engine noted superseded vectors so many hours earlier.
     pub(super) fn noted_earlier(&self, hours: i64) {
-        let note = self.folder.join("_lake/superseded_deletion_vectors.json");
+        let note = self.folder.join("_lake/superseded_files.json");
         let Ok(text) = fs::read_to_string(&note) else { return };
-        let mut noted: BTreeMap<String, i64> = serde_json::from_str(&text).unwrap();
-        noted.values_mut().for_each(|since| *since -= 3_600_000 * hours);
-        fs::write(&note, serde_json::to_string(&noted).unwrap()).unwrap();
+        let mut noted: Value = serde_json::from_str(&text).unwrap();
+        for since in noted["files"].as_object_mut().unwrap().values_mut() {
+            *since = json!(since.as_i64().unwrap() - 3_600_000 * hours);
+        }
+        fs::write(&note, noted.to_string()).unwrap();
     }
 
     /// The log is read from its entries again, whose times a test can change.

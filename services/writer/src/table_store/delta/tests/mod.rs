@@ -16,6 +16,8 @@ mod messages;
 mod model;
 mod partitions;
 mod protocol;
+mod respelled;
+mod retention;
 mod single;
 mod strangers;
 mod unusable;

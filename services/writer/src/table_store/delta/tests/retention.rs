@@ -1,0 +1,297 @@
+//! How long the log speaks of removed files, and what the clean-up does when it does not; checkpoints; other spellings of folders.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, tombstone};
+use super::log::Log;
+use super::respelled::Respelled;
+use crate::key_index::IndexError;
+use crate::table_store::TableStore;
+use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore, EngineError};
+
+const NOTE: &str = "_lake/superseded_files.json";
+
+fn keeping(retention_hours: u64) -> DeltaOptions {
+    DeltaOptions {
+        deletion_vectors: DeletionVectors::On,
+        small_files_max: 1_000,
+        deleted_share_max: 1.0,
+        overlap_max: 1_000,
+        retention_hours,
+        ..DeltaOptions::default()
+    }
+}
+
+fn checkpointing(every_commits: u64, retention_hours: u64) -> DeltaOptions {
+    DeltaOptions { checkpoint_every_commits: every_commits, ..keeping(retention_hours) }
+}
+
+async fn upsert(store: &DeltaTableStore, ids: std::ops::Range<usize>, version: i64) {
+    store.apply(batch(&[("t", numbered(ids, version))], vec![])).await.unwrap();
+}
+
+fn property(log: &Log, key: &str) -> Value {
+    log.newest("metaData")["configuration"][key].clone()
+}
+
+/// Versions of the checkpoints that are there.
+fn checkpoints(log: &Log) -> BTreeSet<u64> {
+    let entries = fs::read_dir(log.folder.join("_delta_log")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter_map(|name| name.strip_suffix(".checkpoint.parquet")?.parse().ok()).collect()
+}
+
+/// Waits for a checkpoint and for the hint that is written after it.
+async fn checkpointed(log: &Log, version: u64) {
+    let hint = log.folder.join("_delta_log/_last_checkpoint");
+    let made = async {
+        loop {
+            let text = fs::read_to_string(&hint).unwrap_or_default();
+            let last: Value = serde_json::from_str(&text).unwrap_or_default();
+            if last["version"].as_u64() == Some(version) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), made).await.unwrap();
+}
+
+/// What was noted was noted so many hours earlier.
+fn age_note(log: &Log, hours: i64) -> usize {
+    let mut note: Value = serde_json::from_slice(&fs::read(log.folder.join(NOTE)).unwrap()).unwrap();
+    let files = note["files"].as_object_mut().unwrap();
+    files.values_mut().for_each(|since| *since = json!(since.as_i64().unwrap() - hours * 3_600_000));
+    let noted = files.len();
+    fs::write(log.folder.join(NOTE), note.to_string()).unwrap();
+    noted
+}
+
+#[tokio::test]
+async fn the_properties_follow_the_retention_unless_somebody_else_has_set_them() {
+    let (removed, kept) = ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration");
+    let lake = Lake::new().await;
+    let log = Log::of(&lake, "t");
+    let mut version = 0;
+    let mut next = async |options: DeltaOptions| {
+        version += 1;
+        upsert(&lake.open_elsewhere(options), 0..5, version).await;
+    };
+    next(checkpointing(7, 48)).await;
+    assert_eq!(property(&log, "delta.checkpointInterval"), "7");
+    for (hours, expected) in [(48, (72, 168)), (24 * 30, (744, 744)), (0, (24, 168))] {
+        next(keeping(hours)).await;
+        let (of_removed, of_log) = expected;
+        assert_eq!(property(&log, removed), format!("interval {of_removed} hours"));
+        assert_eq!(property(&log, kept), format!("interval {of_log} hours"));
+    }
+    let entries = log.actions(log.latest(), "metaData").len();
+    next(keeping(0)).await;
+    assert_eq!((entries, log.actions(log.latest(), "metaData").len()), (1, 0), "only a change is written");
+    let mut metadata = log.newest("metaData");
+    metadata["configuration"][removed] = json!("interval 3 days");
+    metadata["configuration"].as_object_mut().unwrap().remove(kept);
+    log.commit(vec![json!({ "metaData": metadata })]);
+    next(keeping(500)).await;
+    assert_eq!((property(&log, removed), property(&log, kept)), (json!("interval 3 days"), Value::Null));
+}
+
+/// The log speaks of a removed file until after its deletion, checkpoint or not.
+#[tokio::test]
+async fn a_removed_file_is_deleted_by_the_time_of_its_removal() {
+    for (hours_ago, is_there) in [(47, true), (49, false), (71, false)] {
+        let lake = Lake::new().await;
+        let log = Log::of(&lake, "t");
+        let store = lake.open(keeping(48));
+        upsert(&store, 0..10, 1).await;
+        upsert(&store, 0..10, 2).await;
+        store.close().await;
+        drop(store);
+        log.removed_earlier(1, hours_ago);
+        log.age(log.files("parquet"), 1_000);
+        let store = lake.open(checkpointing(3, 48));
+        upsert(&store, 10..11, 3).await;
+        checkpointed(&log, 2).await;
+        assert_eq!(log.files("parquet").len(), 3);
+        store.maintain(&space()).await.unwrap();
+        assert_eq!(log.files("parquet").len() == 3, is_there, "{hours_ago}");
+        assert!(!log.folder.join(NOTE).exists(), "nothing had to be noted");
+        assert_eq!(lake.read("t").await.len(), 11);
+    }
+}
+
+/// A shorter retention has made the log forget a removal. The file stays for the longer one from when it was missed.
+#[tokio::test]
+async fn an_old_file_that_the_log_has_just_forgotten_stays_for_the_retention() {
+    let lake = Lake::new().await;
+    let log = Log::of(&lake, "t");
+    let store = lake.open(keeping(0));
+    upsert(&store, 0..10, 1).await;
+    upsert(&store, 0..10, 2).await;
+    store.close().await;
+    drop(store);
+    log.removed_earlier(1, 30);
+    log.age(log.files("parquet"), 1_000);
+    let store = lake.open(checkpointing(3, 0));
+    upsert(&store, 10..11, 3).await;
+    checkpointed(&log, 2).await;
+    drop(store);
+    let store = lake.open_elsewhere(keeping(48));
+    store.maintain(&space()).await.unwrap();
+    assert_eq!((log.files("parquet").len(), age_note(&log, 47)), (3, 1));
+    assert_eq!(lake.read_at("t", Some(0)).await.len(), 10);
+    store.maintain(&space()).await.unwrap();
+    assert_eq!((log.files("parquet").len(), age_note(&log, 2)), (3, 1));
+    store.maintain(&space()).await.unwrap();
+    assert_eq!((log.files("parquet").len(), age_note(&log, 0)), (2, 0));
+    assert_eq!(lake.read("t").await.len(), 11);
+}
+
+#[tokio::test]
+async fn vectors_that_were_back_between_two_clean_ups_are_superseded_anew() {
+    let lake = Lake::new().await;
+    let log = Log::of(&lake, "t");
+    let store = lake.open(keeping(24));
+    let mut rows = BTreeMap::new();
+    for round in 1..6 {
+        let gone = vec![tombstone(&numbered_id(50 - round), None, 9)];
+        let ids = if round == 1 { 0..50 } else { round * 5..round * 5 + 5 };
+        store.apply(batch(&[("t", numbered(ids, round as i64))], gone)).await.unwrap();
+        rows.insert(log.latest(), lake.read("t").await.len());
+    }
+    log.age(log.files("bin"), 100);
+    store.maintain(&space()).await.unwrap();
+    let noted = age_note(&log, 100);
+    assert!(noted > 1);
+    // Back to an old version and to the newest again, before anybody looks.
+    let (old, newest) = (*rows.keys().nth(1).unwrap(), log.latest());
+    let mut table = store.closed(&lake.metastore.tables(Some(&space())).await.unwrap()[0].path).unwrap();
+    for version in [old, newest] {
+        table.load().await.unwrap();
+        let (restored, _) = table.clone().restore().with_version_to_restore(version).await.unwrap();
+        table = restored;
+    }
+    let before = log.files("bin").len();
+    store.maintain(&space()).await.unwrap();
+    assert_eq!(before - log.files("bin").len(), noted - 1, "all but the one that was back");
+    assert_eq!(age_note(&log, 25), 1);
+    assert_eq!(lake.read_at("t", Some(old)).await.len(), rows[&old]);
+    store.maintain(&space()).await.unwrap();
+    assert_eq!(before - log.files("bin").len(), noted);
+    assert_eq!(lake.read("t").await.len(), rows[&newest]);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_was_cut_off_is_made_by_the_next_start() {
+    let lake = Lake::new().await;
+    let log = Log::of(&lake, "t");
+    let store = lake.open(checkpointing(1_000, 24));
+    for version in 0..12 {
+        upsert(&store, 0..5, version).await;
+    }
+    assert!(checkpoints(&log).is_empty());
+    drop(store);
+    let store = lake.open(checkpointing(5, 24));
+    upsert(&store, 0..5, 12).await;
+    checkpointed(&log, 12).await;
+    for version in 13..17 {
+        upsert(&store, 0..5, version).await;
+    }
+    drop(store);
+    // Whoever comes next knows of the last one.
+    let store = lake.open(checkpointing(5, 24));
+    upsert(&store, 0..5, 17).await;
+    checkpointed(&log, 17).await;
+    upsert(&store, 0..5, 18).await;
+    assert_eq!(checkpoints(&log), BTreeSet::from([12, 17]));
+    assert_eq!(lake.read("t").await.len(), 5);
+}
+
+/// Some file systems list `plain` as `Plain` when such a folder is there, and delete the one for the other.
+#[tokio::test]
+async fn a_file_whose_folder_is_listed_in_another_spelling_stays() {
+    let lake = Lake::new().await;
+    let options = DeltaOptions { partition_by: vec!["supervisor_id".into()], orphan_hours: 0, ..keeping(0) };
+    let rows = |version: i64| {
+        let row =
+            |(n, supervisor): (usize, &&str)| new_row(&numbered_id(n), version, &[("+supervisor_id", *supervisor)]);
+        ["Plain", "plain", "Plain", "plain"].iter().enumerate().map(row).collect::<Vec<_>>()
+    };
+    let store = lake.open_behind(options, |inner| Arc::new(Respelled::new(inner)));
+    store.apply(batch(&[("t", rows(1))], vec![])).await.unwrap();
+    store.apply(batch(&[("t", rows(2)[..2].to_vec())], vec![])).await.unwrap();
+    let log = Log::of(&lake, "t");
+    log.age(log.files("parquet").into_iter().chain(log.files("bin")), 1_000);
+    let (before, files, vectors) = (lake.read("t").await, log.files("parquet"), log.files("bin"));
+    assert!(files.len() == 4 && vectors.len() == 1, "{files:?} {vectors:?}");
+    let maintained = store.maintain(&space()).await.unwrap();
+    assert_eq!((maintained.files_deleted, lake.read("t").await), (0, before));
+    assert_eq!((log.files("parquet"), log.files("bin")), (files, vectors));
+    // What is really superseded goes.
+    store.apply(batch(&[("t", rows(3))], vec![])).await.unwrap();
+    assert!(store.maintain(&space()).await.unwrap().files_deleted >= 4);
+    assert_eq!(lake.read("t").await.len(), 4);
+}
+
+#[tokio::test]
+async fn types_that_differ_by_case_have_folders_that_differ_by_more() {
+    let lake = Lake::new().await;
+    let types = ["Person", "person", "PERSON"];
+    for version in 1..3 {
+        let store = lake.open(keeping(24));
+        for (n, document_type) in (0..).zip(types) {
+            let rows = numbered(n * 10..n * 10 + 5, version);
+            store.apply(batch(&[(document_type, rows)], vec![])).await.unwrap();
+        }
+        store.close().await;
+    }
+    let records = lake.metastore.tables(Some(&space())).await.unwrap();
+    let paths: BTreeSet<String> = records.iter().map(|record| record.path.to_lowercase()).collect();
+    assert_eq!(paths.len(), types.len());
+    for record in records {
+        let folder = lake.folder.path().join(&record.path);
+        let entries = fs::read_dir(folder.join("_delta_log")).unwrap();
+        assert_eq!(entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some()).count(), 2);
+        assert!(record.location.ends_with(&record.path) && record.state.rows == 5, "{record:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_with_too_many_rows_is_no_lost_index() {
+    let error = EngineError::Index(IndexError::RowTooLarge { file: 1, row: 1 << 24 });
+    assert!(!error.is_index_lost());
+    let lake = Lake::new().await;
+    let log = Log::of(&lake, "t");
+    let store = lake.open(keeping(24));
+    upsert(&store, 0..5, 1).await;
+    let mut add = log.active().into_values().next().unwrap();
+    let path = add["path"].as_str().unwrap().to_owned();
+    fs::copy(log.folder.join(&path), log.folder.join("somebody.parquet")).unwrap();
+    add["path"] = json!("somebody.parquet");
+    add["stats"] = json!(json!({ "numRecords": (1 << 24) + 1 }).to_string());
+    log.commit(vec![json!({ "add": add })]);
+    let error = store.apply(batch(&[("t", numbered(0..5, 2))], vec![])).await.unwrap_err();
+    let text = lake_shared::error_chain::Chain(&error).to_string();
+    assert!(text.contains("16777216 rows") && text.contains("somebody.parquet"), "{text}");
+    assert!(store.lost_indexes().is_empty());
+}
+
+/// The numbers of an index that was lost mean nothing to the next one.
+#[tokio::test]
+async fn a_space_that_is_loaded_anew_saves_its_index_in_time() {
+    let lake = Lake::new().await;
+    let store = lake.open(keeping(24));
+    upsert(&store, 0..5, 1).await;
+    let shared = store.shared(&space());
+    shared.saved.store(3_000_000_000, Ordering::Relaxed);
+    store.forget(&space()).await;
+    lake.lose_index().await;
+    upsert(&store, 0..5, 2).await;
+    assert!(shared.saved.load(Ordering::Relaxed) < 1_000, "{}", shared.saved.load(Ordering::Relaxed));
+}
