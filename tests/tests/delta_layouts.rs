@@ -67,8 +67,11 @@ fn row<'source>(id: &str, version_us: i64, cells: impl IntoIterator<Item = (&'so
     NewRow { id: id.into(), version_us, observed_us: version_us, cells }
 }
 
+/// Id to source path to text.
+type Told = BTreeMap<String, BTreeMap<String, String>>;
+
 /// The columns of a row that are told here, by source path: what every reader must see in them.
-fn told(table: &Snapshot, rows: &[Row]) -> BTreeMap<String, BTreeMap<String, String>> {
+fn told(table: &Snapshot, rows: &[Row]) -> Told {
     let of = |row: &Row| {
         let cells = row.iter().map(|(name, text)| (table.sources[name].clone(), text.clone()));
         cells.filter(|(source, _)| !source.starts_with("+_lake_") && source != "/_id").collect()
@@ -76,7 +79,7 @@ fn told(table: &Snapshot, rows: &[Row]) -> BTreeMap<String, BTreeMap<String, Str
     rows.iter().map(|row| (row["_id"].clone(), of(row))).collect()
 }
 
-fn expected<'rows>(rows: impl IntoIterator<Item = &'rows NewRow>) -> BTreeMap<String, BTreeMap<String, String>> {
+fn expected<'rows>(rows: impl IntoIterator<Item = &'rows NewRow>) -> Told {
     let cells = |row: &NewRow| row.cells.iter().map(|(source, cell)| (source.clone(), cell.text())).collect();
     rows.into_iter().map(|row| (row.id.clone(), cells(row))).collect()
 }
@@ -173,7 +176,7 @@ async fn conditions_are_answered_from_every_layout() {
         let inquiry = Inquiry::of_columns(&table, &columns, 5);
         assert!(inquiry.questions.len() > 60);
         ensure_seen(&mut readers, &Reader::QUICK, &folder, None, &inquiry, &table.rows);
-        let few = Inquiry { whole: true, ..Inquiry::drawn(&mut StdRng::seed_from_u64(table.files as u64), &table, 12) };
+        let few = Inquiry { whole: true, ..Inquiry::drawn(&mut StdRng::seed_from_u64(table.files as u64), &table, 8) };
         ensure_seen(&mut readers, &[Reader::Spark], &folder, None, &few, &table.rows);
 
         // Programs that know no deletion vectors: right where there are none, and told so where there are.
@@ -340,7 +343,7 @@ async fn a_type_changes_and_the_past_keeps_the_old_one() {
             ]
         };
         let mut held: BTreeMap<String, NewRow> = BTreeMap::new();
-        let mut past: Vec<(Snapshot, BTreeMap<String, BTreeMap<String, String>>)> = Vec::new();
+        let mut past: Vec<(Snapshot, Told)> = Vec::new();
         let odd = |id: &str, version, source, cell| {
             vec![row(id, version, [(source, cell), ("+supervisor_id", Cell::Text("anna".into()))])]
         };
