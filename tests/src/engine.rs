@@ -49,6 +49,8 @@ pub struct Setting {
     pub copy_on_write_below_bytes: u64,
     /// Bytes a second that are rewritten for that.
     pub copy_on_write_bytes_per_second: u64,
+    /// Commits between checkpoints of the log.
+    pub checkpoint_every_commits: u64,
     /// Files up to this size are folded by upserts.
     pub tiny_file_bytes: u64,
     /// Entries of the key index in memory.
@@ -78,6 +80,7 @@ impl Setting {
             overlap_max: 3,
             copy_on_write_below_bytes: 10_000,
             copy_on_write_bytes_per_second: 8 << 20,
+            checkpoint_every_commits: 64,
             tiny_file_bytes: 4_000,
             index_entries_in_memory_max: 16,
             index_kept: true,
@@ -97,6 +100,7 @@ impl Setting {
         self.overlap_max = random.random_range(1..6);
         self.copy_on_write_below_bytes = [0, 5_000, 1 << 20][random.random_range(0..3)];
         self.copy_on_write_bytes_per_second = [0, 2_000, 8 << 20][random.random_range(0..3)];
+        self.checkpoint_every_commits = random.random_range(1..6);
         self.tiny_file_bytes = [0, 4_000, 64 << 10][random.random_range(0..3)];
         self.index_entries_in_memory_max = [1, 16, 500_000][random.random_range(0..3)];
         self.index_kept = random.random_range(0..8) > 0;
@@ -115,6 +119,7 @@ impl Setting {
             deletion_vectors: self.deletion_vectors,
             copy_on_write_below_bytes: self.copy_on_write_below_bytes,
             copy_on_write_bytes_per_second: self.copy_on_write_bytes_per_second,
+            checkpoint_every_commits: self.checkpoint_every_commits,
             tiny_file_bytes: self.tiny_file_bytes,
             partition_by: self.partition_by.iter().map(|column| (*column).to_owned()).collect(),
             index_folder: self.index_kept.then(|| index_folder.to_owned()),

@@ -173,12 +173,15 @@ impl<F: Future> Future for Interrupted<F> {
     }
 }
 
+/// The rows, and the hour at which a newer version was seen.
+type PastVersion = (BTreeMap<String, ReadRow>, Option<u64>);
+
 /// Versions of the tables that were the latest after some step, and the hours that have passed since the first.
 #[derive(Default)]
 struct Past {
     clock: u64,
-    /// By table and version: the rows, and the hour at which a newer version was seen.
-    versions: BTreeMap<(usize, u64), (BTreeMap<String, ReadRow>, Option<u64>)>,
+    /// By table and version.
+    versions: BTreeMap<(usize, u64), PastVersion>,
 }
 
 impl Past {
@@ -244,6 +247,7 @@ fn options(random: &mut StdRng, partitioned: bool, retention_hours: u64) -> Delt
         small_files_max,
         tiny_file_bytes,
         copy_on_write_bytes_per_second,
+        checkpoint_every_commits: random.random_range(1..6),
         retention_hours,
         deleted_share_max,
         orphan_hours,

@@ -159,12 +159,13 @@ async fn what_is_in_use_and_not_done_here_is_refused_before_anything_is_written(
             let error = store.apply(ours(2)).await.unwrap_err();
             let text = Chain(&error).to_string();
             assert!(text.contains("case-sql/t") && text.contains(expected), "{text}");
-            assert!(matches!(error, StoreError::Unavailable { .. }), "{text}");
+            assert!(matches!(error, StoreError::UnusableTable { .. }), "{text}");
         }
         assert_eq!((log.files("parquet"), log.versions()), before, "{protocol}");
 
         // As soon as that is undone, batches go on.
         alter(&log, &listing(&[], &[]), &harmless);
+        store.make_due(&space()).await;
         store.apply(ours(3)).await.unwrap();
         assert_eq!(lake.read("t").await.len(), 5);
     }

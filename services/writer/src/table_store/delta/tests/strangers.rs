@@ -195,10 +195,7 @@ async fn deleted_rows_that_a_restore_brings_back_leave_again() {
         // One row moves to another table.
         store.apply(batch(&[("u", numbered(5..6, 2))], vec![])).await.unwrap();
         assert_eq!(lake.read("t").await.len(), 7);
-        let path = lake.metastore.tables(Some(&space())).await.unwrap()[0].path.clone();
-        let mut restored = lake.open_elsewhere(options()).closed(&path).unwrap();
-        restored.load().await.unwrap();
-        restored.restore().with_version_to_restore(0).await.unwrap();
+        Log::of(&lake, "t").restore(0);
         assert_eq!(lake.read("t").await.len(), 10);
         if by_batch {
             store.apply(batch(&[("t", numbered(0..1, 2))], vec![])).await.unwrap();
