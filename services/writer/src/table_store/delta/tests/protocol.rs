@@ -239,31 +239,6 @@ async fn what_others_noted_of_a_column_stays() {
 }
 
 #[tokio::test]
-async fn files_that_stay_keep_the_log_that_names_them() {
-    let lake = Lake::new().await;
-    let store = |retention_hours| lake.open(DeltaOptions { retention_hours, ..copying() });
-    store(0).apply(batch(&[("t", numbered(0..5, 1))], vec![])).await.unwrap();
-    let log = Log::of(&lake, "t");
-    let held = || {
-        let configuration = log.newest("metaData")["configuration"].clone();
-        ["delta.deletedFileRetentionDuration", "delta.logRetentionDuration"].map(|key| configuration[key].clone())
-    };
-    assert_eq!(held(), ["interval 168 hours", "interval 720 hours"]);
-    store(200).apply(batch(&[("t", numbered(0..5, 2))], vec![])).await.unwrap();
-    assert_eq!(held(), ["interval 200 hours", "interval 720 hours"]);
-    let less = json!({ "delta.logRetentionDuration": "interval 2 days" });
-    log.commit(vec![json!({ "metaData": with_properties(&log, &less) })]);
-    store(200).apply(batch(&[("t", numbered(0..5, 3))], vec![])).await.unwrap();
-    assert_eq!(held(), ["interval 200 hours", "interval 200 hours"]);
-    store(1_000).apply(batch(&[("t", numbered(0..5, 4))], vec![])).await.unwrap();
-    assert_eq!(held(), ["interval 1000 hours", "interval 1000 hours"]);
-    let unset = json!({ "delta.logRetentionDuration": null, "delta.deletedFileRetentionDuration": "forever" });
-    log.commit(vec![json!({ "metaData": with_properties(&log, &unset) })]);
-    store(700).apply(batch(&[("t", numbered(0..5, 5))], vec![])).await.unwrap();
-    assert_eq!(held(), [json!("forever"), Value::Null]);
-}
-
-#[tokio::test]
 async fn a_file_with_a_vector_says_how_many_rows_it_has() {
     for stats in [None, Some(json!({ "maxValues": { "month": "2024-12-01" } }).to_string())] {
         let lake = Lake::new().await;
