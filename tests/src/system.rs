@@ -154,17 +154,23 @@ impl RealParts {
     }
 
     fn blob_section(&self) -> String {
-        format!("[[hq.blobs.stores]]\ns3_bucket = \"blobdb\"\n{}", self.s3_keys())
+        format!("[[hq.blobs.stores]]\ns3_bucket = \"blobdb\"\n{}{}", self.s3_place(), self.s3_keys())
+    }
+
+    fn s3_place(&self) -> String {
+        let (endpoint, region) = (self.store.endpoint(), self.store.region());
+        format!("endpoint = \"{endpoint}\"\nregion = \"{region}\"\nallow_http = true\n")
     }
 
     fn s3_keys(&self) -> String {
-        format!(
-            "endpoint = \"{}\"\nregion = \"{}\"\naccess_key_id = \"{}\"\nsecret_access_key = \"{}\"\nallow_http = true\n",
-            self.store.endpoint(),
-            self.store.region(),
-            self.store.access_key(),
-            self.store.secret_key(),
-        )
+        let (id, secret) = (self.store.access_key(), self.store.secret_key());
+        format!("access_key_id = \"{id}\"\nsecret_access_key = \"{secret}\"\n")
+    }
+
+    /// The usual variables with the credentials of the store, for a writer: its configuration has none.
+    fn credentials(&self) -> Vec<(&'static str, String)> {
+        let is_credential = |(name, _): &(&str, String)| name.contains("ACCESS_KEY");
+        self.store.environment().into_iter().filter(is_credential).collect()
     }
 
     /// Section `[kafka]` of whoever reads the change feed.
@@ -182,11 +188,11 @@ impl RealParts {
         )
     }
 
-    /// Sections `[store]` and `[metastore]` of the writer.
+    /// Sections `[store]` and `[metastore]` of the writer. What gives access to the store is in its environment.
     pub fn store_section(&self, root: &str) -> String {
         format!(
             "[store]\nroot = \"{root}\"\n[store.s3]\n{}[metastore]\nurl = \"{}\"\n",
-            self.s3_keys(),
+            self.s3_place(),
             self.postgres.url("lake_metastore"),
         )
     }
@@ -239,20 +245,27 @@ pub struct Running {
     name: String,
     binary: &'static str,
     config: PathBuf,
+    environment: Vec<(&'static str, String)>,
     port: Port,
     log: PathBuf,
 }
 
 impl Running {
     /// Starts a service with this configuration (without `[telemetry]`) and waits until it is ready.
-    pub async fn start(binary: &'static str, name: &str, config: &str, folder: &Path) -> anyhow::Result<Self> {
+    pub async fn start(
+        binary: &'static str,
+        name: &str,
+        config: &str,
+        environment: Vec<(&'static str, String)>,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
         let port = Port::free()?;
         let file = folder.join(format!("{name}.toml"));
         let telemetry = format!("[telemetry]\nhttp_address = \"127.0.0.1:{}\"\nlog_filter = \"info\"\n", port.number());
         std::fs::write(&file, format!("{telemetry}{config}"))?;
         let log = folder.join(format!("{name}.log"));
-        let service = launch(binary, &file, &log)?;
-        let mut running = Self { service, name: name.to_owned(), binary, config: file, port, log };
+        let service = launch(binary, &file, &environment, &log)?;
+        let mut running = Self { service, name: name.to_owned(), binary, config: file, environment, port, log };
         running.wait_ready().await?;
         Ok(running)
     }
@@ -270,7 +283,7 @@ impl Running {
     /// SIGKILL, and at once the same again.
     pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
         self.service.kill_hard()?;
-        self.service = launch(self.binary, &self.config, &self.log)?;
+        self.service = launch(self.binary, &self.config, &self.environment, &self.log)?;
         self.wait_ready().await
     }
 
@@ -282,8 +295,9 @@ impl Running {
     }
 }
 
-fn launch(binary: &str, config: &Path, log: &Path) -> anyhow::Result<Service> {
-    Launch::new(binary).args(["serve", "--config"]).arg(config).log_file(log).start()
+fn launch(binary: &str, config: &Path, environment: &[(&'static str, String)], log: &Path) -> anyhow::Result<Service> {
+    let environment = environment.iter().map(|(name, value)| (*name, value));
+    Launch::new(binary).args(["serve", "--config"]).arg(config).envs(environment).log_file(log).start()
 }
 
 /// The services of one lake.
@@ -304,7 +318,8 @@ impl LakeServices {
         wanted.extend((1..=fetchers).map(|number| ("fetcher", format!("fetcher-{number}"), &fetcher)));
         let mut running = BTreeMap::new();
         for (binary, name, config) in wanted {
-            let service = Running::start(binary, &name, config, parts.folder.path()).await?;
+            let environment = if binary == "writer" { parts.credentials() } else { Vec::new() };
+            let service = Running::start(binary, &name, config, environment, parts.folder.path()).await?;
             running.insert(name, service);
         }
         Ok(Self { running })

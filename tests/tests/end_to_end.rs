@@ -84,7 +84,7 @@ async fn killed_services_lose_and_duplicate_nothing() -> anyhow::Result<()> {
 async fn one_process_does_the_same() -> anyhow::Result<()> {
     let parts = RealParts::start().await?;
     let root = parts.folder.path().join("tables");
-    let mut lake = Running::start("lake", "lake", &lake_config(&parts, &root), parts.folder.path()).await?;
+    let mut lake = Running::start("lake", "lake", &lake_config(&parts, &root), Vec::new(), parts.folder.path()).await?;
     let mut life = life(13, false);
     live(&parts, &mut life, CHANGES, |_| {}).await?;
     parts.committed(DRAIN_WITHIN).await?;
@@ -96,7 +96,7 @@ async fn one_process_does_the_same() -> anyhow::Result<()> {
 async fn one_process_survives_being_killed() -> anyhow::Result<()> {
     let parts = RealParts::start().await?;
     let root = parts.folder.path().join("tables");
-    let mut lake = Running::start("lake", "lake", &lake_config(&parts, &root), parts.folder.path()).await?;
+    let mut lake = Running::start("lake", "lake", &lake_config(&parts, &root), Vec::new(), parts.folder.path()).await?;
     let mut life = life(14, true);
     let opening = life.opening();
     parts.hq.apply(&opening).await?;

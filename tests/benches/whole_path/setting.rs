@@ -60,7 +60,7 @@ impl Servers {
         let mut running = Vec::new();
         for &binary in binaries {
             let config = self.config(binary, arguments);
-            running.push((binary, Running::start(binary, binary, &config, &self.logs).await?));
+            running.push((binary, Running::start(binary, binary, &config, Vec::new(), &self.logs).await?));
         }
         Ok(running)
     }

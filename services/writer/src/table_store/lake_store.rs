@@ -296,7 +296,93 @@ fn bucket(url: &Url, s3: &S3Config) -> Result<object_store::aws::AmazonS3, objec
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use std::collections::HashSet;
+    use std::fmt;
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use futures::stream::BoxStream;
+    use object_store::memory::InMemory;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutPayload,
+        PutResult, Result,
+    };
+
     use super::*;
+
+    /// A store that takes the condition of a put and does not keep it.
+    #[derive(Debug)]
+    struct Careless {
+        inner: InMemory,
+        /// Only where writers come at the same time.
+        one_by_one: bool,
+        created: Mutex<HashSet<Path>>,
+    }
+
+    impl fmt::Display for Careless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("careless")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Careless {
+        async fn put_opts(&self, location: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
+            assert_eq!(options.mode, PutMode::Create);
+            let known = self.created.lock().unwrap().contains(location);
+            if !(self.one_by_one && known) {
+                // As if the look at what is there and the put were two steps.
+                tokio::task::yield_now().await;
+                options.mode = PutMode::Overwrite;
+            }
+            let done = self.inner.put_opts(location, payload, options).await?;
+            self.created.lock().unwrap().insert(location.clone());
+            Ok(done)
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            location: &Path,
+            options: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            self.inner.put_multipart_opts(location, options).await
+        }
+
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+            self.inner.get_opts(location, options).await
+        }
+
+        fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.inner.delete_stream(locations)
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.inner.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.inner.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.inner.copy_opts(from, to, options).await
+        }
+    }
+
+    /// Both a store that always overwrites and one that only loses the race.
+    #[tokio::test]
+    async fn a_store_without_exclusive_puts_is_refused_at_once_and_says_why() {
+        for (one_by_one, winners) in [(false, "2 of 2"), (true, "8 of 8")] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = LakeStore::open(&config(folder.path().to_str().unwrap())).unwrap();
+            let store = store
+                .behind(|_| Arc::new(Careless { inner: InMemory::new(), one_by_one, created: Default::default() }));
+            let error = store.probe_when_there().await.unwrap_err();
+            assert!(matches!(error, LakeStoreError::NotExclusive { .. }), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains(winners) && text.contains("conditional puts"), "{text}");
+        }
+    }
 
     fn config(root: &str) -> LakeStoreConfig {
         LakeStoreConfig { root: root.into(), s3: None }
