@@ -167,7 +167,7 @@ mod tests {
         metastore.migrate().await.unwrap();
         let space = Space { domain: "demo".into(), kind: Kind::Case };
         let key = TableKey { space, document_type: "t".into() };
-        let table = NewTable { key, path: "path".into(), location: "path".into() };
+        let table = NewTable { key, path: "path".into(), location: "path".into(), suffix: String::new() };
         metastore.register_tables(&[table]).await.unwrap();
         let (soon, never) = (Duration::from_millis(1), Duration::from_secs(3_600));
         for (waits, at_least) in [((soon, never), 1), ((soon, soon), 3)] {

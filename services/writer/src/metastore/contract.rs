@@ -68,7 +68,7 @@ async fn tables_have_unique_names(metastore: &dyn Metastore) {
 async fn register(metastore: &dyn Metastore, keys: &[&TableKey], path: &str) -> Vec<TableRecord> {
     let new = |key: &&TableKey| {
         let location = format!("file:///lake/{path}");
-        NewTable { key: (*key).clone(), path: path.into(), location }
+        NewTable { key: (*key).clone(), path: path.into(), location, suffix: names::table_path_suffix(key) }
     };
     metastore.register_tables(&keys.iter().map(new).collect::<Vec<_>>()).await.unwrap()
 }

@@ -77,6 +77,8 @@ pub struct NewTable {
     pub path: String,
     /// Its address, as other engines open it.
     pub location: String,
+    /// What is appended to both where another table has its name; empty where the store tells paths apart by case.
+    pub suffix: String,
 }
 
 /// A remembered deletion.
@@ -156,8 +158,8 @@ pub trait Metastore: Send + Sync {
 
     /// Registers tables, each under a name that no other table has, and returns their records in the same order. The path of a new table is
     /// its folder, as [`lake_shared::names::table_path`] makes it, and the location its address, which ends in it; where another table
-    /// has the name, both get a suffix, so that no two tables have paths that differ only by case. A table that is registered
-    /// already is returned as it is.
+    /// has the name, both get the suffix: tables whose paths differ only by case have one name. A table that is registered already
+    /// is returned as it is.
     async fn register_tables(&self, tables: &[NewTable]) -> Result<Vec<TableRecord>, MetastoreError>;
 
     /// Records the states of registered tables after their commits, each table at most once. All of them or, on an error, none.

@@ -27,9 +27,9 @@ macro_rules! metastore_adapter {
             async fn insert_tables(
                 transaction: &mut sqlx::Transaction<'_, $database>,
                 tables: &[$crate::metastore::NewTable],
-                place_of: fn(&lake_shared::identity::TableKey) -> (String, String),
+                place_of: fn(&$crate::metastore::NewTable) -> (String, String),
             ) -> Result<(), sqlx::Error> {
-                let mut named: Vec<_> = tables.iter().map(|table| (place_of(&table.key), table)).collect();
+                let mut named: Vec<_> = tables.iter().map(|table| (place_of(table), table)).collect();
                 // In one order in all writers, so that no two of them wait for each other. Of two tables with one name the first one gets it.
                 named.sort_by(|one, other| one.0.cmp(&other.0));
                 let mut query = sqlx::QueryBuilder::<$database>::new(
@@ -75,14 +75,14 @@ macro_rules! metastore_adapter {
                 let mut transaction = self.pool.begin().await?;
                 // 6 values a row.
                 for chunk in tables.chunks(1_000) {
-                    Self::insert_tables(&mut transaction, chunk, |key| (names::table_name(key), String::new())).await?;
+                    Self::insert_tables(&mut transaction, chunk, |table| (names::table_name(&table.key), String::new())).await?;
                     let mut registered = Self::registered(&mut transaction, chunk).await?;
                     let is_missing = |table: &&$crate::metastore::NewTable| !registered.contains_key(&rows::stored_key(&table.key));
                     // Another table has their name. Tables whose paths differ only by case have the same name, so a name of its own
                     // brings a path of its own.
                     let nameless: Vec<_> = chunk.iter().filter(is_missing).cloned().collect();
                     if !nameless.is_empty() {
-                        Self::insert_tables(&mut transaction, &nameless, |key| (names::table_name_unique(key), names::table_path_suffix(key))).await?;
+                        Self::insert_tables(&mut transaction, &nameless, |table| (names::table_name_unique(&table.key), table.suffix.clone())).await?;
                         registered.extend(Self::registered(&mut transaction, &nameless).await?);
                     }
                     for table in chunk {

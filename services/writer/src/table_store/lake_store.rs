@@ -4,6 +4,7 @@
 //! look-alikes ignore the condition and overwrite silently, so [`LakeStore::probe`] tries it before anything is written.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -133,6 +134,15 @@ const RETRY_WITHIN: Duration = Duration::from_secs(30);
 /// How many writers the probe lets create one object at once.
 const PROBE_WRITERS: usize = 8;
 
+/// The same path with its last part in capitals.
+fn in_capitals(path: &Path) -> Path {
+    let mut parts: Vec<String> = path.parts().map(|part| part.as_ref().to_owned()).collect();
+    if let Some(name) = parts.last_mut() {
+        name.make_ascii_uppercase();
+    }
+    Path::parse(parts.join("/")).unwrap_or_default()
+}
+
 /// The opened root.
 #[derive(Clone, Debug)]
 pub struct LakeStore {
@@ -140,6 +150,7 @@ pub struct LakeStore {
     url: Url,
     prefix: Path,
     store: Arc<dyn ObjectStore>,
+    ignores_case: Arc<AtomicBool>,
 }
 
 impl LakeStore {
@@ -156,7 +167,7 @@ impl LakeStore {
                 Arc::new(bucket(&url, &s3).map_err(|error| refused(error.to_string()))?)
             }
         };
-        Ok(Self { root, url, prefix, store })
+        Ok(Self { root, url, prefix, store, ignores_case: Arc::default() })
     }
 
     /// The same root behind another store, to make it fail.
@@ -164,6 +175,12 @@ impl LakeStore {
     pub(super) fn behind(mut self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
         self.store = wrap(self.store);
         self
+    }
+
+    /// As if the probe had found a store that ignores case.
+    #[cfg(test)]
+    pub(super) fn ignore_case(&self) {
+        self.ignores_case.store(true, Ordering::Relaxed);
     }
 
     /// Address of a table, as other engines open it. `path` is made by `lake_shared::names::table_path`.
@@ -189,7 +206,7 @@ impl LakeStore {
         }
     }
 
-    /// Proves that creating an object is exclusive: once the same name after another, once by several writers at the same time.
+    /// Finds out whether the store tells names apart by case, and proves that creating an object is exclusive: once the same name after another, once by several writers at the same time.
     /// The objects of the probe are removed.
     pub async fn probe(&self) -> Result<(), LakeStoreError> {
         let one_by_one = self.probe_path();
@@ -198,6 +215,7 @@ impl LakeStore {
             let first = self.create(&one_by_one, 0).await?;
             let second = self.create(&one_by_one, 1).await?;
             self.exactly_one(&[first, second])?;
+            self.ignores_case.store(self.is_there(&in_capitals(&one_by_one)).await?, Ordering::Relaxed);
             let tries = join_all((0..PROBE_WRITERS).map(|writer| self.create(&at_once, writer))).await;
             self.exactly_one(&tries.into_iter().collect::<Result<Vec<_>, _>>()?)
         };
@@ -219,6 +237,21 @@ impl LakeStore {
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
                 outcome => return outcome,
+            }
+        }
+    }
+
+    /// Whether the probe has found that the store takes names that differ only by case for one, as the file systems of many laptops do.
+    pub(super) fn ignores_case(&self) -> bool {
+        self.ignores_case.load(Ordering::Relaxed)
+    }
+
+    async fn is_there(&self, path: &Path) -> Result<bool, LakeStoreError> {
+        match self.store.head(path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => {
+                Err(LakeStoreError::Access { root: self.root.clone(), action: "look for an object", source })
             }
         }
     }
@@ -302,6 +335,7 @@ mod tests {
 
     use async_trait::async_trait;
     use futures::stream::BoxStream;
+    use futures::{StreamExt, TryStreamExt};
     use object_store::memory::InMemory;
     use object_store::{
         CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutPayload,
@@ -309,6 +343,68 @@ mod tests {
     };
 
     use super::*;
+
+    /// Names that differ only by case are one.
+    #[derive(Debug)]
+    struct CaseBlind(InMemory);
+
+    fn lower(path: &Path) -> Path {
+        Path::parse(path.as_ref().to_lowercase()).unwrap()
+    }
+
+    impl fmt::Display for CaseBlind {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("case blind")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for CaseBlind {
+        async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+            self.0.put_opts(&lower(location), payload, options).await
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            location: &Path,
+            options: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            self.0.put_multipart_opts(&lower(location), options).await
+        }
+
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+            self.0.get_opts(&lower(location), options).await
+        }
+
+        fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.0.delete_stream(locations.map_ok(|path| lower(&path)).boxed())
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.0.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.0.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.0.copy_opts(&lower(from), &lower(to), options).await
+        }
+    }
+
+    #[tokio::test]
+    async fn the_probe_finds_out_whether_case_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LakeStore::open(&config(folder.path().to_str().unwrap())).unwrap();
+        let blind = store.clone().behind(|_| Arc::new(CaseBlind(InMemory::new())));
+        blind.probe().await.unwrap();
+        assert!(blind.ignores_case());
+        let sees = LakeStore::open(&config(folder.path().to_str().unwrap())).unwrap();
+        let sees = sees.behind(|_| Arc::new(InMemory::new()));
+        sees.probe().await.unwrap();
+        assert!(!sees.ignores_case());
+    }
 
     /// A store that takes the condition of a put and does not keep it.
     #[derive(Debug)]

@@ -36,7 +36,8 @@ impl DeltaTableStore {
     fn new_table(&self, state: &SpaceState, document_type: &DocumentType) -> NewTable {
         let key = TableKey { space: state.space.clone(), document_type: document_type.clone() };
         let path = names::table_path(&key);
-        NewTable { location: self.lake.location(&path), path, key }
+        let suffix = if self.lake.ignores_case() { names::table_path_suffix(&key) } else { String::new() };
+        NewTable { location: self.lake.location(&path), path, suffix, key }
     }
 
     /// Registers tables. One that has a log all the same is opened: it was lost by the metastore, or made by somebody else.
