@@ -21,11 +21,11 @@ use crate::table_store::SpaceBatch;
 /// Tables that are committed at once. Most of a commit is waiting for the store.
 pub(super) const TABLES_AT_ONCE: usize = 16;
 
-/// Most bytes of tables that may be read for copy on write at once.
-const COPIED_BYTES_AT_ONCE: u64 = 128 << 20;
+/// Most bytes of tables that may be read for copy on write at once, as stored; in memory they are about ten times as many.
+const COPIED_BYTES_AT_ONCE: u64 = 16 << 20;
 
 /// A copy on write streams: larger tables do not need more memory than this much of them, about a row group read and one written.
-const COPIED_BYTES_EACH: u64 = 32 << 20;
+const COPIED_BYTES_EACH: u64 = 8 << 20;
 
 /// Index entries that may wait to become part of the state, 32 bytes each; with more, no further commit is begun before they have.
 const ENTRIES_WAITING: usize = 1_000_000;

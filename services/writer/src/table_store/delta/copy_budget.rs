@@ -7,8 +7,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The budget holds at most what comes in during this time.
-const SAVED_FOR: Duration = Duration::from_secs(8);
+/// The budget holds at most what comes in during this time: by default as much as the largest table that is rewritten.
+const SAVED_FOR: Duration = Duration::from_secs(16);
 
 /// Bytes that may be rewritten.
 #[derive(Debug)]
@@ -58,10 +58,10 @@ mod tests {
         let budget = CopyBudget::new(100);
         let began = Instant::now();
         let at = |seconds: u64| began + Duration::from_secs(seconds);
-        assert!(budget.take_at(700, at(0)) && !budget.take_at(200, at(0)) && budget.take_at(100, at(0)));
+        assert!(budget.take_at(1_500, at(0)) && !budget.take_at(200, at(0)) && budget.take_at(100, at(0)));
         assert!(!budget.take_at(101, at(1)) && budget.take_at(100, at(1)) && !budget.take_at(1, at(1)));
         // Nothing is saved for longer.
-        assert!(!budget.take_at(801, at(1_000)) && budget.take_at(800, at(1_000)));
+        assert!(!budget.take_at(1_601, at(1_000)) && budget.take_at(1_600, at(1_000)));
         assert!(CopyBudget::new(0).take_at(0, at(5)) && !CopyBudget::new(0).take_at(1, at(5)));
     }
 }

@@ -85,7 +85,7 @@ pub struct DeltaOptions {
 
 impl Default for DeltaOptions {
     /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, tiny up to 64 KiB, 15 % deleted rows, 8 overlapping files,
-    /// compactions of 2 GiB, copy on write below 64 MiB and up to 8 MiB/s, no partitions, 500,000 entries in memory, 200 open tables,
+    /// compactions of 2 GiB, copy on write below 64 MiB and up to 4 MiB/s, no partitions, 500,000 entries in memory, 200 open tables,
     /// a checkpoint every 64 commits, 2 days, a day, 30 days.
     fn default() -> Self {
         Self {
@@ -99,7 +99,7 @@ impl Default for DeltaOptions {
             compaction_bytes_max: 2 << 30,
             deletion_vectors: DeletionVectors::Auto,
             copy_on_write_below_bytes: 64 << 20,
-            copy_on_write_bytes_per_second: 8 << 20,
+            copy_on_write_bytes_per_second: 4 << 20,
             partition_by: Vec::new(),
             named: BTreeMap::new(),
             index_folder: None,
