@@ -1,7 +1,9 @@
 //! The engine under test, seen from outside: only the port, on folders that survive it, and the batches that it gets.
 
 mod rows;
+mod source;
 mod time;
+mod watched;
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -19,7 +21,9 @@ use rand::rngs::StdRng;
 use tempfile::TempDir;
 
 pub use self::rows::{Cell, NewRow, batch, record_batch, tombstone, write_parquet};
+pub use self::source::{Expected, State, Word, space_batch};
 pub use self::time::{NOTE, data_files, pass_time, set_back_note};
+pub use self::watched::{Step, Watched, Watcher};
 use crate::readers::Snapshot;
 
 /// How an engine is set up in a test: what every test may choose, whatever the engine calls it.
@@ -107,8 +111,9 @@ impl Setting {
         self.tables_open_max = random.random_range(1..5);
     }
 
-    // ==== The one place where a setting becomes the engine's own options; a new option of the engine is filled in here. ====
-    fn options(&self, index_folder: &Path) -> DeltaOptions {
+    /// The engine's own options, with the key index in this folder. The one place where a setting becomes them; a new option of the engine is
+    /// filled in here.
+    pub fn options(&self, index_folder: &Path) -> DeltaOptions {
         DeltaOptions {
             columns_max: self.columns_max,
             target_file_bytes: NonZeroU64::new(self.target_file_bytes).unwrap_or(NonZeroU64::MIN),
@@ -163,7 +168,7 @@ impl EngineLake {
     /// When the lake's root cannot be opened.
     pub fn open(&self, setting: &Setting) -> anyhow::Result<DeltaTableStore> {
         let root = self.folder.path().display().to_string();
-        let store = LakeStore::open(&LakeStoreConfig { root, s3: None })?;
+        let store = LakeStore::open(&LakeStoreConfig { root, sync: false, s3: None })?;
         Ok(DeltaTableStore::new(
             Arc::new(store),
             Arc::new(self.metastore()),

@@ -113,6 +113,13 @@ fn subject_of(topic: &str, document_id: String) -> Option<(Kind, String)> {
 }
 
 impl Change {
+    /// Adds what else is known of its project space.
+    pub fn add_domain(&mut self, domain: Option<&str>) {
+        if let Some(domain) = domain.filter(|domain| !self.domains().any(|known| known == *domain)) {
+            self.other_domains.push(domain.to_owned());
+        }
+    }
+
     /// All project spaces that messages name.
     pub fn domains(&self) -> impl Iterator<Item = &str> {
         self.domain.iter().chain(&self.other_domains).map(String::as_str)

@@ -10,11 +10,9 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use chrono::Utc;
-use futures::{StreamExt, TryStreamExt};
 use lake_hq::document_rules::{self, Disposition, TombstoneReason};
-use lake_hq::documents::{case, form};
-use lake_hq::source::{CaseRows, FormRows, Sighting, Wanted};
-use lake_hq::xform;
+use lake_hq::documents::case;
+use lake_hq::source::{CaseRows, Sighting, Wanted};
 use lake_proto::queue::v1::{Lineage, Quarantined, Record, Tombstone};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Domain, Kind};
@@ -26,9 +24,6 @@ use crate::collapse::Change;
 use crate::metric_names;
 use crate::pipeline::{Fetcher, Stopping};
 use crate::publisher::{Destination, Outgoing};
-
-/// Blobs that one batch reads at the same time; the store caps the total.
-const BLOBS_AT_ONCE: usize = 16;
 
 /// Ids of a batch and what the messages said of them.
 pub(crate) type Changes = HashMap<String, Change>;
@@ -51,7 +46,7 @@ impl Fetcher {
         let started = Instant::now();
         let fetched = match kind {
             Kind::Case => self.fetch_cases(&changes, shutdown).await?,
-            Kind::Form => self.fetch_forms(&changes, shutdown).await?,
+            Kind::Form => self.fetch_forms(changes, shutdown).await?,
             Kind::Location => return self.fetch_locations(changes, shutdown).await,
         };
         metrics::histogram!(metric_names::READ_SECONDS, "kind" => kind.name()).record(started.elapsed());
@@ -81,61 +76,6 @@ impl Fetcher {
         self.add(fetched, Kind::Case, changes, &sighting.id, sighting.observed_us, disposition, || {
             match &sighting.rows {
                 Some(rows) => case::to_json(rows, self.case_options).map_err(|error| Chain(&error).to_string()),
-                None => Ok(Map::new()),
-            }
-        });
-    }
-
-    async fn fetch_forms(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<Fetched, Stopping> {
-        let (database, wanted) = (&self.hq.database, wanted(changes));
-        let sightings = self.until_answered(shutdown, || database.latest_forms(&wanted)).await?;
-        let with_xml: Vec<(Sighting<FormRows>, FormXml)> = futures::stream::iter(sightings)
-            .map(|sighting| async {
-                let xml = self.form_xml(&sighting, shutdown).await?;
-                Ok::<_, Stopping>((sighting, xml))
-            })
-            .buffer_unordered(BLOBS_AT_ONCE)
-            .try_collect()
-            .await?;
-        // Parsing takes milliseconds a batch: away from the threads that serve I/O.
-        Ok(tokio::task::block_in_place(|| {
-            let mut fetched = Fetched::default();
-            for (sighting, xml) in with_xml {
-                self.add_form(&mut fetched, changes, sighting, &xml);
-            }
-            fetched
-        }))
-    }
-
-    /// The XML of a live form; that of others is not wanted.
-    async fn form_xml(&self, sighting: &Sighting<FormRows>, shutdown: &CancellationToken) -> Result<FormXml, Stopping> {
-        let live = matches!(document_rules::of_form(sighting.rows.as_ref()), Disposition::Upsert { .. });
-        let Some(rows) = sighting.rows.as_ref().filter(|_| live) else { return Ok(FormXml::NotWanted) };
-        let Some(reference) = &rows.xml else { return Ok(FormXml::Missing) };
-        let blob = self.until_answered(shutdown, || self.hq.blobs.get(reference)).await?;
-        Ok(blob.map_or(FormXml::Missing, FormXml::Found))
-    }
-
-    fn add_form(&self, fetched: &mut Fetched, changes: &Changes, sighting: Sighting<FormRows>, xml: &FormXml) {
-        let disposition = document_rules::of_form(sighting.rows.as_ref());
-        let (form_object, trouble) = xml.form_object();
-        if let (Some((reason, detail)), Disposition::Upsert { domain, document_type, .. }) = (trouble, &disposition) {
-            // The row is kept without its answers, and somebody is told.
-            fetched.quarantined.push(Quarantined {
-                reason: reason.into(),
-                detail: format!("form {} of domain {domain}: {detail}", sighting.id),
-                domain: domain.as_str().into(),
-                kind: Kind::Form.to_proto().into(),
-                r#type: document_type.as_str().into(),
-                id: sighting.id.clone(),
-                payload: xml.bytes(),
-                lineage: Some(lineage(changes, &sighting.id)),
-                quarantined_us: Utc::now().timestamp_micros(),
-            });
-        }
-        self.add(fetched, Kind::Form, changes, &sighting.id, sighting.observed_us, disposition, || {
-            match &sighting.rows {
-                Some(rows) => form::to_json(rows, form_object).map_err(|error| Chain(&error).to_string()),
                 None => Ok(Map::new()),
             }
         });
@@ -229,53 +169,19 @@ fn unreadable(
 }
 
 /// The lineage of an id, read just now.
-fn lineage(changes: &Changes, id: &str) -> Lineage {
+pub(crate) fn lineage(changes: &Changes, id: &str) -> Lineage {
     let lineage = changes.get(id).map(|change| change.lineage.clone()).unwrap_or_default();
     Lineage { fetched_us: Utc::now().timestamp_micros(), ..lineage }
 }
 
 /// What is asked of HQ. Was the newest message published at some time, then a copy of the database as old as that may not have its change.
-fn wanted(changes: &Changes) -> Vec<Wanted> {
+pub(crate) fn wanted(changes: &Changes) -> Vec<Wanted> {
     let wanted = |(id, change): (&String, &Change)| Wanted {
         id: id.clone(),
         changed_us: change.lineage.published_us,
         deleted: change.deletion,
     };
     changes.iter().map(wanted).collect()
-}
-
-/// What is known of a form's XML.
-enum FormXml {
-    NotWanted,
-    Missing,
-    Found(bytes::Bytes),
-}
-
-impl FormXml {
-    /// The `form` object, and what was wrong: code and detail.
-    fn form_object(&self) -> (Map<String, Value>, Option<(&'static str, String)>) {
-        match self {
-            Self::NotWanted => (Map::new(), None),
-            Self::Missing => {
-                let detail = "no store has its XML; restore the blob and replay it";
-                (Map::new(), Some(("form_xml_missing", detail.to_owned())))
-            }
-            Self::Found(xml) => match xform::form_json(xml) {
-                Ok(form) => (form, None),
-                Err(error) => {
-                    let code = if error.is_raised() { "form_xml_raises" } else { "form_xml_not_well_formed" };
-                    (Map::new(), Some((code, Chain(&error).to_string())))
-                }
-            },
-        }
-    }
-
-    fn bytes(&self) -> bytes::Bytes {
-        match self {
-            Self::Found(xml) => xml.clone(),
-            Self::NotWanted | Self::Missing => bytes::Bytes::new(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use lake_hq::documents::case::CaseOptions;
 use lake_hq::source::{
-    BlobReference, BlobStore, Hq, HqDatabase, LocationKeys, LocationRows, LocationStep, ReadFrom, SourceError,
-    TakeTreeRow, TreeExtent,
+    BlobReference, BlobStore, FormRows, Hq, HqDatabase, LocationKeys, LocationRows, LocationStep, ReadFrom,
+    SourceError, TakeTreeRow, TreeExtent,
 };
 use lake_hq::users::NoUsers;
 use lake_proto::queue::v1::RecordBatch;
@@ -24,11 +24,26 @@ use crate::change_feed::memory::MemoryFeed;
 use crate::options::FetchOptions;
 use crate::pipeline;
 
+/// A form in the database of a [`World`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
+    /// Live, with this key of its XML.
+    Live(&'static str),
+    Archived,
+    Gone,
+}
+
 /// An HQ with these cases (id → domain, and whether it is soft-deleted) and a queue that takes everything.
 #[derive(Default)]
 struct World {
     cases: HashMap<String, (String, bool)>,
+    forms: Mutex<BTreeMap<&'static str, Form>>,
+    /// What happens to a form before the key is asked for.
+    before_blob: HashMap<&'static str, (&'static str, Form)>,
+    /// Ids of each reading of forms, and from where.
+    form_readings: Mutex<Vec<(BTreeSet<String>, ReadFrom)>>,
     published: Mutex<Vec<RecordBatch>>,
+    quarantined: Mutex<Vec<Quarantined>>,
     wanted: Mutex<Vec<Wanted>>,
 }
 
@@ -48,8 +63,28 @@ impl HqDatabase for World {
         let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
         self.cases(&ids, ReadFrom::Primary).await
     }
-    async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
-        Ok(Vec::new())
+    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+        let forms = self.forms.lock().unwrap();
+        let mut readings = self.form_readings.lock().unwrap();
+        readings.push((ids.iter().cloned().collect(), from));
+        let rows = |id: &String| {
+            let form = *forms.get(id.as_str())?;
+            let (state, key) = match form {
+                Form::Live(key) => (1, Some(key)),
+                Form::Archived => (2, None),
+                Form::Gone => return None,
+            };
+            let row = json!({"form_id": id, "domain": "row", "xmlns": "x", "state": state,
+                "received_on": "2026-01-05T10:11:12.240000Z"});
+            let blob = |key: &str| BlobReference { key: key.into(), compressed: false, content_length: 1 };
+            Some(FormRows { form: row.as_object()?.clone(), xml: key.map(blob), ..FormRows::default() })
+        };
+        let observed_us = readings.len() as i64;
+        Ok(ids.iter().map(|id| Sighting { id: id.clone(), observed_us, rows: rows(id) }).collect())
+    }
+    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+        let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
+        self.forms(&ids, ReadFrom::Replica).await
     }
     async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
         Ok(LocationRows::default())
@@ -70,8 +105,12 @@ impl HqDatabase for World {
 
 #[async_trait]
 impl BlobStore for World {
-    async fn get(&self, _: &BlobReference) -> Result<Option<Bytes>, SourceError> {
-        Ok(None)
+    /// There is what has a key that begins with `kept`.
+    async fn get(&self, blob: &BlobReference) -> Result<Option<Bytes>, SourceError> {
+        if let Some((id, form)) = self.before_blob.get(blob.key.as_str()) {
+            self.forms.lock().unwrap().insert(id, *form);
+        }
+        Ok(blob.key.starts_with("kept").then(|| Bytes::from_static(b"<data xmlns=\"x\"><answer>42</answer></data>")))
     }
     async fn check(&self) -> Result<(), SourceError> {
         Ok(())
@@ -81,7 +120,11 @@ impl BlobStore for World {
 #[async_trait]
 impl Queue for World {
     async fn publish(&self, message: Message) -> Result<(), PublishError> {
-        self.published.lock().unwrap().push(wire::decode(&message.payload).unwrap());
+        if message.subject.starts_with("lake.quarantine.") {
+            self.quarantined.lock().unwrap().push(wire::decode(&message.payload).unwrap());
+        } else {
+            self.published.lock().unwrap().push(wire::decode(&message.payload).unwrap());
+        }
         Ok(())
     }
     async fn consumer(&self, _: Stream, _: ConsumerOptions) -> Result<Box<dyn Consumer>, QueueError> {
@@ -183,6 +226,61 @@ async fn hq_is_told_what_changed_when_and_what_was_deleted() {
         Wanted { id: "b".into(), changed_us: 0, deleted: true },
     ];
     assert_eq!(wanted, expected);
+}
+
+/// Fetches these forms from a world in which something happens before a blob is read.
+async fn fetched_forms(
+    forms: &[(&'static str, Form)],
+    before_blob: &[(&'static str, (&'static str, Form))],
+) -> Arc<World> {
+    let (forms, before_blob) = (forms.iter().copied().collect(), before_blob.iter().copied().collect());
+    let world = Arc::new(World { forms: Mutex::new(forms), before_blob, ..World::default() });
+    // The message is silent on the domain.
+    let changes = world.forms.lock().unwrap().keys().map(|id| ((*id).to_owned(), change(&[], false))).collect();
+    let fetcher = world.fetcher(TakeConfig::EVERYTHING, FetchOptions::default());
+    fetcher.fetch(Kind::Form, changes, &CancellationToken::new()).await.unwrap();
+    world
+}
+
+/// HQ removes a form and its XML after the rows were read, and says nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_form_that_vanishes_while_its_xml_is_read_leaves() {
+    let world = fetched_forms(&[("f", Form::Live("a")), ("g", Form::Live("kept"))], &[("a", ("f", Form::Gone))]).await;
+    assert_eq!(world.published(), BTreeMap::from([("row".to_owned(), (ids(&["g"]), ids(&["f"])))]));
+    assert_eq!(world.quarantined.lock().unwrap().as_slice(), []);
+    let gone: Vec<Tombstone> =
+        world.published.lock().unwrap().iter().flat_map(|batch| batch.tombstones.clone()).collect();
+    assert_eq!((gone[0].reason.as_str(), gone[0].observed_us), ("missing", 2), "the later look counts");
+    let world = fetched_forms(&[("f", Form::Live("a"))], &[("a", ("f", Form::Archived))]).await;
+    assert_eq!(world.published(), BTreeMap::from([("row".to_owned(), (ids(&[]), ids(&["f"])))]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_form_whose_xml_is_replaced_while_it_is_read_has_the_later_answers() {
+    let world = fetched_forms(&[("f", Form::Live("a"))], &[("a", ("f", Form::Live("kept")))]).await;
+    let record = world.published.lock().unwrap()[0].records[0].clone();
+    let document: Value = serde_json::from_slice(&record.document).unwrap();
+    assert_eq!((document["form"]["answer"].as_str(), record.observed_us), (Some("42"), 2));
+    assert_eq!(world.quarantined.lock().unwrap().as_slice(), []);
+    // However often that happens.
+    let forms = [("f", Form::Live("a"))];
+    let world = fetched_forms(&forms, &[("a", ("f", Form::Live("b"))), ("b", ("f", Form::Gone))]).await;
+    assert_eq!(world.published(), BTreeMap::from([("row".to_owned(), (ids(&[]), ids(&["f"])))]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn forms_whose_xml_is_lost_are_asked_for_once_more_all_together() {
+    let lost = ["a", "b", "c"];
+    let forms: Vec<(&str, Form)> = lost.map(|id| (id, Form::Live("lost"))).into_iter().collect();
+    let forms: Vec<_> = forms.into_iter().chain([("d", Form::Live("kept"))]).collect();
+    let world = fetched_forms(&forms, &[]).await;
+    assert_eq!(world.published()["row"], (ids(&["a", "b", "c", "d"]), ids(&[])));
+    let mut reasons: Vec<(String, String)> =
+        world.quarantined.lock().unwrap().iter().map(|entry| (entry.id.clone(), entry.reason.clone())).collect();
+    reasons.sort();
+    assert_eq!(reasons, lost.map(|id| (id.to_owned(), "form_xml_missing".to_owned())));
+    let readings = world.form_readings.lock().unwrap().clone();
+    assert_eq!(readings, [(ids(&["a", "b", "c", "d"]), ReadFrom::Replica), (ids(&lost), ReadFrom::Primary)]);
 }
 
 fn publish(feed: &MemoryFeed, domain: &str, ids: std::ops::Range<usize>) {

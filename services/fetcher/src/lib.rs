@@ -8,6 +8,7 @@ pub mod collapse;
 pub mod config;
 mod domain_pace;
 mod fetch;
+mod fetch_forms;
 mod fetch_locations;
 pub mod metric_names;
 pub mod options;

@@ -19,7 +19,10 @@ pub struct Arguments {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "upsert,index,compaction,s3,spread,scan,merge,spark,memory,partitions,wide,long-run"
+        default_value = concat!(
+            "upsert,index,lookup,type-change,foreign,compaction,s3,spread,scan,merge,spark,memory,",
+            "partitions,wide,long-run"
+        )
     )]
     pub parts: Vec<Part>,
     /// Where tables are made; a folder in the system's temporary folder when absent.
@@ -55,6 +58,12 @@ pub struct Arguments {
     /// Pause between two of these batches, milliseconds.
     #[arg(long, default_value_t = 50)]
     pub ingest_pause_ms: u64,
+    /// Sizes of the tables in which a column changes its type, rows.
+    #[arg(long, value_delimiter = ',', default_value = "1000000")]
+    pub type_change_rows: Vec<u64>,
+    /// Size of the table whose files somebody else rewrites, rows; at most the largest of --rows.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub foreign_rows: u64,
     /// Sizes of the tables on S3, rows.
     #[arg(long, value_delimiter = ',', default_value = "10000,1000000")]
     pub s3_rows: Vec<u64>,
@@ -113,8 +122,14 @@ pub struct Arguments {
 pub enum Part {
     /// Upserts of random keys.
     Upsert,
-    /// Look-up, restart, catch-up and rebuild of the key index.
+    /// Restart, catch-up and rebuild of the key index, and batches that are delivered again.
     Index,
+    /// Look-ups in the key index itself, and its size.
+    Lookup,
+    /// A column that changes its type.
+    TypeChange,
+    /// A table whose files somebody else rewrites.
+    Foreign,
     /// Ingest while maintenance runs.
     Compaction,
     /// Commits to an S3 store.
@@ -147,7 +162,16 @@ impl Arguments {
 
     /// Size of the table that is compacted.
     pub fn rows_compacted(&self) -> u64 {
-        self.compaction_rows.min(self.rows.iter().copied().max().unwrap_or(u64::MAX))
+        self.compaction_rows.min(self.rows_max())
+    }
+
+    /// Size of the table that somebody else rewrites.
+    pub fn rows_rewritten(&self) -> u64 {
+        self.foreign_rows.min(self.rows_max())
+    }
+
+    fn rows_max(&self) -> u64 {
+        self.rows.iter().copied().max().unwrap_or(u64::MAX)
     }
 
     /// Repetitions of an upsert with so many keys: not so many that the table is replaced several times over.

@@ -8,6 +8,7 @@ use lake_writer::table_store::TableStore;
 use lake_writer::table_store::delta::DeltaTableStore;
 use serde::{Deserialize, Serialize};
 
+use super::aims::{self, Figure, Findings};
 use super::arguments::{Arguments, Part};
 use super::home::{self, Home};
 use super::made::MadeTables;
@@ -135,7 +136,7 @@ async fn maintained(store: &DeltaTableStore, folder: &TableFolder, rounds_max: u
 }
 
 /// Measures ingest without and with maintenance, and scans before and after.
-pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
+pub fn report(arguments: &Arguments, made: &MadeTables, findings: &mut Findings) -> anyhow::Result<()> {
     let rows = arguments.rows_compacted();
     let home = made.fresh(rows)?;
     let keys = keys_within((rows * REPLACED_PERCENT / 100 / REPLACED_IN_COMMITS).max(1), rows);
@@ -150,9 +151,10 @@ pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
         scanned.push(("changed, before compaction", scan::scan(arguments, &home)?));
     }
     if arguments.parts.contains(&Part::Compaction) {
-        report_ingest(arguments, &home, rows)?;
+        report_ingest(arguments, &home, rows, findings)?;
     }
     let rest: Maintenance = Phase::Maintain.run_on(&home)?;
+    note(rows, rest.held_up_ms, rest.memory, findings);
     println!(
         "\nCompaction alone, until nothing was left: {} s, {} rounds, {} files written, peak {} MiB.",
         table::figure(rest.seconds),
@@ -167,7 +169,12 @@ pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
     home.remove()
 }
 
-fn report_ingest(arguments: &Arguments, home: &Home, rows: u64) -> anyhow::Result<()> {
+fn note(rows: u64, held_up_ms: f64, memory: Memory, findings: &mut Findings) {
+    findings.note(Figure::Hold, rows, held_up_ms);
+    findings.note(Figure::CompactionPeak, rows, aims::megabytes(memory.peak));
+}
+
+fn report_ingest(arguments: &Arguments, home: &Home, rows: u64, findings: &mut Findings) -> anyhow::Result<()> {
     let keys = keys_within(KEYS, rows);
     let title = format!(
         "Ingest while maintenance runs: {} rows, {REPLACED_PERCENT} % of them replaced before, batches of {} keys, {} ms apart",
@@ -192,6 +199,9 @@ fn report_ingest(arguments: &Arguments, home: &Home, rows: u64) -> anyhow::Resul
         let ingest = Ingest { rows, keys, batches, pause_ms, maintained, first_round };
         let ingested: Ingested = Phase::Ingest(ingest).run_on(home)?;
         let spread = Spread::of(&ingested.times_ms);
+        if let Some(maintenance) = &ingested.maintenance {
+            note(rows, maintenance.held_up_ms, ingested.memory, findings);
+        }
         let done = |of: fn(&Maintenance) -> String| ingested.maintenance.as_ref().map_or(table::NOTHING.into(), of);
         lines.push([
             if maintained { "beside" } else { "none" }.to_owned(),

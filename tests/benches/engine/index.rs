@@ -7,6 +7,7 @@ use anyhow::Context;
 use lake_writer::table_store::TableStore;
 use serde::{Deserialize, Serialize};
 
+use super::aims::{Figure, Findings};
 use super::arguments::Arguments;
 use super::home::{self, Home};
 use super::made::MadeTables;
@@ -82,7 +83,7 @@ impl Start {
 }
 
 /// Measures all sizes.
-pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
+pub fn report(arguments: &Arguments, made: &MadeTables, findings: &mut Findings) -> anyhow::Result<()> {
     let title = format!("Key index: first upsert of {FEW_KEYS} keys after a start");
     table::begin(&title, &["rows", "start", "first upsert", "second upsert", "keys/s", "peak MiB"]);
     let mut look_ups = Vec::new();
@@ -102,7 +103,8 @@ pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
             table::number((keys as f64 / spread.median * 1e3) as u64),
         ]);
         if home.index_folder().is_dir() {
-            after_loss(&home, *rows, keys, start)?;
+            let keys_a_second = after_loss(&home, *rows, keys, start)?;
+            findings.note(Figure::Rebuild, *rows, keys_a_second);
         } else {
             let reason = "(the engine keeps no index on disk: every start rebuilds it)";
             let nothing = || table::NOTHING.to_owned();
@@ -116,8 +118,8 @@ pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts with an old index, and without any.
-fn after_loss(home: &Home, rows: u64, keys: u64, start: impl Fn(u64, u64) -> Start) -> anyhow::Result<()> {
+/// Starts with an old index, then without any; answers how many keys a second that one took in.
+fn after_loss(home: &Home, rows: u64, keys: u64, start: impl Fn(u64, u64) -> Start) -> anyhow::Result<f64> {
     let (index, old) = (home.index_folder(), home.folder.join("old-index"));
     home::copy_tree(&index, &old, false)?;
     let upserts = Upserts { rows, keys, new_percent: 0, repeats: MISSED_COMMITS - 1, first_round: 10 };
@@ -130,18 +132,22 @@ fn after_loss(home: &Home, rows: u64, keys: u64, start: impl Fn(u64, u64) -> Sta
     home::remove(&index)?;
     let started: Started = Phase::Start(start(200, 0)).run_on(home)?;
     print(rows, "without an index (rebuild)", &started, Some(rows));
-    Ok(())
+    Ok(keys_a_second(&started, rows))
+}
+
+fn keys_a_second(started: &Started, keys: u64) -> f64 {
+    // The second upsert tells what the first would have cost without the start.
+    let waited = (started.first_ms - started.second_ms).max(0.1) / 1e3;
+    keys as f64 / waited
 }
 
 fn print(rows: u64, what: &str, started: &Started, keys: Option<u64>) {
-    // The second upsert tells what the first would have cost without the start.
-    let waited = (started.first_ms - started.second_ms).max(0.1) / 1e3;
     table::line(&[
         table::number(rows),
         what.to_owned(),
         table::figure(started.first_ms),
         table::figure(started.second_ms),
-        keys.map_or_else(|| table::NOTHING.into(), |keys| table::number((keys as f64 / waited) as u64)),
+        keys.map_or_else(|| table::NOTHING.into(), |keys| table::number(keys_a_second(started, keys) as u64)),
         table::mebibytes(started.memory.peak as f64),
     ]);
 }

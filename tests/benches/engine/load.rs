@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::home::{self, Home};
 use super::measure::Memory;
-use super::rows;
+use super::{rows, type_change};
 
 /// A table to be made.
 #[derive(Debug, Serialize, Deserialize)]
@@ -18,6 +18,8 @@ pub struct Load {
     pub rows: u64,
     /// Rows of a batch.
     pub batch: u64,
+    /// Whether the rows have a column of numbers beside the others, for a type change.
+    pub counted: bool,
 }
 
 /// What came of it.
@@ -44,11 +46,12 @@ impl Load {
         let store = home.open().await?;
         let began = Instant::now();
         let (sender, mut batches) = mpsc::channel(1);
-        let (total, size) = (self.rows, self.batch.max(1));
+        let (total, size, counted) = (self.rows, self.batch.max(1), self.counted);
         std::thread::spawn(move || {
             for first in (0..total).step_by(size as usize) {
                 let numbers: Vec<u64> = (first..total.min(first + size)).collect();
-                let made = rows::record_batch(&numbers, 0, &home::document_type());
+                let plain = rows::record_batch(&numbers, 0, &home::document_type());
+                let made = if counted { type_change::counted(&plain, &numbers) } else { plain };
                 if sender.blocking_send(made).is_err() {
                     return;
                 }

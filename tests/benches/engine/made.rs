@@ -36,7 +36,7 @@ impl MadeTables {
     /// The tables that the parts will need; none is made yet.
     pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
         let mut sizes = Vec::new();
-        if arguments.has(Part::Upsert) || arguments.has(Part::Index) {
+        if [Part::Upsert, Part::Index, Part::Lookup].into_iter().any(|part| arguments.has(part)) {
             sizes.extend(&arguments.rows);
         }
         if arguments.has(Part::Merge) {
@@ -44,6 +44,9 @@ impl MadeTables {
         }
         if arguments.has(Part::Compaction) {
             sizes.push(arguments.rows_compacted());
+        }
+        if arguments.has(Part::Foreign) {
+            sizes.push(arguments.rows_rewritten());
         }
         sizes.sort_unstable();
         sizes.dedup();
@@ -85,7 +88,7 @@ impl MadeTables {
         home::remove(&self.pristine(rows))?;
         let home = self.current(rows);
         home.remove()?;
-        let loaded: Loaded = Phase::Load(Load { rows, batch: self.load_batch }).run_on(&home)?;
+        let loaded: Loaded = Phase::Load(Load { rows, batch: self.load_batch, counted: false }).run_on(&home)?;
         let (load_batch, options) = (self.load_batch, self.options.clone());
         let record = Record { revision: rows::REVISION, load_batch, options, loaded };
         fs::rename(&home.folder, self.pristine(rows))?;

@@ -5,12 +5,15 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark")]
 
+mod aims;
 mod arguments;
 mod compaction;
+mod foreign;
 mod home;
 mod index;
 mod load;
 mod long_run;
+mod lookup;
 mod made;
 mod measure;
 mod memory;
@@ -22,11 +25,13 @@ mod s3;
 mod scan;
 mod spread;
 mod table;
+mod type_change;
 mod upsert;
 mod wide;
 
 use std::process::ExitCode;
 
+use aims::Findings;
 use arguments::{Arguments, Part};
 use clap::Parser;
 use made::MadeTables;
@@ -50,36 +55,41 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures a part and prints its tables.
-type Report = fn(&Arguments, &MadeTables) -> anyhow::Result<()>;
+/// Measures a part, prints its tables and notes what the aims ask for.
+type Report = fn(&Arguments, &MadeTables, &mut Findings) -> anyhow::Result<()>;
 
 fn report(arguments: &Arguments) -> anyhow::Result<()> {
     println!("# Engine benchmark\n\n{}", measure::machine());
     let made = MadeTables::new(arguments)?;
     made.make_all()?;
-    let parts: [(Part, Report); 10] = [
+    let parts: [(Part, Report); 13] = [
         (Part::Upsert, upsert::report),
         (Part::Index, index::report),
+        (Part::Lookup, lookup::report),
+        (Part::TypeChange, |arguments, made, _| type_change::report(arguments, made)),
+        (Part::Foreign, |arguments, made, _| foreign::report(arguments, made)),
         (Part::Merge, merge::report),
         (Part::Compaction, compaction::report),
-        (Part::S3, s3::report),
-        (Part::Spread, spread::report),
+        (Part::S3, |arguments, made, _| s3::report(arguments, made)),
+        (Part::Spread, |arguments, made, _| spread::report(arguments, made)),
         (Part::Memory, memory::report),
-        (Part::Partitions, partitions::report),
-        (Part::Wide, wide::report),
-        (Part::LongRun, long_run::report),
+        (Part::Partitions, |arguments, made, _| partitions::report(arguments, made)),
+        (Part::Wide, |arguments, made, _| wide::report(arguments, made)),
+        (Part::LongRun, |arguments, made, _| long_run::report(arguments, made)),
     ];
+    let mut findings = Findings::default();
     let mut failed = 0;
     for (part, report) in parts {
         if !arguments.has(part) {
             continue;
         }
         // What the other parts found out should not be lost.
-        if let Err(error) = report(arguments, &made) {
+        if let Err(error) = report(arguments, &made, &mut findings) {
             println!("\n{part:?} failed: {error:#}");
             failed += 1;
         }
     }
+    findings.print();
     made.clean_up()?;
     anyhow::ensure!(failed == 0, "{failed} parts failed");
     Ok(())

@@ -7,6 +7,7 @@ use lake_shared::identity::{DocumentType, Kind, Space};
 use lake_writer::table_store::{SpaceBatch, TableRows, TableStore};
 use serde::{Deserialize, Serialize};
 
+use super::aims::{self, Figure, Findings};
 use super::arguments::Arguments;
 use super::home::Home;
 use super::made::MadeTables;
@@ -74,7 +75,7 @@ fn batch(space: u64, types: std::ops::Range<u64>, round: u64) -> SpaceBatch {
 }
 
 /// Measures the rounds.
-pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
+pub fn report(arguments: &Arguments, made: &MadeTables, findings: &mut Findings) -> anyhow::Result<()> {
     let home = made.empty("many-tables")?;
     let tables = ManyTables { tables: arguments.tables };
     let title = format!(
@@ -91,6 +92,9 @@ pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
             table::mebibytes(round.memory.resident as f64),
             table::mebibytes(round.memory.peak as f64),
         ]);
+    }
+    if let Some(last) = rounds.last().filter(|_| tables.tables >= aims::TABLES) {
+        findings.note(Figure::TablesPeak, tables.tables, aims::megabytes(last.memory.peak));
     }
     home.remove()
 }

@@ -9,6 +9,7 @@ use arrow::ipc::writer::FileWriter;
 use lake_tests::parts;
 use serde::{Deserialize, Serialize};
 
+use super::aims::{self, Figure, Findings};
 use super::arguments::{Arguments, Part};
 use super::made::MadeTables;
 use super::measure::Spread;
@@ -54,6 +55,14 @@ struct Merged {
     bytes: u64,
     /// Rows at the end.
     rows: u64,
+}
+
+impl Merged {
+    /// How many times the time and the memory of another one it took.
+    fn times(&self, other: &Self) -> (f64, f64) {
+        let time = Spread::of(&self.times_ms).median / Spread::of(&other.times_ms).median;
+        (time, self.memory_peak as f64 / other.memory_peak as f64)
+    }
 }
 
 impl From<Upserted> for Merged {
@@ -104,7 +113,7 @@ const COLUMNS: [&str; 12] = [
 ];
 
 /// Measures all sizes.
-pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
+pub fn report(arguments: &Arguments, made: &MadeTables, findings: &mut Findings) -> anyhow::Result<()> {
     table::begin("MERGE beside the engine: the same table, the same keys", &COLUMNS);
     let mut failed = Vec::new();
     for rows in &arguments.merge_rows {
@@ -122,7 +131,14 @@ pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
         other.prepare(&home.table_folder())?;
         for engine in ENGINES.iter().filter(|engine| arguments.parts.contains(&engine.part)) {
             match other.merge(engine) {
-                Ok(theirs) => print(&merges, engine.name, &theirs, &ours),
+                Ok(theirs) => {
+                    print(&merges, engine.name, &theirs, &ours);
+                    if engine.part == Part::Merge && keys == aims::KEYS {
+                        let (time, memory) = theirs.times(&ours);
+                        findings.note(Figure::MergeTime, *rows, time);
+                        findings.note(Figure::MergePeak, *rows, memory);
+                    }
+                }
                 Err(error) => failed.push(format!("{}, {rows} rows: {error:#}", engine.name)),
             }
         }
@@ -134,8 +150,7 @@ pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
 
 fn print(upserts: &Upserts, name: &str, merged: &Merged, ours: &Merged) {
     let spread = Spread::of(&merged.times_ms);
-    let time = spread.median / Spread::of(&ours.times_ms).median;
-    let memory = merged.memory_peak as f64 / ours.memory_peak as f64;
+    let (time, memory) = merged.times(ours);
     table::line(&[
         table::number(upserts.rows),
         format!("{}, {} % new", table::number(upserts.keys), upserts.new_percent),

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::home::Home;
-use super::{compaction, index, load, long_run, memory, merge, partitions, spread, upsert, wide};
+use super::{
+    compaction, foreign, index, load, long_run, lookup, memory, merge, partitions, spread, type_change, upsert, wide,
+};
 
 /// What a process does.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,10 +21,16 @@ pub enum Phase {
     Upsert(upsert::Upserts),
     /// A start, and what follows it.
     Start(index::Start),
+    /// Look-ups in the key index itself.
+    LookUp(lookup::LookUps),
     /// Batches at a steady pace.
     Ingest(compaction::Ingest),
     /// Maintenance until nothing is left to do.
     Maintain,
+    /// A column of numbers gets a text.
+    TypeChange(type_change::TypeChange),
+    /// Somebody else rewrites the table.
+    Foreign(foreign::Foreign),
     /// Many tables in one engine.
     ManyTables(memory::ManyTables),
     /// Batches into a table of many partitions.
@@ -79,8 +87,11 @@ pub fn run(order: &str) -> anyhow::Result<()> {
             Phase::Load(load) => serde_json::to_value(load.run(&home).await?)?,
             Phase::Upsert(upserts) => serde_json::to_value(upserts.run(&home).await?)?,
             Phase::Start(start) => serde_json::to_value(start.run(&home).await?)?,
+            Phase::LookUp(look_ups) => serde_json::to_value(look_ups.run(&home)?)?,
             Phase::Ingest(ingest) => serde_json::to_value(ingest.run(&home).await?)?,
             Phase::Maintain => serde_json::to_value(compaction::maintain(&home).await?)?,
+            Phase::TypeChange(change) => serde_json::to_value(change.run(&home).await?)?,
+            Phase::Foreign(foreign) => serde_json::to_value(foreign.run(&home).await?)?,
             Phase::ManyTables(tables) => serde_json::to_value(tables.run(&home).await?)?,
             Phase::Partitions(partitions) => serde_json::to_value(partitions.run(&home).await?)?,
             Phase::Wide(wide) => serde_json::to_value(wide.run(&home).await?)?,

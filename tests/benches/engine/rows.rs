@@ -99,6 +99,13 @@ fn id(text: &mut String, number: u64) {
     hex(text, low, 12);
 }
 
+/// The id of a row.
+pub fn id_of(number: u64) -> String {
+    let mut text = String::with_capacity(36);
+    id(&mut text, number);
+    text
+}
+
 /// The rows of some numbers, as they are in a round; 0 is the first.
 pub fn record_batch(numbers: &[u64], round: u64, document_type: &DocumentType) -> RecordBatch {
     let mixes: Vec<u64> = numbers.iter().map(|number| mixed(number ^ 0x00C0_FFEE)).collect();

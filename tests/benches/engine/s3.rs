@@ -31,7 +31,8 @@ pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
             let mut home = made.empty("s3")?;
             home.remote_root = Some(format!("s3://{BUCKET}/{rows}-{keys}"));
             home.environment = server.environment();
-            let _: Loaded = Phase::Load(Load { rows: *rows, batch: arguments.load_batch }).run_on(&home)?;
+            let load = Load { rows: *rows, batch: arguments.load_batch, counted: false };
+            let _: Loaded = Phase::Load(load).run_on(&home)?;
             let repeats = arguments.repeats_of(keys);
             upsert::report_on(&home, Upserts { rows: *rows, keys, new_percent: 0, repeats, first_round: 1 })?;
             home.remove()?;

@@ -7,6 +7,7 @@ use arrow::record_batch::RecordBatch;
 use lake_writer::table_store::TableStore;
 use serde::{Deserialize, Serialize};
 
+use super::aims::{self, Figure, Findings};
 use super::arguments::Arguments;
 use super::home::{self, Home};
 use super::made::MadeTables;
@@ -93,6 +94,9 @@ pub fn keys_within(keys: u64, rows: u64) -> u64 {
     keys.min(rows / 2)
 }
 
+/// Shares of new keys that are measured.
+const NEW_PERCENTS: [u64; 2] = [0, 10];
+
 const COLUMNS: [&str; 14] = [
     "rows",
     "keys",
@@ -111,22 +115,40 @@ const COLUMNS: [&str; 14] = [
 ];
 
 /// Measures all sizes with all numbers of keys.
-pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
+pub fn report(arguments: &Arguments, made: &MadeTables, findings: &mut Findings) -> anyhow::Result<()> {
     table::begin("Upsert of random keys (bytes and files are means of one upsert)", &COLUMNS);
+    let mut medians = Vec::new();
     for rows in &arguments.rows {
         for keys in &arguments.keys {
-            for new_percent in [0, 10] {
+            for new_percent in NEW_PERCENTS {
                 let keys = keys_within(*keys, *rows);
                 let repeats = arguments.repeats_of(keys);
                 let upserts = Upserts { rows: *rows, keys, new_percent, repeats, first_round: 1 };
                 let home = made.fresh(*rows)?;
                 let upserted: Upserted = Phase::Upsert(upserts).run_on(&home)?;
                 table::line(&cells(&upserts, &upserted));
+                if keys == aims::KEYS {
+                    let median = Spread::of(&upserted.times_ms).median;
+                    findings.note(Figure::Upsert, *rows, median);
+                    findings.note(Figure::UpsertPeak, *rows, aims::megabytes(upserted.memory.peak));
+                    medians.push((*rows, new_percent, median));
+                }
                 home.remove()?;
             }
         }
     }
+    note_growth(&medians, findings);
     Ok(())
+}
+
+/// Compares the two sizes that an aim is about, if both were measured. `medians`: rows, share of new keys, milliseconds.
+fn note_growth(medians: &[(u64, u64, f64)], findings: &mut Findings) {
+    for new_percent in NEW_PERCENTS {
+        let of = |rows: u64| medians.iter().find(|(size, new, _)| (*size, *new) == (rows, new_percent));
+        if let (Some((_, _, few)), Some((_, _, many))) = (of(aims::ROWS_FEW), of(aims::ROWS_MANY)) {
+            findings.note(Figure::UpsertGrowth, aims::ROWS_MANY, many / few);
+        }
+    }
 }
 
 /// A line of the table.

@@ -132,7 +132,8 @@ fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
 
 fn writer_options(folder: &Path) -> WriterOptions {
     WriterOptions {
-        store: LakeStoreConfig { root: folder.join("tables").display().to_string(), s3: None },
+        // Nobody misses the tables of a demo.
+        store: LakeStoreConfig { root: folder.join("tables").display().to_string(), sync: false, s3: None },
         metastore: MetastoreConfig {
             url: format!("sqlite:{}", folder.join("metastore.sqlite").display()).into(),
             connections_max: 1,

@@ -1,6 +1,8 @@
 //! A queue message to rows. Whatever cannot be understood becomes a quarantine entry with the message in it.
 
+use std::any::Any;
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
@@ -11,24 +13,27 @@ use lake_shared::identity::{Kind, Space};
 use lake_shared::queue::Delivery;
 use lake_shared::wire;
 
+use super::message;
 use crate::table_store::{SpaceBatch, TableRows};
 
 /// What a message is.
 pub(super) enum Decoded {
-    /// Rows and tombstones of a space.
-    Rows(SpaceBatch),
+    /// Rows and tombstones of a space, and the bytes that they take in memory.
+    Rows(SpaceBatch, usize),
     /// Nothing that can be applied.
     Malformed(Box<Quarantined>),
 }
 
-/// Decodes a message of the stream of rows.
+/// Decodes a message of the stream of rows. Never panics, whatever is in it.
 pub(super) fn decode(delivery: &Delivery) -> Decoded {
     let batch = match wire::decode::<RowBatch>(&delivery.payload) {
         Ok(batch) => batch,
         Err(error) => return malformed(delivery, RowBatch::default(), Chain(&error).to_string()),
     };
-    match rows(&batch) {
-        Ok(rows) => Decoded::Rows(rows),
+    // The reader of Arrow streams panics on some that are no such thing; that must not end the writer, again and again.
+    let caught = catch_unwind(AssertUnwindSafe(|| rows(&batch).map(|rows| (message::bytes_of(&rows), rows))));
+    match caught.unwrap_or_else(|panic| Err(format!("rows are no Arrow stream: {}", panic_text(panic.as_ref())))) {
+        Ok((bytes, rows)) => Decoded::Rows(rows, bytes),
         Err(detail) => malformed(delivery, batch, detail),
     }
 }
@@ -38,19 +43,67 @@ fn rows(batch: &RowBatch) -> Result<SpaceBatch, String> {
     if batch.domain.is_empty() {
         return Err("the domain is missing".into());
     }
+    refuse_nul("domain", &batch.domain)?;
     let space = Space { domain: batch.domain.as_str().into(), kind };
     let mut upserts = Vec::new();
     if !batch.arrow_ipc.is_empty() {
         let document_type = batch.r#type.as_deref().ok_or("rows without a type")?;
+        refuse_nul("type", document_type)?;
         let rows = record_batches(&batch.arrow_ipc).map_err(|error| format!("rows are no Arrow stream: {error}"))?;
         upserts.push(TableRows { document_type: document_type.into(), rows });
     }
     Ok(SpaceBatch { space, upserts, tombstones: batch.tombstones.clone() })
 }
 
-fn record_batches(stream: &[u8]) -> Result<Vec<RecordBatch>, ArrowError> {
-    let batches = StreamReader::try_new(Cursor::new(stream), None)?;
-    batches.filter(|batch| batch.as_ref().map_or(true, |batch| batch.num_rows() > 0)).collect()
+/// The metastore cannot store NUL: a table with it in its key would be registered under another key and never be found again.
+fn refuse_nul(what: &str, text: &str) -> Result<(), String> {
+    if text.contains('\0') { Err(format!("the {what} has a NUL character, which no table can have")) } else { Ok(()) }
+}
+
+fn record_batches(stream: &[u8]) -> Result<Vec<RecordBatch>, String> {
+    check_lengths(stream)?;
+    let text = |error: ArrowError| error.to_string();
+    let batches = StreamReader::try_new(Cursor::new(stream), None).map_err(text)?;
+    let batches = batches.filter(|batch| batch.as_ref().map_or(true, |batch| batch.num_rows() > 0));
+    let batches = batches.collect::<Result<Vec<RecordBatch>, ArrowError>>().map_err(text)?;
+    // Each row has an id, which takes bytes. Only columns without any bytes could claim more rows, and then any number.
+    if batches.iter().any(|batch| batch.num_rows() > stream.len()) {
+        return Err("it has more rows than bytes".into());
+    }
+    Ok(batches)
+}
+
+/// What stands before the length of a message of a stream, except in those of old writers.
+const CONTINUATION: [u8; 4] = [0xff; 4];
+
+/// Checks that each message is within the stream. The reader takes memory for as many bytes as a length says before it reads them, and a
+/// length that is larger than all memory would abort the process, which nobody can catch.
+fn check_lengths(stream: &[u8]) -> Result<(), String> {
+    let mut rest = stream;
+    while let Some((mut length, mut behind)) = rest.split_first_chunk::<4>() {
+        if *length == CONTINUATION {
+            (length, behind) = behind.split_first_chunk::<4>().ok_or("it ends in the length of a message")?;
+        }
+        let length = i32::from_le_bytes(*length);
+        if length == 0 {
+            break;
+        }
+        let (head, behind) = split(behind, i64::from(length)).ok_or("a message is longer than the stream")?;
+        let head = arrow::ipc::root_as_message(head).map_err(|error| error.to_string())?;
+        (_, rest) = split(behind, head.bodyLength()).ok_or("the body of a message is longer than the stream")?;
+    }
+    Ok(())
+}
+
+fn split(bytes: &[u8], length: i64) -> Option<(&[u8], &[u8])> {
+    bytes.split_at_checked(usize::try_from(length).ok()?)
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&'static str>() {
+        return text;
+    }
+    panic.downcast_ref::<String>().map_or("its reader panicked", String::as_str)
 }
 
 fn malformed(delivery: &Delivery, batch: RowBatch, detail: String) -> Decoded {

@@ -3,12 +3,14 @@
 //! Rows are gathered per space and committed when enough have come or the oldest has waited long enough. Different spaces are
 //! committed in parallel, one space never overlaps with itself. A message is acknowledged after everything in it is committed (or
 //! safe in quarantine); until then the queue is told that it is being worked on. What is held in memory is bounded: above the bound
-//! nothing more is taken from the queue.
+//! nothing more is taken from the queue. A space that cannot be committed is tried again for ever, and does not stop the others: see
+//! `held.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, QueueError, Stream};
+use lake_proto::queue::v1::Quarantined;
+use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, QueueError, Receipt, Stream};
 use lake_shared::retry::{Backoff, milliseconds};
 use serde::Deserialize;
 use tokio::task::JoinSet;
@@ -16,17 +18,25 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::decode::Decoded;
-use self::flush::Flush;
+use self::flush::{Flush, Outcome};
 use self::held::Held;
+use self::message::HeldMessage;
 use crate::table_store::TableStore;
 use crate::telemetry;
 
 mod decode;
+#[cfg(test)]
+mod decode_tests;
 mod flush;
 mod held;
+#[cfg(test)]
+mod held_tests;
+mod message;
 mod narrow;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trouble_tests;
 
 /// When rows are committed; section `[ingest]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -42,7 +52,7 @@ pub struct IngestOptions {
     pub commits_parallel_max: usize,
     /// Bytes of all spaces, waiting and being committed, above which nothing more is taken from the queue.
     pub held_bytes_max: usize,
-    /// Most unacknowledged messages.
+    /// Most unacknowledged messages that a writer holds.
     pub in_flight_max: usize,
     /// How long the queue leaves a message with a writer that says nothing, seconds.
     pub acknowledge_within_seconds: u64,
@@ -73,6 +83,13 @@ impl IngestOptions {
 /// Name of the writers' consumer on the queue.
 const DURABLE_NAME: &str = "writer";
 
+/// How many times `in_flight_max` the queue may have unacknowledged. JetStream counts what was given back for a while too; with
+/// `in_flight_max` alone the messages of a space that cannot be committed would use it up, and nothing else would be handed out.
+const UNACKNOWLEDGED_SHARE: usize = 8;
+
+/// When a malformed message comes again that cannot be put aside because too many are on their way to quarantine already.
+const MALFORMED_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
 /// Moves rows from the queue into the tables until `shutdown` (then what is held is committed first) or until the queue is closed.
 /// Passing trouble is waited out; an error means that the queue refused the consumer or that a task panicked.
 pub async fn run(
@@ -83,7 +100,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let consumer_options = ConsumerOptions {
         durable_name: DURABLE_NAME.into(),
-        in_flight_max: options.in_flight_max,
+        in_flight_max: options.in_flight_max.saturating_mul(UNACKNOWLEDGED_SHARE),
         acknowledge_within: Duration::from_secs(options.acknowledge_within_seconds.max(1)),
     };
     let consumer = queue.consumer(Stream::Rows, consumer_options).await?;
@@ -91,7 +108,6 @@ pub async fn run(
     let ingest = Ingest {
         held: Held::default(),
         jobs: JoinSet::new(),
-        committing: 0,
         pause_until: None,
         backoff: Backoff::default(),
         stopping: false,
@@ -103,16 +119,19 @@ pub async fn run(
 
 /// What a job was.
 enum Ended {
-    /// A space was committed, or given back to the queue; so many bytes are free.
-    Committed(held::Space, usize),
-    /// A message was put aside.
-    PutAside,
+    /// A space was committed, or given back to the queue.
+    Committed(held::Space),
+    /// A space could not be committed; its messages.
+    Failed(held::Space, Vec<HeldMessage>),
+    /// A message was put aside; so many bytes are free.
+    PutAside(usize),
+    /// Messages are with the queue again.
+    GivenBack,
 }
 
 struct Ingest {
     held: Held,
     jobs: JoinSet<Ended>,
-    committing: usize,
     pause_until: Option<Instant>,
     backoff: Backoff,
     stopping: bool,
@@ -129,9 +148,8 @@ impl Ingest {
             if self.stopping && self.held.is_empty() && self.jobs.is_empty() {
                 return Ok(());
             }
-            let pulling =
-                !self.stopping && self.pause_until.is_none() && self.held.bytes() < self.options.held_bytes_max;
-            let wake = self.wake_at();
+            let pulling = !self.stopping && self.pause_until.is_none() && !self.held.is_full(&self.options);
+            let wake = [self.held.next_due(&self.options), self.pause_until].into_iter().flatten().min();
             tokio::select! {
                 () = shutdown.cancelled(), if !self.stopping => self.stopping = true,
                 Some(ended) = self.jobs.join_next(), if !self.jobs.is_empty() => self.note_end(ended?),
@@ -139,7 +157,10 @@ impl Ingest {
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.pause_until = self.pause_until.filter(|until| *until > Instant::now());
                 }
-                _ = progress.tick() => self.held.in_progress().await,
+                _ = progress.tick() => {
+                    self.make_room();
+                    self.held.in_progress().await;
+                }
             }
             metrics::gauge!(telemetry::HELD_BYTES).set(self.held.bytes() as f64);
             metrics::gauge!(telemetry::HELD_ROWS).set(self.held.rows() as f64);
@@ -148,32 +169,55 @@ impl Ingest {
 
     /// Starts the commits that are due, as many as may run at once.
     fn start_due(&mut self) {
-        while self.committing < self.options.commits_parallel_max.max(1) {
-            let Some((space, cause)) = self.held.due(Instant::now(), &self.options, self.stopping) else { return };
-            metrics::counter!(telemetry::FLUSHES_TOTAL, "cause" => cause).increment(1);
-            let waiting = self.held.take(&space);
-            let bytes = waiting.bytes;
+        let now = Instant::now();
+        while let Some((space, cause)) = self.held.due(now, &self.options, self.stopping) {
+            let tries = if cause == held::RETRY {
+                flush::TRIES_LATER
+            } else {
+                metrics::counter!(telemetry::FLUSHES_TOTAL, "cause" => cause).increment(1);
+                flush::TRIES_AT_FIRST
+            };
+            let messages = self.held.take(&space, now);
             let flush = self.flush.clone();
-            self.committing += 1;
             self.jobs.spawn(async move {
-                flush.commit(&space, waiting).await;
-                Ended::Committed(space, bytes)
+                let outcome = flush.commit(&space, messages, tries).await;
+                match outcome {
+                    Outcome::Answered => Ended::Committed(space),
+                    Outcome::Failed(messages) => Ended::Failed(space, messages),
+                }
             });
         }
     }
 
-    /// When something may be due although nothing happens.
-    fn wake_at(&self) -> Option<Instant> {
-        let room = self.committing < self.options.commits_parallel_max.max(1);
-        let age = Duration::from_millis(self.options.flush_age_ms);
-        let oldest = self.held.oldest().filter(|_| room).map(|since| since + age);
-        [oldest, self.pause_until].into_iter().flatten().min()
+    fn note_end(&mut self, ended: Ended) {
+        match ended {
+            Ended::Committed(space) => {
+                if self.held.committed(&space) && !self.stopping {
+                    tracing::info!(%space, "space is out of trouble");
+                }
+            }
+            Ended::Failed(space, messages) => {
+                if self.held.failed(&space, messages, Instant::now()) {
+                    tracing::warn!(%space, "space cannot be committed; it is tried again until it can, the others go on");
+                }
+                self.make_room();
+            }
+            Ended::PutAside(bytes) => self.held.aside_ended(bytes),
+            Ended::GivenBack => {}
+        }
     }
 
-    fn note_end(&mut self, ended: Ended) {
-        if let Ended::Committed(space, bytes) = ended {
-            self.committing -= 1;
-            self.held.committed(&space, bytes);
+    /// Gives back to the queue what is in the way of others.
+    fn make_room(&mut self) {
+        // At the end everything is tried once more, and what fails is given back at once.
+        if self.stopping {
+            return;
+        }
+        for given_back in self.held.excess(Instant::now(), &self.options) {
+            self.jobs.spawn(async move {
+                flush::give_back(given_back).await;
+                Ended::GivenBack
+            });
         }
     }
 
@@ -194,14 +238,29 @@ impl Ingest {
 
     fn delivered(&mut self, delivery: Delivery) {
         match decode::decode(&delivery) {
-            Decoded::Rows(batch) => self.held.add(batch, delivery.receipt, Instant::now()),
-            Decoded::Malformed(entry) => {
-                let flush = self.flush.clone();
-                self.jobs.spawn(async move {
-                    flush.put_aside(*entry, delivery.receipt).await;
-                    Ended::PutAside
-                });
+            Decoded::Rows(batch, bytes) => {
+                self.held.add(HeldMessage::new(batch, bytes, delivery.receipt), Instant::now());
+                self.make_room();
             }
+            Decoded::Malformed(entry) => self.put_aside(*entry, delivery.receipt),
+        }
+    }
+
+    fn put_aside(&mut self, entry: Quarantined, receipt: Box<dyn Receipt>) {
+        let bytes = message::bytes_aside(&entry);
+        if self.held.put_aside(bytes, &self.options) {
+            let flush = self.flush.clone();
+            self.jobs.spawn(async move {
+                flush.put_aside(entry, receipt).await;
+                Ended::PutAside(bytes)
+            });
+        } else {
+            self.jobs.spawn(async move {
+                if let Err(error) = receipt.retry(MALFORMED_AGAIN_AFTER).await {
+                    tracing::debug!(%error, "queue cannot be told when the message is to come again");
+                }
+                Ended::GivenBack
+            });
         }
     }
 }

@@ -24,10 +24,12 @@ use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
 use crate::table_store::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
 
-/// Remembers ids by space; refuses ids that begin with `bad`, and tables of type `broken`; fails as often as told.
+/// Remembers ids by space; refuses ids that begin with `bad`, and tables of type `broken`; fails as often as told, and for the domains
+/// it is told of.
 #[derive(Default)]
-struct FakeStore {
+pub(super) struct FakeStore {
     ids: Mutex<BTreeMap<Space, Vec<String>>>,
+    pub(super) failing: Mutex<HashSet<String>>,
     applied: AtomicUsize,
     failures_left: AtomicUsize,
     busy: Mutex<HashSet<Space>>,
@@ -36,11 +38,11 @@ struct FakeStore {
 }
 
 impl FakeStore {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    fn ids(&self) -> Vec<String> {
+    pub(super) fn ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = self.ids.lock().unwrap().values().flatten().cloned().collect();
         ids.sort();
         ids
@@ -68,6 +70,7 @@ impl TableStore for FakeStore {
         self.applied.fetch_add(1, Ordering::SeqCst);
         let fails =
             self.failures_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        let fails = fails || self.failing.lock().unwrap().contains(space.domain.as_str());
         let ids = ids_of(&batch);
         let outcome = if fails {
             Err(StoreError::Unavailable { space: space.clone(), action: "test", source: "connection lost".into() })
@@ -96,7 +99,7 @@ impl TableStore for FakeStore {
     }
 }
 
-fn payload(domain: &str, ids: &[&str], tombstones: &[&str]) -> RowBatch {
+pub(super) fn payload(domain: &str, ids: &[&str], tombstones: &[&str]) -> RowBatch {
     let id = StringArray::from(ids.to_vec());
     let offset = Int64Array::from_iter_values(0..ids.len() as i64);
     let columns = [("/_id", Arc::new(id) as Arc<dyn Array>), ("+_lake_offset", Arc::new(offset))];
@@ -112,18 +115,18 @@ fn payload(domain: &str, ids: &[&str], tombstones: &[&str]) -> RowBatch {
     }
 }
 
-fn message(batch: &RowBatch) -> Message {
+pub(super) fn message(batch: &RowBatch) -> Message {
     let subject = names::rows_subject(&batch.domain.as_str().into(), Kind::Case, Some(&"person".into()));
     Message { subject, payload: wire::encode(batch), dedupe_id: uuid::Uuid::new_v4().to_string() }
 }
 
-struct Running {
-    queue: Arc<MemoryQueue>,
-    shutdown: CancellationToken,
+pub(super) struct Running {
+    pub(super) queue: Arc<MemoryQueue>,
+    pub(super) shutdown: CancellationToken,
     task: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
 
-fn start(store: &Arc<FakeStore>, options: IngestOptions) -> Running {
+pub(super) fn start(store: &Arc<FakeStore>, options: IngestOptions) -> Running {
     let queue = MemoryQueue::new(MemoryQueueOptions::default());
     let shutdown = CancellationToken::new();
     let store = Arc::clone(store) as Arc<dyn TableStore>;
@@ -133,17 +136,17 @@ fn start(store: &Arc<FakeStore>, options: IngestOptions) -> Running {
 
 impl Running {
     /// In process, a publisher hears `Ok` when its message is acknowledged.
-    async fn publish(&self, batch: &RowBatch) -> Result<(), PublishError> {
+    pub(super) async fn publish(&self, batch: &RowBatch) -> Result<(), PublishError> {
         tokio::time::timeout(Duration::from_secs(30), self.queue.publish(message(batch))).await.unwrap()
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(30), self.task).await.unwrap().unwrap().unwrap();
     }
 }
 
-fn quick() -> IngestOptions {
+pub(super) fn quick() -> IngestOptions {
     IngestOptions { flush_age_ms: 5, ..IngestOptions::default() }
 }
 

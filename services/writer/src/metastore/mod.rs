@@ -162,11 +162,20 @@ pub trait Metastore: Send + Sync {
     /// is returned as it is.
     async fn register_tables(&self, tables: &[NewTable]) -> Result<Vec<TableRecord>, MetastoreError>;
 
-    /// Records the states of registered tables after their commits, each table at most once. All of them or, on an error, none.
-    async fn record_commits(&self, states: &[(TableKey, TableState)]) -> Result<(), MetastoreError>;
+    /// Records the states of registered tables after their commits, each table at most once. All of them or, on an error, none. Answers whether
+    /// all of them are registered; those that are not are left out.
+    async fn record_commits(&self, states: &[(TableKey, TableState)]) -> Result<bool, MetastoreError>;
 
-    /// The remembered tombstones of a space.
-    async fn tombstones(&self, space: &Space) -> Result<Vec<StoredTombstone>, MetastoreError>;
+    /// A page of the remembered tombstones of a space: the first ones behind an id, in the order of the ids.
+    async fn tombstones(
+        &self,
+        space: &Space,
+        behind: Option<IdHash>,
+        limit: u32,
+    ) -> Result<Vec<StoredTombstone>, MetastoreError>;
+
+    /// The remembered tombstones of these ids, in any order.
+    async fn tombstones_of(&self, space: &Space, ids: &[IdHash]) -> Result<Vec<StoredTombstone>, MetastoreError>;
 
     /// Remembers tombstones; one per id, the given one replaces what was there.
     async fn remember_tombstones(&self, space: &Space, tombstones: &[StoredTombstone]) -> Result<(), MetastoreError>;
@@ -174,8 +183,8 @@ pub trait Metastore: Send + Sync {
     /// Forgets the tombstones of these ids, as newer rows have taken their places.
     async fn forget_tombstones(&self, space: &Space, ids: &[IdHash]) -> Result<(), MetastoreError>;
 
-    /// Forgets the tombstones that were remembered longer ago than this, by the database's clock. Returns their ids.
-    async fn forget_old_tombstones(&self, space: &Space, older_than_us: i64) -> Result<Vec<IdHash>, MetastoreError>;
+    /// Forgets the tombstones that were remembered longer ago than this, by the database's clock. Answers how many.
+    async fn forget_old_tombstones(&self, space: &Space, older_than_us: i64) -> Result<u64, MetastoreError>;
 
     /// Stores an entry. One that is there already (same fingerprint) only counts up its attempts.
     async fn quarantine(&self, stage: &str, entry: &Quarantined) -> Result<(), MetastoreError>;

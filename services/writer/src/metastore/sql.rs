@@ -97,8 +97,9 @@ macro_rules! metastore_adapter {
             async fn record(
                 &self,
                 states: &[(lake_shared::identity::TableKey, $crate::metastore::TableState)],
-            ) -> Result<(), sqlx::Error> {
+            ) -> Result<bool, sqlx::Error> {
                 let mut transaction = self.pool.begin().await?;
+                let mut recorded = 0;
                 // The schema of a wide table has hundreds of kilobytes.
                 for chunk in states.chunks(100) {
                     let mut query = sqlx::QueryBuilder::<$database>::new(
@@ -123,12 +124,10 @@ macro_rules! metastore_adapter {
                             .push_bind(state.newest_fetched_us);
                     });
                     query.push(") AS given WHERE domain = given.column1 AND kind = given.column2 AND type = given.column3");
-                    let done = query.build().execute(&mut *transaction).await?;
-                    if done.rows_affected() != chunk.len() as u64 {
-                        return Err(sqlx::Error::RowNotFound);
-                    }
+                    recorded += query.build().execute(&mut *transaction).await?.rows_affected();
                 }
-                transaction.commit().await
+                transaction.commit().await?;
+                Ok(recorded == states.len() as u64)
             }
 
             async fn remember(
@@ -158,6 +157,57 @@ macro_rules! metastore_adapter {
                     query.build().execute(&mut *transaction).await?;
                 }
                 transaction.commit().await
+            }
+
+            fn tombstones_where(space: &lake_shared::identity::Space) -> sqlx::QueryBuilder<$database> {
+                let mut query = sqlx::QueryBuilder::<$database>::new(
+                    "SELECT id_hash, id, version_us, observed_us FROM tombstone WHERE domain = ",
+                );
+                query.push_bind(storable(space.domain.as_str()).into_owned());
+                query.push(" AND kind = ").push_bind(space.kind.name());
+                query
+            }
+
+            async fn look_up_tombstones(
+                &self,
+                space: &lake_shared::identity::Space,
+                ids: &[$crate::key_index::IdHash],
+            ) -> Result<Vec<$crate::metastore::StoredTombstone>, sqlx::Error> {
+                let mut tombstones = Vec::new();
+                for chunk in ids.chunks(5_000) {
+                    let mut query = Self::tombstones_where(space);
+                    query.push(" AND id_hash IN (");
+                    let mut list = query.separated(", ");
+                    for id in chunk {
+                        list.push_bind(id.to_be_bytes().to_vec());
+                    }
+                    let found = query.push(")").build().fetch_all(&self.pool).await?;
+                    for row in &found {
+                        tombstones.push(rows::tombstone(row)?);
+                    }
+                }
+                Ok(tombstones)
+            }
+
+            /// In portions, so that no transaction is long.
+            async fn forget_old(&self, space: &lake_shared::identity::Space, older_than_us: i64) -> Result<u64, sqlx::Error> {
+                let mut forgotten = 0;
+                loop {
+                    let statement = Self::statement(
+                        "DELETE FROM tombstone WHERE domain = $1 AND kind = $2 AND id_hash IN (SELECT id_hash FROM tombstone \
+                         WHERE domain = $1 AND kind = $2 AND at_us < {now} - $3 LIMIT 10000)",
+                    );
+                    let done = sqlx::query(statement)
+                        .bind(storable(space.domain.as_str()).into_owned())
+                        .bind(space.kind.name())
+                        .bind(older_than_us)
+                        .execute(&self.pool)
+                        .await?;
+                    forgotten += done.rows_affected();
+                    if done.rows_affected() == 0 {
+                        return Ok(forgotten);
+                    }
+                }
             }
 
             async fn forget(
@@ -276,21 +326,32 @@ macro_rules! metastore_adapter {
                 registered.map_err(failed(|| format!("register {} tables, {} and so on", tables.len(), first.key)))
             }
 
-            async fn record_commits(&self, states: &[(TableKey, TableState)]) -> Result<(), MetastoreError> {
-                let Some((first, _)) = states.first() else { return Ok(()) };
+            async fn record_commits(&self, states: &[(TableKey, TableState)]) -> Result<bool, MetastoreError> {
+                let Some((first, _)) = states.first() else { return Ok(true) };
                 let recorded = self.record(states).await;
                 recorded.map_err(failed(|| format!("record commits of {} tables, {first} and so on", states.len())))
             }
 
-            async fn tombstones(&self, space: &Space) -> Result<Vec<StoredTombstone>, MetastoreError> {
-                let found = sqlx::query("SELECT id_hash, id, version_us, observed_us FROM tombstone WHERE domain = $1 AND kind = $2")
-                    .bind(storable(space.domain.as_str()).into_owned())
-                    .bind(space.kind.name())
-                    .fetch_all(&self.pool)
-                    .await;
+            async fn tombstones(
+                &self,
+                space: &Space,
+                behind: Option<IdHash>,
+                limit: u32,
+            ) -> Result<Vec<StoredTombstone>, MetastoreError> {
+                let mut query = Self::tombstones_where(space);
+                if let Some(behind) = behind {
+                    query.push(" AND id_hash > ").push_bind(behind.to_be_bytes().to_vec());
+                }
+                query.push(" ORDER BY id_hash LIMIT ").push_bind(i64::from(limit));
+                let found = query.build().fetch_all(&self.pool).await;
                 found
                     .and_then(|found| found.iter().map(rows::tombstone).collect())
                     .map_err(failed(|| format!("list tombstones of {space}")))
+            }
+
+            async fn tombstones_of(&self, space: &Space, ids: &[IdHash]) -> Result<Vec<StoredTombstone>, MetastoreError> {
+                let looked_up = self.look_up_tombstones(space, ids).await;
+                looked_up.map_err(failed(|| format!("look up tombstones of {space}")))
             }
 
             async fn remember_tombstones(&self, space: &Space, tombstones: &[StoredTombstone]) -> Result<(), MetastoreError> {
@@ -301,18 +362,9 @@ macro_rules! metastore_adapter {
                 self.forget(space, ids).await.map_err(failed(|| format!("forget tombstones of {space}")))
             }
 
-            async fn forget_old_tombstones(&self, space: &Space, older_than_us: i64) -> Result<Vec<IdHash>, MetastoreError> {
-                let statement = Self::statement(
-                    "DELETE FROM tombstone WHERE domain = $1 AND kind = $2 AND at_us < {now} - $3 RETURNING id_hash",
-                );
-                let gone = sqlx::query(statement)
-                    .bind(storable(space.domain.as_str()).into_owned())
-                    .bind(space.kind.name())
-                    .bind(older_than_us)
-                    .fetch_all(&self.pool)
-                    .await;
-                gone.and_then(|gone| gone.iter().map(rows::id_hash).collect())
-                    .map_err(failed(|| format!("forget old tombstones of {space}")))
+            async fn forget_old_tombstones(&self, space: &Space, older_than_us: i64) -> Result<u64, MetastoreError> {
+                let forgotten = self.forget_old(space, older_than_us).await;
+                forgotten.map_err(failed(|| format!("forget old tombstones of {space}")))
             }
 
             async fn quarantine(&self, stage: &str, entry: &Quarantined) -> Result<(), MetastoreError> {

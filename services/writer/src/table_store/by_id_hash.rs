@@ -5,7 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::key_index::IdHash;
 
-/// Keys are hashes already; half of one is as good a hash as any.
+/// Keys are hashes already; the upper half of one is as good a hash as any. What comes out of a key index has no lower half.
 #[derive(Default)]
 pub struct HashIsKey(u64);
 
@@ -21,7 +21,7 @@ impl Hasher for HashIsKey {
         }
     }
     fn write_u128(&mut self, key: u128) {
-        self.0 = key as u64;
+        self.0 = (key >> 64) as u64;
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every commit relies on one promise of the store: of several writers that create the same object exactly one succeeds. Some S3
 //! look-alikes ignore the condition and overwrite silently, so [`LakeStore::probe`] tries it before anything is written.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,15 +23,25 @@ use serde::Deserialize;
 use url::Url;
 use uuid::Uuid;
 
+use super::durable_files::DurableFiles;
+
 /// Where the lake is.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LakeStoreConfig {
     /// A folder, or `file:///…`, or `s3://bucket/prefix`.
     pub root: String,
+    /// Whether files of a local lake are forced to disk before a commit counts; without it a power cut may take acknowledged commits with
+    /// it.
+    #[serde(default = "default_sync")]
+    pub sync: bool,
     /// Access to S3; what is absent is taken from the usual `AWS_*` environment variables.
     #[serde(default)]
     pub s3: Option<S3Config>,
+}
+
+fn default_sync() -> bool {
+    true
 }
 
 /// Access to S3 or a store with its interface.
@@ -97,6 +108,18 @@ pub enum LakeStoreError {
         #[source]
         source: object_store::Error,
     },
+    /// The store does not know how to create an object only where there is none.
+    #[error(
+        "lake root `{root}`: the store writes objects, but refuses to create one only where there is none, so commits cannot be safe \
+         there; use a store with conditional puts (If-None-Match), such as AWS S3 or a recent MinIO, or a file system with hard links"
+    )]
+    NotConditional {
+        /// The root as configured.
+        root: String,
+        /// What the store says.
+        #[source]
+        source: object_store::Error,
+    },
     /// The store does not keep the promise that commits rely on.
     #[error(
         "lake root `{root}`: {winners} of {tries} writers created the same object, so two commits could overwrite each \
@@ -117,7 +140,7 @@ impl LakeStoreError {
     fn may_pass(&self) -> bool {
         use object_store::Error::{InvalidPath, NotImplemented, NotSupported};
         match self {
-            Self::Root { .. } | Self::NotExclusive { .. } => false,
+            Self::Root { .. } | Self::NotConditional { .. } | Self::NotExclusive { .. } => false,
             // A bucket may be created, and access granted, by whoever starts the parts beside us.
             Self::Access { source, .. } => {
                 !matches!(source, NotSupported { .. } | NotImplemented { .. } | InvalidPath { .. })
@@ -133,6 +156,9 @@ const RETRY_WITHIN: Duration = Duration::from_secs(30);
 
 /// How many writers the probe lets create one object at once.
 const PROBE_WRITERS: usize = 8;
+
+/// How often something odd has to be seen, before it is held against the store and not against the line to it.
+const PROBES: usize = 3;
 
 /// The same path with its last part in capitals.
 fn in_capitals(path: &Path) -> Path {
@@ -161,6 +187,7 @@ impl LakeStore {
         let url = root_url(&root).map_err(refused)?;
         let prefix = Path::from_url_path(url.path()).map_err(|error| refused(error.to_string()))?;
         let store: Arc<dyn ObjectStore> = match url.scheme() {
+            "file" if config.sync => Arc::new(DurableFiles::new()),
             "file" => Arc::new(LocalFileSystem::new()),
             _ => {
                 let s3 = config.s3.clone().unwrap_or_default();
@@ -170,9 +197,9 @@ impl LakeStore {
         Ok(Self { root, url, prefix, store, ignores_case: Arc::default() })
     }
 
-    /// The same root behind another store, to make it fail.
-    #[cfg(test)]
-    pub(super) fn behind(mut self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+    /// The same root behind another store, for tests that make it fail.
+    #[doc(hidden)]
+    pub fn wrapped(mut self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
         self.store = wrap(self.store);
         self
     }
@@ -186,6 +213,12 @@ impl LakeStore {
     /// Address of a table, as other engines open it. `path` is made by `lake_shared::names::table_path`.
     pub fn location(&self, path: &str) -> String {
         format!("{}/{path}", self.url.as_str().trim_end_matches('/'))
+    }
+
+    /// The folder of a table, if it is a local one.
+    pub(super) fn local_folder(&self, path: &str) -> Option<PathBuf> {
+        let url = Url::parse(&self.location(path)).ok().filter(|url| url.scheme() == "file")?;
+        url.to_file_path().ok()
     }
 
     /// The log store of a table.
@@ -206,25 +239,48 @@ impl LakeStore {
         }
     }
 
-    /// Finds out whether the store tells names apart by case, and proves that creating an object is exclusive: once the same name after another, once by several writers at the same time.
-    /// The objects of the probe are removed.
+    /// Finds out whether the store tells names apart by case, and proves that creating an object is exclusive: once the same name after
+    /// another, once by several writers at the same time. The objects of the probe are removed.
     pub async fn probe(&self) -> Result<(), LakeStoreError> {
-        let one_by_one = self.probe_path();
-        let at_once = self.probe_path();
-        let outcome = async {
-            let first = self.create(&one_by_one, 0).await?;
-            let second = self.create(&one_by_one, 1).await?;
-            self.exactly_one(&[first, second])?;
-            self.ignores_case.store(self.is_there(&in_capitals(&one_by_one)).await?, Ordering::Relaxed);
-            let tries = join_all((0..PROBE_WRITERS).map(|writer| self.create(&at_once, writer))).await;
-            self.exactly_one(&tries.into_iter().collect::<Result<Vec<_>, _>>()?)
-        };
-        let outcome = outcome.await;
-        for path in [one_by_one, at_once] {
-            // What is left behind harms nobody, and the outcome of the probe matters more.
-            let _ = self.store.delete(&path).await;
+        let mut probes = 1;
+        loop {
+            let (one_by_one, at_once) = (self.probe_path(), self.probe_path());
+            let outcome = self.probe_at(&one_by_one, &at_once).await;
+            for path in [one_by_one, at_once] {
+                // What is left behind harms nobody, and the outcome of the probe matters more.
+                let _ = self.store.delete(&path).await;
+            }
+            match outcome {
+                // An answer that got lost makes a writer try again and meet its own object.
+                Err(LakeStoreError::NotExclusive { winners: 0, .. }) if probes < PROBES => {}
+                // The condition may be what is refused, if all else is not.
+                Err(LakeStoreError::Access { root, source, .. }) if self.takes_puts().await => {
+                    if probes == PROBES {
+                        return Err(LakeStoreError::NotConditional { root, source });
+                    }
+                }
+                outcome => return outcome,
+            }
+            probes += 1;
         }
-        outcome
+    }
+
+    async fn probe_at(&self, one_by_one: &Path, at_once: &Path) -> Result<(), LakeStoreError> {
+        let first = self.create(one_by_one, 0).await?;
+        let second = self.create(one_by_one, 1).await?;
+        self.exactly_one(&[first, second])?;
+        self.ignores_case.store(self.is_there(&in_capitals(one_by_one)).await?, Ordering::Relaxed);
+        let tries = join_all((0..PROBE_WRITERS).map(|writer| self.create(at_once, writer))).await;
+        self.exactly_one(&tries.into_iter().collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// Whether an object can be written without a condition.
+    async fn takes_puts(&self) -> bool {
+        let path = self.probe_path();
+        let put = self.store.put(&path, Bytes::from_static(b"probe").into()).await;
+        // What is left behind harms nobody.
+        let _ = self.store.delete(&path).await;
+        put.is_ok()
     }
 
     /// As [`LakeStore::probe`], but waits for a store that cannot be reached yet. An answer that will not change is returned at once.
@@ -326,194 +382,5 @@ fn bucket(url: &Url, s3: &S3Config) -> Result<object_store::aws::AmazonS3, objec
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use std::collections::HashSet;
-    use std::fmt;
-    use std::sync::Mutex;
-
-    use async_trait::async_trait;
-    use futures::stream::BoxStream;
-    use futures::{StreamExt, TryStreamExt};
-    use object_store::memory::InMemory;
-    use object_store::{
-        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutPayload,
-        PutResult, Result,
-    };
-
-    use super::*;
-
-    /// Names that differ only by case are one.
-    #[derive(Debug)]
-    struct CaseBlind(InMemory);
-
-    fn lower(path: &Path) -> Path {
-        Path::parse(path.as_ref().to_lowercase()).unwrap()
-    }
-
-    impl fmt::Display for CaseBlind {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("case blind")
-        }
-    }
-
-    #[async_trait]
-    impl ObjectStore for CaseBlind {
-        async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-            self.0.put_opts(&lower(location), payload, options).await
-        }
-
-        async fn put_multipart_opts(
-            &self,
-            location: &Path,
-            options: PutMultipartOptions,
-        ) -> Result<Box<dyn MultipartUpload>> {
-            self.0.put_multipart_opts(&lower(location), options).await
-        }
-
-        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-            self.0.get_opts(&lower(location), options).await
-        }
-
-        fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-            self.0.delete_stream(locations.map_ok(|path| lower(&path)).boxed())
-        }
-
-        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-            self.0.list(prefix)
-        }
-
-        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-            self.0.list_with_delimiter(prefix).await
-        }
-
-        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-            self.0.copy_opts(&lower(from), &lower(to), options).await
-        }
-    }
-
-    #[tokio::test]
-    async fn the_probe_finds_out_whether_case_counts() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = LakeStore::open(&config(folder.path().to_str().unwrap())).unwrap();
-        let blind = store.clone().behind(|_| Arc::new(CaseBlind(InMemory::new())));
-        blind.probe().await.unwrap();
-        assert!(blind.ignores_case());
-        let sees = LakeStore::open(&config(folder.path().to_str().unwrap())).unwrap();
-        let sees = sees.behind(|_| Arc::new(InMemory::new()));
-        sees.probe().await.unwrap();
-        assert!(!sees.ignores_case());
-    }
-
-    /// A store that takes the condition of a put and does not keep it.
-    #[derive(Debug)]
-    struct Careless {
-        inner: InMemory,
-        /// Only where writers come at the same time.
-        one_by_one: bool,
-        created: Mutex<HashSet<Path>>,
-    }
-
-    impl fmt::Display for Careless {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("careless")
-        }
-    }
-
-    #[async_trait]
-    impl ObjectStore for Careless {
-        async fn put_opts(&self, location: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
-            assert_eq!(options.mode, PutMode::Create);
-            let known = self.created.lock().unwrap().contains(location);
-            if !(self.one_by_one && known) {
-                // As if the look at what is there and the put were two steps.
-                tokio::task::yield_now().await;
-                options.mode = PutMode::Overwrite;
-            }
-            let done = self.inner.put_opts(location, payload, options).await?;
-            self.created.lock().unwrap().insert(location.clone());
-            Ok(done)
-        }
-
-        async fn put_multipart_opts(
-            &self,
-            location: &Path,
-            options: PutMultipartOptions,
-        ) -> Result<Box<dyn MultipartUpload>> {
-            self.inner.put_multipart_opts(location, options).await
-        }
-
-        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-            self.inner.get_opts(location, options).await
-        }
-
-        fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-            self.inner.delete_stream(locations)
-        }
-
-        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-            self.inner.list(prefix)
-        }
-
-        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-            self.inner.list_with_delimiter(prefix).await
-        }
-
-        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-            self.inner.copy_opts(from, to, options).await
-        }
-    }
-
-    /// Both a store that always overwrites and one that only loses the race.
-    #[tokio::test]
-    async fn a_store_without_exclusive_puts_is_refused_at_once_and_says_why() {
-        for (one_by_one, winners) in [(false, "2 of 2"), (true, "8 of 8")] {
-            let folder = tempfile::tempdir().unwrap();
-            let store = LakeStore::open(&config(folder.path().to_str().unwrap())).unwrap();
-            let store = store
-                .behind(|_| Arc::new(Careless { inner: InMemory::new(), one_by_one, created: Default::default() }));
-            let error = store.probe_when_there().await.unwrap_err();
-            assert!(matches!(error, LakeStoreError::NotExclusive { .. }), "{error:?}");
-            let text = error.to_string();
-            assert!(text.contains(winners) && text.contains("conditional puts"), "{text}");
-        }
-    }
-
-    fn config(root: &str) -> LakeStoreConfig {
-        LakeStoreConfig { root: root.into(), s3: None }
-    }
-
-    #[tokio::test]
-    async fn a_local_folder_passes_the_probe_and_keeps_nothing_of_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("a lake");
-        let store = LakeStore::open(&config(root.to_str().unwrap())).unwrap();
-        store.probe().await.unwrap();
-        store.check().await.unwrap();
-        let left: Vec<_> = std::fs::read_dir(root.join("_lake_probe")).unwrap().collect();
-        assert!(left.is_empty());
-        assert!(store.location("d/case-sql/person").ends_with("/a%20lake/d/case-sql/person"));
-    }
-
-    #[test]
-    fn a_root_that_is_nothing_known_is_refused() {
-        for root in ["", "s3://", "ftp://host/x"] {
-            let error = LakeStore::open(&config(root)).unwrap_err();
-            assert!(error.to_string().contains("s3://bucket/prefix"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_bucket_is_opened_without_touching_it() {
-        let s3 = S3Config {
-            endpoint: Some("http://127.0.0.1:1".into()),
-            region: Some("here".into()),
-            access_key_id: Some("key".into()),
-            secret_access_key: Some("secret".into()),
-            allow_http: true,
-        };
-        let store = LakeStore::open(&LakeStoreConfig { root: "s3://bucket/a/b".into(), s3: Some(s3) }).unwrap();
-        assert_eq!(store.location("d/form-sql/x"), "s3://bucket/a/b/d/form-sql/x");
-    }
-}
+#[path = "lake_store_tests.rs"]
+mod tests;

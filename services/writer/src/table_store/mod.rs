@@ -15,6 +15,7 @@ pub mod by_id_hash;
 pub mod column_name;
 pub mod conversion;
 pub mod delta;
+mod durable_files;
 pub mod lake_store;
 pub mod order_guard;
 pub mod schema_plan;

@@ -102,14 +102,16 @@ impl TableSchema {
     /// The inverse of [`TableSchema::to_delta`]. The error names the column that the lake cannot have written.
     pub fn of_delta(schema: &Value) -> Result<Self, String> {
         let fields = schema["fields"].as_array().ok_or("the schema has no fields")?;
+        let mut sources = HashSet::new();
         let columns = fields.iter().map(|field| {
             let name = field["name"].as_str().ok_or("a column has no name")?.to_owned();
             let column_type = field["type"].as_str().and_then(ColumnType::of_delta_name);
             let column_type =
                 column_type.ok_or_else(|| format!("column {name} has a type that the lake does not write"))?;
-            // A column that somebody else added has no source; nothing will ever arrive for it.
-            let source =
-                field["metadata"][SOURCE_KEY].as_str().map_or_else(|| format!("foreign:{name}"), str::to_owned);
+            // A column that somebody else added has no source, or that of the column that it was copied from; nothing will ever arrive
+            // for it.
+            let source = field["metadata"][SOURCE_KEY].as_str().filter(|source| sources.insert((*source).to_owned()));
+            let source = source.map_or_else(|| format!("foreign:{name}"), str::to_owned);
             Ok(Column { name, source, column_type })
         });
         Ok(Self { columns: columns.collect::<Result<_, String>>()? })

@@ -72,7 +72,8 @@ impl DeltaTableStore {
     ) -> Result<Applied, EngineError> {
         let entries = Entries::of(batch).map_err(EngineError::BadRows)?;
         // The state is taken out while it changes: an error half-way leaves nothing behind that could be wrong.
-        let mut state = match held.take().filter(|state| !state.torn) {
+        let is_lost = self.lost_indexes().contains(&batch.space);
+        let mut state = match held.take().filter(|state| !state.torn && !is_lost) {
             Some(state) => state,
             None => self.load_space(&batch.space).await?,
         };
@@ -154,9 +155,10 @@ impl DeltaTableStore {
         let mut found = state.find(entries.ids()).await?;
         let questions = entries.questions(|id| found.get(&id).map(|row| row.order.version_us));
         self.observe(state, &mut found, &questions).await?;
+        let tombstones = self.tombstones_of(state, &entries.ids()).await?;
         let decisions = entries.decide(batch, |id| Held {
             row: found.get(&id).map(|row| row.order),
-            tombstone: state.tombstones.get(&id).copied(),
+            tombstone: tombstones.get(&id).copied(),
         });
         self.remember(state, &decisions).await?;
         let Division { apart, tied } = plan::divide(&numbers, &decisions, &found, &state.live);
@@ -171,7 +173,7 @@ impl DeltaTableStore {
         if let Some(conflict) = self.commit_tied(state, &tied, batch, &decisions, found, progress).await? {
             return Ok(Planned::Conflicts(vec![conflict]));
         }
-        self.forget_outlived(state, &decisions).await?;
+        self.forget_outlived(state, &decisions, &tombstones).await?;
         Ok(Planned::Done)
     }
 
@@ -219,29 +221,6 @@ impl DeltaTableStore {
         Ok(None)
     }
 
-    /// Makes the tombstones durable before anything depends on them.
-    async fn remember(&self, state: &mut SpaceState, decisions: &Decisions) -> Result<(), EngineError> {
-        if decisions.remembered.is_empty() {
-            return Ok(());
-        }
-        let written = self.metastore.remember_tombstones(&state.space, &decisions.remembered).await;
-        written.map_err(EngineError::Metastore)?;
-        for tombstone in &decisions.remembered {
-            state.tombstones.insert(tombstone.id_hash, tombstone.order);
-        }
-        Ok(())
-    }
-
-    /// Drops the tombstones of ids that have come back. Left in place they would change nothing, so a failure may wait.
-    async fn forget_outlived(&self, state: &mut SpaceState, decisions: &Decisions) -> Result<(), EngineError> {
-        let entered = decisions.entering.iter().flatten().map(|row| row.id);
-        let outlived: Vec<IdHash> = entered.filter(|id| state.tombstones.remove(id).is_some()).collect();
-        if outlived.is_empty() {
-            return Ok(());
-        }
-        self.metastore.forget_tombstones(&state.space, &outlived).await.map_err(EngineError::Metastore)
-    }
-
     /// Writes the files of one change and commits it. The state is to be told of it ([`Self::adopt`]). `None`: somebody else committed in
     /// between.
     pub(super) async fn commit_change(
@@ -257,7 +236,7 @@ impl DeltaTableStore {
         let now = now_us();
         let marks = self.marks(slot, &change);
         let store = table.object_store();
-        let writing = change::write(state, &change, store, &self.options, marks, now);
+        let writing = change::write(state, &change, store, &self.options, &self.writer_memory, marks, now);
         let (written, footing) = futures::join!(writing, self.footing(state, change.number));
         let (written, footing) = (written.map_err(|error| error.of_table(change.number))?, footing?);
         let hours = self.options.retention_hours;
@@ -276,7 +255,7 @@ impl DeltaTableStore {
         change.arriving.release();
         let id = strangers::id_in(&actions);
         let (version, table) = match commit::commit(table, actions, commit::Label::Upsert, footing, slot).await? {
-            Outcome::Conflict => return Ok(None),
+            Outcome::Conflict | Outcome::Unknown => return Ok(None),
             Outcome::Committed { version, table } => (version, table),
         };
         self.keep(&key, version, table);

@@ -86,6 +86,11 @@ impl KeyColumns {
         ids.is_valid(row).then(|| ids.value(row))
     }
 
+    /// What the index knows a row by; `None` for one without an id, which somebody else wrote and which is nobody's.
+    pub(super) fn id_hash(&self, row: usize) -> Option<IdHash> {
+        self.id(row).filter(|id| !id.is_empty()).map(id_hash)
+    }
+
     /// Order of a row. NULL is older than anything.
     pub(super) fn order(&self, row: usize) -> RowOrder {
         let versions = self.versions.as_primitive::<Int64Type>();

@@ -30,6 +30,8 @@ use crate::table_store::schema_plan::TableSchema;
 
 /// Key of the table property that says how long removed files are remembered.
 const RETENTION_KEY: &str = "delta.deletedFileRetentionDuration";
+/// Key of the table property that says from which retention the lake made the two others.
+const OWN_RETENTION_KEY: &str = "lake.retentionHours";
 /// Hours for which the log speaks of a removed file beyond the retention: the clean-up is to find it there, and comes every few hours.
 const REMOVED_HOURS_MARGIN: u64 = 24;
 /// Key of the table property that says how long the log is kept.
@@ -43,8 +45,10 @@ const DELETION_VECTORS_KEY: &str = "delta.enableDeletionVectors";
 pub(super) enum Outcome {
     /// It is in the log, with this version. The handle may be kept only if it is given back.
     Committed { version: u64, table: Option<Box<DeltaTable>> },
-    /// It is not in the log, somebody else's is: plan anew.
+    /// It is not in the log and never will be, somebody else's is: plan anew.
     Conflict,
+    /// It may be in the log, which cannot be read now: plan anew, and leave alone what it names.
+    Unknown,
 }
 
 /// What a commit is called in the history of its table.
@@ -111,8 +115,8 @@ pub(super) async fn commit(
     match look_up(DeltaTable::new(log_store), before, id, error.into()).await {
         // Whoever reads the table anew finds out what is wrong with it.
         Err(error) if verdict::is_lasting(&error) => {
-            tracing::warn!(error = %Chain(&error), "commit failed; reading the table anew");
-            Ok(Outcome::Conflict)
+            tracing::warn!(error = %Chain(&error), "outcome of a commit is not known; reading the table anew");
+            Ok(Outcome::Unknown)
         }
         outcome => outcome,
     }
@@ -158,8 +162,11 @@ async fn look_up(
         return Err(EngineError::delta(error));
     }
     for version in first..=latest {
-        let entry = table.log_store().read_commit_entry(version).await.map_err(EngineError::delta)?;
-        if entry.is_some_and(|bytes| log_entry::carries(&bytes, id)) {
+        // An entry that was cleaned up already says nothing any more.
+        let Some(entry) = table.log_store().read_commit_entry(version).await.map_err(EngineError::delta)? else {
+            return Ok(Outcome::Unknown);
+        };
+        if log_entry::carries(&entry, id) {
             tracing::info!(version, %error, "commit succeeded although its answer was an error");
             metrics::counter!(crate::telemetry::COMMIT_CONFLICTS_TOTAL, "outcome" => "committed").increment(1);
             return Ok(Outcome::Committed { version, table: None });
@@ -248,9 +255,11 @@ pub(super) fn changes(
             actions.extend(protocol::with_deletion_vectors(snapshot.protocol())?);
         }
     }
-    for (key, wanted) in features.retention_hours.into_iter().flat_map(retention) {
-        if metadata["configuration"][key].as_str().is_some_and(is_in_hours) {
+    if let Some(hours) = features.retention_hours {
+        let configuration = metadata["configuration"].clone();
+        for (key, wanted) in retention(hours).into_iter().filter(|(key, _)| is_own(&configuration, key)) {
             metadata["configuration"][key] = Value::String(wanted);
+            metadata["configuration"][OWN_RETENTION_KEY] = Value::String(hours.to_string());
         }
     }
     if metadata != before {
@@ -260,10 +269,20 @@ pub(super) fn changes(
     Ok(actions)
 }
 
-/// Whether an interval has the form in which the lake writes it; what somebody else has set stays.
-fn is_in_hours(interval: &str) -> bool {
-    let number = interval.strip_prefix("interval ").and_then(|rest| rest.strip_suffix(" hours"));
-    number.is_some_and(|number| number.parse::<u64>().is_ok())
+/// Whether the lake has set a property of the retention. What somebody else has set stays.
+fn is_own(configuration: &Value, key: &str) -> bool {
+    let Some(interval) = configuration[key].as_str() else { return false };
+    match configuration[OWN_RETENTION_KEY].as_str().and_then(|hours| hours.parse().ok()) {
+        Some(hours) => retention(hours).contains(&(key, interval.to_owned())),
+        // A table of a lake that did not say so yet.
+        None => interval.starts_with("interval ") && interval.ends_with(" hours"),
+    }
+}
+
+/// Whether somebody else has said how long the removed files of a table stay.
+pub(super) fn has_foreign_retention(metadata: &Metadata) -> bool {
+    let configuration = serde_json::to_value(metadata.configuration()).unwrap_or_default();
+    configuration[RETENTION_KEY].is_string() && !is_own(&configuration, RETENTION_KEY)
 }
 
 /// The file actions of a written change. A `Remove` names the deletion vector that its file had: other readers tell two versions of one
@@ -374,6 +393,7 @@ pub(super) fn creation(
     for (key, value) in retention(options.retention_hours) {
         metadata["configuration"][key] = Value::String(value);
     }
+    metadata["configuration"][OWN_RETENTION_KEY] = Value::String(options.retention_hours.to_string());
     let metadata: Metadata = serde_json::from_value(metadata).map_err(EngineError::json)?;
     Ok(vec![Action::Protocol(protocol), Action::Metadata(metadata)])
 }

@@ -15,12 +15,12 @@ use roaring::RoaringBitmap;
 use super::choice::{Chosen, Task, View};
 use super::commit::{self, Features, Label, Outcome};
 use super::deletion_vectors::{self, DeletionVector};
-use super::file_writer::NewFile;
+use super::file_writer::{NewFile, discard};
 use super::files::DataFile;
 use super::options::DeletionVectors;
-use super::rewrite::{Output, Rewritten, discard, rewrite};
+use super::rewrite::{Output, Rewritten, rewrite};
 use super::space::{Slot, SpaceState};
-use super::{DeltaTableStore, EngineError, SpaceCell, now_us};
+use super::{DeltaTableStore, EngineError, SpaceCell, now_us, verdict};
 use crate::key_index::{Liveness, Position, RunBuilder};
 use crate::table_store::Compacted;
 use crate::table_store::schema_plan::Column;
@@ -99,14 +99,18 @@ impl DeltaTableStore {
         };
         let began = Instant::now();
         let mut rewritten = rewrite(&chosen, run).await?;
-        let failure = rewritten.failure.take();
+        let failures = std::mem::take(&mut rewritten.failures);
         let waited = Instant::now();
         let mut guard = shared.state.lock().await;
         guard.take_if(|state| state.torn);
         let locked = Instant::now();
         let exchange = match guard.as_mut() {
-            Some(state) => self.commit_rewrite(state, &chosen, rewritten).await?,
-            None => Exchange::vain(rewritten.outputs),
+            Some(state) => {
+                let exchange = self.commit_rewrite(state, &chosen, rewritten).await?;
+                self.give_up_broken(state, &chosen, &failures).await?;
+                exchange
+            }
+            None => Exchange::vain(rewritten.outputs.into_iter().flatten()),
         };
         drop(guard);
         let held = locked.elapsed();
@@ -132,7 +136,26 @@ impl DeltaTableStore {
         } else {
             tracing::debug!(table = %key, of, "files changed while they were compacted; tried again later");
         }
-        failure.map_or(Ok(Some(tasks > 0)), Err)
+        failures.into_iter().next().map_or(Ok(Some(tasks > 0)), |(_, error)| Err(error))
+    }
+
+    /// A table whose files cannot be read, now or later, is left alone as it is when a batch meets them.
+    async fn give_up_broken(
+        &self,
+        state: &mut SpaceState,
+        chosen: &Chosen,
+        failures: &[(usize, EngineError)],
+    ) -> Result<(), EngineError> {
+        // What left the table meanwhile may have been cleaned up.
+        let is_broken = |(task, error): &&(usize, EngineError)| {
+            verdict::is_lasting(error) && is_current(state.slot(chosen.number), &chosen.tasks[*task])
+        };
+        match failures.iter().find(is_broken) {
+            Some((_, error)) if state.generation == chosen.generation => {
+                self.give_up(state, chosen.number, error).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Exchanges the files of those tasks to which nothing else happened meanwhile.
@@ -144,11 +167,11 @@ impl DeltaTableStore {
     ) -> Result<Exchange, EngineError> {
         let number = chosen.number;
         if state.generation != chosen.generation || !has_same_columns(state.slot(number), chosen) {
-            return Ok(Exchange::vain(rewritten.outputs));
+            return Ok(Exchange::vain(rewritten.outputs.into_iter().flatten()));
         }
         let slot = state.slot(number);
-        let (current, outdated): (Vec<_>, Vec<_>) =
-            chosen.tasks.iter().zip(rewritten.outputs).partition(|(task, _)| is_current(slot, task));
+        let done = chosen.tasks.iter().zip(rewritten.outputs).filter_map(|(task, output)| Some((task, output?)));
+        let (current, outdated): (Vec<_>, Vec<_>) = done.partition(|(task, _)| is_current(slot, task));
         let mut vain = Exchange::vain(outdated.into_iter().map(|(_, output)| output)).vain;
         if current.is_empty() {
             return Ok(Exchange { vain, ..Exchange::default() });
@@ -190,6 +213,11 @@ impl DeltaTableStore {
             Outcome::Conflict => {
                 self.refresh(state, number).await?;
                 vain.extend(empty.into_iter().chain(added));
+                return Ok(Exchange { vain, ..Exchange::default() });
+            }
+            // The files may be part of the table. If they are not, the clean-up finds them.
+            Outcome::Unknown => {
+                self.refresh(state, number).await?;
                 return Ok(Exchange { vain, ..Exchange::default() });
             }
             Outcome::Committed { version, table } => (version, table),

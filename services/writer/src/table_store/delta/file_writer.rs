@@ -13,7 +13,8 @@ use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
 use deltalake::table::config::TablePropertiesExt;
 use deltalake::table::state::DeltaTableState;
-use object_store::ObjectStore;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
@@ -29,6 +30,10 @@ const ROW_GROUP_ROWS: usize = 131_072;
 
 /// Bytes of a row group: a reader holds one of each file that it reads.
 const ROW_GROUP_BYTES: usize = 16 << 20;
+
+/// Bytes of a page, before compression: a reader holds a dictionary and a page of each column of each file that it reads, and compaction
+/// reads many at once.
+const PAGE_BYTES: usize = 256 << 10;
 
 /// A file with more columns than these is wide. Every column of a row group in the making has buffers of its own, so that a wide one is
 /// made with as little as possible for each.
@@ -122,6 +127,8 @@ impl FileFormat {
             .set_compression(Compression::ZSTD(level))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+            .set_dictionary_page_size_limit(PAGE_BYTES)
+            .set_data_page_size_limit(PAGE_BYTES)
             // Ids do not repeat, so a dictionary of them is wasted work.
             .set_column_dictionary_enabled(ColumnPath::from(id), false);
         if schema.fields().len() > WIDE_ABOVE_COLUMNS {
@@ -180,7 +187,8 @@ impl<'a> FileWriter<'a> {
         Ok(places)
     }
 
-    async fn close(&mut self) -> Result<(), EngineError> {
+    /// Closes the last file. What was written is durable then, and part of no table yet.
+    pub(super) async fn close(&mut self) -> Result<(), EngineError> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let mut adds = open.writer.close().await.map_err(EngineError::delta)?;
         let (Some(mut add), true) = (adds.pop(), adds.is_empty()) else {
@@ -196,20 +204,29 @@ impl<'a> FileWriter<'a> {
         Ok(())
     }
 
-    /// Closes the last file. The files are durable, and part of no table yet.
-    pub(super) async fn finish(mut self) -> Result<Vec<NewFile>, EngineError> {
-        self.close().await?;
-        Ok(self.written)
+    /// The files that were written whole.
+    pub(super) fn into_files(self) -> Vec<NewFile> {
+        self.written
     }
 
-    /// Aborts an upload, so that no parts stay behind in the store. Answers what was written, for whoever deletes it.
-    pub(super) async fn give_up(self) -> Vec<NewFile> {
-        if let Some(open) = self.open
+    /// Gives up what is being written, so that no parts of uploads stay behind in the store, and deletes what was written.
+    pub(super) async fn discard(mut self) {
+        if let Some(open) = self.open.take()
             && let Err(error) = open.writer.abort().await
         {
             tracing::debug!(%error, "upload could not be aborted");
         }
-        self.written
+        discard(&self.format.store, &self.written).await;
+    }
+}
+
+/// Deletes new files that no commit names. What cannot be deleted now is found by the clean-up.
+pub(super) async fn discard(store: &Arc<dyn ObjectStore>, files: &[NewFile]) {
+    for file in files {
+        let Ok(path) = Path::parse(&file.add.path) else { continue };
+        if let Err(error) = store.delete(&path).await {
+            tracing::debug!(%path, %error, "a file of no commit stays for the clean-up");
+        }
     }
 }
 

@@ -13,9 +13,10 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
-use parquet::basic::Type as PhysicalType;
+use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type as PhysicalType};
 use parquet::errors::ParquetError;
 use parquet::file::statistics::Statistics;
+use parquet::schema::types::ColumnDescriptor;
 use roaring::RoaringBitmap;
 
 use super::deletion_vectors::DeletionVector;
@@ -172,6 +173,8 @@ pub(super) async fn instant_bounds(
     let mut bounds: Option<(i64, i64)> = None;
     for group in builder.metadata().row_groups() {
         let chunk = group.columns().iter().find(|chunk| chunk.column_path().string() == column);
+        // Other writers may count in other units.
+        let chunk = chunk.filter(|chunk| is_in_microseconds(chunk.column_descr()));
         let Some(Statistics::Int64(statistics)) = chunk.and_then(|chunk| chunk.statistics()) else { return Ok(None) };
         let (Some(min), Some(max)) = (statistics.min_opt(), statistics.max_opt()) else { return Ok(None) };
         if statistics.null_count_opt().unwrap_or_default() > 0 {
@@ -180,6 +183,14 @@ pub(super) async fn instant_bounds(
         bounds = Some(bounds.map_or((*min, *max), |(least, most)| (least.min(*min), most.max(*max))));
     }
     Ok(bounds)
+}
+
+fn is_in_microseconds(column: &ColumnDescriptor) -> bool {
+    match column.logical_type_ref() {
+        Some(LogicalType::Timestamp(timestamp)) => timestamp.unit == TimeUnit::MICROS,
+        Some(_) => false,
+        None => column.converted_type() == ConvertedType::TIMESTAMP_MICROS,
+    }
 }
 
 /// The instants of a column at some rows, in the order of the rows. NULL is older than anything.

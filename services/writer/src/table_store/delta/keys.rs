@@ -14,7 +14,7 @@ use super::batch::KeyColumns;
 use super::files::{self, DataFile};
 use super::space::{Found, SpaceState};
 use super::{DeltaTableStore, EngineError, verdict};
-use crate::key_index::{Entry, IdHash, Liveness, Position, ROWS_PER_FILE_MAX, RunBuilder, id_hash};
+use crate::key_index::{Entry, IdHash, Liveness, Position, ROWS_PER_FILE_MAX, RunBuilder};
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, TableSchema, VERSION_SOURCE};
 
@@ -98,7 +98,7 @@ enum Read {
 pub(super) struct KeysRead {
     /// Tables with files that cannot be read, now or later. Nothing of them counts any more.
     pub(super) broken: BTreeMap<u32, EngineError>,
-    /// Ids of rows that were read and that have tombstones.
+    /// Ids of rows that were read and that may have tombstones.
     pub(super) buried: Vec<IdHash>,
 }
 
@@ -147,7 +147,7 @@ impl DeltaTableStore {
                 Read::Keys(entries) => entries,
             };
             rows += entries.len() as u64;
-            outcome.buried.extend(entries.iter().map(|entry| entry.id).filter(|id| state.tombstones.contains_key(id)));
+            outcome.buried.extend(entries.iter().map(|entry| entry.id).filter(|id| state.tombstones.may_have(*id)));
             match &mut sink {
                 Sink::Run(run) => {
                     // Nothing can be found in an index whose only content is still being sorted.
@@ -257,6 +257,7 @@ impl DeltaTableStore {
                 observed => break observed?,
             }
         };
+        let mut condemned = 0_u64;
         for (one, one_version, other, other_version) in twice {
             if !state.live.is_live(one) || !state.live.is_live(other) {
                 continue;
@@ -265,8 +266,11 @@ impl DeltaTableStore {
                 .cmp(&other_version)
                 .then_with(|| observed.get(&one).cmp(&observed.get(&other)))
                 .then_with(|| one.cmp(&other));
-            tracing::info!(space = %state.space, ?one, ?other, "an id has two rows; the older one will leave");
+            condemned += 1;
             state.live_mut().condemn(if order == Ordering::Greater { other } else { one });
+        }
+        if condemned > 0 {
+            tracing::info!(space = %state.space, ids = condemned, "ids have two rows; the older ones will leave");
         }
         Ok(())
     }
@@ -421,10 +425,10 @@ async fn read_file(
             .map_err(|error| EngineError::corrupt(format!("file {}: {error}", file.path)))?;
         let rows = (0..batch.num_rows()).zip(row..);
         let live = rows.filter(|(_, row)| !file.deleted_rows().is_some_and(|deleted| deleted.contains(*row)));
-        let entries = live.map(|(at, row)| Entry {
-            id: id_hash(columns.id(at).unwrap_or_default()),
-            position: Position { file: file.number, row },
-            version_us: columns.order(at).version_us,
+        let entries = live.filter_map(|(at, row)| {
+            let id = columns.id_hash(at)?;
+            let position = Position { file: file.number, row };
+            Some(Entry { id, position, version_us: columns.order(at).version_us })
         });
         let entries = entries.collect();
         row += batch.num_rows() as u32;

@@ -1,8 +1,8 @@
 //! Loading a space: the checkpoint of its key index, what happened to its tables since, what is not in the index yet.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use deltalake::DeltaTable;
@@ -66,7 +66,7 @@ impl DeltaTableStore {
         self.load_tombstones(&mut state).await?;
         let (tables, keys) = (state.slots.len(), state.index.entries());
         let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
-        let tombstones = state.tombstones.len();
+        let tombstones = state.tombstones.held();
         tracing::info!(
             %space, tables, keys, tombstones, files_read = files, rows_read = rows, index_is_new = is_new, milliseconds,
             "space loaded"
@@ -118,7 +118,7 @@ impl DeltaTableStore {
         let folder: PathBuf = self.index_folder.path().join(names::space_path(space));
         let options = self.index_options;
         let mut waits = 0;
-        let is_lost = self.lost_indexes().remove(space);
+        let is_lost = self.lost_indexes().contains(space);
         loop {
             let folder = folder.clone();
             let opening = tokio::task::spawn_blocking(move || {
@@ -136,7 +136,11 @@ impl DeltaTableStore {
                     waits += 1;
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                opened => return opened.map_err(EngineError::Index),
+                opened => {
+                    let opened = opened.map_err(EngineError::Index)?;
+                    self.lost_indexes().remove(space);
+                    return Ok(opened);
+                }
             }
         }
     }
@@ -152,12 +156,17 @@ impl DeltaTableStore {
     pub(super) fn tend_index(&self, state: &SpaceState) {
         if let Some(job) = state.index.merge_due() {
             let (index, live) = (state.index.clone(), WithStrays(Arc::clone(&state.live)));
-            let space = state.space.clone();
-            tokio::task::spawn_blocking(move || match job.run(&live) {
+            let (space, lost) = (state.space.clone(), Arc::clone(&self.lost_indexes));
+            tokio::task::spawn_blocking(move || match job.run(&live).map_err(EngineError::Index) {
                 Ok(merged) => {
                     index.install(merged);
                 }
-                Err(error) => tracing::warn!(%space, %error, "runs of the key index could not be merged"),
+                Err(error) => {
+                    tracing::warn!(%space, %error, "runs of the key index could not be merged");
+                    if error.is_index_lost() {
+                        lost.lock().unwrap_or_else(PoisonError::into_inner).insert(space);
+                    }
+                }
             });
         }
         let shared = self.shared(&state.space);
@@ -216,7 +225,7 @@ impl DeltaTableStore {
         if let Some((_, error)) = broken.into_iter().next() {
             return Err(error);
         }
-        self.settle_tombstones(state, buried).await?;
+        self.settle_buried(state, &buried).await?;
         let slot = state.slot_mut(number);
         // Or what had to be known to settle its rows could not be read.
         if slot.unusable.as_ref().map(Arc::as_ptr) == held.as_ref().map(Arc::as_ptr) {

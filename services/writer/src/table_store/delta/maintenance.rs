@@ -9,9 +9,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use deltalake::DeltaTable;
 use deltalake::checkpoints;
+use deltalake::table::config::TablePropertiesExt;
+use deltalake::table::state::DeltaTableState;
 use futures::{StreamExt, TryStreamExt, stream};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Space;
@@ -20,12 +23,10 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{DeltaTableStore, EngineError, deletion_vectors, now_us, protocol};
-use crate::key_index::IdHash;
+use super::{DeltaOptions, DeltaTableStore, EngineError, commit, deletion_vectors, now_us, protocol};
 use crate::metastore::TableRecord;
 use crate::table_store::Maintained;
-use crate::table_store::by_id_hash::ByIdHash;
-use crate::table_store::order_guard::TombstoneOrder;
+use crate::table_store::durable_files;
 
 /// The note of superseded files, in the folder of a table. Readers skip folders with `_`.
 const NOTE: &str = "_lake/superseded_files.json";
@@ -39,17 +40,16 @@ impl DeltaTableStore {
         let mut maintained = Maintained::default();
         let older_than_us = hours_us(self.options.tombstone_retention_hours);
         let shared = self.shared(space);
-        let held = shared.state.lock().await.as_ref().map(|state| (state.generation, state.tombstones.clone()));
-        // Not under the lock: batches do not wait for it.
-        let forgotten = self.metastore.forget_old_tombstones(space, older_than_us).await;
-        let forgotten = forgotten.map_err(EngineError::Metastore)?;
-        maintained.tombstones_forgotten = forgotten.len() as u64;
-        if let Some((generation, before)) = held
-            && let Some(state) = shared.state.lock().await.as_mut().filter(|state| state.generation == generation)
-        {
-            drop_forgotten(&mut state.tombstones, &before, &forgotten);
-        }
         let unusable = self.unusable_tables(space).await;
+        // Rows of such a table that were deleted meanwhile would come back with it.
+        if unusable.is_empty() {
+            let forgotten = self.metastore.forget_old_tombstones(space, older_than_us).await;
+            maintained.tombstones_forgotten = forgotten.map_err(EngineError::Metastore)?;
+            let retention = Duration::from_secs(self.options.tombstone_retention_hours.saturating_mul(3_600));
+            if let Some(state) = shared.state.lock().await.as_mut() {
+                state.tombstones.forget(retention, Instant::now());
+            }
+        }
         let mut failure = None;
         for record in self.metastore.tables(Some(space)).await.map_err(EngineError::Metastore)? {
             if unusable.contains(&record.key) {
@@ -83,11 +83,25 @@ impl DeltaTableStore {
         protocol::judge(&record.key, snapshot.metadata(), snapshot.protocol())?;
         maintained.tables += 1;
         maintained.files_deleted += self.delete_files(&table).await?;
-        if protocol::may_clean_log(snapshot.protocol())? {
+        maintained.files_deleted += self.delete_leftovers(&record.path).await?;
+        // Whoever wants to keep the history has switched that off.
+        let may_clean = snapshot.table_config().enable_expired_log_cleanup();
+        if may_clean && protocol::may_clean_log(snapshot.protocol())? {
             let logs = checkpoints::cleanup_metadata(&table, None).await.map_err(EngineError::delta)?;
             maintained.log_files_deleted += logs as u64;
         }
         Ok(())
+    }
+
+    /// Deletes what a crash left half-written on a local disk, where the store does not list it.
+    async fn delete_leftovers(&self, path: &str) -> Result<u64, EngineError> {
+        let Some(folder) = self.lake.local_folder(path) else { return Ok(0) };
+        let hours = self.options.orphan_hours.saturating_mul(3_600);
+        let Some(older_than) = SystemTime::now().checked_sub(Duration::from_secs(hours)) else { return Ok(0) };
+        let deleted = durable_files::delete_leftovers(folder, older_than).await;
+        deleted.map_err(|error| {
+            EngineError::Store(object_store::Error::Generic { store: "local files", source: Box::new(error) })
+        })
     }
 
     /// Deletes the files of a table that are neither active nor within the retention.
@@ -117,7 +131,7 @@ impl DeltaTableStore {
         let now = now_us();
         let ages = Ages {
             now_ms: now / 1_000,
-            removed_before_ms: now.saturating_sub(hours_us(self.options.retention_hours)) / 1_000,
+            removed_before_ms: now.saturating_sub(retention_us(&self.options, snapshot)) / 1_000,
             // A file that no log entry speaks of may be of a commit under way.
             unknown_before_ms: now.saturating_sub(hours_us(self.options.orphan_hours)) / 1_000,
         };
@@ -225,13 +239,14 @@ fn vectors_named(entry: &[u8]) -> HashSet<String> {
     vectors.map(|path| name_of(&path)).collect()
 }
 
-/// Drops tombstones that the metastore has forgotten, but for those that were remembered again since `before`.
-fn drop_forgotten(tombstones: &mut ByIdHash<TombstoneOrder>, before: &ByIdHash<TombstoneOrder>, forgotten: &[IdHash]) {
-    for id in forgotten {
-        if before.contains_key(id) && tombstones.get(id) == before.get(id) {
-            tombstones.remove(id);
-        }
+/// How long removed files stay: as configured, or longer where somebody else asks for it in the properties of the table.
+fn retention_us(options: &DeltaOptions, snapshot: &DeltaTableState) -> i64 {
+    let configured = hours_us(options.retention_hours);
+    if !commit::has_foreign_retention(snapshot.metadata()) {
+        return configured;
     }
+    let asked = snapshot.table_config().deleted_file_retention_duration();
+    configured.max(i64::try_from(asked.as_micros()).unwrap_or(i64::MAX))
 }
 
 fn name_of(path: &Path) -> String {
@@ -253,21 +268,4 @@ async fn read_note(store: &Arc<dyn ObjectStore>) -> Result<Note, EngineError> {
 
 fn hours_us(hours: u64) -> i64 {
     i64::try_from(hours.saturating_mul(3_600_000_000)).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tombstone_that_was_remembered_again_stays() {
-        let order = |observed_us| TombstoneOrder { version_us: None, observed_us };
-        let before: ByIdHash<_> = (1..4).map(|id| (id, order(5))).collect();
-        let mut now = before.clone();
-        now.extend([(2, order(6)), (4, order(7))]);
-        drop_forgotten(&mut now, &before, &[1, 2, 4]);
-        let mut left: Vec<IdHash> = now.into_keys().collect();
-        left.sort_unstable();
-        assert_eq!(left, [2, 3, 4]);
-    }
 }

@@ -15,7 +15,7 @@
 //! others of its space go on ([`unusable`]).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use async_trait::async_trait;
@@ -29,7 +29,9 @@ use self::copy_budget::CopyBudget;
 use self::handles::Handles;
 use self::index_folder::IndexFolder;
 use self::log_checkpoints::LogCheckpoints;
+use self::resident::Residence;
 use self::space::SpaceState;
+use self::writer_memory::WriterMemory;
 use super::lake_store::{LakeStore, LakeStoreError};
 use super::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
 use crate::key_index::{IndexError, IndexOptions};
@@ -61,10 +63,12 @@ mod maintenance;
 mod new_rows;
 mod options;
 mod partition;
+mod partition_files;
 mod plan;
 mod protocol;
 mod record;
 mod registration;
+mod resident;
 mod rewrite;
 mod sources;
 mod space;
@@ -72,9 +76,11 @@ mod stamp;
 mod strangers;
 #[cfg(test)]
 mod tests;
+mod tombstone_filter;
 mod tombstones;
 mod unusable;
 mod verdict;
+mod writer_memory;
 
 /// How often a batch is planned again after commits of somebody else.
 const PLANS_MAX: usize = 5;
@@ -156,6 +162,7 @@ struct SpaceCell {
     saving: AtomicBool,
     /// Number of the newest data file when the index was last saved.
     saved: AtomicU32,
+    residence: Residence,
 }
 
 type SharedSpace = Arc<SpaceCell>;
@@ -171,8 +178,11 @@ pub struct DeltaTableStore {
     index_folder: IndexFolder,
     index_options: IndexOptions,
     copy_budget: CopyBudget,
+    writer_memory: WriterMemory,
+    /// Counts uses of spaces.
+    uses: AtomicU64,
     /// Spaces whose index was found damaged.
-    lost_indexes: StdMutex<HashSet<Space>>,
+    lost_indexes: Arc<StdMutex<HashSet<Space>>>,
 }
 
 impl DeltaTableStore {
@@ -186,7 +196,7 @@ impl DeltaTableStore {
         };
         let log_checkpoints = Arc::new(LogCheckpoints::new(options.checkpoint_every_commits));
         let copy_budget = CopyBudget::new(options.copy_on_write_bytes_per_second);
-        let (spaces, lost_indexes) = Default::default();
+        let (spaces, lost_indexes, writer_memory, uses) = Default::default();
         Self {
             lake,
             metastore,
@@ -197,6 +207,8 @@ impl DeltaTableStore {
             index_folder,
             index_options,
             copy_budget,
+            writer_memory,
+            uses,
             lost_indexes,
         }
     }
@@ -253,6 +265,9 @@ impl TableStore for DeltaTableStore {
         let mut guard = shared.state.lock().await;
         let mut progress = Progress::default();
         let outcome = self.apply_to(&mut guard, &batch, &mut progress).await;
+        self.note_use(&shared, guard.as_ref());
+        drop(guard);
+        self.make_room().await;
         outcome.map_err(|error| {
             self.note_lost_index(&batch.space, &error);
             store_error(&batch.space, "applying a batch", error)
@@ -268,9 +283,11 @@ impl TableStore for DeltaTableStore {
     }
 
     async fn maintain(&self, space: &Space) -> Result<Maintained, StoreError> {
+        self.load_for_maintenance(space).await;
         let tried = self.try_unusable(space).await;
         let compacted = self.compact(space).await;
         let cleaned = self.clean_space(space).await;
+        self.make_room().await;
         let outcome = tried.and(cleaned);
         let (compacted, maintained) = (compacted?, outcome.map_err(|error| store_error(space, "maintenance", error))?);
         Ok(Maintained { files_compacted: compacted.files_before, held_up_max: compacted.held_up_max, ..maintained })

@@ -21,7 +21,7 @@ pub(super) struct NewRows {
     sources: Sources,
     places: Vec<RowPlace>,
     /// About how many bytes all of them take in memory.
-    pub(super) bytes: usize,
+    bytes: usize,
     /// Ids and orders of the rows.
     pub(super) keys: Vec<(IdHash, RowOrder)>,
     /// The partitions with their rows.
@@ -79,6 +79,11 @@ impl NewRows {
             keys: order().map(|row| arriving.keys[row]).collect(),
             partitions,
         }))
+    }
+
+    /// About how many bytes some of them take in memory.
+    pub(super) fn bytes_of(&self, rows: &Range<usize>) -> usize {
+        self.bytes.saturating_mul(rows.len()) / self.keys.len().max(1)
     }
 
     /// Some of the rows, with these columns; `schema` is theirs. What no row has is NULL.

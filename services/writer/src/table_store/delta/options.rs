@@ -70,6 +70,9 @@ pub struct DeltaOptions {
     pub index_folder: Option<PathBuf>,
     /// Most entries of one key index that are in memory before they are written to disk, about 26 bytes each.
     pub index_entries_in_memory_max: usize,
+    /// Bytes that all spaces together take in memory (indexes, lists of files, deletion vectors); the ones that were used longest ago are put away
+    /// and come back when there are rows for them.
+    pub spaces_bytes_max: usize,
     /// Most tables whose handles stay open.
     pub tables_open_max: usize,
     /// Commits of a table after which its log gets a checkpoint; more where a checkpoint takes long.
@@ -85,8 +88,8 @@ pub struct DeltaOptions {
 
 impl Default for DeltaOptions {
     /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, tiny up to 64 KiB, 15 % deleted rows, 8 overlapping files,
-    /// compactions of 2 GiB, copy on write below 64 MiB and up to 4 MiB/s, no partitions, 500,000 entries in memory, 200 open tables,
-    /// a checkpoint every 64 commits, 2 days, a day, 30 days.
+    /// compactions of 2 GiB, copy on write below 64 MiB and up to 4 MiB/s, no partitions, 500,000 entries in memory, spaces of 256 MiB, 200 open
+    /// tables, a checkpoint every 64 commits, 2 days, a day, 30 days.
     fn default() -> Self {
         Self {
             columns_max: COLUMNS_MAX,
@@ -104,6 +107,7 @@ impl Default for DeltaOptions {
             named: BTreeMap::new(),
             index_folder: None,
             index_entries_in_memory_max: 500_000,
+            spaces_bytes_max: 256 << 20,
             tables_open_max: 200,
             checkpoint_every_commits: 64,
             retention_hours: 2 * 24,

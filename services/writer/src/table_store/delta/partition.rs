@@ -10,6 +10,10 @@ use object_store::path::Path;
 use siphasher::sip::SipHasher24;
 use std::hash::Hasher;
 
+use super::EngineError;
+use crate::table_store::conversion::ColumnType;
+use crate::table_store::schema_plan::TableSchema;
+
 /// Name of the folder of NULL, by the convention of Hive.
 const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 
@@ -53,6 +57,24 @@ impl Partition {
             |value: &String| value.len() < FOLDER_LENGTH_MAX / 2 && value.chars().all(is_plain) && value != NULL_FOLDER;
         self.0.iter().flatten().all(is_plain)
     }
+}
+
+/// Whether a column can partition a table: text and dates are written as partition values by every engine in the same way, other types are
+/// not.
+pub(super) const fn can_partition(column_type: ColumnType) -> bool {
+    matches!(column_type, ColumnType::String | ColumnType::Date)
+}
+
+/// Somebody may have made a table anew with partitions that the lake cannot write.
+pub(super) fn check_types(columns: &[String], schema: &TableSchema) -> Result<(), EngineError> {
+    let strange = columns.iter().find(|name| {
+        let column = schema.columns.iter().find(|column| column.name == **name);
+        column.is_none_or(|column| !can_partition(column.column_type))
+    });
+    strange.map_or(Ok(()), |name| {
+        let advice = "make the table anew with partitions of text or dates, or without";
+        Err(EngineError::corrupt(format!("the table is partitioned by {name}, which is no text or date; {advice}")))
+    })
 }
 
 /// Delta has no empty text as a partition value: it is NULL there.

@@ -15,7 +15,10 @@ impl DeltaTableStore {
         if states.is_empty() {
             return Ok(());
         }
-        self.metastore.record_commits(&states).await.map_err(EngineError::Metastore)?;
+        if !self.metastore.record_commits(&states).await.map_err(EngineError::Metastore)? {
+            tracing::warn!(space = %state.space, "the metastore does not know a table any more; the space is loaded anew");
+            state.torn = true;
+        }
         for slot in state.slots.iter_mut().filter(|slot| is_due(slot)) {
             tell(slot);
             slot.unrecorded = None;

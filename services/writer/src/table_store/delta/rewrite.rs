@@ -8,30 +8,31 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::errors::ParquetError;
 
 use super::batch::KeyColumns;
 use super::choice::{Chosen, Task};
-use super::file_writer::{FileFormat, FileWriter, NewFile};
-use super::files::{self, ROWS_AT_ONCE};
+use super::file_writer::{FileFormat, FileWriter, NewFile, discard};
+use super::files;
 use super::keys::key_names;
-use super::{EngineError, change};
+use super::{EngineError, partition_files};
 use crate::compaction::{Input, PositionMap, merge};
-use crate::key_index::{Entry, FinishedRun, RunBuilder, id_hash};
+use crate::key_index::{Entry, FinishedRun, RunBuilder};
 use crate::table_store::schema_plan::{Column, clustering};
+
+/// Failed tasks after which no further one is begun: it is the store that has trouble, not the files.
+const FAILURES_MAX: usize = 3;
 
 /// What the rewriting of some tasks made.
 pub(super) struct Rewritten {
-    /// In the order of the tasks; those after a failure are missing.
-    pub(super) outputs: Vec<Output>,
+    /// In the order of the tasks; `None` for those that failed or were not begun.
+    pub(super) outputs: Vec<Option<Output>>,
     /// Entries of all written rows. Those of files that never become part of the table do no harm.
     pub(super) run: FinishedRun,
     /// Entries of ids that the run has another entry of: one of their rows has to leave.
     pub(super) again: Vec<Entry>,
-    /// Why not all tasks were done.
-    pub(super) failure: Option<EngineError>,
+    /// Which tasks failed, and why.
+    pub(super) failures: Vec<(usize, EngineError)>,
 }
 
 /// What the rewriting of one task made.
@@ -40,50 +41,44 @@ pub(super) struct Output {
     pub(super) positions: PositionMap,
 }
 
-/// Rewrites the files of one task after the other. What one that fails has written is deleted; those before it may be committed.
+/// Rewrites the files of one task after the other. What one that fails has written is deleted; the others may be committed.
 pub(super) async fn rewrite(chosen: &Chosen, mut run: RunBuilder) -> Result<Rewritten, EngineError> {
     let mut outputs = Vec::with_capacity(chosen.tasks.len());
-    let mut failure = None;
-    for task in &chosen.tasks {
+    let mut failures = Vec::new();
+    for (number, task) in chosen.tasks.iter().enumerate() {
+        if failures.len() >= FAILURES_MAX {
+            break;
+        }
         match rewrite_task(chosen, task, &mut run).await {
-            Ok(output) => outputs.push(output),
+            Ok(output) => outputs.push(Some(output)),
+            // It takes no run either.
+            Err(error @ EngineError::Index(_)) => return vain(chosen, &outputs, error).await,
             Err(error) => {
-                failure = Some(error);
-                break;
+                outputs.push(None);
+                failures.push((number, error));
             }
         }
     }
-    // An index that fails takes no run either.
-    let finished = match failure.take_if(|error| outputs.is_empty() || matches!(error, EngineError::Index(_))) {
-        Some(error) => Err(error),
-        None => finished(run).await,
-    };
-    match finished {
-        Ok((run, again)) => Ok(Rewritten { outputs, run, again, failure }),
-        Err(error) => {
-            for output in &outputs {
-                discard(&chosen.store, &output.added).await;
-            }
-            Err(error)
-        }
+    match finished(run).await {
+        Ok((run, again)) => Ok(Rewritten { outputs, run, again, failures }),
+        Err(error) => vain(chosen, &outputs, error).await,
     }
 }
 
-/// Deletes new files that no commit names. What cannot be deleted now is found by the clean-up.
-pub(super) async fn discard(store: &Arc<dyn ObjectStore>, files: &[NewFile]) {
-    for file in files {
-        let Ok(path) = Path::parse(&file.add.path) else { continue };
-        if let Err(error) = store.delete(&path).await {
-            tracing::debug!(%path, %error, "file of a vain compaction stays for the clean-up");
-        }
+/// Deletes what was written.
+async fn vain<T>(chosen: &Chosen, outputs: &[Option<Output>], error: EngineError) -> Result<T, EngineError> {
+    for output in outputs.iter().flatten() {
+        discard(&chosen.store, &output.added).await;
     }
+    Err(error)
 }
 
 /// Reads the files and writes their live rows.
 async fn rewrite_task(chosen: &Chosen, task: &Task, run: &mut RunBuilder) -> Result<Output, EngineError> {
     let mut present: HashSet<String> = HashSet::new();
-    // Many files are read with small batches, so that one of each is not much.
-    let rows_at_once = (8 * ROWS_AT_ONCE / task.inputs.len().max(1)).clamp(512, ROWS_AT_ONCE);
+    // Many files are read with small batches, so that one of each is not much; wide tables as well.
+    let most = files::rows_at_once(chosen.schema.columns.len());
+    let rows_at_once = (8 * most / task.inputs.len().max(1)).clamp(most.min(512), most);
     let opening = task.inputs.iter().map(|file| files::open_with(&chosen.store, file, None, rows_at_once));
     let streams = try_join_all(opening).await?;
     for stream in &streams {
@@ -113,7 +108,7 @@ async fn rewrite_task(chosen: &Chosen, task: &Task, run: &mut RunBuilder) -> Res
         .filter_map(|source| columns.iter().find(|column| column.source == source))
         .map(|column| column.name.clone())
         .collect();
-    let merged = merge(inputs.collect(), Arc::clone(&schema), &sort_by, ROWS_AT_ONCE);
+    let merged = merge(inputs.collect(), Arc::clone(&schema), &sort_by, most);
     let mut merged = std::pin::pin!(merged);
     let format = FileFormat::new(
         Arc::clone(&chosen.store),
@@ -138,21 +133,21 @@ async fn rewrite_task(chosen: &Chosen, task: &Task, run: &mut RunBuilder) -> Res
                 positions.record_all(&merged.sources[from..from + count], first.file, first.row);
                 from += count;
             }
-            for (row, position) in change::positions(places).enumerate() {
-                let id = id_hash(keys.id(row).unwrap_or_default());
+            for (row, position) in partition_files::positions(places).enumerate() {
+                let Some(id) = keys.id_hash(row) else { continue };
                 let entry = Entry { id, position, version_us: keys.order(row).version_us };
                 run.push(entry).map_err(EngineError::Index)?;
             }
             // Whoever applies batches meanwhile goes first.
             tokio::task::yield_now().await;
         }
-        Ok(())
+        writer.close().await
     };
     if let Err(error) = writing.await {
-        discard(&chosen.store, &writer.give_up().await).await;
+        writer.discard().await;
         return Err(error);
     }
-    Ok(Output { added: writer.finish().await?, positions })
+    Ok(Output { added: writer.into_files(), positions })
 }
 
 /// Sorts the entries of a run, which holds one entry of an id. Answers the others.

@@ -14,15 +14,16 @@ use super::file_writer::FileNumbers;
 use super::files::DataFile;
 use super::live_files::LiveFiles;
 use super::log_entry::RawPaths;
-use super::partition::Partition;
+use super::partition::{self, Partition};
 use super::protocol;
 use super::stamp::{StampedFile, StampedFiles};
 use super::strangers::{self, Mark};
+use super::tombstone_filter::TombstoneFilter;
 use super::unusable::Unusable;
 use crate::key_index::{IdHash, KeyIndex, Position};
 use crate::metastore::TableRecord;
 use crate::table_store::by_id_hash::ByIdHash;
-use crate::table_store::order_guard::{RowOrder, TombstoneOrder};
+use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::TableSchema;
 
 /// A table of the space.
@@ -105,7 +106,7 @@ pub(super) struct SpaceState {
     pub(super) space: Space,
     pub(super) index: KeyIndex,
     pub(super) live: Arc<LiveFiles>,
-    pub(super) tombstones: ByIdHash<TombstoneOrder>,
+    pub(super) tombstones: TombstoneFilter,
     pub(super) slots: Vec<Slot>,
     pub(super) by_type: HashMap<DocumentType, u32>,
     pub(super) numbers: FileNumbers,
@@ -125,7 +126,7 @@ impl SpaceState {
             space,
             index,
             live: Arc::default(),
-            tombstones: ByIdHash::default(),
+            tombstones: TombstoneFilter::default(),
             slots: Vec::new(),
             by_type: HashMap::new(),
             numbers,
@@ -205,6 +206,7 @@ impl SpaceState {
         }
         let mut known = stamped.of_table(&id);
         let partition_columns = snapshot.metadata().partition_columns().to_vec();
+        partition::check_types(&partition_columns, &schema)?;
         let store = table.object_store();
         let mut before = std::mem::take(&mut self.slot_mut(number).files);
         for file in before.values() {

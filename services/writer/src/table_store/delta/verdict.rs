@@ -15,6 +15,7 @@ use object_store::Error as StoreError;
 use parquet::errors::ParquetError;
 
 use super::EngineError;
+use crate::compaction::MergeError;
 
 /// Whether trying again is of no use before somebody has changed the table.
 pub(super) fn is_lasting(error: &EngineError) -> bool {
@@ -26,14 +27,21 @@ pub(super) fn is_lasting(error: &EngineError) -> bool {
         EngineError::File(error) => of_parquet(error),
         EngineError::Arrow(error) => of_arrow(error),
         EngineError::Store(error) => of_store(error),
+        EngineError::Merge(error) => of_merge(error),
         EngineError::BadRows(_)
         | EngineError::Unusable { .. }
         | EngineError::Lake(_)
         | EngineError::Metastore(_)
-        | EngineError::Merge(_)
         | EngineError::Index(_)
         | EngineError::Interrupted(_)
         | EngineError::Contended(_) => false,
+    }
+}
+
+fn of_merge(error: &MergeError) -> bool {
+    match error {
+        MergeError::Read { source, .. } | MergeError::Rows { source, .. } => of_arrow(source),
+        MergeError::ColumnType { .. } | MergeError::TooManyRows { .. } => true,
     }
 }
 

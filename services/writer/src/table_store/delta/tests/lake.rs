@@ -73,9 +73,9 @@ impl Lake {
     /// An engine on another machine.
     pub(super) fn open_elsewhere(&self, options: DeltaOptions) -> DeltaTableStore {
         let root = self.folder.path().to_str().unwrap().to_owned();
-        let lake = LakeStore::open(&LakeStoreConfig { root, s3: None }).unwrap();
+        let lake = LakeStore::open(&LakeStoreConfig { root, sync: false, s3: None }).unwrap();
         let (one_in, broken, refused) = (Arc::clone(&self.one_in), Arc::clone(&self.broken), Arc::clone(&self.refused));
-        let lake = lake.behind(|inner| Arc::new(Flaky::new(inner, one_in, broken, refused)));
+        let lake = lake.wrapped(|inner| Arc::new(Flaky::new(inner, one_in, broken, refused)));
         DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
     }
 
@@ -86,7 +86,7 @@ impl Lake {
         before: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
     ) -> DeltaTableStore {
         let root = self.folder.path().to_str().unwrap().to_owned();
-        let lake = LakeStore::open(&LakeStoreConfig { root, s3: None }).unwrap().behind(before);
+        let lake = LakeStore::open(&LakeStoreConfig { root, sync: false, s3: None }).unwrap().wrapped(before);
         let options = DeltaOptions { index_folder: Some(self.index.path().to_owned()), ..options };
         DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
     }
@@ -95,8 +95,8 @@ impl Lake {
     pub(super) fn open_gated(&self, options: DeltaOptions) -> (DeltaTableStore, Arc<Gate>) {
         let gate = Arc::new(Gate::default());
         let root = self.folder.path().to_str().unwrap().to_owned();
-        let lake = LakeStore::open(&LakeStoreConfig { root, s3: None }).unwrap();
-        let lake = lake.behind(|inner| Arc::new(Gated { inner, gate: Arc::clone(&gate) }));
+        let lake = LakeStore::open(&LakeStoreConfig { root, sync: false, s3: None }).unwrap();
+        let lake = lake.wrapped(|inner| Arc::new(Gated { inner, gate: Arc::clone(&gate) }));
         let options = DeltaOptions { index_folder: Some(self.index.path().to_owned()), ..options };
         (DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options), gate)
     }

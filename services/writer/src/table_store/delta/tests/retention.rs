@@ -100,6 +100,43 @@ async fn the_properties_follow_the_retention_unless_somebody_else_has_set_them()
     log.commit(vec![json!({ "metaData": metadata })]);
     next(keeping(500)).await;
     assert_eq!((property(&log, removed), property(&log, kept)), (json!("interval 3 days"), Value::Null));
+    metadata["configuration"][removed] = json!("interval 900 hours");
+    log.commit(vec![json!({ "metaData": metadata })]);
+    next(keeping(100)).await;
+    assert_eq!(property(&log, removed), "interval 900 hours");
+}
+
+/// Whoever asks for a longer retention, or for all of the history, gets it.
+#[tokio::test]
+async fn what_somebody_else_wants_to_keep_stays() {
+    let lake = Lake::new().await;
+    let log = Log::of(&lake, "t");
+    let store = lake.open(keeping(1));
+    upsert(&store, 0..5, 1).await;
+    upsert(&store, 0..5, 2).await;
+    store.close().await;
+    drop(store);
+    log.removed_earlier(1, 24 * 29);
+    log.age(log.files("parquet"), 24 * 60);
+    let mut metadata = log.newest("metaData");
+    metadata["configuration"]["delta.deletedFileRetentionDuration"] = json!("interval 30 days");
+    metadata["configuration"]["delta.enableExpiredLogCleanup"] = json!("false");
+    log.commit(vec![json!({ "metaData": metadata })]);
+    let store = lake.open(checkpointing(3, 1));
+    upsert(&store, 5..6, 3).await;
+    checkpointed(&log, 3).await;
+    let checkpoint = log.folder.join(format!("_delta_log/{:020}.checkpoint.parquet", 3));
+    log.age((0..=3).map(|version| log.entry(version)).chain([checkpoint]), 24 * 60);
+    let maintained = store.maintain(&space()).await.unwrap();
+    assert_eq!((maintained.files_deleted, maintained.log_files_deleted), (0, 0), "{maintained:?}");
+    assert_eq!(lake.read_at("t", Some(0)).await.len(), 5);
+    // Neither any more.
+    metadata["configuration"]["delta.deletedFileRetentionDuration"] = json!("interval 20 days");
+    metadata["configuration"]["delta.enableExpiredLogCleanup"] = json!("true");
+    log.commit(vec![json!({ "metaData": metadata })]);
+    let maintained = store.maintain(&space()).await.unwrap();
+    assert!(maintained.files_deleted == 1 && maintained.log_files_deleted > 0, "{maintained:?}");
+    assert_eq!(lake.read("t").await.len(), 6);
 }
 
 /// The log speaks of a removed file until after its deletion, checkpoint or not.

@@ -1,0 +1,92 @@
+//! A message that is held: its rows, what they take in memory, and how it is answered.
+
+use std::collections::HashMap;
+
+use arrow::array::ArrayRef;
+use arrow::record_batch::RecordBatch;
+use lake_proto::queue::v1::Quarantined;
+use lake_shared::identity::{DocumentType, Space};
+use lake_shared::queue::Receipt;
+
+use crate::table_store::SpaceBatch;
+
+/// What a message takes beyond what is counted one by one. With it, messages with nothing in them are bounded too.
+const MESSAGE_BYTES: usize = 256;
+/// What a column of a message takes beyond its values: its field in the schema, and the structure of its array.
+const COLUMN_BYTES: usize = 384;
+/// What a tombstone takes beyond its texts.
+const TOMBSTONE_BYTES: usize = 128;
+/// What a malformed message takes beyond its payload.
+const ASIDE_BYTES: usize = 1_024;
+
+/// A message of one space, until it is answered.
+pub(super) struct HeldMessage {
+    pub(super) batch: SpaceBatch,
+    pub(super) receipt: Box<dyn Receipt>,
+    /// Rows and tombstones.
+    pub(super) rows: usize,
+    /// Bytes in memory.
+    pub(super) bytes: usize,
+}
+
+impl HeldMessage {
+    /// `bytes` is what [`bytes_of`] says of the batch.
+    pub(super) fn new(batch: SpaceBatch, bytes: usize, receipt: Box<dyn Receipt>) -> Self {
+        Self { rows: batch.len(), batch, receipt, bytes }
+    }
+}
+
+/// Everything in the messages as one batch. The rows are shared with them, not copied.
+pub(super) fn merged(space: &Space, messages: &[HeldMessage]) -> SpaceBatch {
+    let mut merged = SpaceBatch { space: space.clone(), upserts: Vec::new(), tombstones: Vec::new() };
+    let mut places: HashMap<DocumentType, usize> = HashMap::new();
+    for message in messages {
+        for arrived in &message.batch.upserts {
+            let place = *places.entry(arrived.document_type.clone()).or_insert(merged.upserts.len());
+            match merged.upserts.get_mut(place) {
+                Some(table) => table.rows.extend_from_slice(&arrived.rows),
+                None => merged.upserts.push(arrived.clone()),
+            }
+        }
+        merged.tombstones.extend_from_slice(&message.batch.tombstones);
+    }
+    merged
+}
+
+/// Tells the queue that the messages are being worked on; `false` when it cannot be told now.
+pub(super) async fn in_progress(messages: &[HeldMessage]) -> bool {
+    for message in messages {
+        if let Err(error) = message.receipt.in_progress().await {
+            tracing::debug!(%error, "queue cannot be told of progress; the message may come twice");
+            return false;
+        }
+    }
+    true
+}
+
+/// Bytes that a message with this batch takes in memory.
+pub(super) fn bytes_of(batch: &SpaceBatch) -> usize {
+    let rows = batch.upserts.iter().flat_map(|table| &table.rows).map(rows_bytes).sum::<usize>();
+    let tombstones = batch.tombstones.iter().map(|tombstone| {
+        let topic = tombstone.lineage.as_ref().map_or(0, |lineage| lineage.topic.len());
+        TOMBSTONE_BYTES + tombstone.id.len() + tombstone.reason.len() + topic
+    });
+    MESSAGE_BYTES + rows + tombstones.sum::<usize>()
+}
+
+/// Bytes that a malformed message takes while it is put aside: its payload, and the encoded entry with the payload in it.
+pub(super) fn bytes_aside(entry: &Quarantined) -> usize {
+    ASIDE_BYTES + 2 * entry.payload.len()
+}
+
+/// Bytes of the values and of what is around them, which is most of it where a message has many columns and few rows. The columns of a
+/// decoded message share one buffer, which `get_array_memory_size` would count for each of them.
+fn rows_bytes(rows: &RecordBatch) -> usize {
+    let values = |column: &ArrayRef| {
+        let data = column.to_data();
+        data.get_slice_memory_size().unwrap_or_else(|_| data.get_array_memory_size())
+    };
+    let values: usize = rows.columns().iter().map(values).sum();
+    let fields: usize = rows.schema_ref().fields().iter().map(|field| COLUMN_BYTES + field.name().len()).sum();
+    values + fields
+}

@@ -1,0 +1,203 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions,
+    PutPayload, PutResult, Result,
+};
+
+use super::*;
+
+/// What is odd about a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Oddity {
+    /// It takes the condition of a put and does not look at it.
+    Overwrites,
+    /// The same where writers come at the same time.
+    LosesRaces,
+    /// Names that differ only by case are one.
+    IgnoresCase,
+    /// It does not know the condition.
+    RefusesConditions,
+    /// It fails this often, whatever is asked.
+    Fails(u64),
+    /// The answer to its first put gets lost, and whoever tries again meets what was put.
+    LosesAnswer,
+}
+
+#[derive(Debug)]
+struct Odd {
+    inner: InMemory,
+    oddity: Oddity,
+    created: Mutex<HashSet<Path>>,
+    puts: AtomicU64,
+}
+
+impl Odd {
+    fn store(oddity: Oddity) -> Arc<dyn ObjectStore> {
+        Arc::new(Self { inner: InMemory::new(), oddity, created: Mutex::default(), puts: AtomicU64::new(0) })
+    }
+
+    fn place(&self, path: &Path) -> Path {
+        let ignored = self.oddity == Oddity::IgnoresCase;
+        if ignored { Path::parse(path.as_ref().to_lowercase()).unwrap() } else { path.clone() }
+    }
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("odd")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Odd {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
+        let refusal = || Error::Generic { store: "odd", source: "501 Not Implemented".into() };
+        let puts = self.puts.fetch_add(1, Ordering::Relaxed);
+        match self.oddity {
+            Oddity::RefusesConditions if options.mode == PutMode::Create => return Err(refusal()),
+            Oddity::Fails(times) if puts < times => return Err(refusal()),
+            _ => {}
+        }
+        let location = self.place(location);
+        let known = self.created.lock().unwrap().contains(&location);
+        if self.oddity == Oddity::Overwrites || self.oddity == Oddity::LosesRaces && !known {
+            // As if the look at what is there and the put were two steps.
+            tokio::task::yield_now().await;
+            options.mode = PutMode::Overwrite;
+        }
+        let done = self.inner.put_opts(&location, payload, options).await?;
+        self.created.lock().unwrap().insert(location.clone());
+        if self.oddity == Oddity::LosesAnswer && puts == 0 {
+            return Err(Error::AlreadyExists { path: location.to_string(), source: "found".into() });
+        }
+        Ok(done)
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(&self.place(location), options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(&self.place(location), options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+fn odd(oddity: Oddity) -> (tempfile::TempDir, LakeStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LakeStore::open(&config(folder.path().to_str().unwrap())).unwrap();
+    (folder, store.wrapped(|_| Odd::store(oddity)))
+}
+
+#[tokio::test]
+async fn the_probe_finds_out_whether_case_counts() {
+    let (_folder, blind) = odd(Oddity::IgnoresCase);
+    blind.probe().await.unwrap();
+    assert!(blind.ignores_case());
+    let folder = tempfile::tempdir().unwrap();
+    let sees =
+        LakeStore::open(&config(folder.path().to_str().unwrap())).unwrap().wrapped(|_| Arc::new(InMemory::new()));
+    sees.probe().await.unwrap();
+    assert!(!sees.ignores_case());
+}
+
+/// Both a store that always overwrites and one that only loses the race.
+#[tokio::test]
+async fn a_store_without_exclusive_puts_is_refused_at_once_and_says_why() {
+    for (oddity, winners) in [(Oddity::Overwrites, "2 of 2"), (Oddity::LosesRaces, "8 of 8")] {
+        let (_folder, store) = odd(oddity);
+        let error = store.probe_when_there().await.unwrap_err();
+        assert!(matches!(error, LakeStoreError::NotExclusive { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(winners) && text.contains("conditional puts"), "{text}");
+    }
+}
+
+/// Waiting would not help.
+#[tokio::test]
+async fn a_store_that_does_not_know_the_condition_is_refused_and_says_why() {
+    let (_folder, store) = odd(Oddity::RefusesConditions);
+    let error = store.probe_when_there().await.unwrap_err();
+    assert!(matches!(error, LakeStoreError::NotConditional { .. }), "{error:?}");
+    let text = Chain(&error).to_string();
+    assert!(text.contains("conditional puts") && text.contains("501"), "{text}");
+}
+
+#[tokio::test]
+async fn trouble_on_the_way_to_the_store_is_not_held_against_it() {
+    let (_folder, store) = odd(Oddity::LosesAnswer);
+    store.probe().await.unwrap();
+    for times in [1, 2] {
+        let (_folder, store) = odd(Oddity::Fails(times));
+        let probed = store.probe().await;
+        assert!(matches!(probed, Ok(()) | Err(LakeStoreError::Access { .. })), "{probed:?}");
+    }
+    let (_folder, store) = odd(Oddity::Fails(1_000));
+    let error = store.probe().await.unwrap_err();
+    assert!(error.may_pass(), "{error:?}");
+}
+
+fn config(root: &str) -> LakeStoreConfig {
+    LakeStoreConfig { root: root.into(), sync: true, s3: None }
+}
+
+#[tokio::test]
+async fn a_local_folder_passes_the_probe_and_keeps_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("a lake");
+    let store = LakeStore::open(&config(root.to_str().unwrap())).unwrap();
+    store.probe().await.unwrap();
+    store.check().await.unwrap();
+    let left: Vec<_> = std::fs::read_dir(root.join("_lake_probe")).unwrap().collect();
+    assert!(left.is_empty());
+    assert!(store.location("d/case-sql/person").ends_with("/a%20lake/d/case-sql/person"));
+}
+
+#[test]
+fn a_root_that_is_nothing_known_is_refused() {
+    for root in ["", "s3://", "ftp://host/x"] {
+        let error = LakeStore::open(&config(root)).unwrap_err();
+        assert!(error.to_string().contains("s3://bucket/prefix"), "{error}");
+    }
+}
+
+#[test]
+fn a_bucket_is_opened_without_touching_it() {
+    let s3 = S3Config {
+        endpoint: Some("http://127.0.0.1:1".into()),
+        region: Some("here".into()),
+        access_key_id: Some("key".into()),
+        secret_access_key: Some("secret".into()),
+        allow_http: true,
+    };
+    let store = LakeStore::open(&LakeStoreConfig { root: "s3://bucket/a/b".into(), sync: true, s3: Some(s3) }).unwrap();
+    assert_eq!(store.location("d/form-sql/x"), "s3://bucket/a/b/d/form-sql/x");
+}
