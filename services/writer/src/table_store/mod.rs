@@ -16,6 +16,7 @@ pub mod column_name;
 pub mod conversion;
 pub mod delta;
 mod durable_files;
+pub mod foreign_type;
 pub mod lake_store;
 pub mod order_guard;
 pub mod schema_plan;

@@ -4,11 +4,15 @@
 //! type cannot take a batch without loss becomes text; text fields beyond the limit go into the column of [`OVERFLOW_SOURCE`].
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use arrow::array::ArrayRef;
+use arrow::datatypes::DataType;
 use serde_json::{Value, json};
 
 use super::column_name;
-use super::conversion::ColumnType;
+use super::conversion::{ColumnType, converted};
+use super::foreign_type::ForeignType;
 
 /// Most columns of a table, unless configured otherwise.
 pub const COLUMNS_MAX: usize = 2_000;
@@ -55,8 +59,32 @@ pub struct Column {
     pub name: String,
     /// Where its values come from.
     pub source: String,
-    /// What it holds.
+    /// What it holds; text where that is foreign.
     pub column_type: ColumnType,
+    /// What it holds where somebody else added it and the lake does not write such.
+    pub foreign: Option<Arc<ForeignType>>,
+}
+
+impl Column {
+    /// A column of the lake.
+    pub fn new(name: String, source: String, column_type: ColumnType) -> Self {
+        Self { name, source, column_type, foreign: None }
+    }
+
+    /// The arrow type in data files.
+    pub fn arrow(&self) -> DataType {
+        self.foreign.as_ref().map_or_else(|| self.column_type.arrow(), |foreign| foreign.arrow().clone())
+    }
+
+    /// An array in exactly this type, with every value kept; `None` where that cannot be.
+    pub fn fitted(&self, array: &ArrayRef) -> Option<ArrayRef> {
+        self.foreign.as_ref().map_or_else(|| converted(array, self.column_type), |foreign| foreign.kept(array))
+    }
+
+    /// Whether it can partition a table: text and dates are written as partition values by every engine in the same way, other types are not.
+    pub fn can_partition(&self) -> bool {
+        self.foreign.is_none() && matches!(self.column_type, ColumnType::String | ColumnType::Date)
+    }
 }
 
 /// The columns of a table.
@@ -90,7 +118,10 @@ impl TableSchema {
             .map(|column| {
                 json!({
                     "name": column.name,
-                    "type": column.column_type.delta_name(),
+                    "type": column.foreign.as_ref().map_or_else(
+                        || Value::from(column.column_type.delta_name()),
+                        |foreign| foreign.delta().clone(),
+                    ),
                     "nullable": true,
                     "metadata": { SOURCE_KEY: column.source },
                 })
@@ -105,17 +136,36 @@ impl TableSchema {
         let mut sources = HashSet::new();
         let columns = fields.iter().map(|field| {
             let name = field["name"].as_str().ok_or("a column has no name")?.to_owned();
-            let column_type = field["type"].as_str().and_then(ColumnType::of_delta_name);
-            let column_type =
-                column_type.ok_or_else(|| format!("column {name} has a type that the lake does not write"))?;
             // A column that somebody else added has no source, or that of the column that it was copied from; nothing will ever arrive
             // for it.
-            let source = field["metadata"][SOURCE_KEY].as_str().filter(|source| sources.insert((*source).to_owned()));
-            let source = source.map_or_else(|| format!("foreign:{name}"), str::to_owned);
-            Ok(Column { name, source, column_type })
+            let source = field["metadata"][SOURCE_KEY].as_str();
+            let source = source.filter(|source| !is_foreign(source) && sources.insert((*source).to_owned()));
+            let column_type = field["type"].as_str().and_then(ColumnType::of_delta_name);
+            let strange = || format!("column {name} has a type that the lake does not write");
+            match (source, column_type) {
+                (Some(source), Some(column_type)) => Ok(Column::new(name, source.to_owned(), column_type)),
+                (Some(_), None) => Err(strange()),
+                (None, Some(column_type)) => Ok(Column::new(name.clone(), foreign_source(&name), column_type)),
+                (None, None) => {
+                    let foreign = ForeignType::of_delta(&field["type"]).ok_or_else(strange)?;
+                    let source = foreign_source(&name);
+                    Ok(Column { foreign: Some(Arc::new(foreign)), ..Column::new(name, source, ColumnType::String) })
+                }
+            }
         });
         Ok(Self { columns: columns.collect::<Result<_, String>>()? })
     }
+}
+
+/// Begins the source paths of columns that somebody else added; those of fields begin otherwise.
+const FOREIGN: &str = "foreign:";
+
+fn foreign_source(name: &str) -> String {
+    format!("{FOREIGN}{name}")
+}
+
+fn is_foreign(source: &str) -> bool {
+    source.starts_with(FOREIGN)
 }
 
 /// A field of the arriving batches, over all of them.
@@ -179,7 +229,7 @@ fn add_columns(schema: &mut TableSchema, fields: &[&ArrivingField], columns_max:
     let mut add = |schema: &mut TableSchema, source: &str, column_type: ColumnType| {
         let name = column_name::unique(source, |name| taken.contains(name));
         taken.insert(name.to_lowercase());
-        schema.columns.push(Column { name, source: source.to_owned(), column_type });
+        schema.columns.push(Column::new(name, source.to_owned(), column_type));
     };
     let mut overflow = HashSet::new();
     let typed = fields.iter().filter(|field| !may_overflow(field)).count();
@@ -250,6 +300,36 @@ mod tests {
         assert!(planned.changed && planned.rewrites);
         assert_eq!(planned.schema.columns[0].column_type, ColumnType::String);
         assert!(!plan(&planned.schema, &[ArrivingField { fits: false, ..fitting }], 100).unwrap().changed);
+    }
+
+    #[test]
+    fn columns_of_others_keep_their_types_and_nothing_arrives_for_them() {
+        let own = plan(&TableSchema::default(), &[field("/a", ColumnType::Long)], 100).unwrap().schema.to_delta();
+        let mut schema = own.clone();
+        let fields = schema["fields"].as_array_mut().unwrap();
+        fields.push(json!({"name": "price", "type": "decimal(10,2)", "nullable": true, "metadata": {}}));
+        fields.push(json!({"name": "tags", "type": {"type": "array", "elementType": "string", "containsNull": true},
+            "nullable": true, "metadata": {"comment": "x"}}));
+        // Copied with everything that was noted of it.
+        fields.push(json!({"name": "b", "type": "string", "nullable": true, "metadata": {SOURCE_KEY: "/a"}}));
+        let table = TableSchema::of_delta(&schema).unwrap();
+        let sources: Vec<_> = table.columns.iter().map(|column| column.source.as_str()).collect();
+        assert_eq!(sources, ["/a", "foreign:price", "foreign:tags", "foreign:b"]);
+        assert!(!table.columns[1].can_partition() && table.columns[3].can_partition());
+        let planned = plan(&table, &[ArrivingField { fits: false, ..field("/a", ColumnType::String) }], 100).unwrap();
+        let types: Vec<_> =
+            planned.schema.to_delta()["fields"].as_array().unwrap().iter().map(|it| it["type"].clone()).collect();
+        assert_eq!(
+            (&types[0], &types[1], &types[2]),
+            (&json!("string"), &json!("decimal(10,2)"), &schema["fields"][2]["type"])
+        );
+        assert_eq!(TableSchema::of_delta(&planned.schema.to_delta()).unwrap(), planned.schema);
+        for (name, strange) in [("a", json!("decimal(10,2)")), ("c", json!("void"))] {
+            let mut schema = own.clone();
+            let metadata = if name == "a" { json!({SOURCE_KEY: "/a"}) } else { json!({}) };
+            schema["fields"] = json!([{"name": name, "type": strange, "nullable": true, "metadata": metadata}]);
+            assert!(TableSchema::of_delta(&schema).unwrap_err().contains(name));
+        }
     }
 
     #[test]

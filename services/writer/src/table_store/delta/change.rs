@@ -17,7 +17,7 @@ use super::deletion_vectors::{self, DeletionVector};
 use super::file_plan::plan_files;
 use super::file_writer::{NewFile, discard};
 use super::new_rows::NewRows;
-use super::partition::{Partition, can_partition};
+use super::partition::Partition;
 use super::partition_files::{Output, PartitionFiles};
 use super::space::{Slot, SpaceState};
 use super::writer_memory::WriterMemory;
@@ -63,8 +63,7 @@ fn partition_columns(slot: &Slot, plan: &SchemaPlan, options: &TableOptions) -> 
     if slot.version.is_some() {
         return slot.partition_columns.clone();
     }
-    let can = |column: &Column| can_partition(column.column_type);
-    let has = |name: &&String| plan.schema.columns.iter().any(|column| &&column.name == name && can(column));
+    let has = |name: &&String| plan.schema.columns.iter().any(|column| &&column.name == name && column.can_partition());
     let (columns, ignored): (Vec<&String>, Vec<&String>) = options.partition_by.iter().partition(|name| has(name));
     if !ignored.is_empty() {
         tracing::warn!(

@@ -209,7 +209,7 @@ fn facts(seen: &View, views: impl Iterator<Item = LogicalFileView>) -> (Vec<File
         .filter(|column| column.source != ID_SOURCE)
         .filter(|column| !seen.partition_columns.contains(&column.name))
         .collect();
-    let types: Vec<_> = columns.iter().map(|column| column.column_type.arrow()).collect();
+    let types: Vec<_> = columns.iter().map(|column| column.arrow()).collect();
     let keys = if columns.is_empty() { None } else { ClusterKeys::new(&types).ok() };
     let numbers: HashMap<&str, &DataFile> = seen.files.values().map(|file| (file.path.as_str(), file)).collect();
     let mut partitions: HashMap<&Partition, u32> = HashMap::new();

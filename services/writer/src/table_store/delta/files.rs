@@ -229,8 +229,7 @@ pub(super) async fn instants(
 
 /// The arrow schema of a data file with these columns.
 pub(super) fn file_schema(columns: &[&Column]) -> SchemaRef {
-    let fields: Vec<Field> =
-        columns.iter().map(|column| Field::new(&column.name, column.column_type.arrow(), true)).collect();
+    let fields: Vec<Field> = columns.iter().map(|column| Field::new(&column.name, column.arrow(), true)).collect();
     Arc::new(Schema::new(fields))
 }
 
@@ -245,7 +244,7 @@ pub(super) fn in_table_types(
         columns.iter().filter(|column| batch.column_by_name(&column.name).is_some()).copied().collect();
     if present.iter().all(|column| {
         let held = batch.column_by_name(&column.name).map(|array| array.data_type());
-        held == Some(&column.column_type.arrow())
+        held == Some(&column.arrow())
     }) {
         return Ok(batch.clone());
     }
@@ -263,10 +262,10 @@ pub(super) fn aligned(
     array_of: impl Fn(&Column) -> Option<ArrayRef>,
 ) -> Result<RecordBatch, EngineError> {
     let arrays = columns.iter().map(|column| match array_of(column) {
-        None => Ok(new_null_array(&column.column_type.arrow(), rows)),
-        Some(array) => converted(&array, column.column_type).ok_or_else(|| {
-            let (from, to) = (array.data_type(), column.column_type);
-            EngineError::corrupt(format!("column {} holds {from}, which is no {to:?}", column.name))
+        None => Ok(new_null_array(&column.arrow(), rows)),
+        Some(array) => column.fitted(&array).ok_or_else(|| {
+            let (from, to) = (array.data_type(), column.arrow());
+            EngineError::corrupt(format!("column {} holds {from}, which is no {to}", column.name))
         }),
     });
     let arrays = arrays.collect::<Result<Vec<_>, _>>()?;

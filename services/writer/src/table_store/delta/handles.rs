@@ -89,6 +89,7 @@ mod tests {
 
     use lake_shared::identity::{Kind, Space};
     use object_store::memory::InMemory;
+    use object_store::prefix::PrefixStore;
     use url::Url;
 
     use super::*;
@@ -102,7 +103,8 @@ mod tests {
     async fn table(commits: u64) -> DeltaTable {
         let store = Arc::new(InMemory::new());
         let url = Url::parse("memory:///table/").unwrap();
-        let log = deltalake::logstore::default_logstore(store.clone(), store, &url, &Default::default());
+        let folder = Arc::new(PrefixStore::new(Arc::clone(&store), "table"));
+        let log = deltalake::logstore::default_logstore(folder, store, &url, &Default::default());
         let schema = r#"{\"type\":\"struct\",\"fields\":[]}"#;
         let first = format!(
             "{{\"protocol\":{{\"minReaderVersion\":1,\"minWriterVersion\":2}}}}\n{{\"metaData\":{{\"id\":\"t\",\"format\":\

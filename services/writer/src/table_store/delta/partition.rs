@@ -11,7 +11,6 @@ use siphasher::sip::SipHasher24;
 use std::hash::Hasher;
 
 use super::EngineError;
-use crate::table_store::conversion::ColumnType;
 use crate::table_store::schema_plan::TableSchema;
 
 /// Name of the folder of NULL, by the convention of Hive.
@@ -59,17 +58,11 @@ impl Partition {
     }
 }
 
-/// Whether a column can partition a table: text and dates are written as partition values by every engine in the same way, other types are
-/// not.
-pub(super) const fn can_partition(column_type: ColumnType) -> bool {
-    matches!(column_type, ColumnType::String | ColumnType::Date)
-}
-
 /// Somebody may have made a table anew with partitions that the lake cannot write.
 pub(super) fn check_types(columns: &[String], schema: &TableSchema) -> Result<(), EngineError> {
     let strange = columns.iter().find(|name| {
         let column = schema.columns.iter().find(|column| column.name == **name);
-        column.is_none_or(|column| !can_partition(column.column_type))
+        column.is_none_or(|column| !column.can_partition())
     });
     strange.map_or(Ok(()), |name| {
         let advice = "make the table anew with partitions of text or dates, or without";

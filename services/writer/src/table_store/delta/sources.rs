@@ -91,7 +91,7 @@ impl Sources {
             })
             .collect();
         if found.iter().all(Option::is_none) {
-            return Ok(new_null_array(&column.column_type.arrow(), count));
+            return Ok(new_null_array(&column.arrow(), count));
         }
         let nulls = self.nulls[&column.column_type].as_ref();
         let arrays: Vec<&dyn Array> = found.into_iter().map(|array| array.unwrap_or(nulls)).collect();

@@ -155,6 +155,7 @@ async fn files_of_a_crash_go_when_they_are_old() {
     assert_eq!(lake.read("t").await.len(), 45);
 }
 
+/// The clean-up alone: whoever has loaded the space takes away again what a restore brings back.
 #[tokio::test]
 async fn superseded_vectors_are_noted_with_the_time_and_forgotten_when_they_are_back() {
     let lake = Lake::new().await;
@@ -162,26 +163,26 @@ async fn superseded_vectors_are_noted_with_the_time_and_forgotten_when_they_are_
     let log = Log::of(&lake, "t");
     log.age(files(&log), 100);
     let store = lake.open(keeping(24, 1));
-    store.maintain(&space()).await.unwrap();
+    store.clean_space(&space()).await.unwrap();
     let noted = note(&log);
     assert!(noted.len() > 1);
-    store.maintain(&space()).await.unwrap();
+    store.clean_space(&space()).await.unwrap();
     assert_eq!(note(&log), noted, "the first time counts");
     // Somebody restores an old version, the vector of which is in use again.
     let old = *versions.keys().nth(1).unwrap();
     log.restore(old);
-    store.maintain(&space()).await.unwrap();
+    store.clean_space(&space()).await.unwrap();
     let back: BTreeSet<String> = noted.keys().filter(|path| !note(&log).contains_key(*path)).cloned().collect();
     assert_eq!(back.len(), 1);
     drop(store);
     // After the retention the others go, and that one stays.
     let store = lake.open(keeping(0, 1));
-    store.maintain(&space()).await.unwrap();
+    store.clean_space(&space()).await.unwrap();
     assert_eq!((log.files("bin"), note(&log).len()), (back, 0));
     assert_eq!(lake.read("t").await.len(), versions[&old]);
     // A note that is broken delays, and nothing else.
     fs::write(log.folder.join(NOTE), "{").unwrap();
-    store.maintain(&space()).await.unwrap();
+    store.clean_space(&space()).await.unwrap();
     assert_eq!(lake.read("t").await.len(), versions[&old]);
 }
 

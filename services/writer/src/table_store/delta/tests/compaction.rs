@@ -8,11 +8,13 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use super::gate::{Files, Gate};
-use super::lake::{Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, space, tombstone, versions};
+use super::lake::{
+    Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, small, space, tombstone, versions,
+};
 use super::log::Log;
 use super::model::Interrupted;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
-use crate::table_store::{Applied, Compacted, TableStore};
+use crate::table_store::{Applied, Compacted, StoreError, TableStore};
 
 /// Nothing is asked for, and rows are marked, not rewritten.
 fn idle() -> DeltaOptions {
@@ -415,4 +417,50 @@ async fn the_files_of_a_partition_stay_in_it() {
         assert!(path.starts_with(&format!("month={month}/")), "{path}");
     }
     assert_known(&lake, &store).await;
+}
+
+/// The answer to the commit gets lost, and what became of it cannot be read at first: its files are not touched.
+#[tokio::test]
+async fn files_of_a_compaction_of_unknown_outcome_stay() {
+    let lake = Lake::new().await;
+    let (store, gate) = lake.open_gated(small());
+    for version in 1..8 {
+        store.apply(batch(&[("t", numbered(version * 10..version * 10 + 10, version as i64))], vec![])).await.unwrap();
+    }
+    let log = Log::of(&lake, "t");
+    let before = log.latest();
+    gate.loses_commit.store(true, Ordering::Relaxed);
+    let _ = store.compact(&space()).await;
+    assert!(!gate.loses_commit.load(Ordering::Relaxed) && log.latest() > before, "the commit is there");
+    for path in log.active().into_keys() {
+        assert!(log.folder.join(&path).exists(), "{path}");
+    }
+    assert_eq!(lake.read("t").await.len(), 70);
+    store.apply(batch(&[("t", numbered(10..12, 50))], vec![])).await.unwrap();
+    assert_eq!(lake.read("t").await.len(), 70);
+}
+
+/// A file that is not there any more keeps its table from compaction: the table is left alone, as if a batch had met it.
+#[tokio::test]
+async fn a_table_whose_file_is_lost_is_set_aside_by_compaction() {
+    let lake = Lake::new().await;
+    let store = lake.open(DeltaOptions {
+        small_files_max: 2,
+        tiny_file_bytes: 0,
+        deletion_vectors: DeletionVectors::On,
+        ..DeltaOptions::default()
+    });
+    for n in 0..5 {
+        store
+            .apply(batch(&[("t", numbered(n * 10..n * 10 + 10, 1)), ("u", numbered(n + 100..n + 101, 1))], vec![]))
+            .await
+            .unwrap();
+    }
+    let log = Log::of(&lake, "t");
+    std::fs::remove_file(log.folder.join(log.active().into_keys().next().unwrap())).unwrap();
+    assert!(store.compact(&space()).await.is_err());
+    let compacted = store.compact(&space()).await.unwrap();
+    assert!(Log::of(&lake, "u").active().len() < 5, "{compacted:?}");
+    let refused = store.apply(batch(&[("t", numbered(100..101, 2))], vec![])).await.unwrap_err();
+    assert!(matches!(refused, StoreError::UnusableTable { .. }), "{refused:?}");
 }

@@ -38,14 +38,19 @@ pub(super) struct Gate {
     released: Semaphore,
     /// Whether data files cannot be read.
     pub(super) is_blind: AtomicBool,
+    /// Whether the answer to the next commit gets lost, and the log is not there when it is looked up.
+    pub(super) loses_commit: AtomicBool,
+    /// How many reads of the log fail from now on, as if an entry had been cleaned up.
+    pub(super) hides_log: AtomicU64,
     /// How often a data file was read.
     pub(super) reads: AtomicU64,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        let (holds, is_blind, reads) = Default::default();
-        Self { holds, held: Semaphore::new(0), released: Semaphore::new(0), is_blind, reads }
+        let (holds, is_blind, loses_commit, hides_log, reads) = Default::default();
+        let (held, released) = (Semaphore::new(0), Semaphore::new(0));
+        Self { holds, held, released, is_blind, loses_commit, hides_log, reads }
     }
 }
 
@@ -91,7 +96,12 @@ impl fmt::Display for Gated {
 impl ObjectStore for Gated {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.gate.pass(location).await;
-        self.inner.put_opts(location, payload, options).await
+        let done = self.inner.put_opts(location, payload, options).await?;
+        if Files::Commits.has(location) && self.gate.loses_commit.swap(false, Ordering::Relaxed) {
+            self.gate.hides_log.store(1, Ordering::Relaxed);
+            return Err(Error::Generic { store: "gated", source: "connection lost".into() });
+        }
+        Ok(done)
     }
 
     async fn put_multipart_opts(
@@ -104,6 +114,12 @@ impl ObjectStore for Gated {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let hides = |left: u64| left.checked_sub(1);
+        if Files::Commits.has(location)
+            && self.gate.hides_log.fetch_update(Ordering::Relaxed, Ordering::Relaxed, hides).is_ok()
+        {
+            return Err(Error::NotFound { path: location.to_string(), source: "cleaned up".into() });
+        }
         if Files::Data.has(location) {
             self.gate.reads.fetch_add(1, Ordering::Relaxed);
             if self.gate.is_blind.load(Ordering::Relaxed) {

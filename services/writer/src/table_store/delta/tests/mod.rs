@@ -4,6 +4,7 @@
 mod cleanup;
 mod compaction;
 mod flaky;
+mod foreign;
 mod gate;
 mod index;
 mod int96;
@@ -16,6 +17,7 @@ mod messages;
 mod model;
 mod partitions;
 mod protocol;
+mod resident;
 mod respelled;
 mod retention;
 mod single;
