@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// What a domain or a case type may do to a path, and a little more. (Not `%`, blanks or non-ASCII letters: the lake escapes those, and
 /// deltalake and Polars mistake them.)
-const ODD_PATH: &str = "demo~2Eorg/case-sql/~C3~89~~0a1b=c+d'e&f";
+const ODD_PATH: &str = "demo.2Eorg/case-sql/.C3.89..0a1b=c+d'e&f";
 
 fn write_table(uri: &str, s3: Option<&ObjectStore>, rows: &[Value]) {
     let options: serde_json::Map<String, Value> =

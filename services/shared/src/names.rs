@@ -4,6 +4,9 @@
 //! the text `_` is `~5F` (the token `_` is free to mean "unknown"). A token longer than [`TOKEN_LENGTH_MAX`] is cut
 //! and ends in `~~` and 32 hex digits of a hash: that one form cannot be undone from the token alone, so whoever makes it
 //! also carries the full text (queue messages and the metastore do).
+//!
+//! In paths `.` stands for `~`, as clients of object stores write `~` in more than one way: DuckDB 1.5 looks for the deletion vectors of a
+//! table under `%7E`. A token has no other `.`, so paths are as reversible; that of the empty text is `.-`.
 
 use uuid::Uuid;
 
@@ -83,21 +86,28 @@ fn document_subject(stage: &str, domain: &Domain, kind: Kind, document_type: Opt
     format!("lake.{stage}.{}.{kind}.{document_type}", token(domain.as_str()))
 }
 
-/// Folder of a table below the lake's root: `<domain>/<topic>/<type>`, each a token.
+/// A token as part of a path.
+fn folder(text: &str) -> String {
+    match token(text).as_str() {
+        "~" => ".-".into(),
+        token => token.replace('~', "."),
+    }
+}
+
+/// Folder of a table below the lake's root: `<domain>/<topic>/<type>`, each a token in its form for paths.
 pub fn table_path(table: &TableKey) -> String {
-    let TableKey { space, document_type } = table;
-    format!("{}/{}/{}", token(space.domain.as_str()), space.kind.topic(), token(document_type.as_str()))
+    format!("{}/{}", space_path(&table.space), folder(table.document_type.as_str()))
 }
 
 /// What is appended to [`table_path`] and to whatever ends in it where another table has the place: the file systems of many laptops do not
 /// tell `Person` from `person`. It has the form of a token that was cut, which no other token has.
 pub fn table_path_suffix(table: &TableKey) -> String {
-    format!("~~{}", &table_fingerprint(table)[..12])
+    format!("..{}", &table_fingerprint(table)[..12])
 }
 
 /// Folder of a space, relative to some root.
 pub fn space_path(space: &Space) -> String {
-    format!("{}/{}", token(space.domain.as_str()), space.kind.topic())
+    format!("{}/{}", folder(space.domain.as_str()), space.kind.topic())
 }
 
 /// Name of a table in the metastore before it is made unique: `<domain>_<topic>_<type>`, lower case, `-` and everything
@@ -164,7 +174,7 @@ mod tests {
         };
         assert_eq!(table_name(&key("demo-space", "Person")), "demo_space_case_sql_person");
         assert_ne!(table_name_unique(&key("d", "Person")), table_name_unique(&key("d", "person")));
-        assert_eq!(table_path(&key("demo-space", "a/..")), "demo-space/case-sql/a~2F~2E~2E");
+        assert_eq!(table_path(&key("demo-space", "a/..")), "demo-space/case-sql/a.2F.2E.2E");
     }
 
     #[test]
@@ -175,8 +185,23 @@ mod tests {
         };
         let (one, other) = (table_path_suffix(&key("Person")), table_path_suffix(&key("person")));
         assert_ne!(one, other);
-        assert_eq!(text(&format!("person{other}")), None);
-        assert_ne!(token(&format!("person{other}")), format!("person{other}"));
+        assert_eq!(text(&format!("person{}", other.replace('.', "~"))), None);
+        assert_ne!(folder(&format!("person{other}")), format!("person{other}"));
+    }
+
+    /// Object stores and file systems take each part of a path as it is.
+    #[test]
+    fn folders_are_plain_and_tell_names_apart() {
+        let mut folders: Vec<String> = HOSTILE.iter().map(|hostile| folder(hostile)).collect();
+        for made in &folders {
+            assert!(made.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)), "{made}");
+            assert!(!made.is_empty() && made != "." && made != "..", "{made}");
+        }
+        folders.sort();
+        folders.dedup();
+        assert_eq!(folders.len(), HOSTILE.len());
+        let long = folder(&"é".repeat(5_000));
+        assert!(long.len() <= TOKEN_LENGTH_MAX && long.contains(".."));
     }
 
     proptest! {

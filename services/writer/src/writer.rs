@@ -46,6 +46,10 @@ pub struct Writer {
 impl Writer {
     /// Opens metastore and store. Waits for a metastore that does not answer yet; a store that cannot be used safely is refused.
     pub async fn open(options: WriterOptions) -> anyhow::Result<Self> {
+        // The key index of each space keeps about ten files open; many systems allow a process a thousand unless it asks for more.
+        if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+        }
         let metastore = connect::open(&options.metastore)?;
         connect::migrate_when_there(&*metastore).await;
         let root = Arc::new(LakeStore::open(&options.store)?);

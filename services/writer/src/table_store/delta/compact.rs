@@ -98,7 +98,7 @@ impl DeltaTableStore {
             *number += 1;
         };
         let began = Instant::now();
-        let mut rewritten = rewrite(&chosen, run).await?;
+        let mut rewritten = rewrite(&chosen, run, &self.batches).await?;
         let failures = std::mem::take(&mut rewritten.failures);
         let waited = Instant::now();
         let mut guard = shared.state.lock().await;

@@ -90,6 +90,7 @@ mod tests {
     use lake_shared::identity::{Kind, Space};
     use object_store::memory::InMemory;
     use object_store::prefix::PrefixStore;
+    use serde_json::json;
     use url::Url;
 
     use super::*;
@@ -105,14 +106,16 @@ mod tests {
         let url = Url::parse("memory:///table/").unwrap();
         let folder = Arc::new(PrefixStore::new(Arc::clone(&store), "table"));
         let log = deltalake::logstore::default_logstore(folder, store, &url, &Default::default());
-        let schema = r#"{\"type\":\"struct\",\"fields\":[]}"#;
-        let first = format!(
-            "{{\"protocol\":{{\"minReaderVersion\":1,\"minWriterVersion\":2}}}}\n{{\"metaData\":{{\"id\":\"t\",\"format\":\
-             {{\"provider\":\"parquet\",\"options\":{{}}}},\"schemaString\":\"{}\",\"partitionColumns\":[],\"configuration\":{{}}}}}}\n",
-            schema.replace('"', "\\\"")
-        );
+        let protocol = json!({ "protocol": { "minReaderVersion": 1, "minWriterVersion": 2 } });
+        let field = json!({ "name": "a", "type": "string", "nullable": true, "metadata": {} });
+        let schema = json!({ "type": "struct", "fields": [field] }).to_string();
+        let metadata = json!({ "metaData": {
+            "id": "t", "format": { "provider": "parquet", "options": {} }, "schemaString": schema, "partitionColumns": [],
+            "configuration": {},
+        } });
         for version in 0..commits {
-            let text = if version == 0 { first.clone() } else { "{\"commitInfo\":{}}\n".to_owned() };
+            let text =
+                if version == 0 { format!("{protocol}\n{metadata}\n") } else { "{\"commitInfo\":{}}\n".to_owned() };
             let entry = deltalake::logstore::CommitOrBytes::LogBytes(text.into());
             log.write_commit_entry(version, entry, uuid::Uuid::nil()).await.unwrap();
         }

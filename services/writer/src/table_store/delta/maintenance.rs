@@ -163,13 +163,15 @@ impl DeltaTableStore {
             let text = serde_json::to_vec(&superseded).map_err(EngineError::json)?;
             store.put(&Path::from(NOTE), text.into()).await.map_err(EngineError::Store)?;
         }
-        for path in &expired {
-            match store.delete(path).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+        let count = expired.len() as u64;
+        let mut deletions = store.delete_stream(stream::iter(expired.into_iter().map(Ok)).boxed());
+        while let Some(deleted) = deletions.next().await {
+            match deleted {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(EngineError::Store(error)),
             }
         }
-        Ok(expired.len() as u64)
+        Ok(count)
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::sync::Mutex;
 
 use self::apply::Progress;
 use self::copy_budget::CopyBudget;
+use self::courtesy::Batches;
 use self::handles::Handles;
 use self::index_folder::IndexFolder;
 use self::log_checkpoints::LogCheckpoints;
@@ -48,6 +49,7 @@ mod choice;
 mod commit;
 mod compact;
 mod copy_budget;
+mod courtesy;
 mod deletion_vectors;
 mod file_plan;
 mod file_writer;
@@ -179,6 +181,7 @@ pub struct DeltaTableStore {
     index_options: IndexOptions,
     copy_budget: CopyBudget,
     writer_memory: WriterMemory,
+    batches: Batches,
     /// Counts uses of spaces.
     uses: AtomicU64,
     /// Spaces whose index was found damaged.
@@ -196,7 +199,7 @@ impl DeltaTableStore {
         };
         let log_checkpoints = Arc::new(LogCheckpoints::new(options.checkpoint_every_commits));
         let copy_budget = CopyBudget::new(options.copy_on_write_bytes_per_second);
-        let (spaces, lost_indexes, writer_memory, uses) = Default::default();
+        let (spaces, lost_indexes, writer_memory, batches, uses) = Default::default();
         Self {
             lake,
             metastore,
@@ -208,6 +211,7 @@ impl DeltaTableStore {
             index_options,
             copy_budget,
             writer_memory,
+            batches,
             uses,
             lost_indexes,
         }
@@ -262,11 +266,12 @@ impl DeltaTableStore {
 impl TableStore for DeltaTableStore {
     async fn apply(&self, batch: SpaceBatch) -> Result<Applied, StoreError> {
         let shared = self.shared(&batch.space);
+        let under_way = self.batches.begin();
         let mut guard = shared.state.lock().await;
         let mut progress = Progress::default();
         let outcome = self.apply_to(&mut guard, &batch, &mut progress).await;
         self.note_use(&shared, guard.as_ref());
-        drop(guard);
+        drop((guard, under_way));
         self.make_room().await;
         outcome.map_err(|error| {
             self.note_lost_index(&batch.space, &error);

@@ -12,6 +12,7 @@ use parquet::errors::ParquetError;
 
 use super::batch::KeyColumns;
 use super::choice::{Chosen, Task};
+use super::courtesy::{Batches, Courtesy};
 use super::file_writer::{FileFormat, FileWriter, NewFile, discard};
 use super::files;
 use super::keys::key_names;
@@ -42,14 +43,15 @@ pub(super) struct Output {
 }
 
 /// Rewrites the files of one task after the other. What one that fails has written is deleted; the others may be committed.
-pub(super) async fn rewrite(chosen: &Chosen, mut run: RunBuilder) -> Result<Rewritten, EngineError> {
+pub(super) async fn rewrite(chosen: &Chosen, mut run: RunBuilder, batches: &Batches) -> Result<Rewritten, EngineError> {
+    let mut courtesy = Courtesy::new(batches);
     let mut outputs = Vec::with_capacity(chosen.tasks.len());
     let mut failures = Vec::new();
     for (number, task) in chosen.tasks.iter().enumerate() {
         if failures.len() >= FAILURES_MAX {
             break;
         }
-        match rewrite_task(chosen, task, &mut run).await {
+        match rewrite_task(chosen, task, &mut run, &mut courtesy).await {
             Ok(output) => outputs.push(Some(output)),
             // It takes no run either.
             Err(error @ EngineError::Index(_)) => return vain(chosen, &outputs, error).await,
@@ -74,7 +76,12 @@ async fn vain<T>(chosen: &Chosen, outputs: &[Option<Output>], error: EngineError
 }
 
 /// Reads the files and writes their live rows.
-async fn rewrite_task(chosen: &Chosen, task: &Task, run: &mut RunBuilder) -> Result<Output, EngineError> {
+async fn rewrite_task(
+    chosen: &Chosen,
+    task: &Task,
+    run: &mut RunBuilder,
+    courtesy: &mut Courtesy<'_>,
+) -> Result<Output, EngineError> {
     let mut present: HashSet<String> = HashSet::new();
     // Many files are read with small batches, so that one of each is not much; wide tables as well.
     let most = files::rows_at_once(chosen.schema.columns.len());
@@ -138,8 +145,7 @@ async fn rewrite_task(chosen: &Chosen, task: &Task, run: &mut RunBuilder) -> Res
                 let entry = Entry { id, position, version_us: keys.order(row).version_us };
                 run.push(entry).map_err(EngineError::Index)?;
             }
-            // Whoever applies batches meanwhile goes first.
-            tokio::task::yield_now().await;
+            courtesy.give_way().await;
         }
         writer.close().await
     };

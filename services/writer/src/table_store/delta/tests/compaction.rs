@@ -8,9 +8,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use super::gate::{Files, Gate};
-use super::lake::{
-    Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, small, space, tombstone, versions,
-};
+use super::lake::{Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, space, tombstone, versions};
 use super::log::Log;
 use super::model::Interrupted;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
@@ -423,13 +421,12 @@ async fn the_files_of_a_partition_stay_in_it() {
 #[tokio::test]
 async fn files_of_a_compaction_of_unknown_outcome_stay() {
     let lake = Lake::new().await;
-    let (store, gate) = lake.open_gated(small());
-    for version in 1..8 {
-        store.apply(batch(&[("t", numbered(version * 10..version * 10 + 10, version as i64))], vec![])).await.unwrap();
-    }
+    let (store, gate) = lake.open_gated(merging());
+    files_of_rows(&store, 7, 10).await;
     let log = Log::of(&lake, "t");
     let before = log.latest();
     gate.loses_commit.store(true, Ordering::Relaxed);
+    gate.hides_log.store(1, Ordering::Relaxed);
     let _ = store.compact(&space()).await;
     assert!(!gate.loses_commit.load(Ordering::Relaxed) && log.latest() > before, "the commit is there");
     for path in log.active().into_keys() {

@@ -38,19 +38,20 @@ pub(super) struct Gate {
     released: Semaphore,
     /// Whether data files cannot be read.
     pub(super) is_blind: AtomicBool,
-    /// Whether the answer to the next commit gets lost, and the log is not there when it is looked up.
+    /// Whether the answer to the next commit gets lost.
     pub(super) loses_commit: AtomicBool,
-    /// How many reads of the log fail from now on, as if an entry had been cleaned up.
+    /// How many reads of entries of the log fail after that, as if they had been cleaned up.
     pub(super) hides_log: AtomicU64,
+    hidden: AtomicU64,
     /// How often a data file was read.
     pub(super) reads: AtomicU64,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        let (holds, is_blind, loses_commit, hides_log, reads) = Default::default();
+        let (holds, is_blind, loses_commit, hides_log, hidden, reads) = Default::default();
         let (held, released) = (Semaphore::new(0), Semaphore::new(0));
-        Self { holds, held, released, is_blind, loses_commit, hides_log, reads }
+        Self { holds, held, released, is_blind, loses_commit, hides_log, hidden, reads }
     }
 }
 
@@ -98,7 +99,7 @@ impl ObjectStore for Gated {
         self.gate.pass(location).await;
         let done = self.inner.put_opts(location, payload, options).await?;
         if Files::Commits.has(location) && self.gate.loses_commit.swap(false, Ordering::Relaxed) {
-            self.gate.hides_log.store(1, Ordering::Relaxed);
+            self.gate.hidden.store(self.gate.hides_log.load(Ordering::Relaxed), Ordering::Relaxed);
             return Err(Error::Generic { store: "gated", source: "connection lost".into() });
         }
         Ok(done)
@@ -116,7 +117,7 @@ impl ObjectStore for Gated {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let hides = |left: u64| left.checked_sub(1);
         if Files::Commits.has(location)
-            && self.gate.hides_log.fetch_update(Ordering::Relaxed, Ordering::Relaxed, hides).is_ok()
+            && self.gate.hidden.fetch_update(Ordering::Relaxed, Ordering::Relaxed, hides).is_ok()
         {
             return Err(Error::NotFound { path: location.to_string(), source: "cleaned up".into() });
         }

@@ -365,3 +365,18 @@ async fn the_older_of_two_observations_loses_in_a_folded_file() {
     let removed: Vec<Value> = Log::of(&lake, "t").actions(3, "remove");
     assert_eq!(removed.len(), 3);
 }
+
+/// What some partitions have written is deleted when another one fails.
+#[tokio::test]
+async fn a_batch_that_fails_leaves_no_files() {
+    let lake = Lake::new().await;
+    let store = lake.open(folding());
+    let rows = || (0..40).map(|n| row(n, 1, n)).collect::<Vec<_>>();
+    *lake.broken.lock().unwrap() = Some("supervisor_id=s2".to_owned());
+    store.apply(batch(&[("t", rows())], vec![])).await.unwrap_err();
+    assert!(lake.refused.load(std::sync::atomic::Ordering::Relaxed) > 0);
+    assert_eq!(Log::of(&lake, "t").files("parquet").len(), 0);
+    *lake.broken.lock().unwrap() = None;
+    store.apply(batch(&[("t", rows())], vec![])).await.unwrap();
+    assert_eq!(Log::of(&lake, "t").files("parquet").len(), 40);
+}
