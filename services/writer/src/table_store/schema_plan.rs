@@ -116,15 +116,13 @@ impl TableSchema {
             .columns
             .iter()
             .map(|column| {
-                json!({
-                    "name": column.name,
-                    "type": column.foreign.as_ref().map_or_else(
-                        || Value::from(column.column_type.delta_name()),
-                        |foreign| foreign.delta().clone(),
-                    ),
-                    "nullable": true,
-                    "metadata": { SOURCE_KEY: column.source },
-                })
+                let data_type = column
+                    .foreign
+                    .as_ref()
+                    .map_or_else(|| Value::from(column.column_type.delta_name()), |foreign| foreign.delta().clone());
+                let metadata =
+                    if is_foreign(&column.source) { json!({}) } else { json!({ SOURCE_KEY: column.source }) };
+                json!({ "name": column.name, "type": data_type, "nullable": true, "metadata": metadata })
             })
             .collect();
         json!({ "type": "struct", "fields": fields })
