@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::gate::Files;
 use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, table, tombstone, versions};
 use super::log::Log;
 use crate::table_store::TableStore;
@@ -234,6 +235,31 @@ async fn checkpoints_come_beside_commits_and_handles_go_on() {
     }
     assert_eq!((log.latest(), lake.read("t").await.len()), (69, 5));
     assert_eq!(lake.read_at("t", Some(40)).await.len(), 5);
+}
+
+#[tokio::test]
+async fn batches_do_not_wait_for_a_checkpoint() {
+    let lake = Lake::new().await;
+    let (store, gate) = lake.open_gated(DeltaOptions { checkpoint_every_commits: 4, ..keeping(0, 24) });
+    let log = Log::of(&lake, "t");
+    gate.hold_next(Files::Checkpoints);
+    for round in 0..4 {
+        store.apply(batch(&[("t", numbered(0..5, round))], vec![])).await.unwrap();
+    }
+    gate.held().await;
+    for round in 4..12 {
+        store.apply(batch(&[("t", numbered(0..5, round))], vec![])).await.unwrap();
+    }
+    assert!(!log.has_in_log(".checkpoint.parquet"), "it is still being written");
+    gate.release();
+    let made = async {
+        while !log.has_in_log(".checkpoint.parquet") {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), made).await.unwrap();
+    store.apply(batch(&[("t", numbered(0..5, 20))], vec![])).await.unwrap();
+    assert_eq!((log.latest(), lake.read("t").await.len()), (12, 5));
 }
 
 #[tokio::test]

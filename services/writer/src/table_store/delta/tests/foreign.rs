@@ -6,7 +6,8 @@ use arrow::array::{
     Array, ArrayRef, BinaryArray, Decimal128Array, Float32Array, Int8Array, ListArray, StringArray, StructArray,
     new_null_array,
 };
-use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use serde_json::{Value, json};
 
@@ -138,6 +139,40 @@ async fn rows_without_ids_stay_where_they_are() {
         stats["numRecords"].as_i64().unwrap() - add["deletionVector"]["cardinality"].as_i64().unwrap_or_default()
     };
     assert_eq!(log.active().values().map(live).sum::<i64>(), 8);
+}
+
+/// Statistics of a file say its instants in the unit of the file.
+#[tokio::test]
+async fn instants_of_others_in_another_unit_are_compared_rightly() {
+    let lake = Lake::new().await;
+    let log = Log::of(&lake, "t");
+    let store = lake.open(options(DeletionVectors::On));
+    store.apply(batch(&[("t", vec![new_row("a", 5_000_000, &[])])], vec![])).await.unwrap();
+    let rows = log.rows().remove(0);
+    let milliseconds = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
+    let (fields, arrays): (Vec<_>, Vec<_>) = rows
+        .schema()
+        .fields()
+        .iter()
+        .zip(rows.columns())
+        .map(|(field, array)| match field.name() == "_lake_observed_at" {
+            true => (
+                Arc::new(field.as_ref().clone().with_data_type(milliseconds.clone())),
+                cast(array, &milliseconds).unwrap(),
+            ),
+            false => (Arc::clone(field), Arc::clone(array)),
+        })
+        .unzip();
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
+    let path = log.active().into_keys().next().unwrap();
+    log.replace(&[&path], &rows);
+    drop(store);
+    lake.free_index().await;
+    let store = lake.open(options(DeletionVectors::On));
+    store.apply(batch(&[], vec![tombstone("a", None, 4_000_000)])).await.unwrap();
+    assert_eq!(lake.read("t").await.len(), 1, "an older tombstone takes nothing away");
+    store.apply(batch(&[], vec![tombstone("a", None, 6_000_000)])).await.unwrap();
+    assert_eq!(lake.read("t").await.len(), 0);
 }
 
 #[tokio::test]

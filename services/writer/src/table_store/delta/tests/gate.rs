@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 pub(super) enum Files {
     Data,
     Commits,
+    Checkpoints,
 }
 
 impl Files {
@@ -26,6 +27,7 @@ impl Files {
         match self {
             Self::Data => !in_log && path.extension() == Some("parquet"),
             Self::Commits => in_log && path.extension() == Some("json"),
+            Self::Checkpoints => in_log && path.extension() == Some("parquet"),
         }
     }
 }

@@ -41,6 +41,12 @@ impl Log {
         names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect()
     }
 
+    /// Whether the log has a file whose name ends so.
+    pub(super) fn has_in_log(&self, ending: &str) -> bool {
+        let log = fs::read_dir(self.folder.join("_delta_log")).unwrap();
+        log.into_iter().any(|entry| entry.unwrap().file_name().to_string_lossy().ends_with(ending))
+    }
+
     /// The last version.
     pub(super) fn latest(&self) -> u64 {
         *self.versions().last().unwrap()
