@@ -102,7 +102,7 @@ impl Expected {
             ensure!(word.is_at(name, row), "id {id} is in table {name} as {row:?} instead of {word:?}");
             let wanted: BTreeMap<&str, String> =
                 cells.iter().map(|(source, cell)| (source.as_str(), cell.text())).collect();
-            let shown = shown(table, row)?;
+            let shown = table.fields_of(row)?;
             let is_same = shown.iter().map(|(source, text)| (source.as_str(), text.as_str()));
             let is_same = is_same.eq(wanted.iter().map(|(source, text)| (*source, text.as_str())));
             ensure!(is_same, "id {id} is {shown:?} instead of {wanted:?}");
@@ -153,18 +153,4 @@ fn rows_by_id<'tables>(
 /// Where rows are and which they are, for errors.
 fn summary<'tables>(rows: &[Found<'tables>]) -> Vec<(&'tables str, Option<&'tables String>)> {
     rows.iter().map(|(name, _, row)| (*name, row.get("_lake_version"))).collect()
-}
-
-/// The fields of a row by source path, whether they have columns of their own or not.
-fn shown(table: &Snapshot, row: &Row) -> anyhow::Result<BTreeMap<String, String>> {
-    let mut shown = BTreeMap::new();
-    for (name, text) in row {
-        let source = table.sources.get(name).with_context(|| format!("column {name} is not in the schema"))?;
-        if source == "+_lake_overflow" {
-            shown.extend(serde_json::from_str::<BTreeMap<String, String>>(text)?);
-        } else if !source.starts_with("+_lake_") && source != "/_id" {
-            shown.insert(source.clone(), text.clone());
-        }
-    }
-    Ok(shown)
 }

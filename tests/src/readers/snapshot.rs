@@ -51,6 +51,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The fields of a row by source path, whether they have columns of their own or not.
+    pub fn fields_of(&self, row: &Row) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut fields = BTreeMap::new();
+        for (name, text) in row {
+            let source = self.sources.get(name).with_context(|| format!("column {name} is not in the schema"))?;
+            if source == "+_lake_overflow" {
+                fields.extend(serde_json::from_str::<BTreeMap<String, String>>(text)?);
+            } else if !source.starts_with("+_lake_") && source != "/_id" {
+                fields.insert(source.clone(), text.clone());
+            }
+        }
+        Ok(fields)
+    }
+
     /// Reads the table in a folder, at a version or the latest; `None` if there is no table yet.
     ///
     /// # Errors

@@ -212,7 +212,7 @@ impl Model {
             let (number, table, row) = held.with_context(|| format!("id {id} is missing: {newest:?}"))?;
             ensure!(number == document_type, "id {id} is in table {number} instead of {document_type}");
             ensure!(row.get("_lake_version") == Some(&version_us.to_string()), "id {id} has another version: {row:?}");
-            let shown = shown(table, row)?;
+            let shown = table.fields_of(row)?;
             let wanted: BTreeMap<String, String> =
                 cells.iter().map(|(source, cell)| (source.clone(), cell.text())).collect();
             ensure!(shown == wanted, "id {id} is {shown:?} instead of {wanted:?}");
@@ -220,18 +220,4 @@ impl Model {
         ensure!(found.len() == expected, "{} rows instead of {expected}: some belong to nobody", found.len());
         Ok(())
     }
-}
-
-/// The fields of a row by source path, whether they have columns of their own or not.
-fn shown(table: &Snapshot, row: &Row) -> anyhow::Result<BTreeMap<String, String>> {
-    let mut shown = BTreeMap::new();
-    for (name, text) in row {
-        let source = table.sources.get(name).with_context(|| format!("column {name} is not in the schema"))?;
-        if source == "+_lake_overflow" {
-            shown.extend(serde_json::from_str::<BTreeMap<String, String>>(text)?);
-        } else if !source.starts_with("+_lake_") && source != "/_id" {
-            shown.insert(source.clone(), text.clone());
-        }
-    }
-    Ok(shown)
 }
