@@ -23,6 +23,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ const SEEDS: u64 = 16;
 const SPARK_SAMPLE: u64 = 16;
 /// Histories that run at once: most of their time goes into waiting for the disk.
 const WORKERS: usize = 3;
+/// A run of many histories tells how far it is after so many.
+const TOLD_EVERY: usize = 50;
 /// Ids of a history.
 const IDS: usize = 25;
 /// How long an engine may say that it cannot just now.
@@ -373,7 +376,7 @@ fn seeds() -> VecDeque<u64> {
 }
 
 /// Runs histories until there are none left; gives those that failed and what the others had in them.
-fn work_off(left: &Mutex<VecDeque<u64>>) -> (Vec<u64>, Tally) {
+fn work_off(left: &Mutex<VecDeque<u64>>, ended: &AtomicUsize) -> (Vec<u64>, Tally) {
     let mut readers = Readers::of_folders().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut failed = Vec::new();
@@ -384,7 +387,13 @@ fn work_off(left: &Mutex<VecDeque<u64>>) -> (Vec<u64>, Tally) {
         // A panic is a finding as well, and the other histories still count.
         let run = AssertUnwindSafe(|| runtime.block_on(run(seed, &mut readers, &mut tally)));
         let trouble = match std::panic::catch_unwind(run) {
-            Ok(Ok(())) => continue,
+            Ok(Ok(())) => {
+                let ended = ended.fetch_add(1, Ordering::Relaxed) + 1;
+                if ended.is_multiple_of(TOLD_EVERY) {
+                    println!("{ended} histories ended equal, the last of seed {seed}");
+                }
+                continue;
+            }
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => "a panic, shown above".to_owned(),
         };
@@ -400,10 +409,10 @@ fn work_off(left: &Mutex<VecDeque<u64>>) -> (Vec<u64>, Tally) {
 fn random_histories_end_equal_to_the_source() {
     let seeds = seeds();
     let (asked, started) = (seeds.len(), Instant::now());
-    let left = Mutex::new(seeds);
+    let (left, ended) = (Mutex::new(seeds), AtomicUsize::new(0));
     let (mut failed, mut total) = (Vec::new(), Tally::default());
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(|| work_off(&left))).collect();
+        let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(|| work_off(&left, &ended))).collect();
         for worker in workers {
             let (theirs, tally) = worker.join().unwrap();
             failed.extend(theirs);
