@@ -9,16 +9,19 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::FutureExt;
 use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::names;
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::sqlite::SqliteMetastore;
+use lake_writer::table_store::TableStore;
 pub use lake_writer::table_store::delta::DeletionVectors;
 use lake_writer::table_store::delta::{DeltaOptions, DeltaTableStore};
 use lake_writer::table_store::lake_store::{LakeStore, LakeStoreConfig};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
+use tokio::sync::Notify;
 
 pub use self::rows::{Cell, NewRow, batch, record_batch, tombstone, write_parquet};
 pub use self::source::{Expected, State, Word, space_batch};
@@ -109,6 +112,13 @@ impl Setting {
         self.index_entries_in_memory_max = [1, 16, 500_000][random.random_range(0..3)];
         self.index_kept = random.random_range(0..8) > 0;
         self.tables_open_max = random.random_range(1..5);
+        // Often compaction finds something to do, and batches mark the files that it is about.
+        if random.random_range(0..2) == 0 {
+            self.deletion_vectors = On;
+            (self.tiny_file_bytes, self.small_file_bytes, self.target_file_bytes) = (0, 64 << 10, 1 << 20);
+            self.small_files_max = random.random_range(1..3);
+            self.deleted_share_max = [0.0, 0.15][random.random_range(0..2)];
+        }
     }
 
     /// The engine's own options, with the key index in this folder. The one place where a setting becomes them; a new option of the engine is
@@ -144,6 +154,8 @@ pub struct EngineLake {
     folder: TempDir,
     /// What the engine keeps beside the lake: the database of the metastore, and derived data.
     own: TempDir,
+    /// Told when a data file is about to be written.
+    writing: Arc<Notify>,
 }
 
 impl EngineLake {
@@ -152,7 +164,8 @@ impl EngineLake {
     /// # Errors
     /// When folders or the metastore cannot be made.
     pub async fn new() -> anyhow::Result<Self> {
-        let lake = Self { folder: TempDir::with_prefix("lake-test-")?, own: TempDir::with_prefix("lake-test-own-")? };
+        let (folder, own) = (TempDir::with_prefix("lake-test-")?, TempDir::with_prefix("lake-test-own-")?);
+        let lake = Self { folder, own, writing: Arc::default() };
         lake.metastore().migrate().await?;
         Ok(lake)
     }
@@ -168,12 +181,39 @@ impl EngineLake {
     /// When the lake's root cannot be opened.
     pub fn open(&self, setting: &Setting) -> anyhow::Result<DeltaTableStore> {
         let root = self.folder.path().display().to_string();
-        let store = LakeStore::open(&LakeStoreConfig { root, sync: false, s3: None })?;
+        let store = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None })?;
+        let writing = Arc::clone(&self.writing);
+        let watcher: Watcher = Arc::new(move |step, path| {
+            if step == Step::Write && path.as_ref().ends_with(".parquet") && !path.as_ref().contains("_delta_log") {
+                writing.notify_one();
+            }
+        });
+        let store = store.wrapped(|inner| Arc::new(Watched::new(inner, watcher)));
         Ok(DeltaTableStore::new(
             Arc::new(store),
             Arc::new(self.metastore()),
             setting.options(&self.own.path().join("index")),
         ))
+    }
+
+    /// Does something while compaction writes the files that it has chosen, or after it if it writes none.
+    pub async fn beside_compaction<T>(&self, store: &DeltaTableStore, work: impl Future<Output = T>) -> T {
+        let (space, ended) = (space(), Notify::new());
+        // What was told before does not count.
+        let _ = self.writing.notified().now_or_never();
+        let compacting = async {
+            // Whatever becomes of it, it is not what is tested.
+            let _ = store.compact(&space).await;
+            ended.notify_one();
+        };
+        let working = async {
+            tokio::select! {
+                () = self.writing.notified() => {}
+                () = ended.notified() => {}
+            }
+            work.await
+        };
+        tokio::join!(compacting, working).1
     }
 
     /// The folder of a table.

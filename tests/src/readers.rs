@@ -15,11 +15,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
+use crate::package_file;
 use crate::parts::{ObjectStore, installed};
 
 pub use self::content::{Content, Row};
 pub use self::inquiry::{Answer, Condition, Inquiry, Test};
-pub use self::log::ensure_log_is_sound;
+pub use self::log::{LogFigures, ensure_log_is_sound};
 pub use self::session::{Reader, Readers};
 pub use self::snapshot::Snapshot;
 
@@ -34,7 +35,7 @@ pub const READERS: &str = "duckdb,polars";
 /// # Errors
 /// When any reader finds a difference (the error lists the first of them), cannot read a table, or is not installed.
 pub fn compare(expected_dir: &Path, root_uri: &str, s3: Option<&ObjectStore>) -> anyhow::Result<String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("readers/compare.py");
+    let script = package_file("readers/compare.py");
     let mut command = Command::new(installed("python/bin/python")?);
     command.arg(script).arg("--expected").arg(expected_dir).args(["--root", root_uri, "--readers", READERS]);
     if let Some(s3) = s3 {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use lake_tests::invocation::{check_config, run};
@@ -13,7 +13,7 @@ use serde::Deserialize;
 const SERVICES: [&str; 4] = ["fetcher", "enricher", "writer", "lake"];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+    lake_tests::package_file("..").canonicalize().unwrap()
 }
 
 fn sample(service: &str) -> PathBuf {

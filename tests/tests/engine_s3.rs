@@ -64,7 +64,7 @@ fn path_of(document_type: &str) -> PathBuf {
 fn config(s3: &ObjectStore) -> LakeStoreConfig {
     LakeStoreConfig {
         root: format!("s3://{BUCKET}/{PREFIX}"),
-        sync: false,
+        sync: true,
         s3: Some(S3Config {
             endpoint: Some(s3.endpoint()),
             region: Some(s3.region().to_owned()),
@@ -95,6 +95,8 @@ struct Trial {
     seen: BTreeMap<&'static str, u64>,
     /// How often the engine said that it cannot just now.
     refusals: u64,
+    /// Rows that deletion vectors in the bucket hid, over all looks.
+    hidden_rows: u64,
 }
 
 /// An engine that knows nothing yet, as after a start; `index` is the number of its key index.
@@ -149,6 +151,7 @@ impl Trial {
             readers,
             seen: BTreeMap::new(),
             refusals: 0,
+            hidden_rows: 0,
         })
     }
 
@@ -231,6 +234,7 @@ impl Trial {
         }
         self.expected.ensure_is_in(&tables)?;
         for (&name, table) in &tables {
+            self.hidden_rows += table.hidden_rows;
             if self.seen.insert(name, table.version) != Some(table.version) {
                 self.ensure_sees(Reader::DuckDb, name, table)?;
             }
@@ -264,10 +268,11 @@ impl Trial {
             }
         }
         ensure!(tables.len() == TYPES.len(), "tables were never made: {:?}", tables.keys());
-        let hidden: u64 = tables.values().map(|table| table.hidden_rows).sum();
+        let hidden = self.hidden_rows;
         let (deaths, refusals, largest) = (self.tripwire.deaths(), self.refusals, self.mirror.largest());
         println!("{deaths} deaths, {refusals} refusals, {hidden} rows hidden, largest object {largest} bytes");
         ensure!(deaths >= DEATHS_MIN && refusals > 0, "the server hardly ever died");
+        ensure!(hidden > 0, "no deletion vector was read from the bucket");
         ensure!(largest > PART_BYTES, "no file was uploaded in parts");
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use lake_tests::package_file;
 use lake_tests::parts::{ObjectStore, parts_dir};
 use lake_tests::readers::compare;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ const ODD_PATH: &str = "demo.2Eorg/case-sql/.C3.89..0a1b=c+d'e&f";
 fn write_table(uri: &str, s3: Option<&ObjectStore>, rows: &[Value]) {
     let options: serde_json::Map<String, Value> =
         s3.iter().flat_map(|s3| s3.environment()).map(|(key, value)| (key.to_owned(), value.into())).collect();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("readers/write_table.py");
+    let script = package_file("readers/write_table.py");
     let mut writer = Command::new(parts_dir().unwrap().join("python/bin/python"))
         .arg(script)
         .stdin(Stdio::piped())

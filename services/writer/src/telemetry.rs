@@ -8,6 +8,14 @@ pub const ROWS_UPSERTED_TOTAL: &str = "lake_writer_rows_upserted_total";
 pub const ROWS_DELETED_TOTAL: &str = "lake_writer_rows_deleted_total";
 /// Counter: bytes of data files written. Label `kind`.
 pub const BYTES_WRITTEN_TOTAL: &str = "lake_writer_bytes_written_total";
+/// Histogram, seconds: one commit of compaction, files written included. Label `kind`.
+pub const COMPACTION_SECONDS: &str = "lake_writer_compaction_seconds";
+/// Histogram, seconds: how long a commit of compaction kept batches of its space waiting. Label `kind`.
+pub const COMPACTION_HOLD_SECONDS: &str = "lake_writer_compaction_hold_seconds";
+/// Counter: bytes of data files that compaction wrote. Label `kind`.
+pub const COMPACTED_BYTES_TOTAL: &str = "lake_writer_compacted_bytes_total";
+/// Counter: superseded and orphaned files deleted. Label `kind`.
+pub const DELETED_FILES_TOTAL: &str = "lake_writer_deleted_files_total";
 /// Counter: data files that compaction replaced. Label `kind`.
 pub const COMPACTED_FILES_TOTAL: &str = "lake_writer_compacted_files_total";
 /// Counter: commits that met a commit of somebody else, or whose outcome had to be looked up. Label `outcome`.
@@ -22,6 +30,8 @@ pub const TABLE_FILES: &str = "lake_writer_table_files";
 pub const TABLE_BYTES: &str = "lake_writer_table_bytes";
 /// Gauge: tables that cannot be used until somebody repairs them. Their rows go to quarantine.
 pub const UNUSABLE_TABLES: &str = "lake_writer_unusable_tables";
+/// Counter: tables that were found gone. Label `kind`.
+pub const GONE_TABLES_TOTAL: &str = "lake_writer_gone_tables_total";
 /// Gauge: keys held in the key indexes of all spaces.
 pub const INDEX_KEYS: &str = "lake_writer_index_keys";
 /// Gauge, bytes: rows that wait for their flush.

@@ -55,6 +55,7 @@ impl Writer {
         let root = Arc::new(LakeStore::open(&options.store)?);
         root.probe_when_there().await?;
         let store = DeltaTableStore::new(Arc::clone(&root), Arc::clone(&metastore), options.tables.clone());
+        store.ensure_presence().await?;
         Ok(Self { metastore, root, store: Arc::new(store), options })
     }
 

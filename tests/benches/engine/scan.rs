@@ -1,6 +1,6 @@
 //! Readers of a table: DuckDB and Polars, through the script beside this file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use lake_tests::parts;
@@ -38,7 +38,7 @@ pub fn python(arguments: &Arguments) -> anyhow::Result<PathBuf> {
 
 /// A script beside this file.
 pub fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/engine").join(name)
+    lake_tests::package_file("benches/engine").join(name)
 }
 
 /// Reads the table of a home.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
-use arrow::compute::unary;
-use arrow::datatypes::Int64Type;
+use arrow::compute::{cast, unary};
+use arrow::datatypes::{DataType, FieldRef, Fields, Int64Type, Schema, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -101,11 +101,14 @@ fn set_back_entry(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
 fn set_back_checkpoint(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
     let batches = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()?;
     let batches = batches.collect::<Result<Vec<RecordBatch>, _>>()?;
-    let Some(schema) = batches.first().map(RecordBatch::schema) else { return Ok(()) };
+    let Some(read) = batches.first().map(RecordBatch::schema) else { return Ok(()) };
+    let schema = Arc::new(Schema::new(in_microseconds(read.fields())));
     let mut written = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut written, Arc::clone(&schema), None)?;
     for batch in batches {
-        let mut columns = batch.columns().to_vec();
+        let columns = batch.columns().iter().zip(schema.fields());
+        let mut columns =
+            columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
         if let Some((at, _)) = schema.column_with_name("remove") {
             columns[at] = set_back_removals(columns[at].as_struct(), earlier_ms)?;
         }
@@ -113,6 +116,16 @@ fn set_back_checkpoint(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
     }
     writer.close()?;
     Ok(fs::write(path, written)?)
+}
+
+/// Spark writes the instants of statistics as INT96, which is read as nanoseconds. Written so, Spark would not read them.
+fn in_microseconds(fields: &Fields) -> Fields {
+    let field = |field: &FieldRef| match field.data_type() {
+        DataType::Struct(fields) => DataType::Struct(in_microseconds(fields)),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        other => other.clone(),
+    };
+    fields.iter().map(|one| one.as_ref().clone().with_data_type(field(one))).collect()
 }
 
 fn set_back_removals(removals: &StructArray, earlier_ms: i64) -> anyhow::Result<ArrayRef> {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::dialogue::Dialogue;
 use super::installed;
+use crate::package_file;
 use crate::readers::{Answer, Content};
 
 static SHARED: Mutex<Option<Spark>> = Mutex::new(None);
@@ -29,7 +30,7 @@ impl Spark {
     /// When it is not installed or does not come up.
     pub fn start() -> anyhow::Result<Self> {
         let mut command = Command::new(installed("spark/python/bin/python")?);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("readers/spark.py");
+        let script = package_file("readers/spark.py");
         command.arg(script).arg(installed("spark/jars")?);
         Ok(Self { dialogue: Dialogue::start("Spark", command)? })
     }

@@ -29,6 +29,39 @@ pub fn ensure_log_is_sound(table: &Path, is_ours: impl Fn(&Value) -> bool) -> an
     Ok(())
 }
 
+/// What the log of a table tells of the engine's commits, so that a test knows that something happened at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogFigures {
+    /// Commits of compaction.
+    pub compactions: u64,
+    /// New files of compaction with rows that a batch deleted while they were written.
+    pub remapped_files: u64,
+    /// Commits that change the columns, the first one included.
+    pub schemas: u64,
+}
+
+impl LogFigures {
+    /// Counts what is still in the log of a table.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(table: &Path) -> anyhow::Result<Self> {
+        let mut figures = Self::default();
+        for actions in entries(table)?.into_values() {
+            let bodies = |kind: &'static str| actions.iter().filter_map(move |action| action.get(kind));
+            if !bodies("commitInfo").any(|info| !info["lakeCommit"].is_null()) {
+                continue;
+            }
+            figures.schemas += u64::from(bodies("metaData").next().is_some());
+            if bodies("commitInfo").any(|info| info["operation"] == "OPTIMIZE") {
+                figures.compactions += 1;
+                figures.remapped_files += bodies("add").filter(|add| add["deletionVector"].is_object()).count() as u64;
+            }
+        }
+        Ok(figures)
+    }
+}
+
 fn entries(table: &Path) -> anyhow::Result<BTreeMap<u64, Vec<Value>>> {
     let mut entries = BTreeMap::new();
     for entry in fs::read_dir(table.join("_delta_log"))? {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::content::{Content, Row};
 use super::inquiry::{Inquiry, spoken};
+use crate::package_file;
 use crate::parts::{Dialogue, ObjectStore, Spark, installed};
 
 /// Who reads.
@@ -69,7 +70,7 @@ impl Readers {
 
     fn start(root: &str, s3: Option<&ObjectStore>) -> anyhow::Result<Self> {
         let mut command = Command::new(installed("python/bin/python")?);
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("readers/session.py")).arg(root);
+        command.arg(package_file("readers/session.py")).arg(root);
         if let Some(s3) = s3 {
             command.envs(s3.environment());
         }

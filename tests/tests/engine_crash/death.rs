@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,10 +106,11 @@ impl Death {
     }
 }
 
-/// As `object_store` leaves a file of which the process dies while it is written.
+/// What the store leaves of a file when the process dies while it writes it.
 fn leave_half(path: &Key) {
-    let file = format!("/{path}#1");
+    let file = PathBuf::from(format!("/{path}"));
+    let Some(folder) = file.parent() else { return };
     // Whatever fails here makes it a crash before the put.
-    let _ = Path::new(&file).parent().map(fs::create_dir_all);
-    let _ = fs::write(file, "{\"commitInfo\":{\"time");
+    let _ = fs::create_dir_all(folder);
+    let _ = fs::write(folder.join(".lake#1"), "{\"commitInfo\":{\"time");
 }

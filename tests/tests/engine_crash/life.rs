@@ -67,8 +67,7 @@ pub fn in_a_life<T>(
         let metastore = SqliteMetastore::file(&folder.join("metastore.sqlite"));
         metastore.migrate().await?;
         let root = folder.join("tables").display().to_string();
-        // The process dies, not the machine: what it has written is there.
-        let mut lake = LakeStore::open(&LakeStoreConfig { root, sync: false, s3: None })?;
+        let mut lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None })?;
         if let Some(watcher) = watcher {
             lake = lake.wrapped(|inner| Arc::new(Watched::new(inner, watcher)));
         }

@@ -17,6 +17,9 @@ use super::{IndexOptions, Liveness};
 /// Entries that are put under one lock.
 const PUT_ENTRIES: usize = 16_384;
 
+/// Memory is overfull with so many times the entries that it should hold. A writer at work lets it come to two.
+const OVERFULL: usize = 4;
+
 /// The key index of a space; clones are the same index. All methods may block on the disk, except where noted. The folder is
 /// locked until all clones, builders, jobs and runs of the index are gone.
 #[derive(Clone, Debug)]
@@ -251,6 +254,11 @@ impl KeyIndex {
         Some(MergeJob { folder: self.0.folder.clone(), inputs, token })
     }
 
+    /// Whether a merge is under way. Does not block.
+    pub fn is_merging(&self) -> bool {
+        self.state().merging.strong_count() > 0
+    }
+
     /// Puts the output of a merge in place of its inputs. `false`: they are not part of this index (any more), and nothing was
     /// changed. Does not block but for the deletion of files.
     pub fn install(&self, mut merged: MergedRuns) -> bool {
@@ -269,6 +277,21 @@ impl KeyIndex {
         drop(state);
         unnamed.iter().for_each(|held| held.run.delete());
         true
+    }
+
+    /// Whether memory holds many times what it should: runs cannot be written. Does not block.
+    pub fn is_overfull(&self) -> bool {
+        self.entries_in_memory() > self.0.options.entries_in_memory_max.saturating_mul(OVERFULL)
+    }
+
+    /// Writes memory as runs.
+    ///
+    /// # Errors
+    /// When the disk does not take them; memory keeps the entries.
+    pub fn flush(&self) -> Result<(), IndexError> {
+        let _flushing = lock(&self.0.flushing);
+        self.state_mut().freeze();
+        self.write_frozen(false).map(drop)
     }
 
     /// Entries that no run holds yet.

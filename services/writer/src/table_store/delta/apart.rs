@@ -4,7 +4,6 @@
 //! state never knows less than the tables. Whoever is waited for no longer takes the state along, and the next load reads the tables.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -82,21 +81,23 @@ impl DeltaTableStore {
     ) -> Result<Vec<u32>, EngineError> {
         let mut waiting = VecDeque::from(shares);
         let (mut conflicts, mut failure, mut failures) = (Vec::new(), None, 0);
+        let mut broken = Vec::new();
         while !waiting.is_empty() && failures < FAILURES_MAX {
             for (number, ended) in self.commit_some(state, &mut waiting, batch, decisions).await {
                 match ended {
                     Ok(Some(committed)) => self.adopt(state, committed, progress),
                     Ok(None) => conflicts.push(number),
                     // The first one is left to the caller; the others are not to cost a plan each.
-                    Err(EngineError::Broken { number, source }) if failure.is_some() => {
-                        state.set_aside(number, &source, Duration::ZERO);
-                    }
+                    Err(EngineError::Broken { number, source }) if failure.is_some() => broken.push((number, source)),
                     Err(error) => {
                         failures += 1;
                         failure.get_or_insert(error);
                     }
                 }
             }
+        }
+        for (number, error) in broken {
+            self.give_up(state, number, &error).await?;
         }
         failure.map_or(Ok(conflicts), Err)
     }

@@ -39,6 +39,9 @@ struct Counts {
     fetched_us: Option<i64>,
 }
 
+/// Readers of this version of the protocol may meet deletion vectors.
+const READS_VECTORS: i32 = 3;
+
 /// Whether a plan came to its end.
 enum Planned {
     Done,
@@ -77,9 +80,11 @@ impl DeltaTableStore {
             Some(state) => state,
             None => self.load_space(&batch.space).await?,
         };
-        let keys_before = state.index.entries();
+        if state.index.is_overfull() {
+            self.relieve(&state).await?;
+        }
         let outcome = self.plans(&mut state, batch, &entries, progress).await;
-        metrics::gauge!(telemetry::INDEX_KEYS).increment(state.index.entries() as f64 - keys_before as f64);
+        state.tell_keys();
         match outcome {
             Ok(()) => {}
             // Rows that are refused before anything is written leave the state as it was.
@@ -92,10 +97,7 @@ impl DeltaTableStore {
                 *held = Some(state);
                 return Err(error);
             }
-            Err(error) => {
-                metrics::gauge!(telemetry::INDEX_KEYS).decrement(state.index.entries() as f64);
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         }
         self.tend_index(&state);
         if state.numbers.last() > NUMBERS_MAX {
@@ -245,6 +247,8 @@ impl DeltaTableStore {
             false => Some(true),
         };
         let wanted = Features { deletion_vectors, retention_hours: Some(hours) };
+        let gets_vectors = !written.marked.is_empty()
+            && table.snapshot().is_ok_and(|snapshot| snapshot.protocol().min_reader_version() < READS_VECTORS);
         let mut actions = match table.snapshot() {
             Err(_) => {
                 commit::creation(&name, &written.plan.schema, &written.partition_columns, &self.options, now / 1_000)?
@@ -258,6 +262,13 @@ impl DeltaTableStore {
             Outcome::Conflict | Outcome::Unknown => return Ok(None),
             Outcome::Committed { version, table } => (version, table),
         };
+        if gets_vectors {
+            tracing::info!(
+                table = %key, version,
+                "table gets its first deletion vectors: from now on it needs readers that know them; deletion_vectors = \"off\" prevents \
+                 that for tables that may be rewritten with each change"
+            );
+        }
         self.keep(&key, version, table);
         metrics::histogram!(telemetry::COMMIT_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
         let (upserted, deleted) = (change.arriving.len(), change.deleted);

@@ -125,6 +125,9 @@ impl DeltaTableStore {
             compacted.bytes_written += bytes;
             let kind = key.space.kind.name();
             metrics::counter!(telemetry::COMPACTED_FILES_TOTAL, "kind" => kind).increment(files as u64);
+            metrics::counter!(telemetry::COMPACTED_BYTES_TOTAL, "kind" => kind).increment(bytes);
+            metrics::histogram!(telemetry::COMPACTION_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
+            metrics::histogram!(telemetry::COMPACTION_HOLD_SECONDS, "kind" => kind).record(held.as_secs_f64());
             let held = lake_shared::retry::milliseconds(held);
             let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
             let waited = lake_shared::retry::milliseconds(locked - waited);
@@ -233,6 +236,7 @@ impl DeltaTableStore {
         // Memory holds one entry of an id: that of a row which is there to stay.
         let live = state.live.clone();
         state.index.put(rewritten.again.into_iter().filter(|entry| live.is_live(entry.position)));
+        state.tell_keys();
         self.record(state).await?;
         vain.extend(empty);
         Ok(Exchange { vain, ..exchange })

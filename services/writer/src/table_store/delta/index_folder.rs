@@ -14,9 +14,15 @@ pub(super) struct IndexFolder {
 impl IndexFolder {
     /// The configured folder, or a temporary one. It is created when something is put there.
     pub(super) fn new(configured: Option<PathBuf>) -> Self {
-        let temporary = configured.is_none();
-        let name = format!("commcare-lake-index-{}", Uuid::new_v4());
-        Self { path: configured.unwrap_or_else(|| std::env::temp_dir().join(name)), temporary }
+        if let Some(path) = configured {
+            return Self { path, temporary: false };
+        }
+        let path = std::env::temp_dir().join(format!("commcare-lake-index-{}", Uuid::new_v4()));
+        tracing::info!(
+            folder = %path.display(),
+            "tables.index_folder is not set: key indexes are in a temporary folder and are built anew at every start"
+        );
+        Self { path, temporary: true }
     }
 
     pub(super) fn path(&self) -> &Path {

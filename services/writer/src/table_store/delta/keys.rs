@@ -30,6 +30,9 @@ const CHUNKS_WAITING: usize = 16;
 /// More rows than these are sorted on disk instead of entering the index one by one.
 const ROWS_IN_MEMORY_MAX: i64 = 200_000;
 
+/// Ids with two rows whose instants of observation are held at once, about 60 bytes each: somebody may have doubled a whole table.
+const SETTLED_AT_ONCE: usize = 500_000;
+
 /// How often the reading of keys says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
@@ -246,19 +249,37 @@ impl DeltaTableStore {
     async fn settle_twice(
         &self,
         state: &mut SpaceState,
-        twice: Vec<(Position, i64, Position, i64)>,
+        mut twice: Vec<(Position, i64, Position, i64)>,
     ) -> Result<(), EngineError> {
+        // So that a file is read for few of the parts.
+        twice.sort_unstable_by_key(|(one, ..)| *one);
+        let mut condemned = 0_u64;
+        for part in twice.chunks(SETTLED_AT_ONCE) {
+            condemned += self.settle_some(state, part).await?;
+        }
+        if condemned > 0 {
+            tracing::info!(space = %state.space, ids = condemned, "ids have two rows; the older ones will leave");
+        }
+        Ok(())
+    }
+
+    /// How many rows must leave.
+    async fn settle_some(
+        &self,
+        state: &mut SpaceState,
+        twice: &[(Position, i64, Position, i64)],
+    ) -> Result<u64, EngineError> {
         let tied = twice.iter().filter(|(_, one, _, other)| one == other);
         let positions: Vec<Position> = tied.flat_map(|(one, _, other, _)| [*one, *other]).collect();
         let observed = loop {
             match self.observed_at(state, &positions).await {
                 // The rows of that table do not count any more.
-                Err(EngineError::Broken { number, source }) => state.set_aside(number, &source, Duration::ZERO),
+                Err(EngineError::Broken { number, source }) => self.give_up_reading(state, number, &source).await?,
                 observed => break observed?,
             }
         };
         let mut condemned = 0_u64;
-        for (one, one_version, other, other_version) in twice {
+        for &(one, one_version, other, other_version) in twice {
             if !state.live.is_live(one) || !state.live.is_live(other) {
                 continue;
             }
@@ -269,10 +290,7 @@ impl DeltaTableStore {
             condemned += 1;
             state.live_mut().condemn(if order == Ordering::Greater { other } else { one });
         }
-        if condemned > 0 {
-            tracing::info!(space = %state.space, ids = condemned, "ids have two rows; the older ones will leave");
-        }
-        Ok(())
+        Ok(condemned)
     }
 
     /// Fills in when found rows were observed, exactly or by a bound that decides as well. A question is an id with an instant that is to

@@ -18,12 +18,16 @@ use super::stamp::{Stamp, StampedFiles};
 use super::{DeltaTableStore, EngineError, commit, verdict};
 use crate::key_index::{IndexError, KeyIndex};
 use crate::metastore::TableRecord;
+use crate::telemetry;
 
 /// Logs opened at once.
 const LOGS_AT_ONCE: usize = 8;
 
 /// How long to wait for the index of a space, which a task of an abandoned call may still hold.
 const INDEX_WAITS: u32 = 100;
+
+/// How long no merge is begun after one that failed.
+const MERGE_RESTS: Duration = Duration::from_secs(60);
 
 /// New data files between two checkpoints of an index.
 const FILES_BETWEEN_CHECKPOINTS: u32 = 500;
@@ -48,8 +52,9 @@ impl DeltaTableStore {
         let mut to_read = KeysToRead::default();
         while let Some((record, opened)) = tables.next().await {
             let known = known.remove(&record.path).unwrap_or_default();
+            let recorded = record.state.version.map(|version| (version, record.state.rows));
             let number = state.add_slot(record);
-            match self.enter(&mut state, number, opened, known, &mut to_read).await {
+            match self.enter(&mut state, number, recorded, opened, known, &mut to_read).await {
                 Err(error) if verdict::is_lasting(&error) => state.set_aside(number, &error, Duration::ZERO),
                 entered => entered?,
             }
@@ -71,7 +76,7 @@ impl DeltaTableStore {
             %space, tables, keys, tombstones, files_read = files, rows_read = rows, index_is_new = is_new, milliseconds,
             "space loaded"
         );
-        metrics::gauge!(crate::telemetry::INDEX_KEYS).increment(keys as f64);
+        state.tell_keys();
         if is_new && rows > 0 {
             self.checkpoint_index(&state).await?;
             self.shared(space).saved.store(state.numbers.last(), Ordering::Relaxed);
@@ -97,16 +102,23 @@ impl DeltaTableStore {
         (record, opened)
     }
 
-    /// Enters a table into a space that is being loaded, if there is one. Its new files are to be read.
+    /// Enters a table into a space that is being loaded, if there is one. Its new files are to be read. `recorded`: version and rows that the
+    /// metastore knows.
     async fn enter(
         &self,
         state: &mut SpaceState,
         number: u32,
+        recorded: Option<(i64, i64)>,
         opened: Result<Option<DeltaTable>, EngineError>,
         known: StampedFiles,
         to_read: &mut KeysToRead,
     ) -> Result<(), EngineError> {
-        let Some(table) = opened? else { return Ok(()) };
+        let Some(table) = opened? else {
+            if let Some((version, rows)) = recorded {
+                warn_gone(&state.slot(number).key, version, rows);
+            }
+            return Ok(());
+        };
         let unread = state.follow(number, &table, known).await?;
         to_read.add(state, number, table.object_store(), unread);
         self.handles.put(state.slot(number).key.clone(), table);
@@ -152,16 +164,28 @@ impl DeltaTableStore {
         writing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)
     }
 
+    /// Writes what the index holds in memory to disk, or fails: a batch more would add to it.
+    pub(super) async fn relieve(&self, state: &SpaceState) -> Result<(), EngineError> {
+        let index = state.index.clone();
+        let writing = tokio::task::spawn_blocking(move || index.flush());
+        writing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)
+    }
+
     /// Merges runs of the index, and saves it from time to time, beside what else happens.
     pub(super) fn tend_index(&self, state: &SpaceState) {
-        if let Some(job) = state.index.merge_due() {
+        let shared = self.shared(&state.space);
+        if !shared.merge_rests.is_over() {
+            // The disk is full, or worse.
+        } else if let Some(job) = state.index.merge_due() {
             let (index, live) = (state.index.clone(), WithStrays(Arc::clone(&state.live)));
             let (space, lost) = (state.space.clone(), Arc::clone(&self.lost_indexes));
+            let shared = Arc::clone(&shared);
             tokio::task::spawn_blocking(move || match job.run(&live).map_err(EngineError::Index) {
                 Ok(merged) => {
                     index.install(merged);
                 }
                 Err(error) => {
+                    shared.merge_rests.begin(MERGE_RESTS);
                     tracing::warn!(%space, %error, "runs of the key index could not be merged");
                     if error.is_index_lost() {
                         lost.lock().unwrap_or_else(PoisonError::into_inner).insert(space);
@@ -169,7 +193,6 @@ impl DeltaTableStore {
                 }
             });
         }
-        let shared = self.shared(&state.space);
         let unsaved = state.numbers.last().saturating_sub(shared.saved.load(Ordering::Relaxed));
         if unsaved < FILES_BETWEEN_CHECKPOINTS || shared.saving.swap(true, Ordering::AcqRel) {
             return;
@@ -211,6 +234,10 @@ impl DeltaTableStore {
         let opened = self.opened(&path).await?;
         state.torn = true;
         let Some(table) = opened else {
+            let slot = state.slot(number);
+            if let Some(version) = slot.version {
+                warn_gone(&key, version as i64, slot.rows());
+            }
             state.forget_table(number);
             state.readmit(number);
             return Ok(());
@@ -235,4 +262,13 @@ impl DeltaTableStore {
         }
         Ok(())
     }
+}
+
+/// Somebody has dropped a table, or it is not where it was. It is made anew by the next rows for it.
+fn warn_gone(table: &TableKey, version: i64, rows: i64) {
+    tracing::warn!(
+        %table, version, rows,
+        "table is gone from the lake; the next rows make it anew and earlier ones are not in it: put it back before that, or backfill"
+    );
+    metrics::counter!(telemetry::GONE_TABLES_TOTAL, "kind" => table.space.kind.name()).increment(1);
 }

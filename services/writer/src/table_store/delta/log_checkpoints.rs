@@ -31,7 +31,7 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// The last checkpoint of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Last {
+pub(super) struct Last {
     /// `None`: there is none.
     version: Option<u64>,
     /// The next one comes no earlier.
@@ -149,7 +149,7 @@ async fn hint(store: &Arc<dyn ObjectStore>) -> Result<Option<u64>, EngineError> 
 }
 
 /// Makes a checkpoint, and a new handle: those that are open do not fold what they have gathered. The answer is the last checkpoint then.
-async fn make(key: &TableKey, version: u64, table: DeltaTable, handles: Arc<Handles>, before: Last) -> Last {
+pub(super) async fn make(key: &TableKey, version: u64, table: DeltaTable, handles: Arc<Handles>, before: Last) -> Last {
     let began = Instant::now();
     let runtime = tokio::runtime::Handle::current();
     // It computes more than it waits.

@@ -7,7 +7,7 @@
 //!
 //! Files are told apart by their names alone, which are unique: a file system may list them under another spelling of their folders.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,6 +27,7 @@ use super::{DeltaOptions, DeltaTableStore, EngineError, commit, deletion_vectors
 use crate::metastore::TableRecord;
 use crate::table_store::Maintained;
 use crate::table_store::durable_files;
+use crate::telemetry;
 
 /// The note of superseded files, in the folder of a table. Readers skip folders with `_`.
 const NOTE: &str = "_lake/superseded_files.json";
@@ -42,7 +43,7 @@ impl DeltaTableStore {
         let shared = self.shared(space);
         let unusable = self.unusable_tables(space).await;
         // Rows of such a table that were deleted meanwhile would come back with it.
-        if unusable.is_empty() {
+        if unusable.as_ref().is_some_and(BTreeSet::is_empty) {
             let forgotten = self.metastore.forget_old_tombstones(space, older_than_us).await;
             maintained.tombstones_forgotten = forgotten.map_err(EngineError::Metastore)?;
             let retention = Duration::from_secs(self.options.tombstone_retention_hours.saturating_mul(3_600));
@@ -52,7 +53,7 @@ impl DeltaTableStore {
         }
         let mut failure = None;
         for record in self.metastore.tables(Some(space)).await.map_err(EngineError::Metastore)? {
-            if unusable.contains(&record.key) {
+            if unusable.as_ref().is_some_and(|unusable| unusable.contains(&record.key)) {
                 continue;
             }
             // A table that cannot be cleaned up now does not keep the others from their turn.
@@ -61,6 +62,8 @@ impl DeltaTableStore {
                 failure.get_or_insert(error);
             }
         }
+        metrics::counter!(telemetry::DELETED_FILES_TOTAL, "kind" => space.kind.name())
+            .increment(maintained.files_deleted);
         tracing::info!(
             %space,
             tables = maintained.tables,

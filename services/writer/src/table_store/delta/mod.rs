@@ -17,6 +17,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::Utc;
@@ -39,6 +40,7 @@ use crate::key_index::{IndexError, IndexOptions};
 use crate::metastore::{Metastore, MetastoreError};
 
 pub use self::options::{DeletionVectors, DeltaOptions, NamedTableOptions, TableOptions};
+pub use self::presence::PresenceError;
 
 mod apart;
 mod apply;
@@ -67,6 +69,7 @@ mod options;
 mod partition;
 mod partition_files;
 mod plan;
+mod presence;
 mod protocol;
 mod record;
 mod registration;
@@ -164,7 +167,23 @@ struct SpaceCell {
     saving: AtomicBool,
     /// Number of the newest data file when the index was last saved.
     saved: AtomicU32,
+    /// Since a merge of runs failed.
+    merge_rests: Rest,
     residence: Residence,
+}
+
+/// A time in which something is not tried.
+#[derive(Default)]
+struct Rest(StdMutex<Option<Instant>>);
+
+impl Rest {
+    fn begin(&self, time: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + time);
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| until <= Instant::now())
+    }
 }
 
 type SharedSpace = Arc<SpaceCell>;
@@ -191,7 +210,7 @@ pub struct DeltaTableStore {
 impl DeltaTableStore {
     /// An engine on a lake; spaces are loaded when they are first used. Run [`LakeStore::probe`] before.
     pub fn new(lake: Arc<LakeStore>, metastore: Arc<dyn Metastore>, options: DeltaOptions) -> Self {
-        let handles = Arc::new(Handles::new(options.tables_open_max));
+        let handles = Arc::new(Handles::new(options.tables_open_max, options.files_open_max));
         let index_folder = IndexFolder::new(options.index_folder.clone());
         let index_options = IndexOptions {
             entries_in_memory_max: options.index_entries_in_memory_max.max(1),

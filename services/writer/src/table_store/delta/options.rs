@@ -68,6 +68,8 @@ pub struct DeltaOptions {
     /// Folder of the key indexes on a local disk, about 24 bytes an id; without it they are in a temporary folder and built anew at
     /// every start.
     pub index_folder: Option<PathBuf>,
+    /// Whether to begin although none of the tables that the metastore knows is there.
+    pub start_without_tables: bool,
     /// Most entries of one key index that are in memory before they are written to disk, about 26 bytes each.
     pub index_entries_in_memory_max: usize,
     /// Bytes that all spaces together take in memory (indexes, lists of files, deletion vectors); the ones that were used longest ago are put away
@@ -75,6 +77,8 @@ pub struct DeltaOptions {
     pub spaces_bytes_max: usize,
     /// Most tables whose handles stay open.
     pub tables_open_max: usize,
+    /// Data files that these tables have together, about 3 kB each in memory.
+    pub files_open_max: usize,
     /// Commits of a table after which its log gets a checkpoint; more where a checkpoint takes long.
     pub checkpoint_every_commits: u64,
     /// How long superseded data files stay for running readers and time travel, hours. The log speaks of each of them for so long, so a
@@ -89,7 +93,7 @@ pub struct DeltaOptions {
 impl Default for DeltaOptions {
     /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, tiny up to 64 KiB, 15 % deleted rows, 8 overlapping files,
     /// compactions of 2 GiB, copy on write below 64 MiB and up to 4 MiB/s, no partitions, 500,000 entries in memory, spaces of 256 MiB, 200 open
-    /// tables, a checkpoint every 64 commits, 2 days, a day, 30 days.
+    /// tables with 100,000 files, a checkpoint every 64 commits, 2 days, a day, 30 days.
     fn default() -> Self {
         Self {
             columns_max: COLUMNS_MAX,
@@ -106,9 +110,11 @@ impl Default for DeltaOptions {
             partition_by: Vec::new(),
             named: BTreeMap::new(),
             index_folder: None,
+            start_without_tables: false,
             index_entries_in_memory_max: 500_000,
             spaces_bytes_max: 256 << 20,
             tables_open_max: 200,
+            files_open_max: 100_000,
             checkpoint_every_commits: 64,
             retention_hours: 2 * 24,
             orphan_hours: 24,

@@ -58,7 +58,8 @@ impl DeltaTableStore {
         Ok(())
     }
 
-    async fn has_log(&self, path: &str) -> Result<bool, EngineError> {
+    /// Whether the folder of a table has a log, whatever its first entry is.
+    pub(super) async fn has_log(&self, path: &str) -> Result<bool, EngineError> {
         self.closed(path)?.verify_deltatable_existence().await.map_err(EngineError::delta)
     }
 }

@@ -84,10 +84,13 @@ impl DeltaTableStore {
         let (Ok(_compacting), Ok(mut guard)) = (shared.compacting.try_lock(), shared.state.try_lock()) else {
             return Ok(());
         };
+        // What goes on with its index would be in vain, and keep the index from being opened meanwhile.
+        if shared.saving.load(Ordering::Acquire) || guard.as_ref().is_some_and(|state| state.index.is_merging()) {
+            return Ok(());
+        }
         if let Some(state) = guard.as_ref().filter(|state| !state.torn) {
             self.checkpoint_index(state).await?;
             tracing::debug!(space = %state.space, bytes = state.bytes(), "space put away");
-            metrics::gauge!(crate::telemetry::INDEX_KEYS).decrement(state.index.entries() as f64);
         }
         *guard = None;
         shared.residence.bytes.store(0, Ordering::Relaxed);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use deltalake::DeltaTable;
+use deltalake::kernel::DeletionVectorDescriptor;
+use futures::{StreamExt, TryStreamExt, stream};
 use lake_shared::identity::{DocumentType, Space, TableKey};
 use object_store::ObjectStore;
 
@@ -25,6 +27,10 @@ use crate::metastore::TableRecord;
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::TableSchema;
+use crate::telemetry;
+
+/// Deletion vectors read at once.
+const VECTORS_AT_ONCE: usize = 16;
 
 /// A table of the space.
 #[derive(Clone, Debug)]
@@ -116,6 +122,25 @@ pub(super) struct SpaceState {
     pub(super) looked_at: usize,
     /// A refresh has begun and not ended: files and index may not agree. Such a state is loaded anew.
     pub(super) torn: bool,
+    /// What the metric of keys has of this state.
+    keys_told: KeysTold,
+}
+
+/// Keys that count in the metric as long as the state is there.
+#[derive(Debug, Default)]
+struct KeysTold(u64);
+
+impl KeysTold {
+    fn tell(&mut self, keys: u64) {
+        metrics::gauge!(telemetry::INDEX_KEYS).increment(keys as f64 - self.0 as f64);
+        self.0 = keys;
+    }
+}
+
+impl Drop for KeysTold {
+    fn drop(&mut self) {
+        self.tell(0);
+    }
 }
 
 static GENERATIONS: AtomicU64 = AtomicU64::new(0);
@@ -133,6 +158,7 @@ impl SpaceState {
             generation: GENERATIONS.fetch_add(1, Ordering::Relaxed),
             looked_at: 0,
             torn: false,
+            keys_told: KeysTold::default(),
         }
     }
 
@@ -189,6 +215,35 @@ impl SpaceState {
         Ok(found.collect())
     }
 
+    /// Reads the deletion vectors of a loaded version that are not those which are held. By path of their files.
+    async fn vectors_of(
+        &self,
+        number: u32,
+        table: &DeltaTable,
+    ) -> Result<HashMap<String, DeletionVector>, EngineError> {
+        let files = self.slot(number).files.values();
+        let held: HashMap<&str, &DeletionVectorDescriptor> =
+            files.filter_map(|file| Some((file.path.as_str(), &file.deleted.as_ref()?.descriptor))).collect();
+        let store = table.object_store();
+        let snapshot = table.snapshot().map_err(EngineError::delta)?;
+        let log = snapshot.log_data();
+        let described =
+            log.iter().filter_map(|view| Some((view.path().into_owned(), view.deletion_vector_descriptor()?)));
+        let unread: Vec<_> = described
+            .filter(|(path, descriptor)| held.get(path.as_str()) != Some(&descriptor))
+            .map(|(path, descriptor)| {
+                let store = &store;
+                async move { Ok((path, deletion_vectors::load(store, descriptor).await?)) }
+            })
+            .collect();
+        stream::iter(unread).buffer_unordered(VECTORS_AT_ONCE).try_collect().await
+    }
+
+    /// Brings the metric of keys in step with the index.
+    pub(super) fn tell_keys(&mut self) {
+        self.keys_told.tell(self.index.entries());
+    }
+
     /// Brings the files of a table in step with a loaded version. Answers the numbers of files whose keys are not in the index yet.
     /// `stamped` are the files that the index does know.
     pub(super) async fn follow(
@@ -208,12 +263,13 @@ impl SpaceState {
         let partition_columns = snapshot.metadata().partition_columns().to_vec();
         partition::check_types(&partition_columns, &schema)?;
         let store = table.object_store();
-        let mut before = std::mem::take(&mut self.slot_mut(number).files);
-        for file in before.values() {
+        for file in self.slot(number).files.values() {
             let deleted = file.deleted.as_ref().map(|deleted| deleted.descriptor.clone());
             let stamped = StampedFile { number: file.number, path: file.path.clone(), deleted };
             known.insert(file.path.clone(), stamped);
         }
+        let mut vectors = self.vectors_of(number, table).await?;
+        let mut before = std::mem::take(&mut self.slot_mut(number).files);
         let (mut files, mut unread, mut replaced) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut raw_paths = RawPaths::of(snapshot);
         for (position, view) in snapshot.log_data().iter().enumerate() {
@@ -226,7 +282,10 @@ impl SpaceState {
                 None => None,
                 Some(descriptor) => match held.as_ref().and_then(|file| file.deleted.clone()) {
                     Some(held) if held.descriptor == descriptor => Some(held),
-                    _ => Some(deletion_vectors::load(&store, descriptor).await?),
+                    _ => match vectors.remove(&path) {
+                        Some(vector) => Some(vector),
+                        None => Some(deletion_vectors::load(&store, descriptor).await?),
+                    },
                 },
             };
             // Other writers need not say how many rows a file has; then they are counted as its keys are read.
@@ -279,7 +338,7 @@ impl SpaceState {
 /// Whether every row that was deleted in a file still is. If not, rows came back that the index may have forgotten.
 async fn only_grew(
     store: &Arc<dyn ObjectStore>,
-    before: Option<&deltalake::kernel::DeletionVectorDescriptor>,
+    before: Option<&DeletionVectorDescriptor>,
     now: Option<&DeletionVector>,
 ) -> Result<bool, EngineError> {
     let Some(before) = before else { return Ok(true) };

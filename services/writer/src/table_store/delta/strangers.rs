@@ -48,7 +48,8 @@ pub(super) enum Footing {
 struct Look {
     number: u32,
     version: Option<u64>,
-    store: Arc<dyn ObjectStore>,
+    /// It has loaded nothing.
+    table: DeltaTable,
 }
 
 /// What was found of the log.
@@ -57,7 +58,7 @@ struct Sighting {
     version: Option<u64>,
     /// The entry of the version that is known.
     here: Option<Mark>,
-    /// Whether there is the one after it.
+    /// Whether there is the one after it, or any where none is known.
     next: bool,
 }
 
@@ -84,15 +85,14 @@ async fn mark_of(store: &Arc<dyn ObjectStore>, version: u64) -> Result<Option<Ma
 
 impl Look {
     async fn sighting(self) -> Result<Sighting, EngineError> {
-        let Self { number, version, store } = self;
-        let here = async {
-            match version {
-                Some(version) => mark_of(&store, version).await,
-                None => Ok(None),
-            }
+        let Self { number, version, table } = self;
+        let Some(known) = version else {
+            // The first entries may have been cleaned up.
+            let next = table.verify_deltatable_existence().await.map_err(EngineError::delta)?;
+            return Ok(Sighting { number, version, here: None, next });
         };
-        let next = mark_of(&store, version.map_or(0, |version| version + 1));
-        let (here, next) = futures::try_join!(here, next)?;
+        let store = table.object_store();
+        let (here, next) = futures::try_join!(mark_of(&store, known), mark_of(&store, known + 1))?;
         Ok(Sighting { number, version, here, next: next.is_some() })
     }
 }
@@ -122,7 +122,7 @@ impl SpaceState {
         let usable = numbers.filter(|number| self.slots[*number].unusable.is_none());
         let looks = usable.map(|number| {
             let slot = &self.slots[number];
-            Ok(Look { number: number as u32, version: slot.version, store: store.closed(&slot.path)?.object_store() })
+            Ok(Look { number: number as u32, version: slot.version, table: store.closed(&slot.path)? })
         });
         looks.collect()
     }
@@ -216,7 +216,10 @@ impl DeltaTableStore {
     /// What the next commit to a table would be made upon. To be asked while its files are written.
     pub(super) async fn footing(&self, state: &SpaceState, number: u32) -> Result<Footing, EngineError> {
         let slot = state.slot(number);
-        let Some(version) = slot.version else { return Ok(Footing::Firm) };
+        let Some(version) = slot.version else {
+            // A put of the first entry would succeed in a log that was cleaned up behind a checkpoint, and nobody would ever read it.
+            return Ok(if self.has_log(&slot.path).await? { Footing::Gone } else { Footing::Firm });
+        };
         let store = self.closed(&slot.path)?.object_store();
         let here = mark_of(&store, version).await?;
         let seen = slot.seen.as_ref().filter(|(seen, _)| *seen == version).and_then(|(_, mark)| mark.as_ref());

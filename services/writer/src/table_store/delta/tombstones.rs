@@ -1,7 +1,7 @@
 //! Remembered deletions, which are in the metastore, and settling them with rows that were read out of files: a row that its tombstone beats
 //! must leave, a tombstone that a row has outlived is forgotten.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::batch::Decisions;
 use super::space::{Found, SpaceState};
@@ -79,7 +79,7 @@ impl DeltaTableStore {
         let found = loop {
             match self.found_with_observation(state, &tombstones).await {
                 // The rows of that table do not count any more.
-                Err(EngineError::Broken { number, source }) => state.set_aside(number, &source, Duration::ZERO),
+                Err(EngineError::Broken { number, source }) => self.give_up_reading(state, number, &source).await?,
                 found => break found?,
             }
         };

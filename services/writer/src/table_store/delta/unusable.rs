@@ -111,21 +111,39 @@ impl DeltaTableStore {
         number: u32,
         error: &EngineError,
     ) -> Result<(), EngineError> {
-        let slot = state.slot(number);
-        let is_same = match self.opened(&slot.path).await {
-            Ok(Some(table)) => {
-                let id = strangers::id_of(table.snapshot().map_err(EngineError::delta)?);
-                table.version() == slot.version && slot.id.as_ref().is_none_or(|held| *held == id)
-            }
-            Ok(None) => false,
-            Err(error) if verdict::is_lasting(&error) => true,
-            Err(error) => return Err(error),
-        };
-        if !is_same {
+        if !self.is_as_known(state, number).await? {
             return self.refresh(state, number).await;
         }
         state.set_aside(number, error, Duration::ZERO);
         Ok(())
+    }
+
+    /// The same while a table is read into the state, which begins anew if it is not the same any more.
+    pub(super) async fn give_up_reading(
+        &self,
+        state: &mut SpaceState,
+        number: u32,
+        error: &EngineError,
+    ) -> Result<(), EngineError> {
+        if !self.is_as_known(state, number).await? {
+            return Err(EngineError::Contended(state.slot(number).key.clone()));
+        }
+        state.set_aside(number, error, Duration::ZERO);
+        Ok(())
+    }
+
+    /// Whether a table is still the one that is known, at the same version.
+    async fn is_as_known(&self, state: &SpaceState, number: u32) -> Result<bool, EngineError> {
+        let slot = state.slot(number);
+        match self.opened(&slot.path).await {
+            Ok(Some(table)) => {
+                let id = strangers::id_of(table.snapshot().map_err(EngineError::delta)?);
+                Ok(table.version() == slot.version && slot.id.as_ref().is_none_or(|held| *held == id))
+            }
+            Ok(None) => Ok(false),
+            Err(error) if verdict::is_lasting(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives each unusable table of a space that is in use another try.
@@ -140,13 +158,12 @@ impl DeltaTableStore {
         self.record(state).await
     }
 
-    /// The tables of a space that are known to be unusable.
-    pub(super) async fn unusable_tables(&self, space: &Space) -> BTreeSet<TableKey> {
+    /// The tables of a space that cannot be used. `None`: nobody knows, as the space is not loaded.
+    pub(super) async fn unusable_tables(&self, space: &Space) -> Option<BTreeSet<TableKey>> {
         let shared = self.shared(space);
         let guard = shared.state.lock().await;
-        let state = guard.as_ref();
-        state
-            .map_or_else(BTreeSet::new, |state| state.unusable().map(|number| state.slot(number).key.clone()).collect())
+        let state = guard.as_ref().filter(|state| !state.torn)?;
+        Some(state.unusable().map(|number| state.slot(number).key.clone()).collect())
     }
 
     /// It is time to try every unusable table again.

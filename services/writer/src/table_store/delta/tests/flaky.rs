@@ -12,6 +12,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
+use tokio::sync::Notify;
 
 /// Fails about one write in `one_in`, parts of uploads among them, and one other request in many times as many; 0 never. Writes to paths
 /// that have a `broken` part always fail.
@@ -22,6 +23,10 @@ pub(super) struct Flaky {
     broken: Arc<Mutex<Option<String>>>,
     /// How often a write to a broken path was refused.
     refused: Arc<AtomicU64>,
+    /// Objects whose paths have this part cannot be read.
+    unreadable: Arc<Mutex<Option<String>>>,
+    /// Told when a data file is about to be written.
+    writing: Arc<Notify>,
 }
 
 /// Says what fails.
@@ -60,13 +65,18 @@ impl Flaky {
         one_in: Arc<AtomicU64>,
         broken: Arc<Mutex<Option<String>>>,
         refused: Arc<AtomicU64>,
+        unreadable: Arc<Mutex<Option<String>>>,
+        writing: Arc<Notify>,
     ) -> Self {
         let dice = Arc::new(Dice { one_in, counter: AtomicU64::new(0x9e37_79b9) });
-        Self { inner, dice, broken, refused }
+        Self { inner, dice, broken, refused, unreadable, writing }
     }
 
     /// Refuses a write to a broken path.
     fn check(&self, path: &Path) -> Result<()> {
+        if path.as_ref().ends_with(".parquet") && !path.as_ref().contains("_delta_log") {
+            self.writing.notify_one();
+        }
         let is_broken = self.broken.lock().unwrap().as_ref().is_some_and(|part| path.as_ref().contains(part));
         if !is_broken {
             return Ok(());
@@ -109,6 +119,9 @@ impl ObjectStore for Flaky {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.dice.other()?;
+        if self.unreadable.lock().unwrap().as_ref().is_some_and(|part| location.as_ref().contains(part)) {
+            return Err(trouble());
+        }
         self.inner.get_opts(location, options).await
     }
 

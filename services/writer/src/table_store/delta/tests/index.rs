@@ -122,6 +122,31 @@ async fn a_lost_folder_is_built_anew() {
     assert!(lake.index.path().join(names::space_path(&space())).join("manifest").exists());
 }
 
+/// The folder is gone while it is in use, or its disk is full: memory does not grow without bound, and the index comes back.
+#[tokio::test]
+async fn an_index_that_cannot_be_written_stays_small_and_comes_back() {
+    let lake = Lake::new().await;
+    let store = lake.open(DeltaOptions { index_entries_in_memory_max: 10, ..options() });
+    store.apply(batch(&[("t", numbered(0..10, 1))], vec![])).await.unwrap();
+    std::fs::remove_dir_all(lake.index.path().join(names::space_path(&space()))).unwrap();
+    let (mut refused, mut most) = (0, 0);
+    for round in 0..40_usize {
+        let rows = numbered(round * 7..round * 7 + 10, 2);
+        while let Err(error) = store.apply(batch(&[("t", rows.clone())], vec![])).await {
+            assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+            refused += 1;
+            assert!(refused < 10, "{error:?}");
+        }
+        let shared = store.shared(&space());
+        let state = shared.state.lock().await;
+        most = most.max(state.as_ref().unwrap().index.entries_in_memory());
+    }
+    assert!(refused > 0 && most <= 50, "refused {refused} times, {most} entries in memory");
+    let everything = 39 * 7 + 10;
+    let again = store.apply(batch(&[("t", numbered(0..everything, 2))], vec![])).await.unwrap();
+    assert_eq!((again.tables.len(), lake.read("t").await.len()), (0, everything));
+}
+
 #[tokio::test]
 async fn a_damaged_folder_is_built_anew() {
     let lake = Lake::new().await;

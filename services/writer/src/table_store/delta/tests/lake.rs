@@ -19,6 +19,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use roaring::RoaringBitmap;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::Notify;
 use url::Url;
 
 use super::flaky::Flaky;
@@ -41,6 +42,10 @@ pub(super) struct Lake {
     pub(super) broken: Arc<Mutex<Option<String>>>,
     /// How often that happened.
     pub(super) refused: Arc<AtomicU64>,
+    /// Objects whose paths have this part cannot be read.
+    pub(super) unreadable: Arc<Mutex<Option<String>>>,
+    /// Told when a data file is about to be written.
+    pub(super) writing: Arc<Notify>,
     /// The folder of the key indexes.
     pub(super) index: TempDir,
     pub(super) database: TempDir,
@@ -59,6 +64,8 @@ impl Lake {
             one_in: Arc::default(),
             broken: Arc::default(),
             refused: Arc::default(),
+            unreadable: Arc::default(),
+            writing: Arc::default(),
             index: TempDir::new().unwrap(),
             database,
         }
@@ -73,9 +80,10 @@ impl Lake {
     /// An engine on another machine.
     pub(super) fn open_elsewhere(&self, options: DeltaOptions) -> DeltaTableStore {
         let root = self.folder.path().to_str().unwrap().to_owned();
-        let lake = LakeStore::open(&LakeStoreConfig { root, sync: false, s3: None }).unwrap();
+        let lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None }).unwrap();
         let (one_in, broken, refused) = (Arc::clone(&self.one_in), Arc::clone(&self.broken), Arc::clone(&self.refused));
-        let lake = lake.wrapped(|inner| Arc::new(Flaky::new(inner, one_in, broken, refused)));
+        let (unreadable, writing) = (Arc::clone(&self.unreadable), Arc::clone(&self.writing));
+        let lake = lake.wrapped(|inner| Arc::new(Flaky::new(inner, one_in, broken, refused, unreadable, writing)));
         DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
     }
 
@@ -86,7 +94,7 @@ impl Lake {
         before: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
     ) -> DeltaTableStore {
         let root = self.folder.path().to_str().unwrap().to_owned();
-        let lake = LakeStore::open(&LakeStoreConfig { root, sync: false, s3: None }).unwrap().wrapped(before);
+        let lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None }).unwrap().wrapped(before);
         let options = DeltaOptions { index_folder: Some(self.index.path().to_owned()), ..options };
         DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
     }
@@ -95,10 +103,18 @@ impl Lake {
     pub(super) fn open_gated(&self, options: DeltaOptions) -> (DeltaTableStore, Arc<Gate>) {
         let gate = Arc::new(Gate::default());
         let root = self.folder.path().to_str().unwrap().to_owned();
-        let lake = LakeStore::open(&LakeStoreConfig { root, sync: false, s3: None }).unwrap();
+        let lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None }).unwrap();
         let lake = lake.wrapped(|inner| Arc::new(Gated { inner, gate: Arc::clone(&gate) }));
         let options = DeltaOptions { index_folder: Some(self.index.path().to_owned()), ..options };
         (DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options), gate)
+    }
+
+    /// The metastore loses what it knows of all tables.
+    pub(super) async fn forget_tables(&self) {
+        let file = self.database.path().join("metastore.sqlite");
+        let pool = sqlx::SqlitePool::connect(&format!("sqlite:{}", file.display())).await.unwrap();
+        sqlx::query("DELETE FROM lake_table").execute(&pool).await.unwrap();
+        pool.close().await;
     }
 
     /// The key index is lost, after the last task of a dropped engine has let go of it.

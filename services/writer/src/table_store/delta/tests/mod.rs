@@ -16,6 +16,7 @@ mod many_tables;
 mod messages;
 mod model;
 mod partitions;
+mod presence;
 mod protocol;
 mod resident;
 mod respelled;

@@ -1,5 +1,6 @@
 //! What others do to tables is noticed: by the next commit, by a round of compaction, at the latest by a clean-up.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use super::lake::{Lake, batch, numbered, numbered_id, read_all, space, table, tombstone, versions};
@@ -115,14 +116,8 @@ async fn a_table_that_was_dropped_is_made_anew() {
 async fn a_log_that_was_cleaned_up_behind_a_checkpoint_goes_on() {
     let lake = Lake::new().await;
     let store = three_versions(&lake, DeletionVectors::On).await;
-    let path = lake.metastore.tables(Some(&space())).await.unwrap()[0].path.clone();
-    let mut table = store.closed(&path).unwrap();
-    table.load().await.unwrap();
-    deltalake::checkpoints::create_checkpoint(&table, None).await.unwrap();
     let log = Log::of(&lake, "t");
-    for version in log.versions() {
-        fs::remove_file(log.entry(version)).unwrap();
-    }
+    cut_behind_a_checkpoint(&lake, &store, &log).await;
     store.compact(&space()).await.unwrap();
     for version in 4..7 {
         let applied = store.apply(batch(&[("t", numbered(2..10, version))], vec![])).await.unwrap();
@@ -131,6 +126,71 @@ async fn a_log_that_was_cleaned_up_behind_a_checkpoint_goes_on() {
     assert_eq!(log.versions().into_iter().collect::<Vec<_>>(), [3, 4, 5]);
     assert_eq!(lake.read("t").await.len(), 10);
     store.maintain(&space()).await.unwrap();
+}
+
+/// A log without its first entries takes a new first entry that nobody would ever read.
+#[tokio::test]
+async fn a_table_that_was_away_for_a_moment_goes_on_where_it_was() {
+    for is_noticed_again in [false, true] {
+        let lake = Lake::new().await;
+        let store = three_versions(&lake, DeletionVectors::On).await;
+        let log = Log::of(&lake, "t");
+        cut_behind_a_checkpoint(&lake, &store, &log).await;
+        let mut ids: BTreeSet<String> = lake.read("t").await.into_keys().collect();
+        let away = lake.folder.path().join("away");
+        fs::rename(&log.folder, &away).unwrap();
+        store.compact(&space()).await.unwrap();
+        assert_eq!(recorded(&lake, "t").await, (None, 0));
+        fs::rename(&away, &log.folder).unwrap();
+        if is_noticed_again {
+            store.compact(&space()).await.unwrap();
+            assert_eq!(recorded(&lake, "t").await, (Some(2), ids.len() as i64));
+        }
+        ids.extend((5..12).map(numbered_id));
+        let applied = store.apply(batch(&[("t", numbered(5..12, 4))], vec![])).await.unwrap();
+        assert_eq!((applied.tables[0].version, applied.tables[0].rows_total), (3, ids.len() as u64));
+        assert_eq!(log.versions().into_iter().collect::<Vec<_>>(), [3]);
+        assert_eq!(lake.read("t").await.into_keys().collect::<BTreeSet<_>>(), ids);
+    }
+}
+
+/// What the metastore has lost is registered again; when that breaks off half-way, no table is taken for a new one.
+#[tokio::test]
+async fn lost_records_and_a_failing_store_begin_no_table_again() {
+    let lake = Lake::new().await;
+    let types = ["t", "u"];
+    let rows = |version: i64| types.map(|name| (name, numbered(if name == "t" { 0..10 } else { 20..30 }, version)));
+    let store = lake.open(options());
+    for version in 1..4 {
+        store.apply(batch(&rows(version), vec![])).await.unwrap();
+    }
+    for name in types {
+        cut_behind_a_checkpoint(&lake, &store, &Log::of(&lake, name)).await;
+    }
+    drop(store);
+    lake.forget_tables().await;
+    let store = lake.open(options());
+    *lake.unreadable.lock().unwrap() = Some("_delta_log".to_owned());
+    store.apply(batch(&rows(4), vec![])).await.unwrap_err();
+    *lake.unreadable.lock().unwrap() = None;
+    let applied = store.apply(batch(&rows(4), vec![])).await.unwrap();
+    assert!(applied.tables.iter().all(|table| (table.version, table.rows_total) == (3, 10)), "{applied:?}");
+    for name in types {
+        assert!(!Log::of(&lake, name).versions().contains(&0), "{name} has begun again");
+        assert_eq!(lake.read(name).await.len(), 10);
+    }
+}
+
+/// The log begins with a checkpoint, as after a clean-up.
+async fn cut_behind_a_checkpoint(lake: &Lake, store: &DeltaTableStore, log: &Log) {
+    let tables = lake.metastore.tables(Some(&space())).await.unwrap();
+    let path = &tables.iter().find(|table| log.folder.ends_with(&table.path)).unwrap().path;
+    let mut table = store.closed(path).unwrap();
+    table.load().await.unwrap();
+    deltalake::checkpoints::create_checkpoint(&table, None).await.unwrap();
+    for version in log.versions() {
+        fs::remove_file(log.entry(version)).unwrap();
+    }
 }
 
 #[tokio::test]

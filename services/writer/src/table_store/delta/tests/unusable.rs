@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::lake::{Lake, batch, numbered, numbered_id, read_all, space, table, tombstone, versions};
 use super::log::Log;
+use crate::key_index::{IndexOptions, KeyIndex, id_hash};
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 use crate::table_store::{SpaceBatch, StoreError, TableStore};
 
@@ -279,6 +280,46 @@ async fn an_unusable_table_that_is_deleted_is_built_anew() {
 }
 
 /// Rows of a table that breaks while it is read have no say in what becomes of rows elsewhere.
+/// Files that are not there any more say nothing about a table: somebody may have dropped it.
+#[tokio::test]
+async fn several_tables_that_are_deleted_at_once_are_built_anew() {
+    let lake = Lake::new().await;
+    let store = lake.open(DeltaOptions { deletion_vectors: DeletionVectors::Off, ..options() });
+    let types = ["t", "u", "v", "w"];
+    let rows = |version: i64| -> Vec<_> {
+        types.iter().enumerate().map(|(n, name)| (*name, numbered(n * 10..n * 10 + 5, version))).collect()
+    };
+    store.apply(batch(&rows(1), vec![])).await.unwrap();
+    for name in types {
+        fs::remove_dir_all(lake.table_folder(name)).unwrap();
+    }
+    let applied = store.apply(batch(&rows(2), vec![])).await.unwrap();
+    assert!(applied.tables.iter().all(|table| (table.version, table.rows_total) == (0, 5)), "{applied:?}");
+    for name in types {
+        assert_eq!(lake.read(name).await.len(), 5);
+    }
+}
+
+/// Whoever does not know whether a table is unusable must not forget what was deleted of it.
+#[tokio::test]
+async fn deletions_are_remembered_while_nobody_knows_the_tables() {
+    let lake = Lake::new().await;
+    let options = || DeltaOptions { tombstone_retention_hours: 0, ..options() };
+    let store = lake.open(options());
+    two_tables(&store).await;
+    store.apply(batch(&[], vec![tombstone("long gone", None, 1)])).await.unwrap();
+    drop(store);
+    // Somebody else has the index of the space, so it cannot be loaded.
+    let folder = lake.free_index().await;
+    let index = KeyIndex::create(&folder, IndexOptions::default()).unwrap();
+    let store = lake.open(options());
+    let _ = store.maintain(&space()).await;
+    drop(index);
+    let id = id_hash("long gone");
+    assert_eq!(lake.metastore.tombstones_of(&space(), &[id]).await.unwrap().len(), 1);
+    assert_eq!(store.maintain(&space()).await.unwrap().tombstones_forgotten, 1);
+}
+
 #[tokio::test]
 async fn rows_of_a_broken_table_decide_nothing() {
     let lake = Lake::new().await;

@@ -205,6 +205,28 @@ async fn small_tables_stay_free_of_vectors() {
     assert_eq!(lake.read("t").await.len(), 96);
 }
 
+/// What may be rewritten in a time bounds it, whatever the size of the table is.
+#[tokio::test]
+async fn small_tables_that_change_too_often_get_vectors() {
+    for (bytes_per_second, vectors) in [(0, true), (1, true), (64 << 20, false)] {
+        let lake = Lake::new().await;
+        let auto = DeletionVectors::Auto;
+        let options =
+            DeltaOptions { deletion_vectors: auto, copy_on_write_bytes_per_second: bytes_per_second, ..marking() };
+        let store = lake.open(options);
+        store.apply(batch(&[("t", numbered(0..100, 1))], vec![])).await.unwrap();
+        for round in 2..5 {
+            store.apply(batch(&[("t", numbered(0..10, round))], vec![])).await.unwrap();
+        }
+        let log = Log::of(&lake, "t");
+        assert_eq!(!log.files("bin").is_empty(), vectors, "{bytes_per_second} bytes a second");
+        // A full budget covers one table of any size.
+        let first = log.actions(1, "add").iter().any(|add| add["deletionVector"].is_object());
+        assert_eq!(first, bytes_per_second == 0, "{bytes_per_second} bytes a second");
+        assert_eq!(lake.read("t").await.len(), 100);
+    }
+}
+
 #[tokio::test]
 async fn vectors_are_switched_off_and_on_again() {
     let lake = Lake::new().await;
