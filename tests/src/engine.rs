@@ -164,7 +164,15 @@ impl EngineLake {
     /// # Errors
     /// When folders or the metastore cannot be made.
     pub async fn new() -> anyhow::Result<Self> {
-        let (folder, own) = (TempDir::with_prefix("lake-test-")?, TempDir::with_prefix("lake-test-own-")?);
+        Self::with_prefix("lake-test-").await
+    }
+
+    /// An empty lake in a folder whose name begins so.
+    ///
+    /// # Errors
+    /// When folders or the metastore cannot be made.
+    pub async fn with_prefix(prefix: &str) -> anyhow::Result<Self> {
+        let (folder, own) = (TempDir::with_prefix(prefix)?, TempDir::with_prefix("lake-test-own-")?);
         let lake = Self { folder, own, writing: Arc::default() };
         lake.metastore().migrate().await?;
         Ok(lake)

@@ -190,6 +190,22 @@ async fn conditions_are_answered_from_every_layout() {
     }
 }
 
+/// Polars does not find the files of a table below a folder with characters that are escaped in URLs, and says so; everybody else does.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_folder_of_a_lake_has_an_odd_name() {
+    let lake = EngineLake::with_prefix("lake test 100% +=ü").await.unwrap();
+    let held = live(&lake, &marking(&[]), &["anna"]).await;
+    let (folder, table) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
+    assert_eq!(told(&table, &table.rows), expected(held.values()));
+    assert!(table.hidden_rows > 200, "{} hidden rows", table.hidden_rows);
+    let inquiry = Inquiry::drawn(&mut StdRng::seed_from_u64(1), &table, 8);
+    let mut readers = Readers::of_folders().unwrap();
+    let others = [Reader::DuckDb, Reader::DataFusion, Reader::Spark];
+    ensure_seen(&mut readers, &others, &folder, None, &inquiry, &table.rows);
+    let error = format!("{:#}", readers.read(Reader::Polars, &folder, None).unwrap_err());
+    assert!(error.contains("No such file"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_partitions_with_odd_values() {
     let lake = EngineLake::new().await.unwrap();

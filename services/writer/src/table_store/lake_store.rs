@@ -169,6 +169,11 @@ fn in_capitals(path: &Path) -> Path {
     Path::parse(parts.join("/")).unwrap_or_default()
 }
 
+/// Whether a path has what is an escaped character in a URL.
+fn looks_escaped(path: &str) -> bool {
+    path.as_bytes().windows(3).any(|part| part[0] == b'%' && part[1..].iter().all(u8::is_ascii_hexdigit))
+}
+
 /// The opened root.
 #[derive(Clone, Debug)]
 pub struct LakeStore {
@@ -186,6 +191,11 @@ impl LakeStore {
         let refused = |reason: String| LakeStoreError::Root { root: root.clone(), reason };
         let url = root_url(&root).map_err(refused)?;
         let prefix = Path::from_url_path(url.path()).map_err(|error| refused(error.to_string()))?;
+        if looks_escaped(prefix.as_ref()) {
+            let reason =
+                "its name has `%` before two hexadecimal digits, which Delta libraries take for an escaped character";
+            return Err(refused(reason.to_owned()));
+        }
         let store: Arc<dyn ObjectStore> = match url.scheme() {
             "file" if config.sync => Arc::new(DurableFiles::new()),
             "file" => Arc::new(LocalFileSystem::new()),

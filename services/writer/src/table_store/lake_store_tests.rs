@@ -57,6 +57,18 @@ impl fmt::Display for Odd {
     }
 }
 
+/// A lake there would be written to one place and read from another.
+#[test]
+fn a_root_that_looks_escaped_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, is_refused) in [("a%20b", true), ("%C3%bc", true), ("100%", false), ("a b", false), ("50%off", false)] {
+        let opened = LakeStore::open(&config(folder.path().join(name).to_str().unwrap()));
+        assert_eq!(opened.is_err(), is_refused, "{name}: {opened:?}");
+    }
+    let error = LakeStore::open(&config("s3://bucket/a%2520b")).unwrap_err().to_string();
+    assert!(error.contains("a%2520b") && error.contains("escaped"), "{error}");
+}
+
 #[async_trait]
 impl ObjectStore for Odd {
     async fn put_opts(&self, location: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
