@@ -57,11 +57,14 @@ const RESULT: &str = "result: ";
 impl Phase {
     /// Runs the phase on a home, in a process of its own.
     pub fn run_on<T: DeserializeOwned>(self, home: &Home) -> anyhow::Result<T> {
+        // What was written and deleted before is not to reach the disk in the middle of what is measured.
+        let synced = Command::new("sync").status().context("run sync")?;
+        anyhow::ensure!(synced.success(), "sync failed: {synced}");
         let environment = home.environment.clone();
         let order = serde_json::to_string(&Order { home: home.clone(), phase: self })?;
         let mut command = Command::new(std::env::current_exe()?);
         // As in the services' image.
-        command.env("MIMALLOC_PURGE_DELAY", "0");
+        command.env("MIMALLOC_PURGE_DELAY", "100");
         command.arg("--phase").arg(&order).envs(environment);
         output_of(command).with_context(|| format!("phase {order}"))
     }
