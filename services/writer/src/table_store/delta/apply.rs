@@ -81,6 +81,7 @@ impl DeltaTableStore {
             None => self.load_space(&batch.space).await?,
         };
         if state.index.is_overfull() {
+            // Where the disk does not take it the state goes, and memory with it: the next call begins with what is on disk.
             self.relieve(&state).await?;
         }
         let outcome = self.plans(&mut state, batch, &entries, progress).await;
