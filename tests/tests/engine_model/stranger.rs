@@ -24,6 +24,9 @@ pub struct Intrusion<'trial> {
     pub readers: &'trial mut Readers,
     pub as_spark: bool,
     pub retention_hours: u64,
+    /// The table that deltalake has vacuumed. It goes by the first removal of a file, and a file that got deletion vectors is removed several
+    /// times: versions between that and the last removal lose it although they are within the retention.
+    pub past_lost: Option<usize>,
 }
 
 impl Intrusion<'_> {
@@ -74,7 +77,10 @@ impl Intrusion<'_> {
                 self.model.note_property(number, PROPERTY, &id.to_string());
                 "set a property".to_owned()
             }
-            9 => self.vacuum(&folder)?,
+            9 => {
+                self.past_lost = (!self.as_spark).then_some(number);
+                self.vacuum(&folder)?
+            }
             10 => {
                 let statement = format!("REORG TABLE {name} APPLY (PURGE)");
                 self.either(&statement, |readers| {
