@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use lake_tests::engine::{EngineLake, Setting, data_files, pass_time, space};
-use lake_tests::readers::{Inquiry, LogFigures, Reader, Readers, Snapshot, ensure_log_is_sound};
+use lake_tests::readers::{Inquiry, LogFigures, Reader, Readers, Snapshot, ensure_log_is_sound, removals_of};
 use lake_writer::table_store::delta::DeltaTableStore;
 use lake_writer::table_store::{Applied, StoreError, TableStore};
 use rand::rngs::StdRng;
@@ -293,14 +293,35 @@ impl Trial<'_> {
 
     async fn intrude(&mut self, tables: &BTreeMap<usize, Snapshot>) -> anyhow::Result<()> {
         let retention_hours = self.setting.retention_hours;
+        let before = self.files()?;
         let Self { random, lake, model, readers, with_spark, .. } = &mut *self;
         let mut intrusion =
-            Intrusion { random, lake, model, readers, as_spark: *with_spark, retention_hours, past_lost: None };
+            Intrusion { random, lake, model, readers, as_spark: *with_spark, retention_hours, vacuumed: None };
         let done = intrusion.happen(tables)?;
-        let past_lost = intrusion.past_lost;
-        self.past.retain(|(number, _), _| Some(*number) != past_lost);
+        if let Some(number) = intrusion.vacuumed {
+            let taken = before.difference(&self.files()?).cloned().collect();
+            self.forget_taken(number, &taken)?;
+        }
         self.tally.intrusions += u64::from(done.is_some());
         self.look().await.with_context(|| format!("after {done:?}"))?;
+        Ok(())
+    }
+
+    /// Past versions that lost files to deltalake's vacuum. It goes by the first removal of a file, and a file that got deletion vectors is
+    /// removed several times: versions before the last removal lose it although they are within the retention.
+    fn forget_taken(&mut self, number: usize, taken: &BTreeSet<PathBuf>) -> anyhow::Result<()> {
+        let folder = self.lake.table(TYPES[number]);
+        let lost = self.past_of(number, u64::MAX).into_iter().filter(|version| {
+            let used = &self.past[&(number, *version)].table.used;
+            !used.is_disjoint(taken)
+        });
+        for version in lost.collect::<Vec<_>>() {
+            for file in self.past[&(number, version)].table.used.intersection(taken) {
+                let removals = removals_of(&folder, file)?;
+                ensure!(removals > 1, "deltalake's vacuum took {} of version {version}", file.display());
+            }
+            self.past.remove(&(number, version));
+        }
         Ok(())
     }
 

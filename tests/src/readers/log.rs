@@ -62,6 +62,17 @@ impl LogFigures {
     }
 }
 
+/// How often the log of a table removes a file, by its name.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn removals_of(table: &Path, file: &Path) -> anyhow::Result<usize> {
+    let name = file.file_name().and_then(|name| name.to_str()).context("a data file has a name")?;
+    let entries = entries(table)?;
+    let removed = entries.values().flatten().filter_map(|action| action["remove"]["path"].as_str());
+    Ok(removed.filter(|path| path.ends_with(name)).count())
+}
+
 fn entries(table: &Path) -> anyhow::Result<BTreeMap<u64, Vec<Value>>> {
     let mut entries = BTreeMap::new();
     for entry in fs::read_dir(table.join("_delta_log"))? {

@@ -24,9 +24,8 @@ pub struct Intrusion<'trial> {
     pub readers: &'trial mut Readers,
     pub as_spark: bool,
     pub retention_hours: u64,
-    /// The table that deltalake has vacuumed. It goes by the first removal of a file, and a file that got deletion vectors is removed several
-    /// times: versions between that and the last removal lose it although they are within the retention.
-    pub past_lost: Option<usize>,
+    /// The table that deltalake has vacuumed.
+    pub vacuumed: Option<usize>,
 }
 
 impl Intrusion<'_> {
@@ -78,7 +77,7 @@ impl Intrusion<'_> {
                 "set a property".to_owned()
             }
             9 => {
-                self.past_lost = (!self.as_spark).then_some(number);
+                self.vacuumed = (!self.as_spark).then_some(number);
                 self.vacuum(&folder)?
             }
             10 => {

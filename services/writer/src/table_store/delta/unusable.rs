@@ -111,11 +111,10 @@ impl DeltaTableStore {
         number: u32,
         error: &EngineError,
     ) -> Result<(), EngineError> {
-        if !self.is_as_known(state, number).await? {
-            return self.refresh(state, number).await;
+        match self.give_up_reading(state, number, error).await {
+            Err(EngineError::Contended(_)) => self.refresh(state, number).await,
+            outcome => outcome,
         }
-        state.set_aside(number, error, Duration::ZERO);
-        Ok(())
     }
 
     /// The same while a table is read into the state, which begins anew if it is not the same any more.

@@ -279,7 +279,6 @@ async fn an_unusable_table_that_is_deleted_is_built_anew() {
     assert_eq!((lake.read("t").await.len(), Log::of(&lake, "t").latest()), (20, 0));
 }
 
-/// Rows of a table that breaks while it is read have no say in what becomes of rows elsewhere.
 /// Files that are not there any more say nothing about a table: somebody may have dropped it.
 #[tokio::test]
 async fn several_tables_that_are_deleted_at_once_are_built_anew() {
@@ -320,6 +319,7 @@ async fn deletions_are_remembered_while_nobody_knows_the_tables() {
     assert_eq!(store.maintain(&space()).await.unwrap().tombstones_forgotten, 1);
 }
 
+/// Rows of a table that breaks while it is read have no say in what becomes of rows elsewhere.
 #[tokio::test]
 async fn rows_of_a_broken_table_decide_nothing() {
     let lake = Lake::new().await;
