@@ -37,7 +37,8 @@ def start(jars: str, scratch: str) -> SparkSession:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.memory": "1200m",
-        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Djava.awt.headless=true"
+        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+        " -Djava.awt.headless=true"
         f" -Dderby.system.home={scratch} -Djava.io.tmpdir={scratch}",
         "spark.local.dir": scratch,
         "spark.log.level": "ERROR",
@@ -52,6 +53,12 @@ def start(jars: str, scratch: str) -> SparkSession:
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
         # 50 tasks for every look at a small log otherwise.
         "spark.databricks.delta.snapshotPartitions": "1",
+        # Some thousand tables would be kept for an hour, and what is told of a thousand queries, each: more than the heap.
+        "spark.databricks.delta.delta.log.cacheSize": "16",
+        "spark.sql.ui.retainedExecutions": "4",
+        "spark.ui.retainedJobs": "4",
+        "spark.ui.retainedStages": "4",
+        "spark.ui.retainedTasks": "16",
         # Tests clean up at once.
         "spark.databricks.delta.retentionDurationCheck.enabled": "false",
     }

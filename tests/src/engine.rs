@@ -229,6 +229,11 @@ impl EngineLake {
         self.folder.path().join(names::table_path(&TableKey { space: space(), document_type: document_type.into() }))
     }
 
+    /// Leaves the folder on disk for whoever wants to know what is wrong with its tables.
+    pub fn keep(self) -> PathBuf {
+        self.folder.keep()
+    }
+
     /// A folder for what a test itself writes.
     pub fn scratch(&self) -> &Path {
         self.own.path()

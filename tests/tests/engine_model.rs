@@ -40,8 +40,9 @@ use self::stranger::Intrusion;
 use self::tally::Tally;
 
 /// Histories that failed once; they run first. Whoever meets a failing seed adds it, with what it found. A change of what is drawn at
-/// random makes other histories of the same seeds, so the list starts anew then. 75 and 170: deltalake's vacuum took files of past versions.
-const FAILED: &[u64] = &[75, 170];
+/// random makes other histories of the same seeds, so the list starts anew then. 75 and 170: deltalake's vacuum took files of past versions. 780: a
+/// checkpoint was made of an entry that the test had emptied in order to write it with other times.
+const FAILED: &[u64] = &[75, 170, 780];
 /// Histories when nothing else is asked for.
 const SEEDS: u64 = 16;
 /// One history in so many is also read, and intruded upon, by Spark.
@@ -395,7 +396,9 @@ async fn run(seed: u64, readers: &mut Readers, tally: &mut Tally) -> anyhow::Res
     let store = lake.open(&setting)?;
     let with_spark = seed.is_multiple_of(SPARK_SAMPLE);
     let (model, past) = (Model::default(), BTreeMap::new());
-    Trial { random, setting, lake, store, model, clock: 0, past, readers, tally, with_spark }.run().await
+    let mut trial = Trial { random, setting, lake, store, model, clock: 0, past, readers, tally, with_spark };
+    let ended = trial.run().await;
+    ended.map_err(|trouble| trouble.context(format!("its tables stay in {}", trial.lake.keep().display())))
 }
 
 fn seeds() -> VecDeque<u64> {

@@ -1,7 +1,7 @@
 //! Time that passes for a table: clocks are set back on disk, as nobody waits for hours.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 /// Where the engine notes, beside a table, which files are superseded and since when.
 pub const NOTE: &str = "_lake/superseded_files.json";
@@ -65,7 +66,7 @@ pub fn set_back_note(table: &Path, earlier_ms: i64, which: impl Fn(&str) -> bool
     for (_, since) in files.iter_mut().filter(|(path, _)| which(path)) {
         *since = (since.as_i64().context("a note without a time")? - earlier_ms).into();
     }
-    fs::write(&note, noted.to_string())?;
+    exchange(&note, noted.to_string().as_bytes())?;
     Ok(true)
 }
 
@@ -86,6 +87,15 @@ pub fn data_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Puts another file in the place of one at once: a checkpoint that is made in the background and found an empty entry of the log would be
+/// one without what the entry says.
+fn exchange(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let mut file = NamedTempFile::new_in(path.parent().context("a file is in a folder")?)?;
+    file.write_all(content)?;
+    file.persist(path)?;
+    Ok(())
+}
+
 fn set_back_entry(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
     let mut lines = String::new();
     for line in fs::read_to_string(path)?.lines() {
@@ -95,7 +105,7 @@ fn set_back_entry(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
         }
         lines.push_str(&format!("{action}\n"));
     }
-    Ok(fs::write(path, lines)?)
+    exchange(path, lines.as_bytes())
 }
 
 fn set_back_checkpoint(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
@@ -115,7 +125,7 @@ fn set_back_checkpoint(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
         writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
     }
     writer.close()?;
-    Ok(fs::write(path, written)?)
+    exchange(path, &written)
 }
 
 /// Spark writes the instants of statistics as INT96, which is read as nanoseconds. Written so, Spark would not read them.

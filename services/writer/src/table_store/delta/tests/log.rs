@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use uuid::Uuid;
 
 use super::lake::Lake;
@@ -245,7 +247,7 @@ impl Log {
             }
             format!("{action}\n")
         });
-        fs::write(self.entry(version), actions.collect::<String>()).unwrap();
+        exchange(&self.entry(version), &actions.collect::<String>());
     }
 
     /// The engine noted superseded vectors so many hours earlier.
@@ -256,7 +258,7 @@ impl Log {
         for since in noted["files"].as_object_mut().unwrap().values_mut() {
             *since = json!(since.as_i64().unwrap() - 3_600_000 * hours);
         }
-        fs::write(&note, noted.to_string()).unwrap();
+        exchange(&note, &noted.to_string());
     }
 
     /// The log is read from its entries again, whose times a test can change.
@@ -276,6 +278,13 @@ impl Log {
             file.set_modified(SystemTime::now() - Duration::from_secs(3_600 * hours)).unwrap();
         }
     }
+}
+
+/// Puts another file in the place of one at once: a checkpoint that is made in the background may read it.
+fn exchange(path: &Path, text: &str) {
+    let mut file = NamedTempFile::new_in(path.parent().unwrap()).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.persist(path).unwrap();
 }
 
 fn removal(add: &Value, data_change: bool) -> Value {
