@@ -40,8 +40,8 @@ use self::stranger::Intrusion;
 use self::tally::Tally;
 
 /// Histories that failed once; they run first. Whoever meets a failing seed adds it, with what it found. A change of what is drawn at
-/// random makes other histories of the same seeds, so the list starts anew then. 75 and 170: deltalake's vacuum took files of past versions. 780: a
-/// checkpoint was made of an entry that the test had emptied in order to write it with other times.
+/// random makes other histories of the same seeds, so the list starts anew then. 75 and 170: deltalake's vacuum took files of past
+/// versions. 780: a checkpoint was made of an entry that the test had emptied in order to write it with other times.
 const FAILED: &[u64] = &[75, 170, 780];
 /// Histories when nothing else is asked for.
 const SEEDS: u64 = 16;

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::gate::Files;
-use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, table, tombstone, versions};
+use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, table, tombstone, until, versions};
 use super::log::Log;
 use crate::table_store::TableStore;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
@@ -219,7 +218,6 @@ async fn checkpoints_come_beside_commits_and_handles_go_on() {
     let lake = Lake::new().await;
     let store = lake.open(keeping(0, 24));
     let log = Log::of(&lake, "t");
-    let checkpoint = |version: u64| log.folder.join(format!("_delta_log/{version:020}.checkpoint.parquet"));
     let key = table("t");
     for round in 0..64 {
         let held = store.handles.take(&key);
@@ -227,12 +225,7 @@ async fn checkpoints_come_beside_commits_and_handles_go_on() {
         held.into_iter().for_each(|held| store.handles.put(key.clone(), held));
         store.apply(batch(&[("t", numbered(0..5, round))], vec![])).await.unwrap();
     }
-    let made = async {
-        while !checkpoint(63).exists() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), made).await.unwrap();
+    log.checkpointed(63).await;
     for round in 64..70 {
         store.apply(batch(&[("t", numbered(0..5, round))], vec![])).await.unwrap();
     }
@@ -255,12 +248,7 @@ async fn batches_do_not_wait_for_a_checkpoint() {
     }
     assert!(!log.has_in_log(".checkpoint.parquet"), "it is still being written");
     gate.release();
-    let made = async {
-        while !log.has_in_log(".checkpoint.parquet") {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), made).await.unwrap();
+    until("a checkpoint", || log.has_in_log(".checkpoint.parquet")).await;
     store.apply(batch(&[("t", numbered(0..5, 20))], vec![])).await.unwrap();
     assert_eq!((log.latest(), lake.read("t").await.len()), (12, 5));
 }
@@ -273,9 +261,8 @@ async fn the_log_is_cleaned_up_to_a_checkpoint_and_everything_stays_readable() {
     for round in 0..140 {
         let ids = if round == 0 { 0..40 } else { 0..2 };
         store.apply(batch(&[("t", numbered(ids, round))], vec![])).await.unwrap();
-        let due = log.folder.join(format!("_delta_log/{round:020}.checkpoint.parquet"));
-        while round % 64 == 63 && !due.exists() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+        if round % 64 == 63 {
+            log.checkpointed(round as u64).await;
         }
     }
     let before = lake.read("t").await;
@@ -320,10 +307,7 @@ async fn a_retention_of_more_than_a_week_holds_after_a_checkpoint() {
     for round in 2..65 {
         store.apply(batch(&[("t", numbered(20..21, round))], vec![])).await.unwrap();
     }
-    let due = log.folder.join(format!("_delta_log/{:020}.checkpoint.parquet", 63));
-    while !due.exists() {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    log.checkpointed(63).await;
     store.maintain(&space()).await.unwrap();
     assert_eq!(lake.read_at("t", Some(0)).await.len(), 10);
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::record_batch::RecordBatch;
@@ -30,6 +31,9 @@ use crate::metastore::sqlite::SqliteMetastore;
 use crate::table_store::delta::{DeltaOptions, DeltaTableStore, deletion_vectors};
 use crate::table_store::lake_store::{LakeStore, LakeStoreConfig};
 use crate::table_store::{SpaceBatch, TableRows};
+
+/// How long something that happens in the background may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A row as a reader sees it: source path to text; NULL is absent.
 pub(super) type ReadRow = BTreeMap<String, String>;
@@ -125,9 +129,8 @@ impl Lake {
     /// The folder of the key index, after the last task of a dropped engine has let go of it.
     pub(super) async fn free_index(&self) -> PathBuf {
         let folder = self.index.path().join(names::space_path(&space()));
-        while let Err(IndexError::Locked { .. }) = KeyIndex::open(&folder, IndexOptions::default()) {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        let is_free = || !matches!(KeyIndex::open(&folder, IndexOptions::default()), Err(IndexError::Locked { .. }));
+        until("a key index that nobody holds", is_free).await;
         folder
     }
 
@@ -222,6 +225,16 @@ fn delta_type(array: &ArrayRef) -> Option<&'static str> {
         DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => "timestamp",
         _ => return None,
     })
+}
+
+/// Waits until a condition holds of which nobody tells.
+pub(super) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
 }
 
 pub(super) fn space() -> Space {

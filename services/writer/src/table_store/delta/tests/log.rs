@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-use super::lake::Lake;
+use super::lake::{Lake, until};
 use crate::table_store::delta::deletion_vectors;
 
 /// The log of one table.
@@ -250,15 +250,26 @@ impl Log {
         exchange(&self.entry(version), &actions.collect::<String>());
     }
 
-    /// The engine noted superseded vectors so many hours earlier.
-    pub(super) fn noted_earlier(&self, hours: i64) {
+    /// The engine noted superseded vectors so many hours earlier. Answers how many it noted, `None` where there is no note.
+    pub(super) fn noted_earlier(&self, hours: i64) -> Option<usize> {
         let note = self.folder.join("_lake/superseded_files.json");
-        let Ok(text) = fs::read_to_string(&note) else { return };
+        let text = fs::read_to_string(&note).ok()?;
         let mut noted: Value = serde_json::from_str(&text).unwrap();
-        for since in noted["files"].as_object_mut().unwrap().values_mut() {
-            *since = json!(since.as_i64().unwrap() - 3_600_000 * hours);
-        }
+        let files = noted["files"].as_object_mut().unwrap();
+        files.values_mut().for_each(|since| *since = json!(since.as_i64().unwrap() - 3_600_000 * hours));
+        let count = files.len();
         exchange(&note, &noted.to_string());
+        Some(count)
+    }
+
+    /// Waits for a checkpoint and for the hint that is written after it.
+    pub(super) async fn checkpointed(&self, version: u64) {
+        let hint = self.folder.join("_delta_log/_last_checkpoint");
+        let is_last = || {
+            let last: Value = serde_json::from_str(&fs::read_to_string(&hint).unwrap_or_default()).unwrap_or_default();
+            last["version"].as_u64() == Some(version)
+        };
+        until(&format!("checkpoint {version}"), is_last).await;
     }
 
     /// The log is read from its entries again, whose times a test can change.

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::gate::Files;
-use super::lake::{Lake, NewRow, batch, new_row, numbered_id, read_all, small, space, table, tombstone};
+use super::lake::{Lake, NewRow, batch, new_row, numbered_id, read_all, small, space, table, tombstone, until};
 use super::log::Log;
 use super::model::Interrupted;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
@@ -185,9 +185,7 @@ async fn a_table_that_waits_does_not_hold_up_the_others() {
         gate.held().await;
         let is_committed =
             |n: &usize| lake.table_folder(&type_name(*n)).join("_delta_log").join(format!("{:020}.json", 0)).exists();
-        while (0..40).filter(is_committed).count() < 39 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("39 tables", || (0..40).filter(is_committed).count() >= 39).await;
         gate.release();
     };
     let both = async { tokio::join!(store.apply(said.batch()), watching) };

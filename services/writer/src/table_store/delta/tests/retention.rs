@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -45,32 +44,6 @@ fn checkpoints(log: &Log) -> BTreeSet<u64> {
     let entries = fs::read_dir(log.folder.join("_delta_log")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter_map(|name| name.strip_suffix(".checkpoint.parquet")?.parse().ok()).collect()
-}
-
-/// Waits for a checkpoint and for the hint that is written after it.
-async fn checkpointed(log: &Log, version: u64) {
-    let hint = log.folder.join("_delta_log/_last_checkpoint");
-    let made = async {
-        loop {
-            let text = fs::read_to_string(&hint).unwrap_or_default();
-            let last: Value = serde_json::from_str(&text).unwrap_or_default();
-            if last["version"].as_u64() == Some(version) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), made).await.unwrap();
-}
-
-/// What was noted was noted so many hours earlier.
-fn age_note(log: &Log, hours: i64) -> usize {
-    let mut note: Value = serde_json::from_slice(&fs::read(log.folder.join(NOTE)).unwrap()).unwrap();
-    let files = note["files"].as_object_mut().unwrap();
-    files.values_mut().for_each(|since| *since = json!(since.as_i64().unwrap() - hours * 3_600_000));
-    let noted = files.len();
-    fs::write(log.folder.join(NOTE), note.to_string()).unwrap();
-    noted
 }
 
 #[tokio::test]
@@ -124,7 +97,7 @@ async fn what_somebody_else_wants_to_keep_stays() {
     log.commit(vec![json!({ "metaData": metadata })]);
     let store = lake.open(checkpointing(3, 1));
     upsert(&store, 5..6, 3).await;
-    checkpointed(&log, 3).await;
+    log.checkpointed(3).await;
     let checkpoint = log.folder.join(format!("_delta_log/{:020}.checkpoint.parquet", 3));
     log.age((0..=3).map(|version| log.entry(version)).chain([checkpoint]), 24 * 60);
     let maintained = store.maintain(&space()).await.unwrap();
@@ -154,7 +127,7 @@ async fn a_removed_file_is_deleted_by_the_time_of_its_removal() {
         log.age(log.files("parquet"), 1_000);
         let store = lake.open(checkpointing(3, 48));
         upsert(&store, 10..11, 3).await;
-        checkpointed(&log, 2).await;
+        log.checkpointed(2).await;
         assert_eq!(log.files("parquet").len(), 3);
         store.maintain(&space()).await.unwrap();
         assert_eq!(log.files("parquet").len() == 3, is_there, "{hours_ago}");
@@ -177,16 +150,16 @@ async fn an_old_file_that_the_log_has_just_forgotten_stays_for_the_retention() {
     log.age(log.files("parquet"), 1_000);
     let store = lake.open(checkpointing(3, 0));
     upsert(&store, 10..11, 3).await;
-    checkpointed(&log, 2).await;
+    log.checkpointed(2).await;
     drop(store);
     let store = lake.open_elsewhere(keeping(48));
     store.maintain(&space()).await.unwrap();
-    assert_eq!((log.files("parquet").len(), age_note(&log, 47)), (3, 1));
+    assert_eq!((log.files("parquet").len(), log.noted_earlier(47)), (3, Some(1)));
     assert_eq!(lake.read_at("t", Some(0)).await.len(), 10);
     store.maintain(&space()).await.unwrap();
-    assert_eq!((log.files("parquet").len(), age_note(&log, 2)), (3, 1));
+    assert_eq!((log.files("parquet").len(), log.noted_earlier(2)), (3, Some(1)));
     store.maintain(&space()).await.unwrap();
-    assert_eq!((log.files("parquet").len(), age_note(&log, 0)), (2, 0));
+    assert_eq!((log.files("parquet").len(), log.noted_earlier(0)), (2, Some(0)));
     assert_eq!(lake.read("t").await.len(), 11);
 }
 
@@ -204,7 +177,7 @@ async fn vectors_that_were_back_between_two_clean_ups_are_superseded_anew() {
     }
     log.age(log.files("bin"), 100);
     store.maintain(&space()).await.unwrap();
-    let noted = age_note(&log, 100);
+    let noted = log.noted_earlier(100).unwrap();
     assert!(noted > 1);
     // Back to an old version and to the newest again, before anybody looks.
     let (old, newest) = (*rows.keys().nth(1).unwrap(), log.latest());
@@ -213,7 +186,7 @@ async fn vectors_that_were_back_between_two_clean_ups_are_superseded_anew() {
     let before = log.files("bin").len();
     store.maintain(&space()).await.unwrap();
     assert_eq!(before - log.files("bin").len(), noted - 1, "all but the one that was back");
-    assert_eq!(age_note(&log, 25), 1);
+    assert_eq!(log.noted_earlier(25), Some(1));
     assert_eq!(lake.read_at("t", Some(old)).await.len(), rows[&old]);
     store.maintain(&space()).await.unwrap();
     assert_eq!(before - log.files("bin").len(), noted);
@@ -232,7 +205,7 @@ async fn a_checkpoint_that_was_cut_off_is_made_by_the_next_start() {
     drop(store);
     let store = lake.open(checkpointing(5, 24));
     upsert(&store, 0..5, 12).await;
-    checkpointed(&log, 12).await;
+    log.checkpointed(12).await;
     for version in 13..17 {
         upsert(&store, 0..5, version).await;
     }
@@ -240,7 +213,7 @@ async fn a_checkpoint_that_was_cut_off_is_made_by_the_next_start() {
     // Whoever comes next knows of the last one.
     let store = lake.open(checkpointing(5, 24));
     upsert(&store, 0..5, 17).await;
-    checkpointed(&log, 17).await;
+    log.checkpointed(17).await;
     upsert(&store, 0..5, 18).await;
     assert_eq!(checkpoints(&log), BTreeSet::from([12, 17]));
     assert_eq!(lake.read("t").await.len(), 5);

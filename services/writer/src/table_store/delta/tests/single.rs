@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::lake::{Cell, Lake, NewRow, batch, new_row, read_all, record_batch, small, space, table, tombstone};
+use super::log::Log;
 use crate::key_index::id_hash;
 use crate::metastore::StoredTombstone;
 use crate::table_store::delta::DeltaOptions;
@@ -149,13 +150,7 @@ async fn files_are_folded_split_and_checkpointed() {
         assert!(table.files <= 3 + 2 + table.bytes / 8_000, "{} files of {} bytes", table.files, table.bytes);
     }
     let folder = lake.table_folder("t");
-    let checkpoint = folder.join("_delta_log/00000000000000000063.checkpoint.parquet");
-    let made = async {
-        while !checkpoint.exists() {
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), made).await.unwrap();
+    Log::of(&lake, "t").checkpointed(63).await;
     assert_eq!(lake.read("t").await.len(), 70 * 12 + 1);
     assert!(data_files(&folder) >= 70);
     let maintained = store.maintain(&space()).await.unwrap();
