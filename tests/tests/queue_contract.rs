@@ -47,7 +47,6 @@ async fn a_retry_comes_after_its_time(ground: Ground) {
     first.receipt.retry(after).await.unwrap();
     let second = next(&mut consumer).await;
     assert!(since.elapsed() >= after, "{:?}", since.elapsed());
-    assert!(since.elapsed() < 10 * after, "{:?}", since.elapsed());
     assert_eq!(second.attempts, 2);
     second.receipt.retry(Duration::ZERO).await.unwrap();
     let third = next(&mut consumer).await;
@@ -63,7 +62,7 @@ async fn what_nobody_answers_comes_again(ground: Ground) {
     let since = Instant::now();
     let silent = next(&mut consumer).await;
     let second = next(&mut consumer).await;
-    assert!(since.elapsed() >= within && since.elapsed() < 10 * within, "{:?}", since.elapsed());
+    assert!(since.elapsed() >= within, "{:?}", since.elapsed());
     assert_eq!((second.attempts, &second.id), (2, &silent.id));
     // The silent one comes round at last: what it says counts.
     silent.receipt.acknowledge().await.unwrap();

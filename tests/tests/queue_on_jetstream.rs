@@ -121,9 +121,7 @@ async fn an_idle_consumer_is_not_in_trouble() {
         panic!("{error}");
     }
     queue.publish(message(1)).await.unwrap();
-    let since = Instant::now();
     assert_eq!(timeout(PATIENCE, consumer.next()).await.unwrap().unwrap().unwrap().attempts, 1);
-    assert!(since.elapsed() < Duration::from_secs(2));
 }
 
 #[tokio::test]

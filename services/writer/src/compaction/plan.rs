@@ -107,7 +107,9 @@ pub fn plan(files: &[FileFacts], policy: &Policy) -> Vec<Job> {
         groups.entry(file.partition).or_default().push(file);
     }
     let mut ranked = Vec::new();
-    for group in groups.values() {
+    for group in groups.values_mut() {
+        // Sums of fractions depend on the order they are made in, so the order must not come from the caller.
+        group.sort_unstable_by_key(|file| file.number);
         let mut taken = HashSet::new();
         small_files(group, &limits, &mut taken, &mut ranked);
         clustering(group, &limits, &mut taken, &mut ranked);
