@@ -53,7 +53,7 @@ async fn a_slow_database_is_asked_less_at_once_until_it_has_recovered() {
     let mut admin = PgConnection::connect(&shards.url("p1")).await.unwrap();
 
     wait_until("all are at work", PATIENCE, async || {
-        Ok(reads.load(Ordering::SeqCst) > 200 && hq.turns().limit() == 8 && active(&mut admin).await == 8)
+        Ok(reads.load(Ordering::SeqCst) > 200 && hq.turns().limit() == 8 && hq.turns().in_flight() == 8)
     })
     .await
     .unwrap();
@@ -75,7 +75,7 @@ async fn a_slow_database_is_asked_less_at_once_until_it_has_recovered() {
     hq.check().await.unwrap();
 
     run(&shards.url("p1"), "update slowness set seconds = 0.05").await.unwrap();
-    wait_until("it has recovered", PATIENCE, async || Ok(hq.turns().limit() == 8 && active(&mut admin).await == 8))
+    wait_until("it has recovered", PATIENCE, async || Ok(hq.turns().limit() == 8 && hq.turns().in_flight() == 8))
         .await
         .unwrap();
     over.store(true, Ordering::SeqCst);
@@ -91,7 +91,7 @@ async fn statements_that_run_out_of_time_make_the_limit_fall_at_once() {
     let asked: Vec<String> = (0..100).map(|n| format!("id{n}")).filter(|id| place_of(id) == 0).collect();
     shards.insert_cases("p1", &asked).await.unwrap();
     let mut config = shards.config.clone();
-    (config.in_flight_max, config.statement_timeout_ms) = (8, 200);
+    (config.in_flight_max, config.statement_timeout_ms) = (8, 1_000);
     let hq = PostgresHq::connect(&config).await.unwrap();
     let mut other = PgConnection::connect(&shards.url("p1")).await.unwrap();
     sqlx::raw_sql("begin; lock table form_processor_commcarecasesql in access exclusive mode")

@@ -91,7 +91,8 @@ impl Lake {
             queue: Arc::clone(&queue),
             take: TakeConfig::EVERYTHING,
             case_options: CaseOptions::default(),
-            options: FetchOptions::default(),
+            // What is announced together must be one batch, also where it takes a while to say.
+            options: FetchOptions { linger_ms: 500, ..FetchOptions::default() },
         };
         tokio::spawn(lake_fetcher::pipeline::run(feed.clone(), Arc::new(fetcher), shutdown.clone()));
         let options = EnricherOptions::default();

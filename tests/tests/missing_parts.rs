@@ -113,9 +113,9 @@ async fn told(service: &Service, times: usize, words: &[&str]) {
     outcome.unwrap_or_else(|error| panic!("{error:#}\n{}", service.log()));
 }
 
-/// Ends within a second, well.
+/// Ends well, and does not use up its grace time.
 fn end(service: &mut Service) {
-    let status = service.process().terminate_within(Duration::from_secs(1)).unwrap();
+    let status = service.process().terminate_within(Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(0), "{}", service.log());
 }
 
@@ -203,9 +203,15 @@ async fn a_fetcher_waits_for_kafka() {
     let address = format!("127.0.0.1:{}", nowhere.port(1));
     told(&service, 1, &["check kafka.bootstrap_servers", &address]).await;
     assert_eq!(nowhere.get("/live").await.unwrap().0, StatusCode::OK);
-    let (status, body) = nowhere.get("/ready").await.unwrap();
-    assert_eq!((status, body.lines().count()), (StatusCode::SERVICE_UNAVAILABLE, 1), "{body}");
-    assert!(body.starts_with("kafka: no broker answers"), "{body}");
+    // A machine that is busy may need longer for this than the service gives it.
+    wait_until("it is said that Kafka alone is missing", PATIENCE, async || {
+        let (status, body) = nowhere.get("/ready").await?;
+        let is_said = body.lines().count() == 1 && body.starts_with("kafka: no broker answers");
+        anyhow::ensure!(status == StatusCode::SERVICE_UNAVAILABLE && is_said, "{status}: {body}");
+        Ok(true)
+    })
+    .await
+    .unwrap();
     let status = service.process().terminate_within(Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(0), "{}", service.log());
 }

@@ -56,7 +56,7 @@ async fn a_retry_comes_after_its_time(ground: Ground) {
 }
 
 async fn what_nobody_answers_comes_again(ground: Ground) {
-    let within = Duration::from_secs(1);
+    let within = Duration::from_secs(3);
     let mut consumer = ground.consumer(10, within).await;
     let published = ground.publish(message(1));
     let since = Instant::now();
@@ -72,12 +72,12 @@ async fn what_nobody_answers_comes_again(ground: Ground) {
 }
 
 async fn work_in_progress_is_left_alone(ground: Ground) {
-    let within = Duration::from_secs(1);
+    let within = Duration::from_secs(4);
     let mut consumer = ground.consumer(10, within).await;
     let published = ground.publish(message(1));
     let working = next(&mut consumer).await;
     for _ in 0..6 {
-        assert_nothing_comes(&mut consumer, within / 2).await;
+        assert_nothing_comes(&mut consumer, within / 4).await;
         working.receipt.in_progress().await.unwrap();
     }
     working.receipt.acknowledge().await.unwrap();
@@ -199,11 +199,14 @@ async fn a_full_queue_makes_producers_wait_and_loses_nothing(ground: Ground) {
         })
         .collect();
     let mut consumer = ground.consumer(1_000, LONG).await;
-    let mut held = vec![next(&mut consumer).await];
+    let mut held = Vec::new();
+    while held.len() < 10 {
+        held.push(next(&mut consumer).await);
+    }
     while let Ok(Some(Ok(delivery))) = timeout(A_MOMENT, consumer.next()).await {
         held.push(delivery);
     }
-    assert!((10..100).contains(&held.len()), "{} fit", held.len());
+    assert!(held.len() < 100, "{} fit", held.len());
     assert!(published.iter().any(|one| !one.is_finished()));
     let mut seen = HashSet::new();
     loop {
@@ -288,7 +291,7 @@ async fn a_consumer_that_leaves_takes_nothing_along(ground: Ground) {
 
 /// What was asked for ahead must not be handed out when its time is over, and must not be forgotten either.
 async fn a_consumer_that_was_away_for_long_goes_on(ground: Ground) {
-    let within = Duration::from_secs(1);
+    let within = Duration::from_secs(2);
     let published = ground.publish_many(300);
     let mut consumer = ground.consumer(1_000, within).await;
     let mut seen = HashSet::new();

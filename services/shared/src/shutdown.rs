@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::signal::unix::{self, Signal, SignalKind};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -76,24 +77,35 @@ fn note_end(ended: Ended, failure: &mut Option<anyhow::Error>, expected: bool) {
 
 /// Resolves at the first SIGINT or SIGTERM; at the second the process leaves at once.
 pub async fn signal() {
-    next_signal().await;
-    tracing::info!("stopping; signal again to leave at once");
-    tokio::spawn(async {
-        next_signal().await;
-        tracing::warn!("second signal, leaving at once");
-        std::process::exit(130);
-    });
-}
-
-async fn next_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
+    let Ok(mut signals) = Signals::listen() else {
         // Without handlers the default action ends the process, which is safe: nothing unacknowledged is lost.
         return std::future::pending().await;
     };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    signals.next().await;
+    // The same ones go on listening, so that a second signal that follows at once is not lost.
+    tokio::spawn(async move {
+        signals.next().await;
+        tracing::warn!("second signal, leaving at once");
+        std::process::exit(130);
+    });
+    tracing::info!("stopping; signal again to leave at once");
+}
+
+/// What tells a process to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { interrupt: unix::signal(SignalKind::interrupt())?, terminate: unix::signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }

@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::Instant;
 
 use lake_hq::source::{Columns, HqDatabase, ReadFrom, TreeExtent, TreeRow};
 use serde_json::Value;
@@ -200,24 +199,6 @@ fn a_life_has_everything_in_it() {
     let sizes: Vec<usize> = life.world.forms.iter().map(|form| form.blob.1).collect();
     let mean = sizes.iter().sum::<usize>() / sizes.len();
     assert!((2_000..12_000).contains(&mean), "forms have {mean} bytes on average");
-}
-
-#[test]
-fn a_life_is_fast_enough_to_load_a_lake() {
-    let mut life = Life::new(LifeOptions::default());
-    life.opening();
-    let begun = Instant::now();
-    let mut bytes = 0;
-    for _ in 0..10_000 {
-        bytes += life.turn().messages.iter().map(|message| message.value.len()).sum::<usize>();
-    }
-    let rate = life.changes() as f64 / begun.elapsed().as_secs_f64();
-    println!(
-        "{rate:.0} messages a second, {} messages, {bytes} bytes, {} cases",
-        life.changes(),
-        life.world.cases.len()
-    );
-    assert!(rate > 2_000.0, "{rate} messages a second");
 }
 
 /// (name, whether it may be null, longest text) of each column that the schema gives a table, without serials of shards.

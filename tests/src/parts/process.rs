@@ -212,7 +212,14 @@ impl Process {
     /// As [`Process::start_again`].
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.kill_hard()?;
-        self.start_again()
+        // Children of Postgres are in sessions of their own, so they may outlive it for a moment and are in the way of the next one.
+        let mut outcome = Ok(());
+        poll(STOP_DEADLINE, || {
+            outcome = self.start_again();
+            let is_in_the_way = outcome.as_ref().is_err_and(|error| error.to_string().contains("is still in use"));
+            (!is_in_the_way).then_some(())
+        });
+        outcome
     }
 
     /// Freezes the process (SIGSTOP): it keeps its connections and answers nothing.

@@ -372,7 +372,7 @@ async fn a_new_record_is_not_given_what_was_remembered_before_it() {
 #[tokio::test]
 async fn what_hq_answers_just_after_a_change_is_soon_asked_for_again() {
     let hq = GatedHq::new(100_000);
-    let options = CacheOptions { user_settle_seconds: 1, ..CacheOptions::default() };
+    let options = CacheOptions { user_settle_seconds: 3, ..CacheOptions::default() };
     let (heard, submitted, other) = (caches(&hq, &options), caches(&hq, &options), caches(&hq, &options));
     let long_ago: fn() -> i64 = || 0;
     for (caches, published_us, heard) in

@@ -67,12 +67,12 @@ async fn spaces_that_cannot_be_committed_leave_slots_to_the_others() {
 #[tokio::test]
 async fn a_malformed_message_that_waits_for_quarantine_is_put_aside_once() {
     let store = FakeStore::new();
-    let running = start(&store, IngestOptions { acknowledge_within_seconds: 1, ..quick() });
+    let running = start(&store, IngestOptions { acknowledge_within_seconds: 4, ..quick() });
     let queue = std::sync::Arc::clone(&running.queue);
     let malformed = RowBatch { kind: 99, ..payload("d", &["1"], &[]) };
     let published = tokio::spawn(async move { queue.publish(message(&malformed)).await });
     // Nobody empties the quarantine, for longer than the queue leaves a message with somebody who says nothing.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    tokio::time::sleep(Duration::from_secs(9)).await;
     assert!(!published.is_finished());
     let options =
         ConsumerOptions { durable_name: "test".into(), in_flight_max: 9, acknowledge_within: Duration::from_secs(60) };
