@@ -103,6 +103,9 @@ impl Check {
     }
 }
 
+/// Time between two rounds of [`keep_up`].
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
 /// Longest time a check may take before it counts as failed.
 const CHECK_WITHIN: Duration = Duration::from_secs(3);
 
@@ -124,13 +127,24 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "serving /live, /ready and /metrics");
-    let stopping = shutdown.clone();
+    let (stopping, upkeep) = (shutdown.clone(), metrics.clone());
     let router = Router::new()
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(move || readiness(Arc::clone(&checks), stopping.is_cancelled())))
         .route("/metrics", get(move || std::future::ready(metrics.render())));
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
-    Ok(())
+    let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
+    tokio::select! {
+        served = serving => Ok(served?),
+        () = keep_up(upkeep) => Ok(()),
+    }
+}
+
+/// Folds what histograms have gathered, which would stay in memory value by value where nobody asks for metrics.
+async fn keep_up(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP_EVERY).await;
+        metrics.run_upkeep();
+    }
 }
 
 /// Asks `/ready` of a service on this machine. The error says what is not ready.

@@ -106,13 +106,10 @@ async fn clean_up(
 }
 
 async fn spaces(metastore: &dyn Metastore) -> BTreeSet<Space> {
-    match metastore.tables(None).await {
-        Ok(tables) => tables.into_iter().map(|table| table.key.space).collect(),
-        Err(error) => {
-            tracing::warn!(error = %Chain(&error), "maintenance is put off");
-            BTreeSet::new()
-        }
-    }
+    metastore.spaces().await.unwrap_or_else(|error| {
+        tracing::warn!(error = %Chain(&error), "maintenance is put off");
+        BTreeSet::new()
+    })
 }
 
 #[cfg(test)]

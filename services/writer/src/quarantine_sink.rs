@@ -30,8 +30,18 @@ pub async fn run(
         in_flight_max: IN_FLIGHT_MAX,
         acknowledge_within: ACKNOWLEDGE_WITHIN,
     };
-    let mut consumer = queue.consumer(Stream::Quarantine, options).await?;
     let mut backoff = Backoff::default();
+    let mut consumer = loop {
+        // Without it, whoever puts something aside would wait for ever once the stream is full.
+        match queue.consumer(Stream::Quarantine, options.clone()).await {
+            Ok(consumer) => break consumer,
+            Err(error) => tracing::warn!(%error, "quarantine stream cannot be read yet"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    };
     loop {
         let next = tokio::select! {
             next = consumer.next() => next,
@@ -90,4 +100,76 @@ async fn unreadable(
         ..Quarantined::default()
     };
     metastore.quarantine(stage, &entry).await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use futures::stream::BoxStream;
+    use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
+    use lake_shared::queue::{Consumer, Heard, Message, PublishError, QueueError};
+
+    use super::*;
+    use crate::metastore::QuarantineFilter;
+    use crate::metastore::sqlite::SqliteMetastore;
+
+    /// Nobody can read it at first, as while its servers choose a leader.
+    struct Leaderless {
+        queue: Arc<MemoryQueue>,
+        tries_left: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Queue for Leaderless {
+        async fn publish(&self, message: Message) -> Result<(), PublishError> {
+            self.queue.publish(message).await
+        }
+
+        async fn consumer(&self, stream: Stream, options: ConsumerOptions) -> Result<Box<dyn Consumer>, QueueError> {
+            let less = |left: usize| left.checked_sub(1);
+            if self.tries_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+                return Err(QueueError { action: "read".into(), reason: "no leader".into() });
+            }
+            self.queue.consumer(stream, options).await
+        }
+
+        async fn broadcast(&self, subject: &str, payload: Bytes) -> Result<(), QueueError> {
+            self.queue.broadcast(subject, payload).await
+        }
+
+        async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+            self.queue.listen(pattern).await
+        }
+
+        fn payload_size_max(&self) -> usize {
+            self.queue.payload_size_max()
+        }
+
+        async fn check(&self) -> Result<(), QueueError> {
+            self.queue.check().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_cannot_be_read_at_the_start_is_read_later() {
+        let metastore = Arc::new(SqliteMetastore::memory());
+        metastore.migrate().await.unwrap();
+        let queue = MemoryQueue::new(MemoryQueueOptions::default());
+        let leaderless = Arc::new(Leaderless { queue: Arc::clone(&queue), tries_left: 3.into() });
+        let shutdown = CancellationToken::new();
+        let sink = tokio::spawn(run(leaderless, metastore.clone(), shutdown.clone()));
+        let entry = Quarantined { reason: "x".into(), id: "1".into(), ..Quarantined::default() };
+        let message = wire::encode(&entry);
+        let message = Message { subject: "lake.quarantine.writer".into(), payload: message, dedupe_id: "1".into() };
+        // Safe as soon as the sink has stored it.
+        tokio::time::timeout(Duration::from_secs(60), queue.publish(message)).await.unwrap().unwrap();
+        assert_eq!(metastore.quarantined_count(&QuarantineFilter::default()).await.unwrap(), 1);
+        shutdown.cancel();
+        sink.await.unwrap().unwrap();
+    }
 }

@@ -21,7 +21,7 @@ pub struct Arguments {
         value_delimiter = ',',
         default_value = concat!(
             "upsert,index,lookup,type-change,foreign,compaction,s3,spread,scan,merge,spark,memory,",
-            "partitions,wide,long-run"
+            "partitions,wide,long-texts,long-run"
         )
     )]
     pub parts: Vec<Part>,
@@ -94,6 +94,12 @@ pub struct Arguments {
     /// Columns of the tables that are flushed into.
     #[arg(long, value_delimiter = ',', default_value = "2000,20")]
     pub wide_columns: Vec<u64>,
+    /// Rows of a table with long texts.
+    #[arg(long, default_value_t = 96_000)]
+    pub text_rows: u64,
+    /// Lengths of the text in each of them.
+    #[arg(long, value_delimiter = ',', default_value = "20000,200")]
+    pub text_characters: Vec<u64>,
     /// Removed files that a log carries along, in a long run.
     #[arg(long, value_delimiter = ',', default_value = "100000,1000000,3600000")]
     pub removes: Vec<u64>,
@@ -148,6 +154,8 @@ pub enum Part {
     Partitions,
     /// One flush into a wide table.
     Wide,
+    /// Compaction of rows with long texts.
+    LongTexts,
     /// Checkpoints of a log that has grown for a long time.
     LongRun,
 }

@@ -13,6 +13,7 @@ mod home;
 mod index;
 mod load;
 mod long_run;
+mod long_texts;
 mod lookup;
 mod made;
 mod measure;
@@ -62,7 +63,7 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     println!("# Engine benchmark\n\n{}", measure::machine());
     let made = MadeTables::new(arguments)?;
     made.make_all()?;
-    let parts: [(Part, Report); 13] = [
+    let parts: [(Part, Report); 14] = [
         (Part::Upsert, upsert::report),
         (Part::Index, index::report),
         (Part::Lookup, lookup::report),
@@ -75,6 +76,7 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
         (Part::Memory, memory::report),
         (Part::Partitions, |arguments, made, _| partitions::report(arguments, made)),
         (Part::Wide, |arguments, made, _| wide::report(arguments, made)),
+        (Part::LongTexts, |arguments, made, _| long_texts::report(arguments, made)),
         (Part::LongRun, |arguments, made, _| long_run::report(arguments, made)),
     ];
     let mut findings = Findings::default();

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::home::Home;
 use super::{
-    compaction, foreign, index, load, long_run, lookup, memory, merge, partitions, spread, type_change, upsert, wide,
+    compaction, foreign, index, load, long_run, long_texts, lookup, memory, merge, partitions, spread, type_change,
+    upsert, wide,
 };
 
 /// What a process does.
@@ -37,6 +38,8 @@ pub enum Phase {
     Partitions(partitions::Partitions),
     /// One flush into a wide table.
     Wide(wide::Wide),
+    /// Makes a table with long texts.
+    LongTexts(long_texts::LongTexts),
     /// Batches over many tables.
     Spread(spread::SpreadBatches),
     /// A log that has grown for a long time.
@@ -98,6 +101,7 @@ pub fn run(order: &str) -> anyhow::Result<()> {
             Phase::ManyTables(tables) => serde_json::to_value(tables.run(&home).await?)?,
             Phase::Partitions(partitions) => serde_json::to_value(partitions.run(&home).await?)?,
             Phase::Wide(wide) => serde_json::to_value(wide.run(&home).await?)?,
+            Phase::LongTexts(texts) => serde_json::to_value(texts.run(&home).await?)?,
             Phase::Spread(batches) => serde_json::to_value(batches.run(&home).await?)?,
             Phase::LongRun(step) => serde_json::to_value(step.run(&home).await?)?,
             Phase::Export(export) => serde_json::to_value(export.run()?)?,

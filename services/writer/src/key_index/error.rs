@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// Another process (or another part of this one) has the index open.
-    #[error("the key index in {} is in use by another process: stop that one, or give this one a folder of its own", .folder.display())]
+    #[error("the key index in {} is in use by another process (stop that one, or give this one a folder of its own), or for a while yet by a \
+         compaction of this one", .folder.display())]
     Locked {
         /// The index's folder.
         folder: PathBuf,

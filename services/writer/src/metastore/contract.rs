@@ -1,6 +1,7 @@
 //! The contract of the port as one suite, run on every adapter. Panics where it is broken, so it is for tests only.
 #![allow(clippy::unwrap_used, reason = "a suite of assertions")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lake_proto::queue::v1::{Lineage, Quarantined};
@@ -63,6 +64,8 @@ async fn tables_have_unique_names(metastore: &dyn Metastore) {
     let of_space = metastore.tables(Some(&keys[0].space)).await.unwrap();
     assert_eq!(of_space.len(), 4);
     assert!(of_space.iter().any(|table| table.key == keys[0]));
+    let spaces: BTreeSet<Space> = keys.iter().map(|key| key.space.clone()).collect();
+    assert_eq!(metastore.spaces().await.unwrap(), spaces);
 }
 
 async fn register(metastore: &dyn Metastore, keys: &[&TableKey], path: &str) -> Vec<TableRecord> {

@@ -3,6 +3,8 @@
 //! A port with two adapters, [`postgres`] for services and [`sqlite`] for the embedded lake. Both keep times as microseconds since
 //! 1970 and take leases by the database's own clock, so that clocks of processes do not matter.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use lake_proto::queue::v1::{Lineage, Quarantined};
 use lake_shared::identity::{Space, TableKey};
@@ -155,6 +157,9 @@ pub trait Metastore: Send + Sync {
 
     /// The tables of a space, or all, by name.
     async fn tables(&self, space: Option<&Space>) -> Result<Vec<TableRecord>, MetastoreError>;
+
+    /// The spaces that have tables.
+    async fn spaces(&self) -> Result<BTreeSet<Space>, MetastoreError>;
 
     /// Registers tables, each under a name that no other table has, and returns their records in the same order. The path of a new table is
     /// its folder, as [`lake_shared::names::table_path`] makes it, and the location its address, which ends in it; where another table

@@ -1,5 +1,6 @@
 //! The metastore in Postgres, shared by the writers of a lake.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lake_proto::queue::v1::Quarantined;

@@ -52,10 +52,13 @@ fn kind(name: &str) -> Result<Kind, sqlx::Error> {
     Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| corrupt(format!("{name} is no kind")))
 }
 
+pub(super) fn space(row: &impl Fields) -> Result<Space, sqlx::Error> {
+    Ok(Space { domain: row.text("domain")?.into(), kind: kind(&row.text("kind")?)? })
+}
+
 pub(super) fn table(row: &impl Fields) -> Result<TableRecord, sqlx::Error> {
-    let space = Space { domain: row.text("domain")?.into(), kind: kind(&row.text("kind")?)? };
     Ok(TableRecord {
-        key: TableKey { space, document_type: row.text("type")?.into() },
+        key: TableKey { space: space(row)?, document_type: row.text("type")?.into() },
         name: row.text("name")?,
         path: row.text("path")?,
         location: row.text("location")?,

@@ -320,6 +320,13 @@ macro_rules! metastore_adapter {
                     .map_err(failed(|| "list tables".into()))
             }
 
+            async fn spaces(&self) -> Result<BTreeSet<Space>, MetastoreError> {
+                let found = sqlx::query("SELECT DISTINCT domain, kind FROM lake_table").fetch_all(&self.pool).await;
+                found
+                    .and_then(|found| found.iter().map(rows::space).collect())
+                    .map_err(failed(|| "list spaces".into()))
+            }
+
             async fn register_tables(&self, tables: &[NewTable]) -> Result<Vec<TableRecord>, MetastoreError> {
                 let Some(first) = tables.first() else { return Ok(Vec::new()) };
                 let registered = self.register(tables).await;

@@ -1,5 +1,6 @@
 //! The metastore in one SQLite file, for the embedded lake. One process at a time.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 

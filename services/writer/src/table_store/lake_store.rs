@@ -108,6 +108,15 @@ pub enum LakeStoreError {
         #[source]
         source: object_store::Error,
     },
+    /// The root was there, and is not any more.
+    #[error(
+        "lake root `{root}` is gone: `{ROOT_MARK}`, which the writer has put there, is not there any more; is the volume still mounted? \
+         Put it back as it was. If the lake was emptied on purpose, start the writer again"
+    )]
+    Lost {
+        /// The root as configured.
+        root: String,
+    },
     /// The store does not know how to create an object only where there is none.
     #[error(
         "lake root `{root}`: the store writes objects, but refuses to create one only where there is none, so commits cannot be safe \
@@ -140,7 +149,7 @@ impl LakeStoreError {
     fn may_pass(&self) -> bool {
         use object_store::Error::{InvalidPath, NotImplemented, NotSupported};
         match self {
-            Self::Root { .. } | Self::NotConditional { .. } | Self::NotExclusive { .. } => false,
+            Self::Root { .. } | Self::Lost { .. } | Self::NotConditional { .. } | Self::NotExclusive { .. } => false,
             // A bucket may be created, and access granted, by whoever starts the parts beside us.
             Self::Access { source, .. } => {
                 !matches!(source, NotSupported { .. } | NotImplemented { .. } | InvalidPath { .. })
@@ -159,6 +168,9 @@ const PROBE_WRITERS: usize = 8;
 
 /// How often something odd has to be seen, before it is held against the store and not against the line to it.
 const PROBES: usize = 3;
+
+/// An object below the root: where it is gone, the lake is.
+const ROOT_MARK: &str = "_lake_root";
 
 /// The same path with its last part in capitals.
 fn in_capitals(path: &Path) -> Path {
@@ -182,6 +194,7 @@ pub struct LakeStore {
     prefix: Path,
     store: Arc<dyn ObjectStore>,
     ignores_case: Arc<AtomicBool>,
+    is_marked: Arc<AtomicBool>,
 }
 
 impl LakeStore {
@@ -204,7 +217,7 @@ impl LakeStore {
                 Arc::new(bucket(&url, &s3).map_err(|error| refused(error.to_string()))?)
             }
         };
-        Ok(Self { root, url, prefix, store, ignores_case: Arc::default() })
+        Ok(Self { root, url, prefix, store, ignores_case: Arc::default(), is_marked: Arc::default() })
     }
 
     /// The same root behind another store, for tests that make it fail.
@@ -320,6 +333,27 @@ impl LakeStore {
                 Err(LakeStoreError::Access { root: self.root.clone(), action: "look for an object", source })
             }
         }
+    }
+
+    /// Leaves a mark below the root, by which [`LakeStore::ensure_marked`] knows it again.
+    pub(super) async fn mark(&self) -> Result<(), LakeStoreError> {
+        let text = "CommCare Lake keeps its tables here. By this file its writer knows that the volume is mounted.\n";
+        let put = self.store.put(&self.mark_path(), Bytes::from_static(text.as_bytes()).into()).await;
+        put.map_err(|source| LakeStoreError::Access { root: self.root.clone(), action: "mark the root", source })?;
+        self.is_marked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the root that was marked is there; nothing to find out when none was.
+    pub(super) async fn ensure_marked(&self) -> Result<(), LakeStoreError> {
+        if self.is_marked.load(Ordering::Relaxed) && !self.is_there(&self.mark_path()).await? {
+            return Err(LakeStoreError::Lost { root: self.root.clone() });
+        }
+        Ok(())
+    }
+
+    fn mark_path(&self) -> Path {
+        self.prefix.clone().join(ROOT_MARK)
     }
 
     fn probe_path(&self) -> Path {

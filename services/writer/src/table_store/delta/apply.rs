@@ -239,9 +239,16 @@ impl DeltaTableStore {
         let now = now_us();
         let marks = self.marks(slot, &change);
         let store = table.object_store();
-        let writing = change::write(state, &change, store, &self.options, &self.writer_memory, marks, now);
+        let writing = change::write(state, &change, store.clone(), &self.options, &self.writer_memory, marks, now);
         let (written, footing) = futures::join!(writing, self.footing(state, change.number));
-        let (written, footing) = (written.map_err(|error| error.of_table(change.number))?, footing?);
+        let written = written.map_err(|error| error.of_table(change.number))?;
+        let footing = match footing {
+            Ok(footing) => footing,
+            Err(error) => {
+                written.discard(&store).await;
+                return Err(error);
+            }
+        };
         let hours = self.options.retention_hours;
         let deletion_vectors = match written.marked.is_empty() {
             true => self.unwanted(state.slot(change.number)).filter(|_| takes_last_vector(state, &change, &written)),
@@ -260,7 +267,12 @@ impl DeltaTableStore {
         change.arriving.release();
         let id = strangers::id_in(&actions);
         let (version, table) = match commit::commit(table, actions, commit::Label::Upsert, footing, slot).await? {
-            Outcome::Conflict | Outcome::Unknown => return Ok(None),
+            Outcome::Conflict => {
+                written.discard(&store).await;
+                return Ok(None);
+            }
+            // The files may be part of the table. If they are not, the clean-up finds them.
+            Outcome::Unknown => return Ok(None),
             Outcome::Committed { version, table } => (version, table),
         };
         if gets_vectors {

@@ -58,6 +58,14 @@ pub(super) struct Written {
     pub(super) copied_run: Option<FinishedRun>,
 }
 
+impl Written {
+    /// Deletes the files, of which it is certain that no commit names them.
+    pub(super) async fn discard(&self, store: &Arc<dyn ObjectStore>) {
+        discard(store, &self.added).await;
+        deletion_vectors::discard(store, self.marked.iter().map(|(_, vector)| vector)).await;
+    }
+}
+
 /// Which columns partition a table that is about to be made: those of the options that it has.
 fn partition_columns(slot: &Slot, plan: &SchemaPlan, options: &TableOptions) -> Vec<String> {
     if slot.version.is_some() {

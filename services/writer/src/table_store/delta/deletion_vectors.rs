@@ -62,8 +62,18 @@ pub(super) async fn store(
         };
         stored.push(DeletionVector { descriptor, rows });
     }
-    store.put(&file_of(&id, ""), PutPayload::from(file)).await.map_err(EngineError::Store)?;
+    store.put(&file_of(&id, ""), PutPayload::from(file)).await.map_err(EngineError::unwritten)?;
     Ok(stored)
+}
+
+/// Deletes the file of the vectors of one commit, which [`store`] has written and no commit names. What cannot be deleted now is found by the
+/// clean-up.
+pub(super) async fn discard(store: &Arc<dyn ObjectStore>, vectors: impl Iterator<Item = &DeletionVector>) {
+    // They all stand in one file.
+    let Some(path) = vectors.filter_map(|vector| path_of(&vector.descriptor)).next() else { return };
+    if let Err(error) = store.delete(&path).await {
+        tracing::debug!(%path, %error, "vectors of no commit stay for the clean-up");
+    }
 }
 
 /// Reads the vector that a descriptor names.

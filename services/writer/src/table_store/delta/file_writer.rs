@@ -176,7 +176,7 @@ impl<'a> FileWriter<'a> {
                 none => none.insert(begin(self.format, &self.partition)?),
             };
             let count = (self.rows_max - open.rows).min(batch.num_rows() - from);
-            open.writer.write(&batch.slice(from, count)).await.map_err(EngineError::delta)?;
+            open.writer.write(&batch.slice(from, count)).await.map_err(EngineError::unwritten)?;
             places.push((Position { file: open.number, row: open.rows as u32 }, count));
             open.rows += count;
             from += count;
@@ -190,7 +190,7 @@ impl<'a> FileWriter<'a> {
     /// Closes the last file. What was written is durable then, and part of no table yet.
     pub(super) async fn close(&mut self) -> Result<(), EngineError> {
         let Some(open) = self.open.take() else { return Ok(()) };
-        let mut adds = open.writer.close().await.map_err(EngineError::delta)?;
+        let mut adds = open.writer.close().await.map_err(EngineError::unwritten)?;
         let (Some(mut add), true) = (adds.pop(), adds.is_empty()) else {
             return Err(EngineError::corrupt("one writer did not make one file"));
         };

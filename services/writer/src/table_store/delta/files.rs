@@ -33,6 +33,9 @@ const FOOTER_BYTES: u64 = 64 << 10;
 /// Cells decoded and encoded at once: fewer rows of a wide table.
 const CELLS_AT_ONCE: usize = 4 << 20;
 
+/// Bytes of a file decoded at once, as they are before compression: fewer rows where they hold long texts.
+const BYTES_AT_ONCE: u64 = 4 << 20;
+
 /// Rows of so many columns that are decoded and encoded at once.
 pub(super) fn rows_at_once(columns: usize) -> usize {
     (CELLS_AT_ONCE / columns.max(1)).clamp(1, ROWS_AT_ONCE)
@@ -147,19 +150,39 @@ pub(super) async fn open(
     file: &DataFile,
     columns: Option<&[&str]>,
 ) -> Result<FileStream, EngineError> {
-    open_with(store, file, columns, ROWS_AT_ONCE).await
+    Ok(open_with(store, file, columns, ROWS_AT_ONCE).await?.stream)
 }
 
-/// The same with batches of so many rows.
+/// A file whose batches are to be read.
+pub(super) struct OpenedFile {
+    pub(super) stream: FileStream,
+    /// So many of its rows are not too much memory at once.
+    pub(super) rows_in_memory: usize,
+}
+
+/// The same with batches of so many rows, or fewer where they are large.
 pub(super) async fn open_with(
     store: &Arc<dyn ObjectStore>,
     file: &DataFile,
     columns: Option<&[&str]>,
     rows_at_once: usize,
-) -> Result<FileStream, EngineError> {
+) -> Result<OpenedFile, EngineError> {
     let builder = builder(store, file).await?;
     let mask = projection(&builder, columns);
-    builder.with_projection(mask).with_batch_size(rows_at_once).build().map_err(EngineError::read_file)
+    let rows_in_memory = rows_in_memory(&builder, &mask);
+    let builder = builder.with_projection(mask).with_batch_size(rows_at_once.min(rows_in_memory));
+    Ok(OpenedFile { stream: builder.build().map_err(EngineError::read_file)?, rows_in_memory })
+}
+
+/// How many rows of the row group with the largest ones are [`BYTES_AT_ONCE`]; at least one.
+fn rows_in_memory(builder: &Builder, mask: &ProjectionMask) -> usize {
+    let row_bytes = builder.metadata().row_groups().iter().map(|group| {
+        let chunks = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+        let bytes = chunks.map(|(_, chunk)| u64::try_from(chunk.uncompressed_size()).unwrap_or_default());
+        bytes.fold(0, u64::saturating_add) / u64::try_from(group.num_rows()).unwrap_or_default().max(1)
+    });
+    let rows = BYTES_AT_ONCE / row_bytes.max().unwrap_or_default().max(1);
+    usize::try_from(rows).unwrap_or(usize::MAX).max(1)
 }
 
 /// Least and greatest instant of a column of a file, out of the statistics in the file itself, which are exact; `None` where a row
@@ -271,4 +294,43 @@ pub(super) fn aligned(
     let arrays = arrays.collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &options).map_err(EngineError::arrow)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use arrow::array::{Int64Array, StringArray};
+    use object_store::memory::InMemory;
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    /// The rows of the batches that a file of so many rows comes in, each with a text of so many characters.
+    async fn batches(rows: usize, characters: usize, columns: Option<&[&str]>) -> Vec<usize> {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows as i64));
+        let texts = (0..rows).map(|row| format!("{row}{}", "x".repeat(characters)));
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+        let batch = RecordBatch::try_from_iter([("number", numbers), ("text", texts)]).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        let bytes = writer.into_inner().unwrap();
+        let (path, size, rows) = ("f.parquet".to_owned(), bytes.len() as i64, rows as i64);
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        store.put(&Path::from(path.as_str()), bytes.into()).await.unwrap();
+        let (logged, deleted, observed_us, partition) = Default::default();
+        let file = DataFile { number: 1, path, logged, size, rows, deleted, partition, observed_us };
+        let batches: Vec<RecordBatch> = open(&store, &file, columns).await.unwrap().try_collect().await.unwrap();
+        batches.iter().map(RecordBatch::num_rows).collect()
+    }
+
+    #[tokio::test]
+    async fn long_texts_come_in_small_batches() {
+        assert_eq!(batches(10_000, 10, None).await, [8_192, 1_808]);
+        let long = batches(1_000, 100_000, None).await;
+        assert_eq!(long.iter().sum::<usize>(), 1_000);
+        assert!(long.iter().all(|rows| *rows <= 42) && long[0] > 35, "{long:?}");
+        assert_eq!(batches(1_000, 100_000, Some(&["number"])).await, [1_000], "they are not read");
+        assert_eq!(batches(2, 20 << 20, None).await, [1, 1]);
+    }
 }

@@ -24,7 +24,7 @@ use crate::telemetry;
 const LOGS_AT_ONCE: usize = 8;
 
 /// How long to wait for the index of a space, which a task of an abandoned call may still hold.
-const INDEX_WAITS: u32 = 100;
+const INDEX_WAITS: u32 = 500;
 
 /// How long no merge is begun after one that failed.
 const MERGE_RESTS: Duration = Duration::from_secs(60);
@@ -120,6 +120,10 @@ impl DeltaTableStore {
             return Ok(());
         };
         let unread = state.follow(number, &table, known).await?;
+        // A commit that the metastore has not heard of, as the process ended before it was told.
+        if recorded.map(|(version, _)| version) != table.version().and_then(|version| i64::try_from(version).ok()) {
+            state.slot_mut(number).unrecorded.get_or_insert_default();
+        }
         to_read.add(state, number, table.object_store(), unread);
         self.handles.put(state.slot(number).key.clone(), table);
         Ok(())

@@ -59,13 +59,13 @@ pub(super) struct LogCheckpoints {
     every_commits: u64,
     tables: Mutex<HashMap<TableKey, Known>>,
     /// Tables that are always written together are all due together.
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 impl LogCheckpoints {
     /// Checkpoints every so many commits, made one after the other.
     pub(super) fn new(every_commits: u64) -> Self {
-        Self { every_commits: every_commits.max(1), tables: Mutex::default(), turns: Semaphore::new(1) }
+        Self { every_commits: every_commits.max(1), tables: Mutex::default(), turns: Arc::new(Semaphore::new(1)) }
     }
 
     /// After a commit: has a checkpoint made if one is due, beside what else happens. One that fails is made by a later commit.
@@ -79,10 +79,29 @@ impl LogCheckpoints {
         if !self.begin(key, version, Instant::now()) {
             return;
         }
-        let (checkpoints, handles) = (Arc::clone(self), Arc::clone(handles));
-        let (key, table) = (key.clone(), table.clone());
+        let (checkpoints, handles, key) = (Arc::clone(self), Arc::clone(handles), key.clone());
+        let turn = Arc::clone(&self.turns).try_acquire_owned().ok();
+        // Handles are large, and very many tables may wait for their turn: they are opened again then.
+        let (table, log_store) = (turn.is_some().then(|| table.clone()), table.log_store());
         tokio::spawn(async move {
-            let Ok(_turn) = checkpoints.turns.acquire().await else { return };
+            let _turn = match turn {
+                Some(turn) => turn,
+                None => match Arc::clone(&checkpoints.turns).acquire_owned().await {
+                    Ok(turn) => turn,
+                    Err(_) => return,
+                },
+            };
+            let table = match table {
+                Some(table) => table,
+                None => {
+                    let mut table = DeltaTable::new(log_store);
+                    if let Err(error) = table.load_version(version).await {
+                        tracing::warn!(table = %key, version, %error, "no checkpoint is made, as the table cannot be opened");
+                        return checkpoints.end(&key, None);
+                    }
+                    table
+                }
+            };
             let last = match checkpoints.look_up(&key, version, &table).await {
                 Ok(last) if last.is_outlived(version, checkpoints.every_commits, Instant::now()) => last,
                 known => {

@@ -107,6 +107,9 @@ enum EngineError {
     Unwritable(String),
     #[error("table log or data file cannot be read or written")]
     Delta(#[source] Box<DeltaTableError>),
+    /// Whatever the store answers to a put, it says nothing about what the table holds.
+    #[error("a file cannot be written")]
+    Unwritten(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("data file cannot be read")]
     File(#[source] parquet::errors::ParquetError),
     #[error("rows cannot be rearranged")]
@@ -135,6 +138,9 @@ impl EngineError {
     }
     fn delta(error: DeltaTableError) -> Self {
         Self::Delta(Box::new(error))
+    }
+    fn unwritten(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unwritten(error.into())
     }
     fn read_file(error: parquet::errors::ParquetError) -> Self {
         Self::File(error)

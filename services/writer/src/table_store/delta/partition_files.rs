@@ -168,7 +168,8 @@ impl PartitionFiles<'_> {
         let mut opened: HashMap<u32, FileStream> = HashMap::new();
         for files in files.chunks(FILES_OPENED_AT_ONCE) {
             let opening = files.iter().map(|file| files::open_with(&self.store, file, None, copied_at_once));
-            for (file, stream) in files.iter().zip(try_join_all(opening).await?) {
+            for (file, opened_file) in files.iter().zip(try_join_all(opening).await?) {
+                let stream = opened_file.stream;
                 let names = stream.schema().fields().iter().filter_map(|field| by_name.get(field.name().as_str()));
                 sources.extend(names.map(|column| column.source.as_str()));
                 // Footers can be large: those of many files are read again.
@@ -196,7 +197,7 @@ impl PartitionFiles<'_> {
             for file in files {
                 let mut stream = match opened.remove(&file.number) {
                     Some(stream) => stream,
-                    None => files::open_with(&self.store, file, None, copied_at_once).await?,
+                    None => files::open_with(&self.store, file, None, copied_at_once).await?.stream,
                 };
                 let mut row = 0;
                 while let Some(batch) = stream.try_next().await.map_err(EngineError::read_file)? {

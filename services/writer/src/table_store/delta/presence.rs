@@ -42,14 +42,19 @@ impl From<EngineError> for PresenceError {
 }
 
 impl DeltaTableStore {
-    /// Looks for some of the tables that have had a commit. To be called before the first batch.
+    /// Looks for some of the tables that have had a commit, and marks the root, so that it is missed when it goes away later. To be called before
+    /// the first batch.
     ///
     /// # Errors
     /// When none of them is there, unless [`super::DeltaOptions::start_without_tables`] allows it; when the metastore or the store fails.
     pub async fn ensure_presence(&self) -> Result<(), PresenceError> {
-        if self.options.start_without_tables {
-            return Ok(());
+        if !self.options.start_without_tables {
+            self.look_for_tables().await?;
         }
+        Ok(self.lake.mark().await.map_err(EngineError::Lake)?)
+    }
+
+    async fn look_for_tables(&self) -> Result<(), PresenceError> {
         let tables = self.metastore.tables(None).await.map_err(EngineError::Metastore)?;
         let filled: Vec<_> = tables.iter().filter(|table| table.state.version.is_some()).collect();
         let every = filled.len().div_ceil(SAMPLE).max(1);

@@ -87,9 +87,10 @@ async fn rewrite_task(
     let most = files::rows_at_once(chosen.schema.columns.len());
     let rows_at_once = (8 * most / task.inputs.len().max(1)).clamp(most.min(512), most);
     let opening = task.inputs.iter().map(|file| files::open_with(&chosen.store, file, None, rows_at_once));
-    let streams = try_join_all(opening).await?;
-    for stream in &streams {
-        present.extend(stream.schema().fields().iter().map(|field| field.name().clone()));
+    let opened = try_join_all(opening).await?;
+    let most = opened.iter().map(|file| file.rows_in_memory).fold(most, usize::min);
+    for file in &opened {
+        present.extend(file.stream.schema().fields().iter().map(|field| field.name().clone()));
     }
     let columns: Vec<&Column> = chosen
         .schema
@@ -99,14 +100,14 @@ async fn rewrite_task(
         .collect();
     let schema: SchemaRef = files::file_schema(&columns);
     let owned: Arc<Vec<Column>> = Arc::new(columns.iter().map(|column| (*column).clone()).collect());
-    let inputs = streams.into_iter().zip(&task.inputs).zip(&task.starts).map(|((stream, file), starts_at)| Input {
+    let inputs = opened.into_iter().zip(&task.inputs).zip(&task.starts).map(|((opened, file), starts_at)| Input {
         batches: {
             let (schema, columns) = (Arc::clone(&schema), Arc::clone(&owned));
             let typed = move |batch: Result<RecordBatch, ParquetError>| {
                 let columns: Vec<&Column> = columns.iter().collect();
                 files::in_table_types(&batch?, &schema, &columns)
             };
-            stream.map(typed).boxed()
+            opened.stream.map(typed).boxed()
         },
         deleted: file.deleted_rows().cloned(),
         starts_at: starts_at.clone(),

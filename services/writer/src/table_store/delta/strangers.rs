@@ -218,7 +218,12 @@ impl DeltaTableStore {
         let slot = state.slot(number);
         let Some(version) = slot.version else {
             // A put of the first entry would succeed in a log that was cleaned up behind a checkpoint, and nobody would ever read it.
-            return Ok(if self.has_log(&slot.path).await? { Footing::Gone } else { Footing::Firm });
+            if self.has_log(&slot.path).await? {
+                return Ok(Footing::Gone);
+            }
+            // Where the volume is not mounted any more, no table seems to be there.
+            self.lake.ensure_marked().await.map_err(EngineError::Lake)?;
+            return Ok(Footing::Firm);
         };
         let store = self.closed(&slot.path)?.object_store();
         let here = mark_of(&store, version).await?;

@@ -42,7 +42,7 @@ impl Drop for Unusable {
 }
 
 impl EngineError {
-    /// Says which table an error is about, if its files cannot be read and that lasts. Writing them is another matter.
+    /// Says which table an error is about, if its files cannot be read and that lasts.
     pub(super) fn of_table(self, number: u32) -> Self {
         let is_about_files = matches!(self, Self::File(_) | Self::Corrupt(_) | Self::Store(_));
         if is_about_files && verdict::is_lasting(&self) {

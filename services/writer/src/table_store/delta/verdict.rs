@@ -30,6 +30,7 @@ pub(super) fn is_lasting(error: &EngineError) -> bool {
         EngineError::Merge(error) => of_merge(error),
         EngineError::BadRows(_)
         | EngineError::Unusable { .. }
+        | EngineError::Unwritten(_)
         | EngineError::Lake(_)
         | EngineError::Metastore(_)
         | EngineError::Index(_)
@@ -193,6 +194,9 @@ mod tests {
                 source: ParquetError::External(Box::new(io::Error::other(lost()))),
             }),
             EngineError::delta(DeltaTableError::Io { source: io::Error::from(io::ErrorKind::PermissionDenied) }),
+            // A store that tries an upload again may be told that it is not known any more.
+            EngineError::unwritten(DeltaTableError::Parquet { source: external(absent()) }),
+            EngineError::unwritten(absent()),
             EngineError::Lake(LakeStoreError::Root { root: String::new(), reason: String::new() }),
             EngineError::Metastore(MetastoreError { action: "x".into(), source: "y".into() }),
         ];

@@ -243,12 +243,17 @@ async fn batches_do_not_wait_for_a_checkpoint() {
         store.apply(batch(&[("t", numbered(0..5, round))], vec![])).await.unwrap();
     }
     gate.held().await;
+    // Checkpoints of other tables wait for their turn, and are made then, of the version of which they were due.
+    let other = Log::of(&lake, "u");
     for round in 4..12 {
-        store.apply(batch(&[("t", numbered(0..5, round))], vec![])).await.unwrap();
+        let rows = [("t", numbered(0..5, round)), ("u", numbered(10..15, round))];
+        store.apply(batch(&rows, vec![])).await.unwrap();
     }
     assert!(!log.has_in_log(".checkpoint.parquet"), "it is still being written");
     gate.release();
     until("a checkpoint", || log.has_in_log(".checkpoint.parquet")).await;
+    other.checkpointed(3).await;
+    assert_eq!((other.latest(), lake.read("u").await.len()), (7, 5));
     store.apply(batch(&[("t", numbered(0..5, 20))], vec![])).await.unwrap();
     assert_eq!((log.latest(), lake.read("t").await.len()), (12, 5));
 }

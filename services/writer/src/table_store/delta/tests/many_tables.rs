@@ -5,7 +5,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::gate::Files;
-use super::lake::{Lake, NewRow, batch, new_row, numbered_id, read_all, small, space, table, tombstone, until};
+use super::lake::{
+    Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, small, space, table, tombstone, until,
+};
 use super::log::Log;
 use super::model::Interrupted;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
@@ -291,4 +293,23 @@ async fn a_schema_is_told_when_it_is_new() {
     drop(store);
     lake.open(small()).apply(rows(4, "/one")).await.unwrap();
     assert!(schema().await.contains("/two"), "a start tells it again");
+}
+
+#[tokio::test]
+async fn a_commit_that_the_metastore_missed_is_told_by_the_next_start() {
+    let lake = Lake::new().await;
+    let state = async || lake.metastore.tables(Some(&space())).await.unwrap().remove(0).state;
+    let of = |ids: std::ops::Range<usize>, version_us| batch(&[("t", numbered(ids, version_us))], vec![]);
+    let store = lake.open(small());
+    store.apply(of(0..3, 1)).await.unwrap();
+    let before = state().await;
+    store.apply(of(0..5, 2)).await.unwrap();
+    let after = state().await;
+    drop(store);
+    // As if the process had ended before it told.
+    lake.metastore.record_commits(&[(table("t"), before)]).await.unwrap();
+    let store = lake.open(small());
+    assert!(store.apply(of(0..5, 2)).await.unwrap().tables.is_empty(), "all is done already");
+    let told = state().await;
+    assert_eq!((told.version, told.rows, told.files, told.bytes), (Some(1), 5, after.files, after.bytes));
 }

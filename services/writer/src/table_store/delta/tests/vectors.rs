@@ -363,3 +363,21 @@ async fn a_row_that_moves_to_another_table_is_marked_in_its_old_one() {
     store.apply(batch(&[("t", vec![new_row(&numbered_id(4), 1, &[])])], vec![])).await.unwrap();
     assert_eq!((lake.read("t").await.len(), lake.read("u").await.len()), (18, 12));
 }
+
+#[tokio::test]
+async fn a_commit_that_meets_another_leaves_no_files_behind() {
+    let lake = Lake::new().await;
+    let (store, gate) = lake.open_gated(marking());
+    store.apply(batch(&[("t", numbered(0..20, 1))], vec![])).await.unwrap();
+    let log = Log::of(&lake, "t");
+    gate.hold_next(Files::Commits);
+    let racing = async {
+        gate.held().await;
+        log.commit(Vec::new());
+        gate.release();
+    };
+    let (applied, ()) = tokio::join!(store.apply(batch(&[("t", numbered(0..5, 2))], vec![])), racing);
+    assert_eq!(applied.unwrap().tables[0].rows_total, 20);
+    assert_eq!((log.latest(), log.orphans().len(), log.files("bin").len()), (2, 0, 1));
+    assert_eq!(lake.read("t").await.len(), 20);
+}
