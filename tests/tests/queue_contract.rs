@@ -268,25 +268,41 @@ async fn nothing_is_lost_when_consumers_come_and_go(ground: Ground) {
     assert_nothing_comes(&mut ground.consumer(200, Duration::from_secs(5)).await, A_MOMENT).await;
 }
 
+/// What a server sends in the moment in which a consumer leaves reaches nobody, and comes again after its time-out. That is rare: it must not be
+/// so in most of the rounds, and nothing may be lost in any.
 async fn a_consumer_that_leaves_takes_nothing_along(ground: Ground) {
-    let published = ground.publish_many(400);
-    let mut leaving = ground.consumer(2_000, LONG).await;
-    let mut seen = HashSet::new();
-    // Long enough to find out its pace and ask ahead.
-    for _ in 0..100 {
-        let delivery = next(&mut leaving).await;
-        assert!(seen.insert(number(&delivery)));
-        delivery.receipt.acknowledge().await.unwrap();
+    const ROUNDS: usize = 5;
+    let within = Duration::from_secs(20);
+    let mut slipped = 0;
+    for round in 0..ROUNDS {
+        let published: Vec<_> = (0..400).map(|number| ground.publish(message(1_000 * round + number))).collect();
+        let mut leaving = ground.consumer(2_000, within).await;
+        let mut seen = HashSet::new();
+        // Long enough to find out its pace and ask ahead.
+        for _ in 0..100 {
+            let delivery = next(&mut leaving).await;
+            assert!(seen.insert(number(&delivery)));
+            delivery.receipt.acknowledge().await.unwrap();
+        }
+        drop(leaving);
+        let mut staying = ground.other.consumer(Stream::Rows, group(2_000, within)).await.unwrap();
+        let mut is_slow = false;
+        while seen.len() < 400 {
+            // Before the time-out of what the other one had.
+            let delivery = match timeout(within / 2, next(&mut staying)).await {
+                Ok(delivery) => delivery,
+                Err(_) => {
+                    is_slow = true;
+                    next(&mut staying).await
+                }
+            };
+            assert!(seen.insert(number(&delivery)));
+            delivery.receipt.acknowledge().await.unwrap();
+        }
+        slipped += usize::from(is_slow);
+        all_safe(published).await;
     }
-    drop(leaving);
-    let mut staying = ground.other.consumer(Stream::Rows, group(2_000, LONG)).await.unwrap();
-    while seen.len() < 400 {
-        // Long before the time-out of what the other one had.
-        let delivery = timeout(PATIENCE / 2, next(&mut staying)).await.unwrap();
-        assert!(seen.insert(number(&delivery)));
-        delivery.receipt.acknowledge().await.unwrap();
-    }
-    all_safe(published).await;
+    assert!(slipped <= ROUNDS / 2, "in {slipped} of {ROUNDS} rounds something came after its time-out only");
 }
 
 /// What was asked for ahead must not be handed out when its time is over, and must not be forgotten either.
