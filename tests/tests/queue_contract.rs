@@ -268,7 +268,7 @@ async fn nothing_is_lost_when_consumers_come_and_go(ground: Ground) {
     assert_nothing_comes(&mut ground.consumer(200, Duration::from_secs(5)).await, A_MOMENT).await;
 }
 
-/// What a server sends in the moment in which a consumer leaves reaches nobody, and comes again after its time-out. That is rare: it must not be
+/// What a server sends in the moment in which a consumer leaves may reach nobody, and comes again after its time-out. That is rare: it must not be
 /// so in most of the rounds, and nothing may be lost in any.
 async fn a_consumer_that_leaves_takes_nothing_along(ground: Ground) {
     const ROUNDS: usize = 5;

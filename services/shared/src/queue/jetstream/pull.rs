@@ -226,8 +226,8 @@ impl Pull {
 }
 
 impl Drop for Pull {
-    /// Gives back what was not handed out, so that another consumer gets it before the time-out. What the server has on the way inside itself
-    /// when it hears that nobody listens any more cannot be given back: it comes again after the time-out.
+    /// Gives back what was not handed out, so that another consumer gets it before the time-out. Now and then one does not come back in this
+    /// way, presumably one that the server has on the way inside itself when it hears that nobody listens any more: it comes again after the time-out.
     fn drop(&mut self) {
         let (Some(mut subscriber), Ok(runtime)) = (self.subscriber.take(), tokio::runtime::Handle::try_current())
         else {
