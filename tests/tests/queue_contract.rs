@@ -302,7 +302,8 @@ async fn a_consumer_that_leaves_takes_nothing_along(ground: Ground) {
         slipped += usize::from(is_slow);
         all_safe(published).await;
     }
-    assert!(slipped <= ROUNDS / 2, "in {slipped} of {ROUNDS} rounds something came after its time-out only");
+    let slips_max = if ground.is_remote() { ROUNDS / 2 } else { 0 };
+    assert!(slipped <= slips_max, "in {slipped} of {ROUNDS} rounds something came after its time-out only");
 }
 
 /// What was asked for ahead must not be handed out when its time is over, and must not be forgotten either.

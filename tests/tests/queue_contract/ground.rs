@@ -85,6 +85,11 @@ impl Ground {
         self.queue.consumer(Stream::Rows, group(in_flight_max, acknowledge_within)).await.unwrap()
     }
 
+    /// Whether messages are on the way for a while.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.ends, Ends::JetStream(_))
+    }
+
     pub async fn close(&self) {
         match &self.ends {
             Ends::Memory(queue) => queue.close(),

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use deltalake::{DeltaTable, checkpoints};
+use deltalake::logstore::LogStoreRef;
+use deltalake::{DeltaTable, DeltaTableError, checkpoints};
 use lake_shared::identity::TableKey;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -84,22 +85,20 @@ impl LogCheckpoints {
         // Handles are large, and very many tables may wait for their turn: they are opened again then.
         let (table, log_store) = (turn.is_some().then(|| table.clone()), table.log_store());
         tokio::spawn(async move {
-            let _turn = match turn {
-                Some(turn) => turn,
-                None => match Arc::clone(&checkpoints.turns).acquire_owned().await {
-                    Ok(turn) => turn,
-                    Err(_) => return,
-                },
+            let waited = match turn {
+                Some(turn) => Ok(turn),
+                None => Arc::clone(&checkpoints.turns).acquire_owned().await,
             };
-            let table = match table {
-                Some(table) => table,
-                None => {
-                    let mut table = DeltaTable::new(log_store);
-                    if let Err(error) = table.load_version(version).await {
-                        tracing::warn!(table = %key, version, %error, "no checkpoint is made, as the table cannot be opened");
-                        return checkpoints.end(&key, None);
-                    }
-                    table
+            let Ok(_turn) = waited else { return };
+            let opened = match table {
+                Some(table) => Ok(table),
+                None => opened_at(log_store, version).await,
+            };
+            let table = match opened {
+                Ok(table) => table,
+                Err(error) => {
+                    tracing::warn!(table = %key, version, %error, "no checkpoint is made, as the table cannot be opened");
+                    return checkpoints.end(&key, None);
                 }
             };
             let last = match checkpoints.look_up(&key, version, &table).await {
@@ -150,6 +149,12 @@ impl LogCheckpoints {
         // A panic elsewhere cannot leave the map half changed.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn opened_at(log_store: LogStoreRef, version: u64) -> Result<DeltaTable, DeltaTableError> {
+    let mut table = DeltaTable::new(log_store);
+    table.load_version(version).await?;
+    Ok(table)
 }
 
 /// Version of the last checkpoint, if the log names one.

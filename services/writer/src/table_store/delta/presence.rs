@@ -6,6 +6,7 @@ use std::error::Error;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{DeltaTableStore, EngineError};
+use crate::table_store::lake_store::LakeStoreError;
 
 /// Tables that are looked for, of all that the metastore knows.
 const SAMPLE: usize = 64;
@@ -30,6 +31,9 @@ pub enum PresenceError {
         /// How many have had a commit.
         known: usize,
     },
+    /// A writer could not miss it later.
+    #[error("the lake root cannot be marked")]
+    Unmarked(#[source] LakeStoreError),
     /// Nobody knows.
     #[error("cannot tell whether the tables that the metastore knows are there")]
     Unknown(#[source] Box<dyn Error + Send + Sync>),
@@ -51,7 +55,7 @@ impl DeltaTableStore {
         if !self.options.start_without_tables {
             self.look_for_tables().await?;
         }
-        Ok(self.lake.mark().await.map_err(EngineError::Lake)?)
+        self.lake.mark().await.map_err(PresenceError::Unmarked)
     }
 
     async fn look_for_tables(&self) -> Result<(), PresenceError> {

@@ -266,7 +266,7 @@ async fn a_batch_that_is_abandoned_anywhere_is_completed_by_the_next() {
         assert_holds(&lake, TABLES, &map).await;
         assert!(store.apply(said.batch()).await.unwrap().tables.is_empty(), "round {round}, {polls} polls");
     }
-    assert!(abandoned > 0, "{polls_needed}");
+    assert!(abandoned > 3, "{abandoned}");
     // Tables without a move got one commit a round, whatever was abandoned in between.
     assert_eq!(versions(&lake, TABLES)[3..20], [u64::from(ROUNDS) - 1; 17]);
 }
