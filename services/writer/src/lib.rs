@@ -13,7 +13,7 @@ pub mod key_index;
 pub mod lease;
 pub mod maintenance;
 pub mod metastore;
+pub mod metric_names;
 pub mod quarantine_sink;
 pub mod table_store;
-pub mod telemetry;
 pub mod writer;

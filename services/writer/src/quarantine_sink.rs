@@ -11,7 +11,7 @@ use lake_shared::wire;
 use tokio_util::sync::CancellationToken;
 
 use crate::metastore::{Metastore, MetastoreError};
-use crate::telemetry;
+use crate::metric_names;
 
 /// Entries handed out at once.
 const IN_FLIGHT_MAX: usize = 64;
@@ -72,7 +72,7 @@ async fn store(metastore: &dyn Metastore, delivery: Delivery) {
     };
     let answered = match stored {
         Ok(()) => {
-            metrics::counter!(telemetry::QUARANTINE_STORED_TOTAL, "stage" => stage).increment(1);
+            metrics::counter!(metric_names::QUARANTINE_STORED_TOTAL, "stage" => stage).increment(1);
             delivery.receipt.acknowledge().await
         }
         Err(error) => {

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::held::{GivenBack, SLOW_AFTER};
 use super::message::{self, HeldMessage};
 use super::narrow;
+use crate::metric_names;
 use crate::table_store::{SpaceBatch, StoreError, TableStore};
-use crate::telemetry;
 
 /// What a commit needs.
 #[derive(Clone)]
@@ -181,7 +181,7 @@ impl Flush {
                 return Err(Unfinished::Stopped);
             }
             failures += 1;
-            metrics::counter!(telemetry::FLUSH_RETRIES_TOTAL).increment(1);
+            metrics::counter!(metric_names::FLUSH_RETRIES_TOTAL).increment(1);
             if failures >= tries || started.elapsed() >= SLOW_AFTER {
                 tracing::warn!(error = %Chain(&error), "commit failed");
                 return Err(Unfinished::Failed);

@@ -21,8 +21,8 @@ use self::decode::Decoded;
 use self::flush::{Flush, Outcome};
 use self::held::Held;
 use self::message::HeldMessage;
+use crate::metric_names;
 use crate::table_store::TableStore;
-use crate::telemetry;
 
 mod decode;
 #[cfg(test)]
@@ -162,8 +162,8 @@ impl Ingest {
                     self.held.in_progress().await;
                 }
             }
-            metrics::gauge!(telemetry::HELD_BYTES).set(self.held.bytes() as f64);
-            metrics::gauge!(telemetry::HELD_ROWS).set(self.held.rows() as f64);
+            metrics::gauge!(metric_names::HELD_BYTES).set(self.held.bytes() as f64);
+            metrics::gauge!(metric_names::HELD_ROWS).set(self.held.rows() as f64);
         }
     }
 
@@ -174,7 +174,7 @@ impl Ingest {
             let tries = if cause == held::RETRY {
                 flush::TRIES_LATER
             } else {
-                metrics::counter!(telemetry::FLUSHES_TOTAL, "cause" => cause).increment(1);
+                metrics::counter!(metric_names::FLUSHES_TOTAL, "cause" => cause).increment(1);
                 flush::TRIES_AT_FIRST
             };
             let messages = self.held.take(&space, now);

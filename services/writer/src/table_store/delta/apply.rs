@@ -16,10 +16,10 @@ use super::plan::{self, Division};
 use super::space::{Found, Slot, SpaceState};
 use super::{DeltaTableStore, EngineError, PLANS_MAX, now_us, strangers, verdict};
 use crate::key_index::{IdHash, Liveness, Position};
+use crate::metric_names;
 use crate::table_store::by_id_hash::{ByIdHash, IdHashes};
 use crate::table_store::order_guard::Held;
 use crate::table_store::{Applied, AppliedTable, SpaceBatch};
-use crate::telemetry;
 use lake_shared::identity::{DocumentType, TableKey};
 
 /// What one call has done so far, over all its plans.
@@ -283,7 +283,7 @@ impl DeltaTableStore {
             );
         }
         self.keep(&key, version, table);
-        metrics::histogram!(telemetry::COMMIT_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
+        metrics::histogram!(metric_names::COMMIT_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
         let (upserted, deleted) = (change.arriving.len(), change.deleted);
         let (removed, added, marked) = (written.removed.len(), written.added.len(), written.marked.len());
         let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
@@ -301,9 +301,9 @@ impl DeltaTableStore {
         change::committed(state, &change, written, version);
         let slot = state.slot_mut(change.number);
         slot.id = id.or(slot.id.take());
-        metrics::counter!(telemetry::ROWS_UPSERTED_TOTAL, "kind" => kind).increment(upserted);
-        metrics::counter!(telemetry::ROWS_DELETED_TOTAL, "kind" => kind).increment(deleted);
-        metrics::counter!(telemetry::BYTES_WRITTEN_TOTAL, "kind" => kind).increment(bytes.unsigned_abs());
+        metrics::counter!(metric_names::ROWS_UPSERTED_TOTAL, "kind" => kind).increment(upserted);
+        metrics::counter!(metric_names::ROWS_DELETED_TOTAL, "kind" => kind).increment(deleted);
+        metrics::counter!(metric_names::BYTES_WRITTEN_TOTAL, "kind" => kind).increment(bytes.unsigned_abs());
     }
 
     /// Whether deletion vectors may be written for a change.

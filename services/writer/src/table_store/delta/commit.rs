@@ -168,12 +168,12 @@ async fn look_up(
         };
         if log_entry::carries(&entry, id) {
             tracing::info!(version, %error, "commit succeeded although its answer was an error");
-            metrics::counter!(crate::telemetry::COMMIT_CONFLICTS_TOTAL, "outcome" => "committed").increment(1);
+            metrics::counter!(crate::metric_names::COMMIT_CONFLICTS_TOTAL, "outcome" => "committed").increment(1);
             return Ok(Outcome::Committed { version, table: None });
         }
     }
     tracing::warn!(version = latest, %error, "commit met another one; planning anew");
-    metrics::counter!(crate::telemetry::COMMIT_CONFLICTS_TOTAL, "outcome" => "conflict").increment(1);
+    metrics::counter!(crate::metric_names::COMMIT_CONFLICTS_TOTAL, "outcome" => "conflict").increment(1);
     Ok(Outcome::Conflict)
 }
 

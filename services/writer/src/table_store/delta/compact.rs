@@ -22,9 +22,9 @@ use super::rewrite::{Output, Rewritten, rewrite};
 use super::space::{Slot, SpaceState};
 use super::{DeltaTableStore, EngineError, SpaceCell, now_us, verdict};
 use crate::key_index::{Liveness, Position, RunBuilder};
+use crate::metric_names;
 use crate::table_store::Compacted;
 use crate::table_store::schema_plan::Column;
-use crate::telemetry;
 
 /// Commits of one call to one table; what is left is for the next call, so that every table of a space has its turn.
 const COMMITS_OF_TABLE_MAX: usize = 32;
@@ -124,10 +124,10 @@ impl DeltaTableStore {
             compacted.files_after += into as u64;
             compacted.bytes_written += bytes;
             let kind = key.space.kind.name();
-            metrics::counter!(telemetry::COMPACTED_FILES_TOTAL, "kind" => kind).increment(files as u64);
-            metrics::counter!(telemetry::COMPACTED_BYTES_TOTAL, "kind" => kind).increment(bytes);
-            metrics::histogram!(telemetry::COMPACTION_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
-            metrics::histogram!(telemetry::COMPACTION_HOLD_SECONDS, "kind" => kind).record(held.as_secs_f64());
+            metrics::counter!(metric_names::COMPACTED_FILES_TOTAL, "kind" => kind).increment(files as u64);
+            metrics::counter!(metric_names::COMPACTED_BYTES_TOTAL, "kind" => kind).increment(bytes);
+            metrics::histogram!(metric_names::COMPACTION_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
+            metrics::histogram!(metric_names::COMPACTION_HOLD_SECONDS, "kind" => kind).record(held.as_secs_f64());
             let held = lake_shared::retry::milliseconds(held);
             let milliseconds = lake_shared::retry::milliseconds(began.elapsed());
             let waited = lake_shared::retry::milliseconds(locked - waited);

@@ -18,7 +18,7 @@ use super::stamp::{Stamp, StampedFiles};
 use super::{DeltaTableStore, EngineError, commit, verdict};
 use crate::key_index::{IndexError, KeyIndex};
 use crate::metastore::TableRecord;
-use crate::telemetry;
+use crate::metric_names;
 
 /// Logs opened at once.
 const LOGS_AT_ONCE: usize = 8;
@@ -274,5 +274,5 @@ fn warn_gone(table: &TableKey, version: i64, rows: i64) {
         %table, version, rows,
         "table is gone from the lake; the next rows make it anew and earlier ones are not in it: put it back before that, or backfill"
     );
-    metrics::counter!(telemetry::GONE_TABLES_TOTAL, "kind" => table.space.kind.name()).increment(1);
+    metrics::counter!(metric_names::GONE_TABLES_TOTAL, "kind" => table.space.kind.name()).increment(1);
 }

@@ -25,9 +25,9 @@ use serde_json::Value;
 
 use super::{DeltaOptions, DeltaTableStore, EngineError, commit, deletion_vectors, now_us, protocol};
 use crate::metastore::TableRecord;
+use crate::metric_names;
 use crate::table_store::Maintained;
 use crate::table_store::durable_files;
-use crate::telemetry;
 
 /// The note of superseded files, in the folder of a table. Readers skip folders with `_`.
 const NOTE: &str = "_lake/superseded_files.json";
@@ -62,7 +62,7 @@ impl DeltaTableStore {
                 failure.get_or_insert(error);
             }
         }
-        metrics::counter!(telemetry::DELETED_FILES_TOTAL, "kind" => space.kind.name())
+        metrics::counter!(metric_names::DELETED_FILES_TOTAL, "kind" => space.kind.name())
             .increment(maintained.files_deleted);
         tracing::info!(
             %space,

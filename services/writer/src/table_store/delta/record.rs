@@ -3,7 +3,7 @@
 use super::space::{Slot, SpaceState};
 use super::{DeltaTableStore, EngineError};
 use crate::metastore::TableState;
-use crate::telemetry;
+use crate::metric_names;
 
 impl DeltaTableStore {
     /// Tells the metastore what the commits made of their tables, of all of them at once. What it does not hear now it hears with the next
@@ -45,9 +45,9 @@ fn table_state(slot: &Slot) -> TableState {
 /// The figures of a table, for whoever watches.
 fn tell(slot: &Slot) {
     if let Some(published_us) = slot.unrecorded.and_then(|unrecorded| unrecorded.newest_published_us) {
-        metrics::gauge!(telemetry::FRESHNESS_SECONDS, "table" => slot.name.clone()).set(published_us as f64 / 1e6);
+        metrics::gauge!(metric_names::FRESHNESS_SECONDS, "table" => slot.name.clone()).set(published_us as f64 / 1e6);
     }
-    metrics::gauge!(telemetry::TABLE_ROWS, "table" => slot.name.clone()).set(slot.rows() as f64);
-    metrics::gauge!(telemetry::TABLE_FILES, "table" => slot.name.clone()).set(slot.files.len() as f64);
-    metrics::gauge!(telemetry::TABLE_BYTES, "table" => slot.name.clone()).set(slot.bytes() as f64);
+    metrics::gauge!(metric_names::TABLE_ROWS, "table" => slot.name.clone()).set(slot.rows() as f64);
+    metrics::gauge!(metric_names::TABLE_FILES, "table" => slot.name.clone()).set(slot.files.len() as f64);
+    metrics::gauge!(metric_names::TABLE_BYTES, "table" => slot.name.clone()).set(slot.bytes() as f64);
 }

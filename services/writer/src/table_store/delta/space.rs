@@ -24,10 +24,10 @@ use super::tombstone_filter::TombstoneFilter;
 use super::unusable::Unusable;
 use crate::key_index::{IdHash, KeyIndex, Position};
 use crate::metastore::TableRecord;
+use crate::metric_names;
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::TableSchema;
-use crate::telemetry;
 
 /// Deletion vectors read at once.
 const VECTORS_AT_ONCE: usize = 16;
@@ -132,7 +132,7 @@ struct KeysTold(u64);
 
 impl KeysTold {
     fn tell(&mut self, keys: u64) {
-        metrics::gauge!(telemetry::INDEX_KEYS).increment(keys as f64 - self.0 as f64);
+        metrics::gauge!(metric_names::INDEX_KEYS).increment(keys as f64 - self.0 as f64);
         self.0 = keys;
     }
 }

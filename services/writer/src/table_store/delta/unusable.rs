@@ -13,7 +13,7 @@ use lake_shared::identity::{Space, TableKey};
 
 use super::space::SpaceState;
 use super::{DeltaTableStore, EngineError, strangers, verdict};
-use crate::telemetry;
+use crate::metric_names;
 
 /// Least time between two tries for the sake of arriving rows.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -30,14 +30,14 @@ pub(super) struct Unusable {
 
 impl Unusable {
     fn new(reason: String, try_again: Instant) -> Self {
-        metrics::gauge!(telemetry::UNUSABLE_TABLES).increment(1);
+        metrics::gauge!(metric_names::UNUSABLE_TABLES).increment(1);
         Self { reason, try_again }
     }
 }
 
 impl Drop for Unusable {
     fn drop(&mut self) {
-        metrics::gauge!(telemetry::UNUSABLE_TABLES).decrement(1);
+        metrics::gauge!(metric_names::UNUSABLE_TABLES).decrement(1);
     }
 }
 
