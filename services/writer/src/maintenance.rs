@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::metastore::NewTable;
     use crate::metastore::sqlite::SqliteMetastore;
-    use crate::table_store::{Applied, Compacted, Maintained, SpaceBatch, StoreError};
+    use crate::table_store::{Applied, Compacted, LoadedTable, Maintained, SpaceBatch, StoreError};
 
     /// Counts the clean-ups.
     #[derive(Default)]
@@ -137,6 +137,12 @@ mod tests {
         }
         async fn compact(&self, _: &Space) -> Result<Compacted, StoreError> {
             Ok(Compacted::default())
+        }
+        async fn compact_table(&self, _: &TableKey) -> Result<Compacted, StoreError> {
+            Ok(Compacted::default())
+        }
+        async fn describe(&self, _: &TableKey) -> Option<LoadedTable> {
+            None
         }
         async fn close(&self) {}
         fn spaces_in_use(&self) -> Vec<Space> {

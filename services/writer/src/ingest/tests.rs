@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{IngestOptions, run};
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
-use crate::table_store::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
+use crate::table_store::{Applied, Compacted, LoadedTable, Maintained, SpaceBatch, StoreError, TableStore};
 
 /// Remembers ids by space; refuses ids that begin with `bad`, and tables of type `broken`; fails as often as told, and for the domains
 /// it is told of.
@@ -89,6 +89,12 @@ impl TableStore for FakeStore {
 
     async fn compact(&self, _: &Space) -> Result<Compacted, StoreError> {
         Ok(Compacted::default())
+    }
+    async fn compact_table(&self, _: &TableKey) -> Result<Compacted, StoreError> {
+        Ok(Compacted::default())
+    }
+    async fn describe(&self, _: &TableKey) -> Option<LoadedTable> {
+        None
     }
     async fn close(&self) {}
     fn spaces_in_use(&self) -> Vec<Space> {

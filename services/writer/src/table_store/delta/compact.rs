@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use deltalake::kernel::Action;
-use lake_shared::identity::Space;
+use lake_shared::identity::{DocumentType, Space};
 use roaring::RoaringBitmap;
 
 use super::choice::{Chosen, Task, View};
@@ -43,13 +43,32 @@ struct Exchange {
 impl DeltaTableStore {
     /// Compacts what the policy asks for in a space that is in use. One at a time.
     pub(super) async fn compact_space(&self, space: &Space) -> Result<Compacted, EngineError> {
+        self.compact_tables(space, None).await
+    }
+
+    /// The same for the table of one type alone, or for all tables (`None`).
+    pub(super) async fn compact_tables(
+        &self,
+        space: &Space,
+        only: Option<&DocumentType>,
+    ) -> Result<Compacted, EngineError> {
         let shared = self.shared(space);
         let _alone = shared.compacting.lock().await;
         let mut compacted = Compacted::default();
-        let (mut number, mut failure) = (0, None);
+        let numbers = match only {
+            None => 0..u32::MAX,
+            Some(document_type) => {
+                let guard = shared.state.lock().await;
+                let Some(state) = guard.as_ref() else { return Ok(compacted) };
+                let Some(number) = state.by_type.get(document_type).copied() else { return Ok(compacted) };
+                state.check_usable(&[number])?;
+                number..number + 1
+            }
+        };
+        let (mut number, mut failure) = (numbers.start, None);
         let (mut table, mut commits) = (number, 0);
         loop {
-            let outcome = self.compact_next(&shared, &mut number, &mut compacted).await;
+            let outcome = self.compact_next(&shared, &mut number, numbers.end, &mut compacted).await;
             if table != number {
                 (table, commits) = (number, 0);
             }
@@ -70,11 +89,12 @@ impl DeltaTableStore {
         }
     }
 
-    /// Compacts once, in the next table that needs it, `number` or after. `None`: none does. `false`: in vain, files changed meanwhile.
+    /// Compacts once, in the next table that needs it, `number` or after, before `end`. `None`: none does. `false`: in vain, files changed meanwhile.
     async fn compact_next(
         &self,
         shared: &SpaceCell,
         number: &mut u32,
+        end: u32,
         compacted: &mut Compacted,
     ) -> Result<Option<bool>, EngineError> {
         let (chosen, run) = loop {
@@ -82,9 +102,8 @@ impl DeltaTableStore {
                 // Let go between two tables: a batch waits for one at most.
                 let mut guard = shared.state.lock().await;
                 guard.take_if(|state| state.torn);
-                let Some(state) = guard.as_mut().filter(|state| (*number as usize) < state.slots.len()) else {
-                    return Ok(None);
-                };
+                let is_left = |state: &&mut SpaceState| *number < end && (*number as usize) < state.slots.len();
+                let Some(state) = guard.as_mut().filter(is_left) else { return Ok(None) };
                 let locked = Instant::now();
                 let view = self.view(state, *number).await;
                 compacted.held_up_max = compacted.held_up_max.max(locked.elapsed());

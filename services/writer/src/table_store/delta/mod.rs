@@ -35,7 +35,7 @@ use self::resident::Residence;
 use self::space::SpaceState;
 use self::writer_memory::WriterMemory;
 use super::lake_store::{LakeStore, LakeStoreError};
-use super::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
+use super::{Applied, Compacted, LoadedTable, Maintained, SpaceBatch, StoreError, TableStore};
 use crate::key_index::{IndexError, IndexOptions};
 use crate::metastore::{Metastore, MetastoreError};
 
@@ -310,6 +310,23 @@ impl TableStore for DeltaTableStore {
             self.note_lost_index(space, &error);
             store_error(space, "compaction", error)
         })
+    }
+
+    async fn compact_table(&self, table: &TableKey) -> Result<Compacted, StoreError> {
+        let space = &table.space;
+        let outcome = match self.load_if_absent(space).await {
+            Ok(()) => self.compact_tables(space, Some(&table.document_type)).await,
+            Err(error) => Err(error),
+        };
+        self.make_room().await;
+        outcome.map_err(|error| {
+            self.note_lost_index(space, &error);
+            store_error(space, "compaction", error)
+        })
+    }
+
+    async fn describe(&self, table: &TableKey) -> Option<LoadedTable> {
+        self.loaded_table(table).await
     }
 
     async fn maintain(&self, space: &Space) -> Result<Maintained, StoreError> {

@@ -1,9 +1,13 @@
 //! Telling the metastore what commits made of the tables.
 
+use lake_shared::identity::TableKey;
+
+use super::files::DataFile;
 use super::space::{Slot, SpaceState};
 use super::{DeltaTableStore, EngineError};
 use crate::metastore::TableState;
 use crate::metric_names;
+use crate::table_store::LoadedTable;
 
 impl DeltaTableStore {
     /// Tells the metastore what the commits made of their tables, of all of them at once. What it does not hear now it hears with the next
@@ -25,6 +29,28 @@ impl DeltaTableStore {
             slot.schema_recorded = true;
         }
         Ok(())
+    }
+
+    /// See [`crate::table_store::TableStore::describe`].
+    pub(super) async fn loaded_table(&self, key: &TableKey) -> Option<LoadedTable> {
+        // A space that is only asked about is not in use.
+        let shared = self.locked_spaces().get(&key.space).cloned()?;
+        let guard = shared.state.lock().await;
+        let state = guard.as_ref().filter(|state| !state.torn)?;
+        Some(loaded(state.slot(*state.by_type.get(&key.document_type)?)))
+    }
+}
+
+fn loaded(slot: &Slot) -> LoadedTable {
+    let vectors = slot.files.values().filter_map(DataFile::deleted_rows);
+    LoadedTable {
+        version: slot.version,
+        rows: slot.rows().unsigned_abs(),
+        rows_hidden: vectors.clone().map(|rows| rows.len()).sum(),
+        files: slot.files.len() as u64,
+        files_with_deletion_vectors: vectors.count() as u64,
+        bytes: slot.bytes().unsigned_abs(),
+        unusable: slot.unusable.as_ref().map(|unusable| unusable.reason.clone()),
     }
 }
 

@@ -99,19 +99,23 @@ impl DeltaTableStore {
 
     /// Loads a space that is not in memory, for its maintenance. What cannot be loaded now is maintained as far as that goes.
     pub(super) async fn load_for_maintenance(&self, space: &Space) {
+        if let Err(error) = self.load_if_absent(space).await {
+            self.note_lost_index(space, &error);
+            tracing::warn!(%space, %error, "space could not be loaded for its maintenance");
+        }
+    }
+
+    /// Loads a space that is not in memory.
+    pub(super) async fn load_if_absent(&self, space: &Space) -> Result<(), EngineError> {
         let shared: Arc<SpaceCell> = self.shared(space);
         let mut guard = shared.state.lock().await;
         guard.take_if(|state| state.torn);
-        if guard.is_none() {
-            match self.load_space(space).await {
-                Ok(state) => *guard = Some(state),
-                Err(error) => {
-                    self.note_lost_index(space, &error);
-                    tracing::warn!(%space, %error, "space could not be loaded for its maintenance");
-                }
-            }
-        }
+        let loaded = match &*guard {
+            Some(_) => Ok(()),
+            None => self.load_space(space).await.map(|state| *guard = Some(state)),
+        };
         self.note_use(&shared, guard.as_ref());
+        loaded
     }
 }
 
