@@ -89,7 +89,7 @@ pub enum HandleError {
     /// The metastore could not be asked.
     #[error(transparent)]
     Metastore(MetastoreError),
-    /// The store refused.
+    /// The store did not do it: the table cannot be used, or passing trouble.
     #[error(transparent)]
     Store(StoreError),
 }

@@ -73,7 +73,7 @@ const REQUESTS_WAITING_MAX: usize = 64;
 
 /// A writer that is ready to run.
 pub struct Writer {
-    /// The metastore, migrated.
+    /// The metastore, with its own tables created or updated.
     pub metastore: Arc<dyn Metastore>,
     /// The lake's root, found to be usable.
     pub root: Arc<LakeStore>,
@@ -140,7 +140,8 @@ impl Writer {
     pub async fn run(self, queue: Arc<dyn Queue>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { metastore, store, options, claimant, role, requests, .. } = self;
         let quarantine_shutdown = CancellationToken::new();
-        let quarantine = quarantine_sink::run(Arc::clone(&queue), Arc::clone(&metastore), quarantine_shutdown.clone());
+        let storing_quarantined =
+            quarantine_sink::run(Arc::clone(&queue), Arc::clone(&metastore), quarantine_shutdown.clone());
         let writing = async {
             let written = match HeldLease::acquire(Arc::clone(&metastore), &claimant, &shutdown).await {
                 None => Ok(()),
@@ -156,8 +157,8 @@ impl Writer {
             quarantine_shutdown.cancel();
             written
         };
-        let (quarantined, written) = tokio::join!(quarantine, writing);
-        written.and(quarantined)
+        let ((), written) = tokio::join!(storing_quarantined, writing);
+        written
     }
 }
 
@@ -198,7 +199,11 @@ impl Leased {
         // Tasks of their own: compaction computes, and must not hold up what is done in between here. They end with their set.
         let mut beside = JoinSet::new();
         let (tables, rounds) = (Arc::clone(&store), options.maintenance);
-        beside.spawn(maintenance::run(tables, Arc::clone(&metastore), rounds, shutdown.clone()));
+        let maintenance = maintenance::run(tables, Arc::clone(&metastore), rounds, shutdown.clone());
+        beside.spawn(async {
+            maintenance.await;
+            Ok(())
+        });
         beside.spawn(operations::serve(operations, requests, shutdown.clone()));
         let others = async {
             while let Some(ended) = beside.join_next().await {

@@ -30,8 +30,8 @@ const PROBE_MESSAGES_MAX: usize = 16;
 const PROBE_SHARE: usize = 64;
 /// One such part of the room is for all spaces that cannot be committed together, one for a slow space, and one for malformed messages.
 const SHARE: usize = 4;
-/// Bounds of the time for which the queue keeps what is given back. Within them it is as long as the trouble has lasted: short trouble
-/// is over soon, and in long trouble messages must not go round and round.
+/// Bounds of the time for which the queue keeps what is given back. Within them it is as long as the space has been failing: short trouble
+/// is over soon, and in long trouble messages must not be delivered and given back all the time.
 const BACK_FOR_MIN: Duration = Duration::from_secs(2);
 const BACK_FOR_MAX: Duration = Duration::from_secs(300);
 /// The same for what is given back because it is paused: short after the pause began, as ingest goes on so much later after it ends.
@@ -80,8 +80,9 @@ impl BufferSize {
 /// Messages of one space that wait for their commit.
 struct BufferedSpace {
     messages: Vec<BufferedMessage>,
-    /// Rows and tombstones.
+    /// Number of rows and tombstones in the messages.
     rows: usize,
+    /// Bytes of the messages in memory.
     bytes: usize,
     /// When the oldest of the messages came.
     since: Instant,
@@ -197,7 +198,7 @@ impl IngestBuffer {
         self.size.fills(BufferSize::room(options).part(2))
     }
 
-    /// Adds a message.
+    /// Adds a message to those of its space.
     pub(super) fn add(&mut self, message: BufferedMessage, now: Instant) {
         self.size = self.size.plus(BufferSize { messages: 1, bytes: message.bytes });
         let space = message.batch.space.clone();
@@ -310,7 +311,7 @@ impl IngestBuffer {
         is_new
     }
 
-    /// What must go back to the queue, so that spaces that can be committed find room. Nothing while there is plenty for everyone.
+    /// What must go back to the queue, so that spaces that can be committed find room. Nothing while less than half of the room is taken.
     pub(super) fn excess(&mut self, now: Instant, options: &IngestOptions) -> Vec<GivenBack> {
         if !self.is_tight(options) {
             return Vec::new();

@@ -67,7 +67,7 @@ impl Paused {
 /// What ingest holds of all spaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IngestStatus {
-    /// What is paused.
+    /// The spaces that are paused; of those nothing waits here.
     pub paused: Paused,
     /// Rows and tombstones that wait for their commit; those that are being committed are not counted.
     pub rows_waiting: usize,

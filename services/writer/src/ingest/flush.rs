@@ -39,7 +39,7 @@ pub(super) enum FlushOutcome {
 
 /// Why not everything could be committed.
 enum Unfinished {
-    /// The process stops.
+    /// The process stops; the messages go back to the queue.
     Stopped,
     /// The store refused all tries.
     Failed,

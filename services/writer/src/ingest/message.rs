@@ -23,9 +23,9 @@ const QUARANTINE_BYTES: usize = 1_024;
 pub(super) struct BufferedMessage {
     pub(super) batch: SpaceBatch,
     pub(super) receipt: Box<dyn Receipt>,
-    /// Rows and tombstones.
+    /// Number of rows and tombstones in the batch.
     pub(super) rows: usize,
-    /// Bytes in memory.
+    /// Bytes that the message takes in memory, by [`bytes_of`].
     pub(super) bytes: usize,
 }
 

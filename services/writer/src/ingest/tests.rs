@@ -254,7 +254,7 @@ async fn one_bad_row_goes_to_quarantine_and_the_rest_is_committed() {
     let filter = QuarantineFilter { reason: Some("row_batch_malformed".into()), ..QuarantineFilter::default() };
     assert_eq!(metastore.quarantined_count(&filter).await.unwrap(), 4);
     running.stop().await;
-    sink.await.unwrap().unwrap();
+    sink.await.unwrap();
 }
 
 #[tokio::test]
@@ -293,7 +293,7 @@ async fn rows_of_an_unusable_table_go_to_quarantine_and_the_rest_of_the_space_is
     assert_eq!((one.entry.domain.as_str(), one.entry.lineage.as_ref().unwrap().offset), ("d", 1));
     assert!(String::from_utf8(one.entry.payload.to_vec()).unwrap().contains("\"/_id\":\"2\""));
     running.stop().await;
-    sink.await.unwrap().unwrap();
+    sink.await.unwrap();
 }
 
 #[tokio::test]

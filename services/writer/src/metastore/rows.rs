@@ -1,4 +1,4 @@
-//! Between rows of either database and the values of the port.
+//! Translates rows of either database into the values of the port.
 
 use std::borrow::Cow;
 
