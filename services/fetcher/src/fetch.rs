@@ -20,15 +20,15 @@ use lake_shared::quarantine::{self, DocumentIdentity, QuarantineEntry, Reason, S
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use crate::collapse::Change;
+use crate::coalesce::Change;
 use crate::metric_names;
 use crate::pipeline::{Fetcher, Stopping};
 use crate::publisher::{Destination, Outgoing};
 
-/// Ids of a batch and what the messages said of them.
+/// Ids of a batch, each with what the messages said of it.
 pub(crate) type Changes = HashMap<String, Change>;
 
-/// Documents and tombstones of a batch, and what had to be put aside.
+/// Documents and tombstones of a batch, and the records that cannot be published.
 #[derive(Default)]
 pub(crate) struct Fetched {
     pub(crate) outgoing: Outgoing,
@@ -36,7 +36,7 @@ pub(crate) struct Fetched {
 }
 
 impl Fetcher {
-    /// Reads the current state of these ids and publishes what it means.
+    /// Reads the current state of these ids and publishes it as documents and tombstones.
     pub(crate) async fn fetch(
         &self,
         kind: Kind,
@@ -53,7 +53,7 @@ impl Fetcher {
         self.publish(fetched, shutdown).await
     }
 
-    /// Puts aside what cannot be handled, then publishes the rest; back when all of it is safe.
+    /// Quarantines the records that cannot be published, then publishes the others; returns when all of them are safe on the queue.
     pub(crate) async fn publish(&self, fetched: Fetched, shutdown: &CancellationToken) -> Result<(), Stopping> {
         for entry in fetched.quarantined {
             quarantine::publish(&*self.queue, entry, shutdown).await?;
@@ -126,7 +126,7 @@ impl Fetcher {
                 let announced = || changes.get(id).into_iter().flat_map(Change::domains).map(Domain::from).collect();
                 let domains: Vec<Domain> = domain.map_or_else(announced, |domain| vec![domain]);
                 if domains.is_empty() {
-                    // Nobody can say whose it was; with a domain unknown to the message too, it never was in the lake.
+                    // Neither row nor message names a domain. No live record is without one, so the id never was in the lake.
                     skipped("missing_without_domain");
                 }
                 let document_type = document_type.filter(|_| reason != TombstoneReason::Missing);
@@ -165,13 +165,13 @@ fn unreadable(
     QuarantineEntry::new(Stage::Fetcher, Reason::DocumentUnreadable, detail).document(document).lineage(Some(lineage))
 }
 
-/// The lineage of an id, read just now.
+/// The lineage of an id whose record was read at this moment.
 pub(crate) fn lineage(changes: &Changes, id: &str) -> Lineage {
     let lineage = changes.get(id).map(|change| change.lineage.clone()).unwrap_or_default();
     Lineage { fetched_us: Utc::now().timestamp_micros(), ..lineage }
 }
 
-/// What is asked of HQ. Was the newest message published at some time, then a copy of the database as old as that may not have its change.
+/// The ids to ask HQ for, each with the time of its newest message: a replica that is older than the message may not have the change.
 pub(crate) fn wanted(changes: &Changes) -> Vec<Wanted> {
     let wanted = |(id, change): (&String, &Change)| Wanted {
         id: id.clone(),

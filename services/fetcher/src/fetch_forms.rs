@@ -1,7 +1,7 @@
 //! Reading forms: the rows, and the XML that they name.
 //!
-//! The two are not read at one moment. HQ removes the rows of a form before its XML, and not always with a message that says so; so where the
-//! XML is not there, what the rows say after that counts.
+//! The two are not read at one moment. HQ removes the rows of a form before its XML, and not always with a message that says so. So where the
+//! XML is missing, the rows are read again, and what they say then counts.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ const BLOBS_AT_ONCE: usize = 16;
 type WithXml = (Sighting<FormRows>, FormXml);
 
 impl Fetcher {
-    /// What is to be published of these forms.
+    /// Reads these forms and their XML, and says what is to be published of them.
     pub(crate) async fn fetch_forms(
         &self,
         mut changes: Changes,
@@ -60,15 +60,15 @@ impl Fetcher {
             .await
     }
 
-    /// Asks the primary again about forms whose XML is not there, all at once, until it names no other XML. A form that is gone meanwhile leaves
-    /// the domain that its row named, too.
+    /// Asks the primary again about the forms whose XML is missing, all at once, until it names no other XML for them. A form that is gone
+    /// meanwhile becomes a tombstone in the domain that its row named, too.
     async fn without_vanished(
         &self,
         with_xml: Vec<WithXml>,
         changes: &mut Changes,
         shutdown: &CancellationToken,
     ) -> Result<Vec<WithXml>, Stopping> {
-        let (mut settled, mut missing) = apart(with_xml);
+        let (mut complete, mut missing) = split_missing(with_xml);
         while !missing.is_empty() {
             let ids: Vec<String> = missing.keys().cloned().collect();
             let database = &self.hq.database;
@@ -82,18 +82,18 @@ impl Fetcher {
                     change.add_domain(domain(before));
                 }
             }
-            settled.extend(same.into_iter().map(|sighting| (sighting, FormXml::Missing)));
-            let (found, still_missing) = apart(self.with_xml(other, shutdown).await?);
-            settled.extend(found);
+            complete.extend(same.into_iter().map(|sighting| (sighting, FormXml::Missing)));
+            let (found, still_missing) = split_missing(self.with_xml(other, shutdown).await?);
+            complete.extend(found);
             missing = still_missing;
         }
-        Ok(settled)
+        Ok(complete)
     }
 
-    /// The XML of a live form; that of others is not wanted.
+    /// Reads the XML of a live form; that of other forms is not needed.
     async fn form_xml(&self, sighting: &Sighting<FormRows>, shutdown: &CancellationToken) -> Result<FormXml, Stopping> {
         if !is_live(sighting) {
-            return Ok(FormXml::NotWanted);
+            return Ok(FormXml::NotNeeded);
         }
         let Some(reference) = reference(sighting) else { return Ok(FormXml::Missing) };
         let blob = self.until_answered(shutdown, || self.hq.blobs.get(reference)).await?;
@@ -139,16 +139,18 @@ fn domain(sighting: &Sighting<FormRows>) -> Option<&str> {
     sighting.rows.as_ref()?.form.get("domain").and_then(Value::as_str)
 }
 
-/// Forms of which everything is known, and by id those whose XML is not there.
-fn apart(with_xml: Vec<WithXml>) -> (Vec<WithXml>, HashMap<String, Sighting<FormRows>>) {
-    let (missing, settled): (Vec<_>, Vec<_>) =
+/// Splits forms into those of which everything is known and, by id, those whose XML is missing.
+fn split_missing(with_xml: Vec<WithXml>) -> (Vec<WithXml>, HashMap<String, Sighting<FormRows>>) {
+    let (missing, complete): (Vec<_>, Vec<_>) =
         with_xml.into_iter().partition(|(_, xml)| matches!(xml, FormXml::Missing));
-    (settled, missing.into_iter().map(|(sighting, _)| (sighting.id.clone(), sighting)).collect())
+    (complete, missing.into_iter().map(|(sighting, _)| (sighting.id.clone(), sighting)).collect())
 }
 
-/// What is known of a form's XML.
+/// The XML of a form, as far as it is known.
 enum FormXml {
-    NotWanted,
+    /// The form is not live, so its XML was not read.
+    NotNeeded,
+    /// The form is live, and no blob store has its XML.
     Missing,
     Found(bytes::Bytes),
 }
@@ -157,7 +159,7 @@ impl FormXml {
     /// The `form` object, and what was wrong with its XML: reason and detail.
     fn form_object(&self) -> (Map<String, Value>, Option<(Reason, String)>) {
         match self {
-            Self::NotWanted => (Map::new(), None),
+            Self::NotNeeded => (Map::new(), None),
             Self::Missing => {
                 let detail = "no store has its XML; restore the blob and replay it";
                 (Map::new(), Some((Reason::FormXmlMissing, detail.to_owned())))
@@ -178,7 +180,7 @@ impl FormXml {
     fn bytes(&self) -> bytes::Bytes {
         match self {
             Self::Found(xml) => xml.clone(),
-            Self::NotWanted | Self::Missing => bytes::Bytes::new(),
+            Self::NotNeeded | Self::Missing => bytes::Bytes::new(),
         }
     }
 }

@@ -14,7 +14,7 @@ use lake_hq::source::{
 };
 use lake_hq::users::NoUsers;
 use lake_proto::queue::v1::{Quarantined, RecordBatch};
-use lake_shared::queue::{Consumer, ConsumerOptions, Heard, Message, PublishError, Queue, QueueError, Stream};
+use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 use lake_shared::wire;
 use serde_json::json;
 
@@ -89,7 +89,7 @@ impl HqDatabase for World {
     async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
         Ok(LocationRows::default())
     }
-    async fn location_ways_up(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
+    async fn location_ancestors(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
         Ok(Vec::new())
     }
     async fn location_children(&self, _: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
@@ -133,7 +133,7 @@ impl Queue for World {
     async fn broadcast(&self, _: &str, _: Bytes) -> Result<(), QueueError> {
         Ok(())
     }
-    async fn listen(&self, _: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+    async fn listen(&self, _: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
         Ok(Box::pin(futures::stream::empty()))
     }
     fn payload_size_max(&self) -> usize {

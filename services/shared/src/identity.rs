@@ -13,14 +13,14 @@ pub const FORM_DESIGNER_PREFIX: &str = "http://openrosa.org/formdesigner/";
 pub enum Kind {
     /// A case: a person, household, anything followed over time.
     Case,
-    /// A submitted form.
+    /// A form that was submitted.
     Form,
     /// A place in a domain's location tree.
     Location,
 }
 
 impl Kind {
-    /// All kinds.
+    /// All kinds, in the order of their names.
     pub const ALL: [Self; 3] = [Self::Case, Self::Form, Self::Location];
 
     /// Name in subjects: `case`, `form`, `location`.
@@ -123,9 +123,9 @@ impl DocumentType {
 /// All tables of one domain and kind: the unit of writer ownership. An id lives in at most one table of its space.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Space {
-    /// The project space.
+    /// The project space whose tables they are.
     pub domain: Domain,
-    /// What its documents are.
+    /// Kind of its documents.
     pub kind: Kind,
 }
 
@@ -135,7 +135,7 @@ impl fmt::Display for Space {
     }
 }
 
-/// One Delta table.
+/// Identity of one Delta table: its space, and the type of its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableKey {
     /// The space the table belongs to.

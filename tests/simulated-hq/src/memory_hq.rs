@@ -245,7 +245,7 @@ impl HqDatabase for MemoryHq {
         Ok(LocationRows { observed_us, rows: stores.all_locations().filter(asked).collect() })
     }
 
-    async fn location_ways_up(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
+    async fn location_ancestors(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
         let stores = self.read();
         let rows: HashMap<i64, LocationRow> = stores.all_locations().map(|row| (row.id, row)).collect();
         let mut steps: BTreeMap<i64, LocationStep> = BTreeMap::new();

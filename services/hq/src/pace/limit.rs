@@ -1,4 +1,4 @@
-//! How much a source is asked at once, by how long its answers take. Pure: time is passed in, as the time since any fixed moment.
+//! Adapts how many requests to a source are in flight to how long its answers take. Pure: time is passed in, as the time since any fixed moment.
 //!
 //! Answers are compared with what answers of the same class (the same statement on the same database, about as large) usually take.
 //! Over a window of answers the limit falls in proportion when they took clearly longer than usual, by half at most, and at once by half
@@ -32,7 +32,7 @@ const OVERLOAD_IS_ONE: Duration = Duration::from_secs(1);
 /// Classes that are told apart; answers of further ones are not judged.
 const CLASSES_MAX: usize = 4_096;
 
-/// What is comparable: made by whoever asks, from the source, the question and the size of the answer.
+/// Class of answers whose times can be compared: a number that the caller makes from the source, the statement and the size of the answer.
 pub type Class = u64;
 
 /// How much may be asked at once, and how careful to be.
@@ -104,7 +104,7 @@ impl AdaptiveLimit {
         self.limit / self.options.in_flight_max.max(1) as f64
     }
 
-    /// An answer came.
+    /// Counts an answer, and decides when its window ends.
     pub fn answered(&mut self, now: Duration, class: Class, latency: Duration) -> Decision {
         let ms = latency.as_secs_f64() * 1e3;
         if self.usual.len() < CLASSES_MAX || self.usual.contains_key(&class) {

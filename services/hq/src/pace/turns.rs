@@ -17,7 +17,7 @@ use crate::metric_names;
 pub struct TurnOptions {
     /// For metrics and logs: `database`, `blobs`.
     pub source: &'static str,
-    /// The adaptive limit.
+    /// Most turns at once, and how careful to be.
     pub limit: LimitOptions,
     /// Turns that begin in a second when all is well; fewer when the limit has fallen. 0: any number.
     pub per_second_max: u32,
@@ -26,7 +26,7 @@ pub struct TurnOptions {
 /// Says how long it has been since a fixed moment.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// Who may ask a source now.
+/// Hands out turns at one source.
 pub struct Turns {
     source: &'static str,
     per_second_max: u32,

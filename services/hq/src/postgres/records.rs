@@ -42,7 +42,7 @@ const fn need(name: &'static str, columns: &'static [&'static str]) -> TableNeed
 /// What is read besides what every document needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extent {
-    /// Transactions of cases.
+    /// Transactions of cases, which become `actions` and `xform_ids`.
     pub transactions: bool,
     /// Ledger values of cases.
     pub ledger_values: bool,

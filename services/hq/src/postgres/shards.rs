@@ -24,7 +24,7 @@ use crate::document_rules::{self, Disposition};
 use crate::pace::Turns;
 use crate::source::{CaseRows, FormRows, ReadFrom, Sighting, SourceError, Wanted};
 
-/// All of them.
+/// All databases with cases and forms, and how ids are routed to them.
 pub(super) struct Shards {
     routing: Routing,
     shards: Vec<Shard>,
@@ -60,7 +60,7 @@ impl Asked<'_> {
     }
 }
 
-/// Cases or forms.
+/// A kind of record that shards hold: cases or forms.
 pub(super) trait Document: Sized + Send {
     /// Reads them from one copy of one database.
     fn read(
@@ -120,7 +120,7 @@ impl Shards {
     /// Checks a few rows of each database. One that is a replica of another shard is not used.
     pub async fn new(routing: Routing, mut shards: Vec<Shard>) -> Result<Self, SourceError> {
         if routing.is_by_hash() {
-            for (place, shard) in shards.iter_mut().enumerate() {
+            for (shard_index, shard) in shards.iter_mut().enumerate() {
                 let (primary, replica) = try_join(shard.primary.some_ids(), async {
                     match &shard.replica {
                         Some(replica) => replica.some_ids().await,
@@ -129,7 +129,7 @@ impl Shards {
                 })
                 .await?;
                 // Where the primary is where it does not belong, so is its replica.
-                if routing.check(place, &primary) && !routing.fits(place, &replica) {
+                if routing.check(shard_index, &primary) && !routing.fits(shard_index, &replica) {
                     let database = shard.replica.take().map(|replica| replica.database().name().to_owned());
                     tracing::warn!(database, "it holds rows of another shard and is not used; check its address");
                 }
@@ -154,9 +154,11 @@ impl Shards {
 
     async fn is_map_proved(&self) -> Result<bool, SourceError> {
         let unchecked = self.routing.unchecked();
-        let looks = unchecked.iter().map(async |&place| Ok((place, self.shards[place].primary.some_ids().await?)));
+        let looks = unchecked
+            .iter()
+            .map(async |&shard_index| Ok((shard_index, self.shards[shard_index].primary.some_ids().await?)));
         let seen: Vec<(usize, Vec<String>)> = try_join_all(looks).await?;
-        let proved = seen.iter().all(|(place, ids)| ids.is_empty() || self.routing.check(*place, ids));
+        let proved = seen.iter().all(|(shard_index, ids)| ids.is_empty() || self.routing.check(*shard_index, ids));
         Ok(proved && self.routing.is_by_hash())
     }
 
@@ -166,14 +168,14 @@ impl Shards {
         let mut seen = self.read_first(self.routing.route(of_replicas.into_iter()), &mut later).await?;
         if let Asked::Latest(wanted) = asked {
             let again = seen.take_outdated(wanted);
-            for (place, ids) in self.routing.route(again.iter()).into_iter().enumerate() {
-                if self.shards[place].replica.is_some() {
-                    later[place].extend(ids);
+            for (shard_index, ids) in self.routing.route(again.iter()).into_iter().enumerate() {
+                if self.shards[shard_index].replica.is_some() {
+                    later[shard_index].extend(ids);
                 }
             }
         }
-        let reads = later.iter().enumerate().filter(|(_, ids)| !ids.is_empty()).map(async |(place, ids)| {
-            let shard = &self.shards[place];
+        let reads = later.iter().enumerate().filter(|(_, ids)| !ids.is_empty()).map(async |(shard_index, ids)| {
+            let shard = &self.shards[shard_index];
             T::read(&shard.primary, ids).await?.ok_or_else(|| shard.no_clock())
         });
         for sighting in try_join_all(reads).await?.into_iter().flatten() {
@@ -190,22 +192,22 @@ impl Shards {
         later: &mut [Vec<String>],
     ) -> Result<Seen<T>, SourceError> {
         let mut reads = Vec::new();
-        for (place, mut ids) in ids.into_iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
-            let shard = &self.shards[place];
+        for (shard_index, mut ids) in ids.into_iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
+            let shard = &self.shards[shard_index];
             if shard.replica.is_none() {
-                ids.append(&mut later[place]);
+                ids.append(&mut later[shard_index]);
             }
             reads.push(async move {
                 let sightings = T::read(shard.replica.as_ref().unwrap_or(&shard.primary), &ids).await?;
-                Ok::<_, SourceError>((place, ids, sightings))
+                Ok::<_, SourceError>((shard_index, ids, sightings))
             });
         }
         let mut seen = Seen::default();
-        for (place, ids, sightings) in try_join_all(reads).await? {
-            let shard = &self.shards[place];
+        for (shard_index, ids, sightings) in try_join_all(reads).await? {
+            let shard = &self.shards[shard_index];
             match sightings {
                 Some(sightings) => sightings.into_iter().for_each(|one| seen.add(one, shard.replica.is_some())),
-                None if shard.replica.is_some() => later[place].extend(ids),
+                None if shard.replica.is_some() => later[shard_index].extend(ids),
                 None => return Err(shard.no_clock()),
             }
         }
@@ -246,7 +248,7 @@ impl<T: Document> Seen<T> {
         }
     }
 
-    /// Ids that a primary has to be asked for: those that nobody has, and those that a replica had from before their change. What the
+    /// Ids that a primary has to be asked for: those that no database has, and those that a replica had from before their change. What the
     /// replica said of these does not count.
     fn take_outdated(&mut self, wanted: &[Wanted]) -> Vec<String> {
         let mut outdated = Vec::new();
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_nobody_has_was_missing_at_the_latest_of_the_clocks() {
+    fn an_id_that_no_database_has_was_missing_at_the_latest_of_the_clocks() {
         for order in [[5, 9, 7], [9, 7, 5], [7, 5, 9]] {
             let mut seen = Seen::default();
             order.into_iter().for_each(|observed_us| seen.add(sighting(observed_us, None), false));

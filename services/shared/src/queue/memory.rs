@@ -1,8 +1,7 @@
 //! The queue inside one process.
 //!
-//! Nothing is stored, so `publish` resolves only when the final consumer has acknowledged the message: whoever waits for it
-//! knows that what came of it is durable. A process that dies loses the messages, and their publishers, who never heard
-//! `Ok`, send them again.
+//! Nothing is stored, so `publish` resolves only when the final consumer has acknowledged the message: its `Ok` means that what
+//! came of the message is durable. A process that dies loses the messages; their publishers, which got no `Ok`, send them again.
 //!
 //! Invariants: a message leaves by being acknowledged or by [`MemoryQueue::close`]; each stream has room of its own, so that
 //! one full stage cannot starve the stage that would empty it; no lock is held while waiting.
@@ -17,14 +16,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::held::{Found, HandedOut, Held};
 use self::listeners::Listeners;
+use self::stream_messages::{HandedOut, StreamMessages, Submission};
 use super::{
-    Consumer, ConsumerOptions, Delivery, Heard, Message, PublishError, Queue, QueueError, Receipt, Stream, naming,
+    Broadcast, Consumer, ConsumerOptions, Delivery, Message, PublishError, Queue, QueueError, Receipt, Stream, naming,
 };
 
-mod held;
 mod listeners;
+mod stream_messages;
 
 /// Limits of a [`MemoryQueue`]; each stream has them for itself.
 #[derive(Clone, Debug)]
@@ -61,9 +60,9 @@ struct Room {
 }
 
 /// One stream, shared by the queue, its consumers and their receipts.
-struct Work {
+struct SharedStream {
     stream: Stream,
-    held: Mutex<Held<Room>>,
+    held: Mutex<StreamMessages<Room>>,
     /// One wake-up for each message that can be handed out, and one for all when the next timer comes earlier.
     changed: Notify,
     messages: Arc<Semaphore>,
@@ -71,13 +70,13 @@ struct Work {
     closed: CancellationToken,
 }
 
-impl Work {
-    fn lock(&self) -> MutexGuard<'_, Held<Room>> {
+impl SharedStream {
+    fn lock(&self) -> MutexGuard<'_, StreamMessages<Room>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what is held, and wakes everyone who sleeps too long if the next timer comes earlier now.
-    fn change<T>(&self, change: impl FnOnce(&mut Held<Room>, Instant) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut StreamMessages<Room>, Instant) -> T) -> T {
         let mut held = self.lock();
         let before = held.next_timer();
         let outcome = change(&mut held, Instant::now());
@@ -97,21 +96,21 @@ impl Work {
 /// The queue of one process. See the module for what it promises.
 pub struct MemoryQueue {
     options: MemoryQueueOptions,
-    work: [Arc<Work>; Stream::ALL.len()],
+    work: [Arc<SharedStream>; Stream::ALL.len()],
     listeners: Listeners,
     closed: CancellationToken,
 }
 
 impl MemoryQueue {
-    /// An empty queue.
+    /// A queue without messages.
     pub fn new(options: MemoryQueueOptions) -> Arc<Self> {
         let closed = CancellationToken::new();
         let messages_max = options.messages_held_max.clamp(1, Semaphore::MAX_PERMITS);
         let bytes_max = usize::try_from(options.bytes_held_max).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
         let work = Stream::ALL.map(|stream| {
-            Arc::new(Work {
+            Arc::new(SharedStream {
                 stream,
-                held: Mutex::new(Held::new(options.dedupe_window)),
+                held: Mutex::new(StreamMessages::new(options.dedupe_window)),
                 changed: Notify::new(),
                 messages: Arc::new(Semaphore::new(messages_max)),
                 bytes: Arc::new(Semaphore::new(bytes_max)),
@@ -122,8 +121,8 @@ impl MemoryQueue {
         Arc::new(Self { options, work, listeners, closed })
     }
 
-    /// Ends the queue: publishers get [`PublishError::Closed`], consumers and listeners `None`. What was not acknowledged is
-    /// let go; its publishers never heard `Ok`.
+    /// Ends the queue: publishers get [`PublishError::Closed`], consumers and listeners `None`. Messages that were not
+    /// acknowledged are dropped; their publishers got no `Ok`.
     pub fn close(&self) {
         self.closed.cancel();
         for work in &self.work {
@@ -133,7 +132,7 @@ impl MemoryQueue {
         self.listeners.close();
     }
 
-    fn work(&self, stream: Stream) -> &Arc<Work> {
+    fn work(&self, stream: Stream) -> &Arc<SharedStream> {
         match stream {
             Stream::Records => &self.work[0],
             Stream::Rows => &self.work[1],
@@ -142,7 +141,7 @@ impl MemoryQueue {
     }
 
     /// Waits until the message fits.
-    async fn room(&self, work: &Work, size: usize) -> Option<Room> {
+    async fn room(&self, work: &SharedStream, size: usize) -> Option<Room> {
         let bytes = u32::try_from(size).unwrap_or(u32::MAX).clamp(1, self.options.bytes_held_max.max(1));
         let room = async {
             let message = Arc::clone(&work.messages).acquire_owned().await.ok()?;
@@ -169,9 +168,9 @@ impl Queue for MemoryQueue {
         // A repetition of what is held must not wait for room: it would wait for itself.
         let known = work.lock().find(Instant::now(), &message.dedupe_id);
         let acknowledged = match known {
-            Found::Acknowledged => return Ok(()),
-            Found::Held(acknowledged) => acknowledged,
-            Found::Nothing => {
+            Submission::Acknowledged => return Ok(()),
+            Submission::Pending(acknowledged) => acknowledged,
+            Submission::New => {
                 let room = self.room(work, size).await.ok_or(PublishError::Closed)?;
                 let mut held = work.lock();
                 // Under the lock, since `close` cancels first and then clears under it.
@@ -179,9 +178,9 @@ impl Queue for MemoryQueue {
                     return Err(PublishError::Closed);
                 }
                 match held.find(Instant::now(), &message.dedupe_id) {
-                    Found::Acknowledged => return Ok(()),
-                    Found::Held(acknowledged) => acknowledged,
-                    Found::Nothing => {
+                    Submission::Acknowledged => return Ok(()),
+                    Submission::Pending(acknowledged) => acknowledged,
+                    Submission::New => {
                         let acknowledged = held.hold(message, room);
                         drop(held);
                         work.changed.notify_one();
@@ -210,7 +209,7 @@ impl Queue for MemoryQueue {
         Ok(())
     }
 
-    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
         naming::check_pattern(pattern)?;
         Ok(self.listeners.listen(pattern))
     }
@@ -228,7 +227,7 @@ impl Queue for MemoryQueue {
 }
 
 struct MemoryConsumer {
-    work: Arc<Work>,
+    work: Arc<SharedStream>,
 }
 
 #[async_trait]
@@ -267,7 +266,7 @@ impl MemoryConsumer {
 
 /// Dropping it without an answer gives the message back at once.
 struct MemoryReceipt {
-    work: Arc<Work>,
+    work: Arc<SharedStream>,
     id: u64,
     attempts: u64,
     answered: bool,

@@ -21,7 +21,7 @@ const SUBSCRIPTION_CAPACITY: usize = 8_192;
 /// Messages on their way to a server, over all publishers.
 const PUBLISHES_MAX: usize = 4_096;
 
-/// What happened to the connection so far.
+/// State of the connection, and how often it was made and overflowed so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Status {
     pub(super) connected: bool,

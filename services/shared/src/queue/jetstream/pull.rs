@@ -60,11 +60,11 @@ impl Window {
     }
 }
 
-/// What a line from the server means.
+/// Meaning of a message from the server.
 #[derive(Debug, PartialEq, Eq)]
 enum Sign {
     Message,
-    /// The server is there.
+    /// The server is alive and has no message.
     Heartbeat,
     /// A request ended with this many messages not sent; `None` if it does not say.
     Ended(Option<usize>),
@@ -227,7 +227,7 @@ impl Pull {
 
 impl Drop for Pull {
     /// Gives back what was not handed out, so that another consumer gets it before the time-out. Now and then one does not come back in this
-    /// way, presumably one that the server has on the way inside itself when it hears that nobody listens any more: it comes again after the time-out.
+    /// way, presumably one that the server is just delivering when the subscription ends: it comes again after the time-out.
     fn drop(&mut self) {
         let (Some(mut subscriber), Ok(runtime)) = (self.subscriber.take(), tokio::runtime::Handle::try_current())
         else {
