@@ -12,7 +12,7 @@ use std::time::Instant;
 use chrono::Utc;
 use lake_hq::document_rules::{self, Disposition, TombstoneReason};
 use lake_hq::documents::case;
-use lake_hq::source::{CaseRows, Sighting, Wanted};
+use lake_hq::source::{CaseRows, Observation, Wanted};
 use lake_proto::queue::v1::{Lineage, Record, Tombstone};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Domain, Kind};
@@ -63,26 +63,26 @@ impl Fetcher {
 
     async fn fetch_cases(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<Fetched, Stopping> {
         let (database, wanted) = (&self.hq.database, wanted(changes));
-        let sightings = self.until_answered(shutdown, || database.latest_cases(&wanted)).await?;
+        let observations = self.until_answered(shutdown, || database.latest_cases(&wanted)).await?;
         let mut fetched = Fetched::default();
-        for sighting in sightings {
-            self.add_case(&mut fetched, changes, sighting);
+        for observation in observations {
+            self.add_case(&mut fetched, changes, observation);
         }
         Ok(fetched)
     }
 
-    fn add_case(&self, fetched: &mut Fetched, changes: &Changes, sighting: Sighting<CaseRows>) {
-        let disposition = document_rules::of_case(sighting.rows.as_ref());
-        self.add(fetched, Kind::Case, changes, &sighting.id, sighting.observed_us, disposition, || {
-            match &sighting.rows {
+    fn add_case(&self, fetched: &mut Fetched, changes: &Changes, observation: Observation<CaseRows>) {
+        let disposition = document_rules::of_case(observation.rows.as_ref());
+        self.add(fetched, Kind::Case, changes, &observation.id, observation.observed_us, disposition, || {
+            match &observation.rows {
                 Some(rows) => case::to_json(rows, self.case_options).map_err(|error| Chain(&error).to_string()),
                 None => Ok(Map::new()),
             }
         });
     }
 
-    /// Adds what one sighting means: a record, a tombstone, or nothing where the domain is not taken.
-    #[allow(clippy::too_many_arguments, reason = "one sighting, taken apart")]
+    /// Adds what one observation means: a record, a tombstone, or nothing where the domain is not taken.
+    #[allow(clippy::too_many_arguments, reason = "one observation, taken apart")]
     pub(crate) fn add(
         &self,
         fetched: &mut Fetched,

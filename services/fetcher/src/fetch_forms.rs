@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use futures::{StreamExt, TryStreamExt};
 use lake_hq::document_rules::{self, Disposition};
 use lake_hq::documents::form;
-use lake_hq::source::{BlobReference, FormRows, ReadFrom, Sighting};
+use lake_hq::source::{BlobReference, FormRows, ReadFrom, Observation};
 use lake_hq::xform::{self, FormXmlError};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Kind;
@@ -22,7 +22,7 @@ use crate::pipeline::{Fetcher, Stopping};
 /// Blobs that one batch reads at the same time; the store caps the total.
 const BLOBS_AT_ONCE: usize = 16;
 
-type WithXml = (Sighting<FormRows>, FormXml);
+type WithXml = (Observation<FormRows>, FormXml);
 
 impl Fetcher {
     /// Reads these forms and their XML, and says what is to be published of them.
@@ -32,14 +32,14 @@ impl Fetcher {
         shutdown: &CancellationToken,
     ) -> Result<Fetched, Stopping> {
         let (database, wanted) = (&self.hq.database, wanted(&changes));
-        let sightings = self.until_answered(shutdown, || database.latest_forms(&wanted)).await?;
-        let with_xml = self.with_xml(sightings, shutdown).await?;
+        let observations = self.until_answered(shutdown, || database.latest_forms(&wanted)).await?;
+        let with_xml = self.with_xml(observations, shutdown).await?;
         let with_xml = self.without_vanished(with_xml, &mut changes, shutdown).await?;
         // Parsing takes milliseconds a batch: away from the threads that serve I/O.
         Ok(tokio::task::block_in_place(|| {
             let mut fetched = Fetched::default();
-            for (sighting, xml) in with_xml {
-                self.add_form(&mut fetched, &changes, sighting, &xml);
+            for (observation, xml) in with_xml {
+                self.add_form(&mut fetched, &changes, observation, &xml);
             }
             fetched
         }))
@@ -47,13 +47,13 @@ impl Fetcher {
 
     async fn with_xml(
         &self,
-        sightings: Vec<Sighting<FormRows>>,
+        observations: Vec<Observation<FormRows>>,
         shutdown: &CancellationToken,
     ) -> Result<Vec<WithXml>, Stopping> {
-        futures::stream::iter(sightings)
-            .map(|sighting| async {
-                let xml = self.form_xml(&sighting, shutdown).await?;
-                Ok::<_, Stopping>((sighting, xml))
+        futures::stream::iter(observations)
+            .map(|observation| async {
+                let xml = self.form_xml(&observation, shutdown).await?;
+                Ok::<_, Stopping>((observation, xml))
             })
             .buffer_unordered(BLOBS_AT_ONCE)
             .try_collect()
@@ -73,16 +73,16 @@ impl Fetcher {
             let ids: Vec<String> = missing.keys().cloned().collect();
             let database = &self.hq.database;
             let again = self.until_answered(shutdown, || database.forms(&ids, ReadFrom::Primary)).await?;
-            let (same, other): (Vec<_>, Vec<_>) = again.into_iter().partition(|sighting| {
-                let before = missing.get(&sighting.id);
-                before.is_some_and(|before| is_live(sighting) && reference(before) == reference(sighting))
+            let (same, other): (Vec<_>, Vec<_>) = again.into_iter().partition(|observation| {
+                let before = missing.get(&observation.id);
+                before.is_some_and(|before| is_live(observation) && reference(before) == reference(observation))
             });
-            for sighting in other.iter().filter(|sighting| sighting.rows.is_none()) {
-                if let (Some(change), Some(before)) = (changes.get_mut(&sighting.id), missing.get(&sighting.id)) {
+            for observation in other.iter().filter(|observation| observation.rows.is_none()) {
+                if let (Some(change), Some(before)) = (changes.get_mut(&observation.id), missing.get(&observation.id)) {
                     change.add_domain(domain(before));
                 }
             }
-            complete.extend(same.into_iter().map(|sighting| (sighting, FormXml::Missing)));
+            complete.extend(same.into_iter().map(|observation| (observation, FormXml::Missing)));
             let (found, still_missing) = split_missing(self.with_xml(other, shutdown).await?);
             complete.extend(found);
             missing = still_missing;
@@ -91,17 +91,17 @@ impl Fetcher {
     }
 
     /// Reads the XML of a live form; that of other forms is not needed.
-    async fn form_xml(&self, sighting: &Sighting<FormRows>, shutdown: &CancellationToken) -> Result<FormXml, Stopping> {
-        if !is_live(sighting) {
+    async fn form_xml(&self, observation: &Observation<FormRows>, shutdown: &CancellationToken) -> Result<FormXml, Stopping> {
+        if !is_live(observation) {
             return Ok(FormXml::NotNeeded);
         }
-        let Some(reference) = reference(sighting) else { return Ok(FormXml::Missing) };
+        let Some(reference) = reference(observation) else { return Ok(FormXml::Missing) };
         let blob = self.until_answered(shutdown, || self.hq.blobs.get(reference)).await?;
         Ok(blob.map_or(FormXml::Missing, FormXml::Found))
     }
 
-    fn add_form(&self, fetched: &mut Fetched, changes: &Changes, sighting: Sighting<FormRows>, xml: &FormXml) {
-        let disposition = document_rules::of_form(sighting.rows.as_ref());
+    fn add_form(&self, fetched: &mut Fetched, changes: &Changes, observation: Observation<FormRows>, xml: &FormXml) {
+        let disposition = document_rules::of_form(observation.rows.as_ref());
         let (form_object, trouble) = xml.form_object();
         if let (Some((reason, detail)), Disposition::Upsert { domain, document_type, .. }) = (trouble, &disposition) {
             // The row is kept without its answers; the quarantine says so to an operator.
@@ -109,17 +109,17 @@ impl Fetcher {
                 domain: domain.as_str().into(),
                 kind: Some(Kind::Form),
                 document_type: document_type.as_str().into(),
-                id: sighting.id.clone(),
+                id: observation.id.clone(),
             };
-            let detail = format!("form {} of domain {domain}: {detail}", sighting.id);
+            let detail = format!("form {} of domain {domain}: {detail}", observation.id);
             let entry = QuarantineEntry::new(Stage::Fetcher, reason, detail)
                 .document(document)
-                .lineage(Some(lineage(changes, &sighting.id)))
+                .lineage(Some(lineage(changes, &observation.id)))
                 .payload(xml.bytes());
             fetched.quarantined.push(entry);
         }
-        self.add(fetched, Kind::Form, changes, &sighting.id, sighting.observed_us, disposition, || {
-            match &sighting.rows {
+        self.add(fetched, Kind::Form, changes, &observation.id, observation.observed_us, disposition, || {
+            match &observation.rows {
                 Some(rows) => form::to_json(rows, form_object).map_err(|error| Chain(&error).to_string()),
                 None => Ok(Map::new()),
             }
@@ -127,23 +127,23 @@ impl Fetcher {
     }
 }
 
-fn is_live(sighting: &Sighting<FormRows>) -> bool {
-    matches!(document_rules::of_form(sighting.rows.as_ref()), Disposition::Upsert { .. })
+fn is_live(observation: &Observation<FormRows>) -> bool {
+    matches!(document_rules::of_form(observation.rows.as_ref()), Disposition::Upsert { .. })
 }
 
-fn reference(sighting: &Sighting<FormRows>) -> Option<&BlobReference> {
-    sighting.rows.as_ref()?.xml.as_ref()
+fn reference(observation: &Observation<FormRows>) -> Option<&BlobReference> {
+    observation.rows.as_ref()?.xml.as_ref()
 }
 
-fn domain(sighting: &Sighting<FormRows>) -> Option<&str> {
-    sighting.rows.as_ref()?.form.get("domain").and_then(Value::as_str)
+fn domain(observation: &Observation<FormRows>) -> Option<&str> {
+    observation.rows.as_ref()?.form.get("domain").and_then(Value::as_str)
 }
 
 /// Splits forms into those of which everything is known and, by id, those whose XML is missing.
-fn split_missing(with_xml: Vec<WithXml>) -> (Vec<WithXml>, HashMap<String, Sighting<FormRows>>) {
+fn split_missing(with_xml: Vec<WithXml>) -> (Vec<WithXml>, HashMap<String, Observation<FormRows>>) {
     let (missing, complete): (Vec<_>, Vec<_>) =
         with_xml.into_iter().partition(|(_, xml)| matches!(xml, FormXml::Missing));
-    (complete, missing.into_iter().map(|(sighting, _)| (sighting.id.clone(), sighting)).collect())
+    (complete, missing.into_iter().map(|(observation, _)| (observation.id.clone(), observation)).collect())
 }
 
 /// The XML of a form, as far as it is known.

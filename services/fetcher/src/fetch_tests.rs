@@ -49,21 +49,21 @@ struct World {
 
 #[async_trait]
 impl HqDatabase for World {
-    async fn cases(&self, ids: &[String], _: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn cases(&self, ids: &[String], _: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         let rows = |id: &String| {
             let (domain, deleted) = self.cases.get(id)?;
             let case = json!({"case_id": id, "domain": domain, "type": "person", "deleted": deleted,
                 "server_modified_on": "2026-01-05T10:11:12.240000Z", "case_json": "{}"});
             Some(CaseRows { case: case.as_object()?.clone(), ..CaseRows::default() })
         };
-        Ok(ids.iter().map(|id| Sighting { id: id.clone(), observed_us: 1, rows: rows(id) }).collect())
+        Ok(ids.iter().map(|id| Observation { id: id.clone(), observed_us: 1, rows: rows(id) }).collect())
     }
-    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         self.wanted.lock().unwrap().extend_from_slice(wanted);
         let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
         self.cases(&ids, ReadFrom::Primary).await
     }
-    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
         let forms = self.forms.lock().unwrap();
         let mut readings = self.form_readings.lock().unwrap();
         readings.push((ids.iter().cloned().collect(), from));
@@ -80,9 +80,9 @@ impl HqDatabase for World {
             Some(FormRows { form: row.as_object()?.clone(), xml: key.map(blob), ..FormRows::default() })
         };
         let observed_us = readings.len() as i64;
-        Ok(ids.iter().map(|id| Sighting { id: id.clone(), observed_us, rows: rows(id) }).collect())
+        Ok(ids.iter().map(|id| Observation { id: id.clone(), observed_us, rows: rows(id) }).collect())
     }
-    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Observation<FormRows>>, SourceError> {
         let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
         self.forms(&ids, ReadFrom::Replica).await
     }

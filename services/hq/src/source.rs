@@ -35,9 +35,9 @@ pub struct Wanted {
     pub deleted: bool,
 }
 
-/// What was seen of one id.
+/// The state of one id at the moment of a reading.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sighting<T> {
+pub struct Observation<T> {
     /// The id that was asked for, untouched.
     pub id: String,
     /// The database's own clock when it was asked (for a replica: of the newest transaction it has), in microseconds.
@@ -261,20 +261,20 @@ pub enum SourceError {
 #[async_trait]
 pub trait HqDatabase: Send + Sync + 'static {
     /// Reads cases. Answers each different id once, in any order; soft-deleted cases are found; domains are not checked.
-    async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError>;
+    async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError>;
 
     /// Reads forms of every state, by the rules of [`HqDatabase::cases`].
-    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError>;
+    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError>;
 
     /// Reads cases as they are now, or later. Replicas are preferred; what they do not have (yet) is read from the primary. Answers each
     /// different id once. An adapter without replicas has nothing to choose.
-    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
         self.cases(&ids, ReadFrom::Primary).await
     }
 
     /// Reads forms as they are now, or later, by the rules of [`HqDatabase::latest_cases`].
-    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Observation<FormRows>>, SourceError> {
         let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
         self.forms(&ids, ReadFrom::Primary).await
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use lake_hq::source::{
     BlobReference, BlobStore, CaseRows, FormRows, HqDatabase, LocationKeys, LocationNode, LocationRows, LocationStep,
-    ReadFrom, Sighting, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
+    ReadFrom, Observation, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
 };
 use lake_shared::identity::Domain;
 use tokio::sync::Semaphore;
@@ -51,10 +51,10 @@ impl GatedHq {
 
 #[async_trait]
 impl HqDatabase for GatedHq {
-    async fn cases(&self, _: &[String], _: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn cases(&self, _: &[String], _: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         Ok(Vec::new())
     }
-    async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
         Ok(Vec::new())
     }
     async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {

@@ -25,7 +25,7 @@ use self::routing::Routing;
 use self::shards::{Asked, Shard, Shards};
 use crate::pace::Turns;
 use crate::source::{
-    CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, ReadFrom, Sighting, SourceError,
+    CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, ReadFrom, Observation, SourceError,
     TakeTreeRow, TreeExtent, Wanted,
 };
 
@@ -81,19 +81,19 @@ impl PostgresHq {
 
 #[async_trait]
 impl HqDatabase for PostgresHq {
-    async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         self.shards.read(Asked::From(from, ids)).await
     }
 
-    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
         self.shards.read(Asked::From(from, ids)).await
     }
 
-    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         self.shards.read(Asked::Latest(wanted)).await
     }
 
-    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Observation<FormRows>>, SourceError> {
         self.shards.read(Asked::Latest(wanted)).await
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use lake_hq::source::{
     BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationNode, LocationRows,
-    LocationStep, ReadFrom, Sighting, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
+    LocationStep, ReadFrom, Observation, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
 };
 use lake_proto::queue::v1::{Quarantined, RecordBatch, RowBatch};
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
@@ -73,10 +73,10 @@ impl FakeHq {
 
 #[async_trait]
 impl HqDatabase for FakeHq {
-    async fn cases(&self, _: &[String], _: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn cases(&self, _: &[String], _: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         Ok(Vec::new())
     }
-    async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
         Ok(Vec::new())
     }
     async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {

@@ -125,7 +125,7 @@ impl Connection {
     }
 
     /// One request to the server and back, whatever it says: everything sent before, such as a subscription, is in force then.
-    pub(super) async fn settle(&self) -> Result<(), QueueError> {
+    pub(super) async fn round_trip(&self) -> Result<(), QueueError> {
         let asked = timeout(self.config.request_timeout(), self.context.query_account()).await;
         match asked.map_err(|_| AccountErrorKind::TimedOut).map(|answer| answer.map_err(|error| error.kind())) {
             Ok(Err(AccountErrorKind::TimedOut)) | Err(_) => {

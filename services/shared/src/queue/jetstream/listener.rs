@@ -26,7 +26,7 @@ pub(super) async fn listen(
     // Taken before, so that a connection that is lost in between counts as something missed.
     let seen = *connection.status.borrow();
     let subscriber = connection.client.subscribe(pattern.to_owned()).await.map_err(|error| fail(error.to_string()))?;
-    connection.settle().await?;
+    connection.round_trip().await?;
     let listener = Listener { subscriber, connection: connection.clone(), seen };
     Ok(stream::unfold(listener, |mut listener| async move { listener.next().await.map(|heard| (heard, listener)) })
         .boxed())
@@ -47,7 +47,7 @@ impl Listener {
         if missed && status.connected {
             // Only now is the subscription in force again: a listener that reads its state anew after this misses nothing.
             let closed = self.connection.closed.clone();
-            let answered = match closed.run_until_cancelled(self.connection.settle()).await {
+            let answered = match closed.run_until_cancelled(self.connection.round_trip()).await {
                 None => return ControlFlow::Break(None),
                 Some(answered) => answered.is_ok(),
             };
