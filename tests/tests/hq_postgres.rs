@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lake_hq::documents::case::{CaseOptions, to_json};
 use lake_hq::postgres::{HqPostgresConfig, PostgresHq};
-use lake_hq::source::{BlobReference, HqDatabase, LocationKeys, ReadFrom, Observation, SourceError};
+use lake_hq::source::{BlobReference, HqDatabase, LocationKeys, Observation, ReadFrom, SourceError};
 use lake_tests::parts::{Port, Postgres, wait_until};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -101,7 +101,8 @@ fn ids(of: &[&str]) -> Vec<String> {
 
 fn by_id<T>(observations: Vec<Observation<T>>) -> HashMap<String, Observation<T>> {
     let count = observations.len();
-    let by_id: HashMap<_, _> = observations.into_iter().map(|observation| (observation.id.clone(), observation)).collect();
+    let by_id: HashMap<_, _> =
+        observations.into_iter().map(|observation| (observation.id.clone(), observation)).collect();
     assert_eq!(by_id.len(), count, "an id was answered twice");
     by_id
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lake_hq::postgres::{HqPostgresConfig, PostgresHq, Sharding};
-use lake_hq::source::{CaseRows, HqDatabase, ReadFrom, Observation, SourceError, Wanted};
+use lake_hq::source::{CaseRows, HqDatabase, Observation, ReadFrom, SourceError, Wanted};
 use lake_tests::two_shards::{TwoShards, place_of, run};
 use sqlx::{Connection, PgConnection};
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use futures::{StreamExt, TryStreamExt};
 use lake_hq::document_rules::{self, Disposition};
 use lake_hq::documents::form;
-use lake_hq::source::{BlobReference, FormRows, ReadFrom, Observation};
+use lake_hq::source::{BlobReference, FormRows, Observation, ReadFrom};
 use lake_hq::xform::{self, FormXmlError};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Kind;
@@ -91,7 +91,11 @@ impl Fetcher {
     }
 
     /// Reads the XML of a live form; that of other forms is not needed.
-    async fn form_xml(&self, observation: &Observation<FormRows>, shutdown: &CancellationToken) -> Result<FormXml, Stopping> {
+    async fn form_xml(
+        &self,
+        observation: &Observation<FormRows>,
+        shutdown: &CancellationToken,
+    ) -> Result<FormXml, Stopping> {
         if !is_live(observation) {
             return Ok(FormXml::NotNeeded);
         }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use chrono::DateTime;
 use lake_hq::source::{
     BlobReference, BlobStore, CaseRows, Columns, FormRows, Hq, HqDatabase, LocationKeys, LocationRow, LocationRows,
-    LocationStep, ReadFrom, Observation, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
+    LocationStep, Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
 };
 use serde_json::Value;
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use lake_hq::source::{
     BlobReference, BlobStore, CaseRows, FormRows, HqDatabase, LocationKeys, LocationNode, LocationRows, LocationStep,
-    ReadFrom, Observation, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
+    Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
 };
 use lake_shared::identity::Domain;
 use tokio::sync::Semaphore;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// A window ends no sooner, so that one moment of bad luck does not count.
 const WINDOW_SHORTEST: Duration = Duration::from_millis(200);
-/// A window ends by then, with however few answers: so that those who hardly ask are not held down by an old decision.
+/// A window ends by then, with however few answers: so that an old decision does not hold down a source that is hardly asked.
 const WINDOW_LONGEST: Duration = Duration::from_secs(3);
 /// A window needs so many answers, and two for each that may be in flight, unless it is long.
 const WINDOW_ANSWERS: usize = 4;

@@ -101,7 +101,7 @@ impl Database {
     /// Begins a read-only transaction when it is its turn. `action` goes into errors: `read 500 cases`.
     pub async fn snapshot(&self, action: &str) -> Result<Snapshot<'_>, SourceError> {
         let action = format!("{action} from {}", self.name);
-        // First a connection, then a turn: who waits for a busy database must not keep others from a database that is not.
+        // First a connection, then a turn: a read that waits for a busy database must not keep others from a database that is not busy.
         let permit = self.connection_permit(&action).await?;
         let turn = self.turns.take().await;
         self.begin_at(action, permit, Some(turn)).await

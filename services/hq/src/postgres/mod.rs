@@ -25,7 +25,7 @@ use self::routing::Routing;
 use self::shards::{Asked, Shard, Shards};
 use crate::pace::Turns;
 use crate::source::{
-    CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, ReadFrom, Observation, SourceError,
+    CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, Observation, ReadFrom, SourceError,
     TakeTreeRow, TreeExtent, Wanted,
 };
 

@@ -22,7 +22,7 @@ use super::records::{Extent, Records};
 use super::routing::Routing;
 use crate::document_rules::{self, Disposition};
 use crate::pace::Turns;
-use crate::source::{CaseRows, FormRows, ReadFrom, Observation, SourceError, Wanted};
+use crate::source::{CaseRows, FormRows, Observation, ReadFrom, SourceError, Wanted};
 
 /// All databases with cases and forms, and how ids are routed to them.
 pub(super) struct Shards {
@@ -149,7 +149,11 @@ impl Shards {
         let observations = self.read_once(asked).await?;
         // Before an id is called missing, the map that led to this answer has to be proved.
         let missing = observations.iter().any(|observation| observation.rows.is_none());
-        if was_by_hash && missing && !self.is_map_proved().await? { self.read_once(asked).await } else { Ok(observations) }
+        if was_by_hash && missing && !self.is_map_proved().await? {
+            self.read_once(asked).await
+        } else {
+            Ok(observations)
+        }
     }
 
     async fn is_map_proved(&self) -> Result<bool, SourceError> {
@@ -306,7 +310,8 @@ mod tests {
     #[test]
     fn rows_win_over_none_and_the_newer_version_over_what_was_left_behind() {
         let (old, new) = (Some("2026-01-01T00:00:00.000000Z"), Some("2026-01-02T00:00:00.000000Z"));
-        let all = [observation(5, None), observation(3, old), observation(2, new), observation(9, None), observation(7, old)];
+        let all =
+            [observation(5, None), observation(3, old), observation(2, new), observation(9, None), observation(7, old)];
         for turned in 0..all.len() {
             let mut seen = Seen::default();
             let mut order = all.to_vec();

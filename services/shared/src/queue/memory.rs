@@ -75,7 +75,7 @@ impl SharedStream {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what is held, and wakes everyone who sleeps too long if the next timer comes earlier now.
+    /// Changes the messages, and wakes the sleeping consumers if the next timer comes earlier now.
     fn change<T>(&self, change: impl FnOnce(&mut StreamMessages<Room>, Instant) -> T) -> T {
         let mut held = self.lock();
         let before = held.next_timer();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use lake_hq::source::{
     BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationNode, LocationRows,
-    LocationStep, ReadFrom, Observation, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
+    LocationStep, Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
 };
 use lake_proto::queue::v1::{Quarantined, RecordBatch, RowBatch};
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
