@@ -167,11 +167,11 @@ async fn a_tree_that_changes_while_it_is_read_is_read_again_by_later_calls() {
             tokio::spawn(async move { caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us() })
         };
         hq.entered().await;
-        caches.hear(&heard);
+        caches.invalidate(&heard);
         hq.gate.add_permits(2);
         assert_eq!(early.await.unwrap(), 2);
         assert_eq!(caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us(), 3);
-        caches.hear(&invalidation("location", "other", &[]));
+        caches.invalidate(&invalidation("location", "other", &[]));
         assert_eq!(caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us(), 3);
         assert_eq!(hq.count(), 2);
     }
@@ -191,7 +191,7 @@ async fn a_tree_is_read_again_when_it_is_older_than_wanted_or_too_old() {
     never.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
     let whole = caches(&hq, &CacheOptions { location_whole_max_age_seconds: 0, ..CacheOptions::default() });
     whole.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
-    whole.hear(&invalidation("location", "demo", &["l1"]));
+    whole.invalidate(&invalidation("location", "demo", &["l1"]));
     whole.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
     assert_eq!(hq.asked.lock().unwrap()[3..], ["demo", "demo changed  counted", "demo", "demo"]);
 }
@@ -208,20 +208,20 @@ async fn only_what_changed_is_read_and_a_missed_deletion_heals() {
     let caches = caches(&hq, &CacheOptions::default());
     assert_eq!(found(&caches, &["l1", "l3"]).await, [true, false]);
     *hq.there.lock().unwrap() = ["l0", "l1", "l2", "l3"].map(str::to_owned).to_vec();
-    caches.hear(&invalidation("location", "demo", &["l3"]));
+    caches.invalidate(&invalidation("location", "demo", &["l3"]));
     assert_eq!(found(&caches, &["l1", "l3"]).await, [true, true]);
     hq.there.lock().unwrap().pop();
-    caches.hear(&invalidation("location", "demo", &["l3"]));
+    caches.invalidate(&invalidation("location", "demo", &["l3"]));
     assert_eq!(found(&caches, &["l1", "l3"]).await, [true, false]);
     // Of this deletion nobody hears; the count shows it.
     hq.there.lock().unwrap().pop();
-    caches.hear(&Broadcast::MaybeMissed);
+    caches.invalidate(&Broadcast::MaybeMissed);
     assert_eq!(found(&caches, &["l1", "l2"]).await, [true, false]);
     // A change of nobody knows what, and of too many: all of it.
-    caches.hear(&invalidation("location", "demo", &[]));
+    caches.invalidate(&invalidation("location", "demo", &[]));
     found(&caches, &[]).await;
     let many: Vec<String> = (0..6_000).map(|number| number.to_string()).collect();
-    caches.hear(&invalidation("location", "demo", &many.iter().map(String::as_str).collect::<Vec<_>>()));
+    caches.invalidate(&invalidation("location", "demo", &many.iter().map(String::as_str).collect::<Vec<_>>()));
     found(&caches, &[]).await;
     let asked = ["demo", "demo changed l3", "demo changed l3", "demo changed  counted", "demo", "demo", "demo"];
     assert_eq!(*hq.asked.lock().unwrap(), asked);
@@ -233,13 +233,13 @@ async fn changed_ids_are_asked_for_until_an_answer_came() {
     let caches = caches(&hq, &CacheOptions { location_whole_max_age_seconds: 1_000, ..CacheOptions::default() });
     found(&caches, &[]).await;
     hq.entered().await;
-    caches.hear(&invalidation("location", "demo", &["l1"]));
+    caches.invalidate(&invalidation("location", "demo", &["l1"]));
     let cancelled = tokio::spawn({
         let caches = Arc::clone(&caches);
         async move { found(&caches, &[]).await.len() }
     });
     hq.entered().await;
-    caches.hear(&invalidation("location", "demo", &["l2"]));
+    caches.invalidate(&invalidation("location", "demo", &["l2"]));
     cancelled.abort();
     assert!(cancelled.await.unwrap_err().is_cancelled());
     hq.gate.add_permits(10);
@@ -309,16 +309,16 @@ async fn users_are_asked_for_in_bulk_and_once() {
     assert_eq!(looked_up(&caches, &["u1", "u2", "system"]).await, [some("u1"), some("u2"), None]);
     assert_eq!(looked_up(&caches, &["u1", "u3", "system"]).await, [some("u1"), some("u3"), None]);
     assert_eq!(*hq.asked.lock().unwrap(), ["system u1 u2", "u3"]);
-    caches.hear(&invalidation("user", "_", &["u1", "unknown"]));
-    caches.hear(&invalidation("location", "demo", &[]));
+    caches.invalidate(&invalidation("user", "_", &["u1", "unknown"]));
+    caches.invalidate(&invalidation("location", "demo", &[]));
     looked_up(&caches, &["u1", "u2"]).await;
-    caches.hear(&invalidation("user", "demo", &[]));
+    caches.invalidate(&invalidation("user", "demo", &[]));
     looked_up(&caches, &["u2"]).await;
     let unreadable =
         Broadcast::Message { subject: "lake.invalidate.user.demo".into(), payload: Bytes::from_static(b"garbage") };
-    caches.hear(&unreadable);
+    caches.invalidate(&unreadable);
     looked_up(&caches, &["u2"]).await;
-    caches.hear(&Broadcast::MaybeMissed);
+    caches.invalidate(&Broadcast::MaybeMissed);
     looked_up(&caches, &["u2"]).await;
     assert_eq!(hq.asked.lock().unwrap()[2..], ["u1", "u2", "u2", "u2"]);
 }
@@ -341,7 +341,7 @@ async fn a_user_who_changes_while_being_looked_up_is_looked_up_again() {
         tokio::spawn(async move { looked_up(&caches, &["u1", "u2"]).await.len() })
     };
     hq.entered().await;
-    caches.hear(&invalidation("user", "_", &["u1"]));
+    caches.invalidate(&invalidation("user", "_", &["u1"]));
     hq.gate.add_permits(2);
     assert_eq!(early.await.unwrap(), 2);
     looked_up(&caches, &["u1", "u2"]).await;
@@ -383,7 +383,7 @@ async fn what_hq_answers_just_after_a_change_is_soon_asked_for_again() {
     {
         hq.asked.lock().unwrap().clear();
         if heard {
-            caches.hear(&invalidation("user", "_", &["u1"]));
+            caches.invalidate(&invalidation("user", "_", &["u1"]));
         }
         let asked_again = heard || published_us() > 0;
         looked_up_for(&caches, &["u1"], published_us()).await;
