@@ -216,7 +216,7 @@ fn note_source_error(domain: &Domain, error: &SourceError) {
         }
         SourceError::Refused { .. } => {
             tracing::error!(%domain, %error, "HQ refuses to be read; an operator has to act, until then records wait");
-            "quarantined"
+            "refused"
         }
     };
     metrics::counter!(metric_names::SOURCE_RETRIES_TOTAL, "reason" => reason).increment(1);
