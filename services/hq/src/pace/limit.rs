@@ -17,11 +17,11 @@ const WINDOW_SHORTEST: Duration = Duration::from_millis(200);
 const WINDOW_LONGEST: Duration = Duration::from_secs(3);
 /// A window needs so many answers, and two for each that may be in flight, unless it is long.
 const WINDOW_ANSWERS: usize = 4;
-/// Milliseconds that are added to every answer on both sides of the comparison: five instead of one are not trouble.
+/// Milliseconds that are added to both sides of the comparison: an answer in five milliseconds instead of one is no sign of load.
 const SLACK_MS: f64 = 5.0;
 /// One answer counts for no more than so many times what is usual.
 const OUTLIER: f64 = 10.0;
-/// How much of an improvement becomes usual with each window.
+/// Share of an improvement that becomes usual with each window.
 const BETTER: f64 = 0.25;
 /// How long it takes until most of a worsening is usual.
 const WORSE: Duration = Duration::from_secs(1800);
@@ -44,7 +44,7 @@ pub struct LimitOptions {
     pub slow_down_factor: f64,
 }
 
-/// What a window of answers led to.
+/// What an answer, or the window that it ended, led to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
     /// The window goes on.
@@ -57,7 +57,7 @@ pub enum Decision {
     Lowered(f64),
 }
 
-/// The limit and what it was decided by.
+/// The limit, and the answers by which it is decided.
 #[derive(Clone, Debug)]
 pub struct AdaptiveLimit {
     options: LimitOptions,
@@ -86,7 +86,7 @@ struct Window {
 }
 
 impl AdaptiveLimit {
-    /// Begins with the most that is allowed.
+    /// A limit that begins at `in_flight_max`.
     pub fn new(options: LimitOptions, now: Duration) -> Self {
         let limit = options.in_flight_max.max(1) as f64;
         let window = Window { began: now, ..Window::default() };

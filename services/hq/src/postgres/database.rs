@@ -24,7 +24,7 @@ use crate::source::SourceError;
 
 /// A connection that was idle for longer is not trusted: firewalls forget, servers restart.
 const IDLE_MAX: Duration = Duration::from_secs(300);
-/// The server ends a statement in time; this is what it gets on top before we believe that it is not there.
+/// Time that the server has, beyond the limit at which it ends a statement itself, before it counts as not there.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
 /// One database, with its idle connections and its limits.

@@ -96,7 +96,7 @@ impl SharedStream {
 /// The queue of one process. See the module for what it promises.
 pub struct MemoryQueue {
     options: MemoryQueueOptions,
-    work: [Arc<SharedStream>; Stream::ALL.len()],
+    streams: [Arc<SharedStream>; Stream::ALL.len()],
     listeners: Listeners,
     closed: CancellationToken,
 }
@@ -107,7 +107,7 @@ impl MemoryQueue {
         let closed = CancellationToken::new();
         let messages_max = options.messages_held_max.clamp(1, Semaphore::MAX_PERMITS);
         let bytes_max = usize::try_from(options.bytes_held_max).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
-        let work = Stream::ALL.map(|stream| {
+        let streams = Stream::ALL.map(|stream| {
             Arc::new(SharedStream {
                 stream,
                 held: Mutex::new(StreamMessages::new(options.dedupe_window)),
@@ -118,34 +118,34 @@ impl MemoryQueue {
             })
         });
         let listeners = Listeners::new(options.broadcasts_held_max);
-        Arc::new(Self { options, work, listeners, closed })
+        Arc::new(Self { options, streams, listeners, closed })
     }
 
     /// Ends the queue: publishers get [`PublishError::Closed`], consumers and listeners `None`. Messages that were not
     /// acknowledged are dropped; their publishers got no `Ok`.
     pub fn close(&self) {
         self.closed.cancel();
-        for work in &self.work {
-            work.lock().clear();
-            work.changed.notify_waiters();
+        for shared in &self.streams {
+            shared.lock().clear();
+            shared.changed.notify_waiters();
         }
         self.listeners.close();
     }
 
-    fn work(&self, stream: Stream) -> &Arc<SharedStream> {
+    fn shared(&self, stream: Stream) -> &Arc<SharedStream> {
         match stream {
-            Stream::Records => &self.work[0],
-            Stream::Rows => &self.work[1],
-            Stream::Quarantine => &self.work[2],
+            Stream::Records => &self.streams[0],
+            Stream::Rows => &self.streams[1],
+            Stream::Quarantine => &self.streams[2],
         }
     }
 
     /// Waits until the message fits.
-    async fn room(&self, work: &SharedStream, size: usize) -> Option<Room> {
+    async fn room(&self, shared: &SharedStream, size: usize) -> Option<Room> {
         let bytes = u32::try_from(size).unwrap_or(u32::MAX).clamp(1, self.options.bytes_held_max.max(1));
         let room = async {
-            let message = Arc::clone(&work.messages).acquire_owned().await.ok()?;
-            let bytes = Arc::clone(&work.bytes).acquire_many_owned(bytes).await.ok()?;
+            let message = Arc::clone(&shared.messages).acquire_owned().await.ok()?;
+            let bytes = Arc::clone(&shared.bytes).acquire_many_owned(bytes).await.ok()?;
             Some(Room { _message: message, _bytes: bytes })
         };
         self.closed.run_until_cancelled(room).await.flatten()
@@ -164,15 +164,15 @@ impl Queue for MemoryQueue {
         if size > size_max {
             return Err(PublishError::TooLarge { subject: message.subject, size, size_max });
         }
-        let work = self.work(stream);
+        let shared = self.shared(stream);
         // A repetition of what is held must not wait for room: it would wait for itself.
-        let known = work.lock().find(Instant::now(), &message.dedupe_id);
+        let known = shared.lock().find(Instant::now(), &message.dedupe_id);
         let acknowledged = match known {
             Submission::Acknowledged => return Ok(()),
             Submission::Pending(acknowledged) => acknowledged,
             Submission::New => {
-                let room = self.room(work, size).await.ok_or(PublishError::Closed)?;
-                let mut held = work.lock();
+                let room = self.room(shared, size).await.ok_or(PublishError::Closed)?;
+                let mut held = shared.lock();
                 // Under the lock, since `close` cancels first and then clears under it.
                 if self.closed.is_cancelled() {
                     return Err(PublishError::Closed);
@@ -183,7 +183,7 @@ impl Queue for MemoryQueue {
                     Submission::New => {
                         let acknowledged = held.hold(message, room);
                         drop(held);
-                        work.changed.notify_one();
+                        shared.changed.notify_one();
                         acknowledged
                     }
                 }
@@ -194,13 +194,14 @@ impl Queue for MemoryQueue {
 
     async fn consumer(&self, stream: Stream, options: ConsumerOptions) -> Result<Box<dyn Consumer>, QueueError> {
         naming::check_group(stream, &options)?;
-        let work = Arc::clone(self.work(stream));
+        let shared = Arc::clone(self.shared(stream));
         let action = naming::group_action(stream, &options.durable_name);
-        work.lock()
+        shared
+            .lock()
             .join(options)
             .map_err(|group| QueueError { action, reason: format!("the consumer {group} reads the stream already") })?;
-        work.changed.notify_waiters();
-        Ok(Box::new(MemoryConsumer { work }))
+        shared.changed.notify_waiters();
+        Ok(Box::new(MemoryConsumer { shared }))
     }
 
     async fn broadcast(&self, subject: &str, payload: Bytes) -> Result<(), QueueError> {
@@ -227,24 +228,24 @@ impl Queue for MemoryQueue {
 }
 
 struct MemoryConsumer {
-    work: Arc<SharedStream>,
+    shared: Arc<SharedStream>,
 }
 
 #[async_trait]
 impl Consumer for MemoryConsumer {
     async fn next(&mut self) -> Option<Result<Delivery, QueueError>> {
         loop {
-            let changed = self.work.changed.notified();
+            let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             // Registered before looking, so that nothing that happens in between is slept through.
             changed.as_mut().enable();
-            if self.work.closed.is_cancelled() {
+            if self.shared.closed.is_cancelled() {
                 return None;
             }
-            if let Some(handed_out) = self.work.change(|held, now| held.hand_out(now)) {
+            if let Some(handed_out) = self.shared.change(|held, now| held.hand_out(now)) {
                 return Some(Ok(self.delivery(handed_out)));
             }
-            let timer = self.work.lock().next_timer();
+            let timer = self.shared.lock().next_timer();
             match timer {
                 None => changed.await,
                 Some(at) => tokio::select! {
@@ -259,14 +260,14 @@ impl Consumer for MemoryConsumer {
 impl MemoryConsumer {
     fn delivery(&self, handed_out: HandedOut) -> Delivery {
         let HandedOut { id, subject, payload, attempts } = handed_out;
-        let receipt = MemoryReceipt { work: Arc::clone(&self.work), id, attempts, answered: false };
+        let receipt = MemoryReceipt { shared: Arc::clone(&self.shared), id, attempts, answered: false };
         Delivery { subject, payload, id: id.to_string(), attempts, receipt: Box::new(receipt) }
     }
 }
 
 /// Dropping it without an answer gives the message back at once.
 struct MemoryReceipt {
-    work: Arc<SharedStream>,
+    shared: Arc<SharedStream>,
     id: u64,
     attempts: u64,
     answered: bool,
@@ -275,9 +276,9 @@ struct MemoryReceipt {
 impl MemoryReceipt {
     fn give_back(&mut self, after: Duration) {
         self.answered = true;
-        self.work.change(|held, now| held.give_back(now, self.id, self.attempts, after));
+        self.shared.change(|held, now| held.give_back(now, self.id, self.attempts, after));
         // Either this message or, while it is delayed, another one can be handed out now.
-        self.work.changed.notify_one();
+        self.shared.changed.notify_one();
     }
 }
 
@@ -285,10 +286,10 @@ impl MemoryReceipt {
 impl Receipt for MemoryReceipt {
     async fn acknowledge(mut self: Box<Self>) -> Result<(), QueueError> {
         self.answered = true;
-        let held = self.work.change(|held, now| held.acknowledge(now, self.id));
-        self.work.changed.notify_one();
-        if !held && self.work.closed.is_cancelled() {
-            return Err(self.work.error(&format!("acknowledge message {}", self.id), "the queue is closed"));
+        let held = self.shared.change(|held, now| held.acknowledge(now, self.id));
+        self.shared.changed.notify_one();
+        if !held && self.shared.closed.is_cancelled() {
+            return Err(self.shared.error(&format!("acknowledge message {}", self.id), "the queue is closed"));
         }
         Ok(())
     }
@@ -299,11 +300,11 @@ impl Receipt for MemoryReceipt {
     }
 
     async fn in_progress(&self) -> Result<(), QueueError> {
-        if self.work.change(|held, now| held.extend(now, self.id, self.attempts)) {
+        if self.shared.change(|held, now| held.extend(now, self.id, self.attempts)) {
             return Ok(());
         }
         let action = format!("keep message {}", self.id);
-        Err(self.work.error(&action, "it took too long and is handed out again"))
+        Err(self.shared.error(&action, "it took too long and is handed out again"))
     }
 }
 

@@ -24,6 +24,7 @@ enum DeliveryState {
     HandedOut(Instant),
 }
 
+/// A message from its publication to its acknowledgement.
 struct StoredMessage<R> {
     subject: String,
     payload: Bytes,
