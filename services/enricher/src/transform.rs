@@ -38,8 +38,7 @@ pub struct Rule {
 
 fn kind_by_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Kind>, D::Error> {
     let Some(name) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
-    kind.map(Some).ok_or_else(|| serde::de::Error::custom("kind must be case, form or location"))
+    Kind::of_name(&name).map(Some).ok_or_else(|| serde::de::Error::custom("kind must be case, form or location"))
 }
 
 /// One change of a document, for example `{ drop = "/phone_number" }`.

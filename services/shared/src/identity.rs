@@ -32,6 +32,11 @@ impl Kind {
         }
     }
 
+    /// The inverse of [`Kind::name`].
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// HQ's Kafka topic of this kind, which also names the folder: `case-sql`, `form-sql`, `location`.
     pub const fn topic(self) -> &'static str {
         match self {
@@ -147,5 +152,24 @@ pub struct TableKey {
 impl fmt::Display for TableKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.space, self.document_type)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_the_messages_is_in_the_list_and_comes_back_by_its_names() {
+        let of_messages: Vec<Kind> = (1..)
+            .map_while(|number| proto::Kind::try_from(number).is_ok().then_some(number))
+            .filter_map(Kind::from_proto)
+            .collect();
+        assert_eq!(of_messages, Kind::ALL);
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_proto(kind.to_proto().into()), Some(kind));
+            assert_eq!(Kind::of_topic(kind.topic()), Some(kind));
+            assert_eq!(Kind::of_name(kind.name()), Some(kind));
+        }
     }
 }
