@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::allow_list::TakeConfig;
 use crate::change_feed::ChangeFeed;
 use crate::change_feed::kafka::{KafkaConfig, KafkaFeed};
-use crate::collapse::{LEDGER_TOPIC, USER_TOPICS};
+use crate::coalesce::{LEDGER_TOPIC, USER_TOPICS};
 use crate::options::FetchOptions;
 use crate::pipeline::{self, Fetcher};
 

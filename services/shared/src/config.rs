@@ -22,17 +22,17 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("configuration file {path} cannot be read: {reason}; check --config")]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// What the operating system says.
         reason: String,
     },
     /// A key is unknown, missing, of the wrong type or out of range.
     #[error("configuration {source_name}: {reason}")]
     Invalid {
-        /// File or environment.
+        /// Path of the file, or `environment`.
         source_name: String,
-        /// Which key and what is wrong.
+        /// The key and what is wrong with it.
         reason: String,
     },
 }
@@ -65,7 +65,7 @@ const RESERVED: [&str; 3] = ["config", "log", "test_parts"];
 
 fn describe(path: Option<&Path>, error: figment::Error) -> ConfigError {
     use figment::error::Kind;
-    // Only the first trouble: one clear line. A value is not shown, it may be a secret.
+    // Only the first error, as one clear line. Values are not shown: they may be secrets.
     let Some(first) = error.into_iter().next() else {
         return ConfigError::Invalid { source_name: source_name(path, None), reason: "it cannot be understood".into() };
     };

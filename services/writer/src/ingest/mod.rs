@@ -9,8 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lake_proto::queue::v1::Quarantined;
 use lake_shared::identity::Space;
+use lake_shared::quarantine::QuarantineEntry;
 use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, QueueError, Receipt, Stream};
 use lake_shared::retry::{Backoff, milliseconds};
 use serde::Deserialize;
@@ -325,7 +325,7 @@ impl Ingest {
         }
     }
 
-    fn quarantine(&mut self, entry: Quarantined, receipt: Box<dyn Receipt>) {
+    fn quarantine(&mut self, entry: QuarantineEntry, receipt: Box<dyn Receipt>) {
         let bytes = message::quarantine_bytes(&entry);
         if self.buffer.start_quarantine(bytes, &self.options) {
             let flush = self.flush.clone();
