@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::lake::{Cell, Lake, NewRow, ReadRow, new_row, numbered_id, record_batch, small, space};
 use super::layout::{keys_in_order, options};
 use super::log::Log;
-use crate::table_store::delta::{DeletionVectors, DeltaOptions, files};
+use crate::table_store::delta::files::data_file;
+use crate::table_store::delta::{DeletionVectors, DeltaOptions};
 use crate::table_store::{Applied, SpaceBatch, TableRows, TableStore};
 
 /// The messages of a flush.
@@ -104,7 +105,7 @@ async fn rows_of_many_messages_are_put_together_slice_by_slice() {
     let lake = Lake::new().await;
     let store = lake.open(options());
     let mut rows: Vec<NewRow> = (0..20_000).map(|n| answered(n, 5)).collect();
-    assert!(rows.len() > 2 * files::ROWS_AT_ONCE);
+    assert!(rows.len() > 2 * data_file::ROWS_AT_ONCE);
     // Some rows come twice, the newer or the older one first.
     let again: Vec<NewRow> = (0..20_000).step_by(17).map(|n| answered(n, 4 + (n % 2 * 2) as i64)).collect();
     let mut arriving = messages(&rows);
@@ -303,7 +304,7 @@ async fn read_with_overflow(lake: &Lake) -> BTreeMap<String, ReadRow> {
 
 #[test]
 fn slices_of_wide_tables_have_fewer_rows() {
-    assert_eq!(files::rows_at_once(20), files::ROWS_AT_ONCE);
-    assert!((2_000..2_200).contains(&files::rows_at_once(2_000)));
-    assert_eq!((files::rows_at_once(0), files::rows_at_once(usize::MAX)), (files::ROWS_AT_ONCE, 1));
+    assert_eq!(data_file::rows_at_once(20), data_file::ROWS_AT_ONCE);
+    assert!((2_000..2_200).contains(&data_file::rows_at_once(2_000)));
+    assert_eq!((data_file::rows_at_once(0), data_file::rows_at_once(usize::MAX)), (data_file::ROWS_AT_ONCE, 1));
 }
