@@ -15,10 +15,10 @@ use object_store::Error as StoreError;
 use parquet::errors::ParquetError;
 
 use crate::compaction::MergeError;
-use crate::table_store::delta::EngineError;
+use crate::table_store::delta::error::EngineError;
 
 /// Whether trying again is of no use before somebody has changed the table.
-pub(crate) fn is_lasting(error: &EngineError) -> bool {
+pub(crate) fn is_permanent(error: &EngineError) -> bool {
     match error {
         EngineError::Corrupt(_) | EngineError::Unwritable(_) | EngineError::Json(_) | EngineError::Broken { .. } => {
             true
@@ -36,6 +36,17 @@ pub(crate) fn is_lasting(error: &EngineError) -> bool {
         | EngineError::Index(_)
         | EngineError::Interrupted(_)
         | EngineError::Contended(_) => false,
+    }
+}
+
+impl EngineError {
+    /// Says which table an error is about, if its files cannot be read and that lasts.
+    pub(crate) fn of_table(self, number: u32) -> Self {
+        let is_about_files = matches!(self, Self::File(_) | Self::Corrupt(_) | Self::Store(_));
+        if is_about_files && is_permanent(&self) {
+            return Self::Broken { number, source: Box::new(self) };
+        }
+        self
     }
 }
 
@@ -201,7 +212,7 @@ mod tests {
             EngineError::Metastore(MetastoreError { action: "x".into(), source: "y".into() }),
         ];
         for error in passing {
-            assert!(!is_lasting(&error), "{error:?}");
+            assert!(!is_permanent(&error), "{error:?}");
         }
     }
 
@@ -223,7 +234,7 @@ mod tests {
             Some(EngineError::delta(TransactionError::DeltaTableAppendOnly.into())),
         ];
         for error in lasting.into_iter().flatten() {
-            assert!(is_lasting(&error), "{error:?}");
+            assert!(is_permanent(&error), "{error:?}");
         }
     }
 }

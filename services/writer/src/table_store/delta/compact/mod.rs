@@ -1,5 +1,6 @@
 //! Compaction, beside batches that go on being applied.
 
+pub(crate) mod commit;
 pub(crate) mod rewrite;
 pub(crate) mod run;
 pub(crate) mod select;

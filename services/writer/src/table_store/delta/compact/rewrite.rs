@@ -12,14 +12,13 @@ use parquet::errors::ParquetError;
 
 use crate::compaction::{Input, PositionMap, merge};
 use crate::key_index::{Entry, FinishedRun, RunBuilder};
-use crate::table_store::delta::EngineError;
-use crate::table_store::delta::compact::select::{Chosen, Task};
-use crate::table_store::delta::compact::yield_to_batches::{Batches, Courtesy};
+use crate::table_store::delta::compact::select::{CompactionPlan, Task};
+use crate::table_store::delta::compact::yield_to_batches::{Batches, CooperativeYield};
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file;
-use crate::table_store::delta::files::file_writer::{FileFormat, FileWriter, NewFile, discard};
-use crate::table_store::delta::space::index::read_keys::key_names;
-use crate::table_store::delta::upsert::decide::KeyColumns;
-use crate::table_store::delta::upsert::partition_files;
+use crate::table_store::delta::files::file_writer::{FileFormat, FileWriter, NewFile, positions as positions_of};
+use crate::table_store::delta::files::key_columns::{KeyColumns, key_names};
+use crate::table_store::delta::files::new_files::NewFiles;
 use crate::table_store::schema_plan::{Column, clustering};
 
 /// Failed tasks after which no further one is begun: it is the store that has trouble, not the files.
@@ -28,7 +27,7 @@ const FAILURES_MAX: usize = 3;
 /// What the rewriting of some tasks made.
 pub(crate) struct Rewritten {
     /// In the order of the tasks; `None` for those that failed or were not begun.
-    pub(crate) outputs: Vec<Option<Output>>,
+    pub(crate) outputs: Vec<Option<RewrittenFiles>>,
     /// Entries of all written rows. Those of files that never become part of the table do no harm.
     pub(crate) run: FinishedRun,
     /// Entries of ids that the run has another entry of: one of their rows has to leave.
@@ -38,24 +37,28 @@ pub(crate) struct Rewritten {
 }
 
 /// What the rewriting of one task made.
-pub(crate) struct Output {
+pub(crate) struct RewrittenFiles {
     pub(crate) added: Vec<NewFile>,
     pub(crate) positions: PositionMap,
 }
 
 /// Rewrites the files of one task after the other. What one that fails has written is deleted; the others may be committed.
-pub(crate) async fn rewrite(chosen: &Chosen, mut run: RunBuilder, batches: &Batches) -> Result<Rewritten, EngineError> {
-    let mut courtesy = Courtesy::new(batches);
-    let mut outputs = Vec::with_capacity(chosen.tasks.len());
+pub(crate) async fn rewrite(
+    plan: &CompactionPlan,
+    mut run: RunBuilder,
+    batches: &Batches,
+) -> Result<Rewritten, EngineError> {
+    let mut cooperation = CooperativeYield::new(batches);
+    let mut outputs = Vec::with_capacity(plan.tasks.len());
     let mut failures = Vec::new();
-    for (number, task) in chosen.tasks.iter().enumerate() {
+    for (number, task) in plan.tasks.iter().enumerate() {
         if failures.len() >= FAILURES_MAX {
             break;
         }
-        match rewrite_task(chosen, task, &mut run, &mut courtesy).await {
+        match rewrite_task(plan, task, &mut run, &mut cooperation).await {
             Ok(output) => outputs.push(Some(output)),
             // It takes no run either.
-            Err(error @ EngineError::Index(_)) => return vain(chosen, &outputs, error).await,
+            Err(error @ EngineError::Index(_)) => return discarded(plan, &outputs, error).await,
             Err(error) => {
                 outputs.push(None);
                 failures.push((number, error));
@@ -64,40 +67,42 @@ pub(crate) async fn rewrite(chosen: &Chosen, mut run: RunBuilder, batches: &Batc
     }
     match finished(run).await {
         Ok((run, again)) => Ok(Rewritten { outputs, run, again, failures }),
-        Err(error) => vain(chosen, &outputs, error).await,
+        Err(error) => discarded(plan, &outputs, error).await,
     }
 }
 
 /// Deletes what was written.
-async fn vain<T>(chosen: &Chosen, outputs: &[Option<Output>], error: EngineError) -> Result<T, EngineError> {
-    for output in outputs.iter().flatten() {
-        discard(&chosen.store, &output.added).await;
-    }
+async fn discarded<T>(
+    plan: &CompactionPlan,
+    outputs: &[Option<RewrittenFiles>],
+    error: EngineError,
+) -> Result<T, EngineError> {
+    NewFiles::new(outputs.iter().flatten().flat_map(|output| &output.added), []).discard(&plan.store).await;
     Err(error)
 }
 
 /// Reads the files and writes their live rows.
 async fn rewrite_task(
-    chosen: &Chosen,
+    plan: &CompactionPlan,
     task: &Task,
     run: &mut RunBuilder,
-    courtesy: &mut Courtesy<'_>,
-) -> Result<Output, EngineError> {
+    cooperation: &mut CooperativeYield<'_>,
+) -> Result<RewrittenFiles, EngineError> {
     let mut present: HashSet<String> = HashSet::new();
     // Many files are read with small batches, so that one of each is not much; wide tables as well.
-    let most = data_file::rows_at_once(chosen.schema.columns.len());
+    let most = data_file::rows_at_once(plan.schema.columns.len());
     let rows_at_once = (8 * most / task.inputs.len().max(1)).clamp(most.min(512), most);
-    let opening = task.inputs.iter().map(|file| data_file::open_with(&chosen.store, file, None, rows_at_once));
+    let opening = task.inputs.iter().map(|file| data_file::open_with(&plan.store, file, None, rows_at_once));
     let opened = try_join_all(opening).await?;
     let most = opened.iter().map(|file| file.rows_in_memory).fold(most, usize::min);
     for file in &opened {
         present.extend(file.stream.schema().fields().iter().map(|field| field.name().clone()));
     }
-    let columns: Vec<&Column> = chosen
+    let columns: Vec<&Column> = plan
         .schema
         .columns
         .iter()
-        .filter(|column| present.contains(&column.name) && !chosen.partition_columns.contains(&column.name))
+        .filter(|column| present.contains(&column.name) && !plan.partition_columns.contains(&column.name))
         .collect();
     let schema: SchemaRef = data_file::file_schema(&columns);
     let owned: Arc<Vec<Column>> = Arc::new(columns.iter().map(|column| (*column).clone()).collect());
@@ -120,11 +125,11 @@ async fn rewrite_task(
     let merged = merge(inputs.collect(), Arc::clone(&schema), &sort_by, most);
     let mut merged = std::pin::pin!(merged);
     let format = FileFormat::new(
-        Arc::clone(&chosen.store),
+        Arc::clone(&plan.store),
         schema,
-        &chosen.schema,
-        chosen.partition_columns.clone(),
-        chosen.numbers.clone(),
+        &plan.schema,
+        plan.partition_columns.clone(),
+        plan.numbers.clone(),
     );
     let live: u64 = task.inputs.iter().map(|file| file.live_rows().unsigned_abs()).sum();
     let rows_max = live.div_ceil(task.job.outputs.max(1) as u64).max(1);
@@ -132,7 +137,7 @@ async fn rewrite_task(
     let mut writer = FileWriter::new(&format, partition, usize::try_from(rows_max).unwrap_or(usize::MAX));
     let rows: Vec<u64> = task.inputs.iter().map(|file| file.rows.unsigned_abs()).collect();
     let mut positions = PositionMap::new(&rows);
-    let [id, version, _] = key_names(&chosen.schema);
+    let [id, version, _] = key_names(&plan.schema);
     let writing = async {
         while let Some(merged) = merged.try_next().await.map_err(EngineError::Merge)? {
             let keys = KeyColumns::without_observation(&merged.batch, &id, &version).map_err(EngineError::Corrupt)?;
@@ -142,12 +147,12 @@ async fn rewrite_task(
                 positions.record_all(&merged.sources[from..from + count], first.file, first.row);
                 from += count;
             }
-            for (row, position) in partition_files::positions(places).enumerate() {
+            for (row, position) in positions_of(places).enumerate() {
                 let Some(id) = keys.id_hash(row) else { continue };
                 let entry = Entry { id, position, version_us: keys.order(row).version_us };
                 run.push(entry).map_err(EngineError::Index)?;
             }
-            courtesy.give_way().await;
+            cooperation.yield_to_batches().await;
         }
         writer.close().await
     };
@@ -155,7 +160,7 @@ async fn rewrite_task(
         writer.discard().await;
         return Err(error);
     }
-    Ok(Output { added: writer.into_files(), positions })
+    Ok(RewrittenFiles { added: writer.into_files(), positions })
 }
 
 /// Sorts the entries of a run, which holds one entry of an id. Answers the others.

@@ -14,12 +14,14 @@ use serde_json::Value;
 
 use crate::compaction::{ClusterKeys, ClusterRange, ColumnBounds, FileFacts, Job, Policy, plan};
 use crate::key_index::RunBuilder;
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::file_writer::FileNumbers;
 use crate::table_store::delta::files::partition::Partition;
-use crate::table_store::delta::options::DeletionVectors;
-use crate::table_store::delta::space::state::{Slot, SpaceState};
-use crate::table_store::delta::{DeltaOptions, DeltaTableStore, EngineError};
+use crate::table_store::delta::options::{DeletionVectors, DeltaOptions};
+use crate::table_store::delta::space::loader::SpaceLoader;
+use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::space::table::TableState;
 use crate::table_store::schema_plan::{Column, ID_SOURCE, TableSchema, clustering};
 
 /// Files that one job reads. A row group of each may be in memory.
@@ -36,7 +38,7 @@ const SHARED_BYTES_MAX: u64 = 64 << 20;
 const SHARED_JOBS_MAX: usize = 128;
 
 /// A table as it is when compaction looks at it.
-pub(crate) struct View {
+pub(crate) struct CompactionInput {
     number: u32,
     key: TableKey,
     generation: u64,
@@ -52,7 +54,7 @@ pub(crate) struct View {
 }
 
 /// Work on one table that ends in one commit.
-pub(crate) struct Chosen {
+pub(crate) struct CompactionPlan {
     pub(crate) number: u32,
     pub(crate) key: TableKey,
     pub(crate) generation: u64,
@@ -72,46 +74,48 @@ pub(crate) struct Task {
     pub(crate) starts: Vec<Option<Vec<u8>>>,
 }
 
-impl DeltaTableStore {
+impl CompactionInput {
     /// Takes what is needed to plan the work on a table; `None` if there cannot be any.
-    pub(crate) async fn view(&self, state: &mut SpaceState, number: u32) -> Result<Option<View>, EngineError> {
-        let slot = state.slot(number);
-        let purge_all = self.options.of_table(&slot.name).deletion_vectors == DeletionVectors::Off;
-        let files = if slot.changed { needy_files(slot, &self.options, purge_all) } else { BTreeMap::new() };
+    pub(crate) async fn take(
+        loader: &SpaceLoader,
+        options: &DeltaOptions,
+        state: &mut SpaceState,
+        number: u32,
+    ) -> Result<Option<Self>, EngineError> {
+        let held = state.table(number);
+        let purge_all = options.of_table(held.name()).deletion_vectors == DeletionVectors::Off;
+        let files = if held.is_changed() { candidate_files(held, options, purge_all) } else { BTreeMap::new() };
         if files.is_empty() {
-            state.slot_mut(number).changed = false;
+            state.set_unchanged(number);
             return Ok(None);
         }
-        let Some(table) = self.table_at(state, number).await? else {
-            self.refresh(state, number).await?;
+        let Some(table) = loader.access().at_known_version(&held.known()).await? else {
+            loader.refresh(state, number).await?;
             return Ok(None);
         };
-        let slot = state.slot(number);
-        self.handles.put(slot.key.clone(), table.clone());
-        Ok(Some(View {
+        loader.access().put_back(held.key(), table.clone());
+        Ok(Some(Self {
             number,
-            key: slot.key.clone(),
-            generation: state.generation,
-            version: slot.version,
+            key: held.key().clone(),
+            generation: state.generation(),
+            version: held.version(),
             files,
-            schema: slot.schema.clone(),
-            partition_columns: slot.partition_columns.clone(),
-            numbers: state.numbers.clone(),
+            schema: held.schema().clone(),
+            partition_columns: held.partition_columns().to_vec(),
+            numbers: state.numbers().clone(),
             table,
-            policy: policy(&self.options, purge_all),
-            run: state.index.run_builder().map_err(EngineError::Index)?,
+            policy: policy(options, purge_all),
+            run: state.index().run_builder().map_err(EngineError::Index)?,
         }))
     }
-}
 
-impl View {
     /// The version that was looked at.
-    pub(crate) const fn seen(&self) -> Seen {
-        Seen { number: self.number, generation: self.generation, version: self.version }
+    pub(crate) const fn planned_version(&self) -> PlannedVersion {
+        PlannedVersion { number: self.number, generation: self.generation, version: self.version }
     }
 
     /// Chooses the most urgent work, if there is any. Takes long, as the statistics of the files are read.
-    pub(crate) fn choose(self) -> Result<Option<(Chosen, RunBuilder)>, EngineError> {
+    pub(crate) fn plan(self) -> Result<Option<(CompactionPlan, RunBuilder)>, EngineError> {
         let log = self.table.snapshot().map_err(EngineError::delta)?.log_data();
         let (facts, starts) = facts(&self, log.iter());
         let jobs = shared(plan(&facts, &self.policy));
@@ -123,7 +127,7 @@ impl View {
             let starts = inputs.iter().map(|file| starts.get(&file.number).cloned()).collect();
             Task { job, inputs, starts }
         };
-        let chosen = Chosen {
+        let plan = CompactionPlan {
             number: self.number,
             key: self.key,
             generation: self.generation,
@@ -133,22 +137,22 @@ impl View {
             store: self.table.object_store(),
             numbers: self.numbers,
         };
-        Ok(Some((chosen, self.run)))
+        Ok(Some((plan, self.run)))
     }
 }
 
 /// A version of a table in which nothing is to be done, if it turns out so.
-pub(crate) struct Seen {
+pub(crate) struct PlannedVersion {
     number: u32,
     generation: u64,
     version: Option<u64>,
 }
 
-impl Seen {
+impl PlannedVersion {
     /// The table is not looked at again before it changes.
-    pub(crate) fn remember(&self, state: &mut SpaceState) {
-        if state.generation == self.generation && state.slot(self.number).version == self.version {
-            state.slot_mut(self.number).changed = false;
+    pub(crate) fn set_unchanged(&self, state: &mut SpaceState) {
+        if state.generation() == self.generation && state.table(self.number).version() == self.version {
+            state.set_unchanged(self.number);
         }
     }
 }
@@ -169,14 +173,14 @@ fn shared(jobs: Vec<Job>) -> Vec<Job> {
 
 /// The files of those partitions of which the policy can ask for anything, as far as can be told without the log. Most tables of a lake
 /// are small and need nothing, and neither do most partitions.
-fn needy_files(slot: &Slot, options: &DeltaOptions, purge_all: bool) -> BTreeMap<u32, DataFile> {
+fn candidate_files(held: &TableState, options: &DeltaOptions, purge_all: bool) -> BTreeMap<u32, DataFile> {
     let few = options.small_files_max.min(options.overlap_max);
     let has_many_deleted = |file: &DataFile| {
         let deleted = file.rows - file.live_rows();
         deleted > 0 && (purge_all || deleted as f64 > file.rows as f64 * options.deleted_share_max)
     };
     let mut partitions: HashMap<&Partition, (usize, bool)> = HashMap::new();
-    for file in slot.files.values() {
+    for file in held.files() {
         let (count, is_needy) = partitions.entry(&file.partition).or_default();
         *count += 1;
         *is_needy |= *count > few || has_many_deleted(file);
@@ -184,7 +188,7 @@ fn needy_files(slot: &Slot, options: &DeltaOptions, purge_all: bool) -> BTreeMap
     if !partitions.values().any(|(_, is_needy)| *is_needy) {
         return BTreeMap::new();
     }
-    let needy = slot.files.values().filter(|file| partitions.get(&file.partition).is_some_and(|(_, needy)| *needy));
+    let needy = held.files().filter(|file| partitions.get(&file.partition).is_some_and(|(_, needy)| *needy));
     needy.map(|file| (file.number, file.clone())).collect()
 }
 
@@ -203,17 +207,20 @@ fn policy(options: &DeltaOptions, purge_all: bool) -> Policy {
 }
 
 /// What the policy needs to know of the files. Beside it, below which key no row of a file is.
-fn facts(seen: &View, views: impl Iterator<Item = LogicalFileView>) -> (Vec<FileFacts>, HashMap<u32, Vec<u8>>) {
+fn facts(
+    planned: &CompactionInput,
+    views: impl Iterator<Item = LogicalFileView>,
+) -> (Vec<FileFacts>, HashMap<u32, Vec<u8>>) {
     let columns: Vec<&Column> = clustering()
-        .filter_map(|source| seen.schema.column(source))
+        .filter_map(|source| planned.schema.column(source))
         .filter(|column| column.source != ID_SOURCE)
-        .filter(|column| !seen.partition_columns.contains(&column.name))
+        .filter(|column| !planned.partition_columns.contains(&column.name))
         .collect();
     let types: Vec<_> = columns.iter().map(|column| column.arrow()).collect();
     let keys = if columns.is_empty() { None } else { ClusterKeys::new(&types).ok() };
-    let numbers: HashMap<&str, &DataFile> = seen.files.values().map(|file| (file.path.as_str(), file)).collect();
+    let numbers: HashMap<&str, &DataFile> = planned.files.values().map(|file| (file.path.as_str(), file)).collect();
     let mut partitions: HashMap<&Partition, u32> = HashMap::new();
-    let (mut facts, mut starts) = (Vec::with_capacity(seen.files.len()), HashMap::new());
+    let (mut facts, mut starts) = (Vec::with_capacity(planned.files.len()), HashMap::new());
     for view in views {
         let Some(file) = numbers.get(view.path().as_ref()) else { continue };
         let next = partitions.len() as u32;

@@ -35,19 +35,19 @@ impl Drop for UnderWay<'_> {
 }
 
 /// Work that gives way to batches.
-pub(crate) struct Courtesy<'b> {
+pub(crate) struct CooperativeYield<'b> {
     batches: &'b Batches,
     working_since: Instant,
 }
 
-impl<'b> Courtesy<'b> {
+impl<'b> CooperativeYield<'b> {
     /// Work begins.
     pub(crate) fn new(batches: &'b Batches) -> Self {
         Self { batches, working_since: Instant::now() }
     }
 
     /// Between two portions of work.
-    pub(crate) async fn give_way(&mut self) {
+    pub(crate) async fn yield_to_batches(&mut self) {
         let began = Instant::now();
         let patience = (began - self.working_since) * WAITS_PER_WORK;
         while self.batches.any() && began.elapsed() < patience {
@@ -65,19 +65,19 @@ mod tests {
     #[tokio::test]
     async fn work_waits_for_batches_and_not_for_ever() {
         let batches = Batches::default();
-        let mut courtesy = Courtesy::new(&batches);
+        let mut cooperation = CooperativeYield::new(&batches);
         let batch = batches.begin();
-        courtesy.working_since = Instant::now() - Duration::from_secs(3_600);
+        cooperation.working_since = Instant::now() - Duration::from_secs(3_600);
         // It is done soon.
-        let (_, ()) = tokio::join!(courtesy.give_way(), async {
+        let (_, ()) = tokio::join!(cooperation.yield_to_batches(), async {
             tokio::time::sleep(LOOK_EVERY * 5).await;
             drop(batch);
         });
         assert!(!batches.any());
         // It is never done, and the work was short.
         let _batch = batches.begin();
-        courtesy.working_since = Instant::now();
-        courtesy.give_way().await;
+        cooperation.working_since = Instant::now();
+        cooperation.yield_to_batches().await;
         assert!(batches.any());
     }
 }

@@ -20,7 +20,7 @@ use parquet::schema::types::ColumnDescriptor;
 use roaring::RoaringBitmap;
 
 use crate::table_store::conversion::{ColumnType, converted};
-use crate::table_store::delta::EngineError;
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::deletion_vectors::DeletionVector;
 use crate::table_store::delta::files::partition::Partition;
 use crate::table_store::delta::permanent_error;
@@ -95,11 +95,11 @@ async fn builder(store: &Arc<dyn ObjectStore>, file: &DataFile) -> Result<Builde
 
 /// Why a file could not be read, when the store itself could not say: it is not as long as the log says.
 async fn explained(store: &Arc<dyn ObjectStore>, file: &DataFile, error: EngineError) -> EngineError {
-    if permanent_error::is_lasting(&error) {
+    if permanent_error::is_permanent(&error) {
         return error;
     }
     match check_presence(store, file).await {
-        Err(reason) if permanent_error::is_lasting(&reason) => reason,
+        Err(reason) if permanent_error::is_permanent(&reason) => reason,
         _ => error,
     }
 }

@@ -13,7 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use roaring::RoaringBitmap;
 use uuid::Uuid;
 
-use crate::table_store::delta::EngineError;
+use crate::table_store::delta::error::EngineError;
 
 /// First byte of a file of vectors.
 const FORMAT_VERSION: u8 = 1;
@@ -65,17 +65,6 @@ pub(crate) async fn store(
     store.put(&file_of(&id, ""), PutPayload::from(file)).await.map_err(EngineError::unwritten)?;
     Ok(stored)
 }
-
-/// Deletes the file of the vectors of one commit, which [`store`] has written and no commit names. What cannot be deleted now is found by the
-/// clean-up.
-pub(crate) async fn discard(store: &Arc<dyn ObjectStore>, vectors: impl Iterator<Item = &DeletionVector>) {
-    // They all stand in one file.
-    let Some(path) = vectors.filter_map(|vector| path_of(&vector.descriptor)).next() else { return };
-    if let Err(error) = store.delete(&path).await {
-        tracing::debug!(%path, %error, "vectors of no commit stay for the clean-up");
-    }
-}
-
 /// Reads the vector that a descriptor names.
 pub(crate) async fn load(
     store: &Arc<dyn ObjectStore>,

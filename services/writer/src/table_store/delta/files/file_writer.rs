@@ -13,15 +13,15 @@ use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
 use deltalake::table::config::TablePropertiesExt;
 use deltalake::table::state::DeltaTableState;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStore;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
 use crate::key_index::Position;
-use crate::table_store::delta::EngineError;
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file::{DataFile, ROWS_AT_ONCE};
+use crate::table_store::delta::files::new_files::NewFiles;
 use crate::table_store::delta::files::partition::Partition;
 use crate::table_store::schema_plan::{ID_SOURCE, TableSchema};
 
@@ -216,18 +216,15 @@ impl<'a> FileWriter<'a> {
         {
             tracing::debug!(%error, "upload could not be aborted");
         }
-        discard(&self.format.store, &self.written).await;
+        NewFiles::new(&self.written, []).discard(&self.format.store).await;
     }
 }
 
-/// Deletes new files that no commit names. What cannot be deleted now is found by the clean-up.
-pub(crate) async fn discard(store: &Arc<dyn ObjectStore>, files: &[NewFile]) {
-    for file in files {
-        let Ok(path) = Path::parse(&file.add.path) else { continue };
-        if let Err(error) = store.delete(&path).await {
-            tracing::debug!(%path, %error, "a file of no commit stays for the clean-up");
-        }
-    }
+/// Every position of some places.
+pub(crate) fn positions(places: Vec<(Position, usize)>) -> impl Iterator<Item = Position> {
+    places.into_iter().flat_map(|(first, count)| {
+        (first.row..first.row + count as u32).map(move |row| Position { file: first.file, row })
+    })
 }
 
 fn begin(format: &FileFormat, partition: &Partition) -> Result<OpenFile, EngineError> {

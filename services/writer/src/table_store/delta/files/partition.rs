@@ -10,7 +10,7 @@ use object_store::path::Path;
 use siphasher::sip::SipHasher24;
 use std::hash::Hasher;
 
-use crate::table_store::delta::EngineError;
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::schema_plan::TableSchema;
 
 /// Name of the folder of NULL, by the convention of Hive.

@@ -10,15 +10,15 @@ const BYTES_AT_ONCE: usize = 128 << 20;
 
 /// Memory for whoever writes files of batches. Nobody who holds some of it asks for more, so everybody gets on.
 #[derive(Debug)]
-pub(crate) struct WriterMemory(Semaphore);
+pub(crate) struct WriteMemoryBudget(Semaphore);
 
-impl Default for WriterMemory {
+impl Default for WriteMemoryBudget {
     fn default() -> Self {
         Self(Semaphore::new(units(BYTES_AT_ONCE)))
     }
 }
 
-impl WriterMemory {
+impl WriteMemoryBudget {
     /// Waits until so many bytes are free; they are until what is answered is dropped. Who asks for more than there is gets all of it.
     pub(crate) async fn room_for(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
         let units = units(bytes.min(BYTES_AT_ONCE));
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_for_more_than_there_is_waits_for_all_of_it() {
-        let memory = WriterMemory::default();
+        let memory = WriteMemoryBudget::default();
         let half = memory.room_for(BYTES_AT_ONCE / 2).now_or_never();
         assert!(half.is_some());
         assert!(memory.room_for(usize::MAX).now_or_never().is_none());

@@ -15,9 +15,9 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
-use crate::table_store::delta::EngineError;
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::log::commit;
-use crate::table_store::delta::log::open_tables::Handles;
+use crate::table_store::delta::log::open_tables::OpenTables;
 
 /// Says which checkpoint is the last one.
 const HINT: &str = "_delta_log/_last_checkpoint";
@@ -33,25 +33,25 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// The last checkpoint of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Last {
+pub(crate) struct LastCheckpoint {
     /// `None`: there is none.
     version: Option<u64>,
     /// The next one comes no earlier.
     not_before: Option<Instant>,
 }
 
-impl Last {
+impl LastCheckpoint {
     /// Whether the next one is to be made of this version.
-    fn is_outlived(self, version: u64, every_commits: u64, now: Instant) -> bool {
+    fn is_due(self, version: u64, every_commits: u64, now: Instant) -> bool {
         let commits = self.version.map_or(version + 1, |last| version.saturating_sub(last));
         commits >= every_commits && self.not_before.is_none_or(|instant| now >= instant)
     }
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownCheckpoint {
     /// `None`: nobody has looked yet.
-    last: Option<Last>,
+    last: Option<LastCheckpoint>,
     is_busy: bool,
 }
 
@@ -59,7 +59,7 @@ struct Known {
 #[derive(Debug)]
 pub(crate) struct LogCheckpoints {
     every_commits: u64,
-    tables: Mutex<HashMap<TableKey, Known>>,
+    tables: Mutex<HashMap<TableKey, KnownCheckpoint>>,
     /// Tables that are always written together are all due together.
     turns: Arc<Semaphore>,
 }
@@ -76,14 +76,14 @@ impl LogCheckpoints {
         key: &TableKey,
         version: u64,
         table: &DeltaTable,
-        handles: &Arc<Handles>,
+        handles: &Arc<OpenTables>,
     ) {
         if !self.begin(key, version, Instant::now()) {
             return;
         }
         let (checkpoints, handles, key) = (Arc::clone(self), Arc::clone(handles), key.clone());
         let turn = Arc::clone(&self.turns).try_acquire_owned().ok();
-        // Handles are large, and very many tables may wait for their turn: they are opened again then.
+        // OpenTables are large, and very many tables may wait for their turn: they are opened again then.
         let (table, log_store) = (turn.is_some().then(|| table.clone()), table.log_store());
         tokio::spawn(async move {
             let waited = match turn {
@@ -103,7 +103,7 @@ impl LogCheckpoints {
                 }
             };
             let last = match checkpoints.look_up(&key, version, &table).await {
-                Ok(last) if last.is_outlived(version, checkpoints.every_commits, Instant::now()) => last,
+                Ok(last) if last.is_due(version, checkpoints.every_commits, Instant::now()) => last,
                 known => {
                     if let Err(error) = &known {
                         tracing::warn!(table = %key, %error, "last checkpoint of the log could not be looked up");
@@ -124,29 +124,29 @@ impl LogCheckpoints {
             return false;
         }
         if version == 0 {
-            known.last = Some(Last::default());
+            known.last = Some(LastCheckpoint::default());
         }
         // A log that is shorter than it was is another one.
         known.last = known.last.filter(|last| last.version.is_none_or(|last| last <= version));
-        known.is_busy = known.last.is_none_or(|last| last.is_outlived(version, self.every_commits, now));
+        known.is_busy = known.last.is_none_or(|last| last.is_due(version, self.every_commits, now));
         known.is_busy
     }
 
-    fn end(&self, key: &TableKey, last: Option<Last>) {
-        self.locked().insert(key.clone(), Known { last, is_busy: false });
+    fn end(&self, key: &TableKey, last: Option<LastCheckpoint>) {
+        self.locked().insert(key.clone(), KnownCheckpoint { last, is_busy: false });
     }
 
     /// The last checkpoint before a version: as remembered, or out of the log.
-    async fn look_up(&self, key: &TableKey, version: u64, table: &DeltaTable) -> Result<Last, EngineError> {
+    async fn look_up(&self, key: &TableKey, version: u64, table: &DeltaTable) -> Result<LastCheckpoint, EngineError> {
         let known = self.locked().get(key).and_then(|known| known.last);
         if let Some(last) = known {
             return Ok(last);
         }
         let found = hint(&table.object_store()).await?;
-        Ok(Last { version: found.filter(|last| *last <= version), not_before: None })
+        Ok(LastCheckpoint { version: found.filter(|last| *last <= version), not_before: None })
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<TableKey, Known>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<TableKey, KnownCheckpoint>> {
         // A panic elsewhere cannot leave the map half changed.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,7 +174,13 @@ async fn hint(store: &Arc<dyn ObjectStore>) -> Result<Option<u64>, EngineError> 
 }
 
 /// Makes a checkpoint, and a new handle: those that are open do not fold what they have gathered. The answer is the last checkpoint then.
-pub(crate) async fn make(key: &TableKey, version: u64, table: DeltaTable, handles: Arc<Handles>, before: Last) -> Last {
+pub(crate) async fn make(
+    key: &TableKey,
+    version: u64,
+    table: DeltaTable,
+    handles: Arc<OpenTables>,
+    before: LastCheckpoint,
+) -> LastCheckpoint {
     let began = Instant::now();
     let runtime = tokio::runtime::Handle::current();
     // It computes more than it waits.
@@ -189,7 +195,7 @@ pub(crate) async fn make(key: &TableKey, version: u64, table: DeltaTable, handle
         Ok(made) => made,
         Err(error) => {
             tracing::warn!(table = %key, version, %error, "checkpoint failed; a later commit tries again");
-            return Last { not_before: Some(Instant::now() + PAUSE_AFTER_FAILURE), ..before };
+            return LastCheckpoint { not_before: Some(Instant::now() + PAUSE_AFTER_FAILURE), ..before };
         }
     };
     match anew {
@@ -199,7 +205,7 @@ pub(crate) async fn make(key: &TableKey, version: u64, table: DeltaTable, handle
     let milliseconds = lake_shared::retry::milliseconds(took);
     tracing::debug!(table = %key, version, milliseconds, "checkpoint made");
     let not_before = (took > LARGE_FROM).then(|| Instant::now() + took * PAUSE_FACTOR);
-    Last { version: Some(version), not_before }
+    LastCheckpoint { version: Some(version), not_before }
 }
 
 #[cfg(test)]
@@ -217,12 +223,12 @@ mod tests {
     #[test]
     fn commits_bring_the_next_checkpoint_and_a_large_one_waits() {
         let now = Instant::now();
-        let none = Last::default();
-        assert!(!none.is_outlived(62, 64, now) && none.is_outlived(63, 64, now) && none.is_outlived(0, 1, now));
-        let last = Last { version: Some(70), not_before: None };
-        assert!(!last.is_outlived(133, 64, now) && last.is_outlived(134, 64, now) && last.is_outlived(500, 64, now));
-        let large = Last { not_before: Some(now + Duration::from_secs(100)), ..last };
-        assert!(!large.is_outlived(500, 64, now) && large.is_outlived(500, 64, now + Duration::from_secs(100)));
+        let none = LastCheckpoint::default();
+        assert!(!none.is_due(62, 64, now) && none.is_due(63, 64, now) && none.is_due(0, 1, now));
+        let last = LastCheckpoint { version: Some(70), not_before: None };
+        assert!(!last.is_due(133, 64, now) && last.is_due(134, 64, now) && last.is_due(500, 64, now));
+        let large = LastCheckpoint { not_before: Some(now + Duration::from_secs(100)), ..last };
+        assert!(!large.is_due(500, 64, now) && large.is_due(500, 64, now + Duration::from_secs(100)));
     }
 
     #[test]
@@ -230,10 +236,10 @@ mod tests {
         let (checkpoints, now) = (LogCheckpoints::new(10), Instant::now());
         assert!(checkpoints.begin(&key(), 500, now), "nobody knows");
         assert!(!checkpoints.begin(&key(), 501, now), "somebody is looking");
-        checkpoints.end(&key(), Some(Last { version: Some(498), not_before: None }));
+        checkpoints.end(&key(), Some(LastCheckpoint { version: Some(498), not_before: None }));
         assert!(!checkpoints.begin(&key(), 507, now));
         assert!(checkpoints.begin(&key(), 508, now));
-        checkpoints.end(&key(), Some(Last { version: Some(508), not_before: None }));
+        checkpoints.end(&key(), Some(LastCheckpoint { version: Some(508), not_before: None }));
         assert!(checkpoints.begin(&key(), 7, now), "another log");
         checkpoints.end(&key(), None);
         assert!(!checkpoints.begin(&key(), 0, now), "a new log has none");

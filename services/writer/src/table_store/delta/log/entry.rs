@@ -17,7 +17,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::table_store::conversion::{ColumnType, converted};
-use crate::table_store::delta::EngineError;
+use crate::table_store::delta::error::EngineError;
 
 /// Key in the commit information that holds the id of a commit.
 const COMMIT_KEY: &str = "lakeCommit";

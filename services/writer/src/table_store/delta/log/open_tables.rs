@@ -1,4 +1,4 @@
-//! Open tables. A handle holds the file list of its table in memory, about 3 kB a file, so only the most recently used stay open.
+//! OpenSet tables. A handle holds the file list of its table in memory, about 3 kB a file, so only the most recently used stay open.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,35 +6,35 @@ use std::sync::{Mutex, PoisonError};
 use deltalake::DeltaTable;
 use lake_shared::identity::TableKey;
 
-/// Handles that wait until the table they are of is no longer in use.
+/// OpenTables that wait until the table they are of is no longer in use.
 const RENEWED_MAX: usize = 8;
 
 /// A bounded set of handles. Whoever needs one takes it out and puts it back.
 #[derive(Debug)]
-pub(crate) struct Handles {
+pub(crate) struct OpenTables {
     open_max: usize,
     files_max: usize,
-    open: Mutex<Open>,
+    open: Mutex<OpenSet>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenSet {
     clock: u64,
-    tables: HashMap<TableKey, Held>,
+    tables: HashMap<TableKey, OpenTable>,
     /// Tables in use with a checkpoint that their handles do not know: the version of the last handle that does not, and one that does, if
     /// there is one.
     outdated: HashMap<TableKey, (u64, Option<DeltaTable>)>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct OpenTable {
     /// When it was put back.
     used: u64,
     files: usize,
     table: DeltaTable,
 }
 
-impl Handles {
+impl OpenTables {
     /// At most so many handles, with so many data files in all; one stays open in any case.
     pub(crate) fn new(open_max: usize, files_max: usize) -> Self {
         Self { open_max, files_max, open: Mutex::default() }
@@ -55,7 +55,7 @@ impl Handles {
         };
         let Some(table) = table else { return };
         open.clock += 1;
-        let held = Held { used: open.clock, files: files_of(&table), table };
+        let held = OpenTable { used: open.clock, files: files_of(&table), table };
         open.tables.insert(key, held);
         let mut files: usize = open.tables.values().map(|held| held.files).sum();
         while open.tables.len() > 1 && (open.tables.len() > self.open_max || files > self.files_max) {
@@ -85,7 +85,7 @@ impl Handles {
         open.outdated.insert(key.clone(), (version, Some(table).filter(|_| waiting < RENEWED_MAX)));
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, Open> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, OpenSet> {
         // A panic elsewhere cannot leave the map half changed.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,7 +108,7 @@ mod tests {
     use url::Url;
 
     use super::*;
-    use crate::table_store::delta::log::checkpoints::{self, Last};
+    use crate::table_store::delta::log::checkpoints::{self, LastCheckpoint};
     use crate::table_store::delta::log::commit;
 
     fn key(name: &str) -> TableKey {
@@ -157,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn tables_with_many_files_close_earlier() {
-        let handles = Handles::new(9, 100);
+        let handles = OpenTables::new(9, 100);
         let (small, large) = (table_of(30).await, table_of(99).await);
         for name in ["a", "b", "c", "d"] {
             handles.put(key(name), small.clone());
@@ -172,13 +172,13 @@ mod tests {
         assert_eq!(held(), 2);
     }
 
-    fn version(handles: &Handles, name: &str) -> Option<u64> {
+    fn version(handles: &OpenTables, name: &str) -> Option<u64> {
         handles.take(&key(name)).and_then(|table| table.version())
     }
 
     #[tokio::test]
     async fn the_handle_that_was_used_longest_ago_closes() {
-        let (handles, one) = (Handles::new(2, 100), table(1).await);
+        let (handles, one) = (OpenTables::new(2, 100), table(1).await);
         handles.put(key("a"), one.clone());
         handles.put(key("b"), one.clone());
         let a = handles.take(&key("a")).unwrap();
@@ -189,15 +189,15 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_checkpoint_renews_the_handle() {
-        let (handles, old, new) = (Arc::new(Handles::new(9, 100)), table(1).await, table(3).await);
+        let (handles, old, new) = (Arc::new(OpenTables::new(9, 100)), table(1).await, table(3).await);
         handles.put(key("t"), old);
-        log_checkpoints::make(&key("t"), 2, new, Arc::clone(&handles), Last::default()).await;
+        checkpoints::make(&key("t"), 2, new, Arc::clone(&handles), LastCheckpoint::default()).await;
         assert_eq!(version(&handles, "t"), Some(2));
     }
 
     #[tokio::test]
     async fn a_handle_that_knows_the_checkpoint_takes_the_place_of_the_other() {
-        let (handles, old, new) = (Handles::new(9, 100), table(1).await, table(2).await);
+        let (handles, old, new) = (OpenTables::new(9, 100), table(1).await, table(2).await);
         handles.put(key("idle"), old.clone());
         handles.renew(&key("idle"), new.clone(), 0);
         assert_eq!(version(&handles, "idle"), Some(1));

@@ -7,7 +7,7 @@ use deltalake::kernel::{Action, Metadata, Protocol};
 use lake_shared::identity::TableKey;
 use serde_json::{Map, Value, json};
 
-use crate::table_store::delta::EngineError;
+use crate::table_store::delta::error::EngineError;
 
 /// Name of the feature of deletion vectors.
 const DELETION_VECTORS: &str = "deletionVectors";

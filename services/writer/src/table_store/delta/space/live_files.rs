@@ -1,6 +1,6 @@
 //! Which positions of a space hold a live row: the files of its tables and what is deleted in them.
 //!
-//! The key index keeps entries of rows that are gone; this is what tells them from the others. A *stray* is a row that a reader
+//! The key index keeps entries of rows that are gone; this is what tells them from the others. A *stale row* is a row that a reader
 //! still sees but that must leave with the next commit of its table (an older copy in another table after a type move, a row whose
 //! tombstone was remembered just before a crash); to the index it is gone already.
 
@@ -22,16 +22,16 @@ struct LiveFile {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LiveFiles {
     files: HashMap<u32, LiveFile>,
-    strays: HashMap<u32, RoaringBitmap>,
+    stale_rows: HashMap<u32, RoaringBitmap>,
 }
 
 impl LiveFiles {
     /// A file is part of a table, with these rows deleted.
     pub(crate) fn set(&mut self, file: u32, table: u32, deleted: Option<Arc<RoaringBitmap>>) {
-        if let (Some(strays), Some(deleted)) = (self.strays.get_mut(&file), &deleted) {
-            *strays -= deleted.as_ref();
-            if strays.is_empty() {
-                self.strays.remove(&file);
+        if let (Some(stale_rows), Some(deleted)) = (self.stale_rows.get_mut(&file), &deleted) {
+            *stale_rows -= deleted.as_ref();
+            if stale_rows.is_empty() {
+                self.stale_rows.remove(&file);
             }
         }
         self.files.insert(file, LiveFile { table, deleted });
@@ -40,20 +40,20 @@ impl LiveFiles {
     /// A file is part of its table no more.
     pub(crate) fn remove(&mut self, file: u32) {
         self.files.remove(&file);
-        self.strays.remove(&file);
+        self.stale_rows.remove(&file);
     }
 
     /// A table has no files any more.
     pub(crate) fn remove_table(&mut self, table: u32) {
-        let Self { files, strays } = self;
+        let Self { files, stale_rows } = self;
         files.retain(|_, file| file.table != table);
-        strays.retain(|file, _| files.contains_key(file));
+        stale_rows.retain(|file, _| files.contains_key(file));
     }
 
     /// The row at a position must leave.
-    pub(crate) fn condemn(&mut self, position: Position) {
+    pub(crate) fn mark_stale(&mut self, position: Position) {
         if self.is_live(position) {
-            self.strays.entry(position.file).or_default().insert(position.row);
+            self.stale_rows.entry(position.file).or_default().insert(position.row);
         }
     }
 
@@ -68,14 +68,17 @@ impl LiveFiles {
         self.files.get(&file).map(|file| file.table)
     }
 
-    /// The strays of a table, by file.
-    pub(crate) fn strays_of(&self, table: u32) -> impl Iterator<Item = (u32, &RoaringBitmap)> {
-        self.strays.iter().filter(move |(file, _)| self.table(**file) == Some(table)).map(|(file, rows)| (*file, rows))
+    /// The stale rows of a table, by file.
+    pub(crate) fn stale_rows_of(&self, table: u32) -> impl Iterator<Item = (u32, &RoaringBitmap)> {
+        self.stale_rows
+            .iter()
+            .filter(move |(file, _)| self.table(**file) == Some(table))
+            .map(|(file, rows)| (*file, rows))
     }
 
-    /// Tables with strays, each once.
-    pub(crate) fn tables_with_strays(&self) -> Vec<u32> {
-        let mut tables: Vec<u32> = self.strays.keys().filter_map(|file| self.table(*file)).collect();
+    /// Tables with stale rows, each once.
+    pub(crate) fn tables_with_stale_rows(&self) -> Vec<u32> {
+        let mut tables: Vec<u32> = self.stale_rows.keys().filter_map(|file| self.table(*file)).collect();
         tables.sort_unstable();
         tables.dedup();
         tables
@@ -84,9 +87,9 @@ impl LiveFiles {
 
 /// The view of a merge of the index. Strays are known in memory only, until the commit that takes them away: the index on disk must
 /// still have them after a crash.
-pub(crate) struct WithStrays(pub(crate) Arc<LiveFiles>);
+pub(crate) struct WithStaleRows(pub(crate) Arc<LiveFiles>);
 
-impl Liveness for WithStrays {
+impl Liveness for WithStaleRows {
     fn is_live(&self, position: Position) -> bool {
         self.0.is_in_table(position)
     }
@@ -98,7 +101,8 @@ impl Liveness for WithStrays {
 
 impl Liveness for LiveFiles {
     fn is_live(&self, position: Position) -> bool {
-        self.is_in_table(position) && !self.strays.get(&position.file).is_some_and(|rows| rows.contains(position.row))
+        self.is_in_table(position)
+            && !self.stale_rows.get(&position.file).is_some_and(|rows| rows.contains(position.row))
     }
 
     fn file_is_live(&self, file: u32) -> bool {
@@ -121,18 +125,18 @@ mod tests {
         live.set(2, 8, Some(Arc::new([4].into_iter().collect())));
         assert!(live.is_live(at(1, 3)) && live.is_live(at(2, 3)));
         assert!(!live.is_live(at(2, 4)) && !live.is_live(at(3, 0)));
-        live.condemn(at(1, 3));
-        live.condemn(at(2, 4));
+        live.mark_stale(at(1, 3));
+        live.mark_stale(at(2, 4));
         assert!(!live.is_live(at(1, 3)) && live.file_is_live(1));
-        assert!(WithStrays(Arc::new(live.clone())).is_live(at(1, 3)));
-        assert_eq!(live.tables_with_strays(), [7]);
+        assert!(WithStaleRows(Arc::new(live.clone())).is_live(at(1, 3)));
+        assert_eq!(live.tables_with_stale_rows(), [7]);
         live.set(1, 7, Some(Arc::new([3].into_iter().collect())));
-        assert!(live.tables_with_strays().is_empty());
+        assert!(live.tables_with_stale_rows().is_empty());
         live.remove(1);
         assert!(!live.file_is_live(1));
         live.set(3, 8, None);
-        live.condemn(at(3, 1));
+        live.mark_stale(at(3, 1));
         live.remove_table(8);
-        assert!(!live.file_is_live(2) && !live.file_is_live(3) && live.tables_with_strays().is_empty());
+        assert!(!live.file_is_live(2) && !live.file_is_live(3) && live.tables_with_stale_rows().is_empty());
     }
 }

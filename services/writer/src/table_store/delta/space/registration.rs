@@ -7,37 +7,40 @@ use lake_shared::identity::{DocumentType, TableKey};
 use lake_shared::names;
 
 use crate::metastore::NewTable;
+use crate::table_store::delta::error::EngineError;
+use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
-use crate::table_store::delta::upsert::parallel_commits::TABLES_AT_ONCE;
-use crate::table_store::delta::{DeltaTableStore, EngineError};
 
-impl DeltaTableStore {
+/// Folders of new tables that are looked into at once.
+const FOLDERS_AT_ONCE: usize = 16;
+
+impl SpaceLoader {
     /// The numbers of tables, registering those that are new. Registered before their first commits, so that no table with rows is
     /// ever unknown to the metastore; a registered table without a log harms nobody.
-    pub(crate) async fn slots_of(
+    pub(crate) async fn numbers_of(
         &self,
         state: &mut SpaceState,
         document_types: &[DocumentType],
     ) -> Result<Vec<u32>, EngineError> {
         for name in document_types {
-            if let Some(number) = state.by_type.get(name).copied() {
+            if let Some(number) = state.number_of(name) {
                 self.try_if_due(state, number).await?;
             }
         }
         let mut seen = HashSet::new();
-        let new = document_types.iter().filter(|name| !state.by_type.contains_key(name) && seen.insert(*name));
+        let new = document_types.iter().filter(|name| state.number_of(name).is_none() && seen.insert(*name));
         let new: Vec<NewTable> = new.map(|name| self.new_table(state, name)).collect();
         self.register(state, &new).await?;
-        let number = |name: &DocumentType| state.by_type.get(name).copied();
+        let number = |name: &DocumentType| state.number_of(name);
         let numbers: Option<Vec<u32>> = document_types.iter().map(number).collect();
         numbers.ok_or_else(|| EngineError::corrupt("the metastore answered with other tables than it was asked for"))
     }
 
     fn new_table(&self, state: &SpaceState, document_type: &DocumentType) -> NewTable {
-        let key = TableKey { space: state.space.clone(), document_type: document_type.clone() };
+        let key = TableKey { space: state.space().clone(), document_type: document_type.clone() };
         let path = names::table_path(&key);
-        let suffix = if self.lake.ignores_case() { names::table_path_suffix(&key) } else { String::new() };
-        NewTable { location: self.lake.location(&path), path, suffix, key }
+        let suffix = if self.access().lake().ignores_case() { names::table_path_suffix(&key) } else { String::new() };
+        NewTable { location: self.access().lake().location(&path), path, suffix, key }
     }
 
     /// Registers tables. One that has a log all the same is opened: it was lost by the metastore, or made by somebody else.
@@ -45,21 +48,16 @@ impl DeltaTableStore {
         if new.is_empty() {
             return Ok(());
         }
-        let records = self.metastore.register_tables(new).await.map_err(EngineError::Metastore)?;
+        let records = self.metastore().register_tables(new).await.map_err(EngineError::Metastore)?;
         let mut looks = Vec::with_capacity(records.len());
         for record in &records {
-            looks.push(self.has_log(&record.path).boxed());
+            looks.push(self.access().has_log(&record.path).boxed());
         }
-        let have_logs: Vec<bool> = stream::iter(looks).buffered(TABLES_AT_ONCE).try_collect().await?;
-        let numbers: Vec<u32> = records.into_iter().map(|record| state.add_slot(record)).collect();
+        let have_logs: Vec<bool> = stream::iter(looks).buffered(FOLDERS_AT_ONCE).try_collect().await?;
+        let numbers: Vec<u32> = records.into_iter().map(|record| state.add_table(record)).collect();
         for (number, _) in numbers.into_iter().zip(have_logs).filter(|(_, has_log)| *has_log) {
             self.refresh(state, number).await?;
         }
         Ok(())
-    }
-
-    /// Whether the folder of a table has a log, whatever its first entry is.
-    pub(crate) async fn has_log(&self, path: &str) -> Result<bool, EngineError> {
-        self.closed(path)?.verify_deltatable_existence().await.map_err(EngineError::delta)
     }
 }

@@ -268,10 +268,11 @@ async fn partitions_of_text_are_gathered_from_all_messages() {
 async fn what_overflows_is_kept_whichever_message_brings_it() {
     let lake = Lake::new().await;
     let store = lake.open(DeltaOptions { columns_max: 10, ..options() });
-    let cells =
-        |questions: std::ops::Range<usize>| questions.map(|n| (format!("/p{n}"), format!("v{n}"))).collect::<Vec<_>>();
-    let row = |id: &str, version_us: i64, questions: std::ops::Range<usize>| {
-        let cells = cells(questions);
+    let cells = |tie_breakers_needed: std::ops::Range<usize>| {
+        tie_breakers_needed.map(|n| (format!("/p{n}"), format!("v{n}"))).collect::<Vec<_>>()
+    };
+    let row = |id: &str, version_us: i64, tie_breakers_needed: std::ops::Range<usize>| {
+        let cells = cells(tie_breakers_needed);
         let cells: Vec<(&str, &str)> = cells.iter().map(|(source, text)| (source.as_str(), text.as_str())).collect();
         new_row(id, version_us, &cells)
     };
@@ -279,13 +280,13 @@ async fn what_overflows_is_kept_whichever_message_brings_it() {
     let second = [row("b", 2, 20..24), row("d", 2, 0..1)];
     flush(&store, vec![record_batch(&first), record_batch(&second)]).await;
     let read = read_with_overflow(&lake).await;
-    for (id, questions) in [("a", 0..2), ("b", 20..24), ("c", 0..9), ("d", 0..1)] {
+    for (id, tie_breakers_needed) in [("a", 0..2), ("b", 20..24), ("c", 0..9), ("d", 0..1)] {
         let shown: Vec<(String, String)> = read[id]
             .iter()
             .filter(|(source, _)| source.starts_with("/p"))
             .map(|(a, b)| (a.clone(), b.clone()))
             .collect();
-        let mut wanted = cells(questions);
+        let mut wanted = cells(tie_breakers_needed);
         wanted.sort();
         assert_eq!(shown, wanted, "{id}");
     }

@@ -5,7 +5,10 @@ use std::error::Error;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::table_store::delta::{DeltaTableStore, EngineError};
+use crate::metastore::Metastore;
+use crate::table_store::delta::error::EngineError;
+use crate::table_store::delta::log::table_access::TableAccess;
+use crate::table_store::delta::options::DeltaOptions;
 use crate::table_store::lake_store::LakeStoreError;
 
 /// Tables that are looked for, of all that the metastore knows.
@@ -16,7 +19,7 @@ const LOOKS_AT_ONCE: usize = 8;
 
 /// Why the writer does not begin.
 #[derive(Debug, thiserror::Error)]
-pub enum PresenceError {
+pub enum StartupCheckError {
     /// Nothing of the lake is there.
     #[error(
         "lake root `{root}`: none of the tables that the metastore knows is there (looked for {looked_for} of {known}); is the volume \
@@ -39,40 +42,41 @@ pub enum PresenceError {
     Unknown(#[source] Box<dyn Error + Send + Sync>),
 }
 
-impl From<EngineError> for PresenceError {
+impl From<EngineError> for StartupCheckError {
     fn from(error: EngineError) -> Self {
         Self::Unknown(Box::new(error))
     }
 }
 
-impl DeltaTableStore {
-    /// Looks for some of the tables that have had a commit, and marks the root, so that it is missed when it goes away later. To be called before
-    /// the first batch.
-    ///
-    /// # Errors
-    /// When none of them is there, unless [`crate::table_store::delta::DeltaOptions::start_without_tables`] allows it; when the metastore or the store fails.
-    pub async fn ensure_presence(&self) -> Result<(), PresenceError> {
-        if !self.options.start_without_tables {
-            self.look_for_tables().await?;
-        }
-        self.lake.mark().await.map_err(PresenceError::Unmarked)
+/// Looks for some of the tables that have had a commit, and marks the root, so that it is missed when it goes away later.
+///
+/// # Errors
+/// When none of the tables is there, unless [`DeltaOptions::start_without_tables`] allows it; when the metastore or the store fails.
+pub(crate) async fn check_at_startup(
+    access: &TableAccess,
+    metastore: &dyn Metastore,
+    options: &DeltaOptions,
+) -> Result<(), StartupCheckError> {
+    if !options.start_without_tables {
+        look_for_tables(access, metastore).await?;
     }
+    access.lake().mark().await.map_err(StartupCheckError::Unmarked)
+}
 
-    async fn look_for_tables(&self) -> Result<(), PresenceError> {
-        let tables = self.metastore.tables(None).await.map_err(EngineError::Metastore)?;
-        let filled: Vec<_> = tables.iter().filter(|table| table.state.version.is_some()).collect();
-        let every = filled.len().div_ceil(SAMPLE).max(1);
-        let sample: Vec<&str> = filled.iter().step_by(every).map(|table| table.path.as_str()).collect();
-        let looked_for = sample.len();
-        let mut looks = stream::iter(sample.into_iter().map(|path| self.has_log(path))).buffer_unordered(LOOKS_AT_ONCE);
-        while let Some(is_there) = looks.try_next().await? {
-            if is_there {
-                return Ok(());
-            }
-        }
-        if looked_for == 0 {
+async fn look_for_tables(access: &TableAccess, metastore: &dyn Metastore) -> Result<(), StartupCheckError> {
+    let tables = metastore.tables(None).await.map_err(EngineError::Metastore)?;
+    let filled: Vec<_> = tables.iter().filter(|table| table.state.version.is_some()).collect();
+    let every = filled.len().div_ceil(SAMPLE).max(1);
+    let sample: Vec<&str> = filled.iter().step_by(every).map(|table| table.path.as_str()).collect();
+    let looked_for = sample.len();
+    let mut looks = stream::iter(sample.into_iter().map(|path| access.has_log(path))).buffer_unordered(LOOKS_AT_ONCE);
+    while let Some(is_there) = looks.try_next().await? {
+        if is_there {
             return Ok(());
         }
-        Err(PresenceError::Missing { root: self.lake.location(""), looked_for, known: filled.len() })
     }
+    if looked_for == 0 {
+        return Ok(());
+    }
+    Err(StartupCheckError::Missing { root: access.lake().location(""), looked_for, known: filled.len() })
 }

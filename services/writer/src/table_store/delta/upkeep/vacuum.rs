@@ -2,7 +2,7 @@
 //! names, and what is so old that no write under way can have made it.
 //!
 //! Superseded data files are found in the log, with the time of their removal, which stays there for longer than the retention
-//! ([`commit`]). Superseded deletion vectors are not (delta-rs does not show those of removed files), so each table has a note of those
+//! ([`metadata`]). Superseded deletion vectors are not (delta-rs does not show those of removed files), so each table has a note of those
 //! that are not part of it any more and since when; and so it has of data files that the log does not speak of, whatever the reason.
 //!
 //! Files are told apart by their names alone, which are unique: a file system may list them under another spelling of their folders.
@@ -23,13 +23,19 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::metastore::TableRecord;
+use crate::metastore::{Metastore, TableRecord};
 use crate::metric_names;
 use crate::table_store::Maintained;
+use crate::table_store::delta::clock::now_us;
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::deletion_vectors;
-use crate::table_store::delta::log::commit;
+use crate::table_store::delta::log::metadata;
 use crate::table_store::delta::log::protocol;
-use crate::table_store::delta::{DeltaOptions, DeltaTableStore, EngineError, now_us};
+use crate::table_store::delta::log::table_access::TableAccess;
+use crate::table_store::delta::options::DeltaOptions;
+use crate::table_store::delta::space::cell::SpaceCell;
+use crate::table_store::delta::space::unusable::tables::unusable_tables;
+use crate::table_store::delta::upkeep::external_changes::ExternalChanges;
 use crate::table_store::durable_files;
 
 /// The note of superseded files, in the folder of a table. Readers skip folders with `_`.
@@ -38,20 +44,39 @@ const NOTE: &str = "_lake/superseded_files.json";
 /// Entries of the log that are read at once.
 const ENTRIES_AT_ONCE: usize = 8;
 
-impl DeltaTableStore {
+/// Deletes what no reader within the retention needs any more.
+pub(crate) struct Vacuum {
+    access: Arc<TableAccess>,
+    metastore: Arc<dyn Metastore>,
+    external_changes: Arc<ExternalChanges>,
+    options: Arc<DeltaOptions>,
+}
+
+impl Vacuum {
+    pub(crate) fn new(
+        access: Arc<TableAccess>,
+        metastore: Arc<dyn Metastore>,
+        external_changes: Arc<ExternalChanges>,
+        options: Arc<DeltaOptions>,
+    ) -> Self {
+        Self { access, metastore, external_changes, options }
+    }
+
     /// Cleans up the tables of a space.
-    pub(crate) async fn clean_space(&self, space: &Space) -> Result<Maintained, EngineError> {
+    ///
+    /// # Errors
+    /// The first error of a table; the other tables have had their turn.
+    pub(crate) async fn clean_space(&self, cell: &SpaceCell, space: &Space) -> Result<Maintained, EngineError> {
         let mut maintained = Maintained::default();
         let older_than_us = hours_us(self.options.tombstone_retention_hours);
-        let shared = self.shared(space);
-        let unusable = self.unusable_tables(space).await;
+        let unusable = unusable_tables(cell).await;
         // Rows of such a table that were deleted meanwhile would come back with it.
         if unusable.as_ref().is_some_and(BTreeSet::is_empty) {
             let forgotten = self.metastore.forget_old_tombstones(space, older_than_us).await;
             maintained.tombstones_forgotten = forgotten.map_err(EngineError::Metastore)?;
             let retention = Duration::from_secs(self.options.tombstone_retention_hours.saturating_mul(3_600));
-            if let Some(state) = shared.state.lock().await.as_mut() {
-                state.tombstones.forget(retention, Instant::now());
+            if let Some(state) = cell.state.lock().await.as_mut() {
+                state.tombstones_mut().forget(retention, Instant::now());
             }
         }
         let mut failure = None;
@@ -60,7 +85,7 @@ impl DeltaTableStore {
                 continue;
             }
             // A table that cannot be cleaned up now does not keep the others from their turn.
-            if let Err(error) = self.clean_table(&record, &mut maintained).await {
+            if let Err(error) = self.clean_table(cell, &record, &mut maintained).await {
                 tracing::warn!(table = %record.key, error = %Chain(&error), "table was not cleaned up");
                 failure.get_or_insert(error);
             }
@@ -79,10 +104,15 @@ impl DeltaTableStore {
     }
 
     /// Cleans up one table, if there is one.
-    async fn clean_table(&self, record: &TableRecord, maintained: &mut Maintained) -> Result<(), EngineError> {
+    async fn clean_table(
+        &self,
+        cell: &SpaceCell,
+        record: &TableRecord,
+        maintained: &mut Maintained,
+    ) -> Result<(), EngineError> {
         // A handle of its own: what is in use by commits is not disturbed.
-        let table = self.opened(&record.path).await?;
-        self.compare(&record.key, table.as_ref()).await?;
+        let table = self.access.latest(&record.path).await?;
+        self.external_changes.compare(cell, &record.key, table.as_ref()).await?;
         let Some(table) = table else { return Ok(()) };
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
         // Whoever may not write a table may not delete its files either.
@@ -101,7 +131,7 @@ impl DeltaTableStore {
 
     /// Deletes what a crash left half-written on a local disk, where the store does not list it.
     async fn delete_leftovers(&self, path: &str) -> Result<u64, EngineError> {
-        let Some(folder) = self.lake.local_folder(path) else { return Ok(0) };
+        let Some(folder) = self.access.lake().local_folder(path) else { return Ok(0) };
         let hours = self.options.orphan_hours.saturating_mul(3_600);
         let Some(older_than) = SystemTime::now().checked_sub(Duration::from_secs(hours)) else { return Ok(0) };
         let deleted = durable_files::delete_leftovers(folder, older_than).await;
@@ -250,7 +280,7 @@ fn vectors_named(entry: &[u8]) -> HashSet<String> {
 /// How long removed files stay: as configured, or longer where somebody else asks for it in the properties of the table.
 fn retention_us(options: &DeltaOptions, snapshot: &DeltaTableState) -> i64 {
     let configured = hours_us(options.retention_hours);
-    if !commit::has_foreign_retention(snapshot.metadata()) {
+    if !metadata::has_foreign_retention(snapshot.metadata()) {
         return configured;
     }
     let asked = snapshot.table_config().deleted_file_retention_duration();

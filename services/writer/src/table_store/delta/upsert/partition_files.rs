@@ -16,16 +16,18 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
 
 use crate::key_index::{Entry, IdHash, Position, RunBuilder};
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file::{self, DataFile, FileStream};
-use crate::table_store::delta::files::file_writer::{FileFormat, FileWriter, NewFile, discard, rows_of_size};
+use crate::table_store::delta::files::file_writer::{FileFormat, FileWriter, NewFile, positions, rows_of_size};
+use crate::table_store::delta::files::key_columns::{KeyColumns, key_names};
+use crate::table_store::delta::files::new_files::NewFiles;
 use crate::table_store::delta::files::partition::Partition;
-use crate::table_store::delta::files::write_memory_budget::WriterMemory;
-use crate::table_store::delta::space::index::read_keys::key_names;
-use crate::table_store::delta::space::state::{Slot, SpaceState};
-use crate::table_store::delta::upsert::decide::KeyColumns;
-use crate::table_store::delta::upsert::rows::sorted::NewRows;
-use crate::table_store::delta::upsert::write_change::Change;
-use crate::table_store::delta::{DeltaOptions, EngineError};
+use crate::table_store::delta::files::write_memory_budget::WriteMemoryBudget;
+use crate::table_store::delta::options::DeltaOptions;
+use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::space::table::TableState;
+use crate::table_store::delta::upsert::change::Change;
+use crate::table_store::delta::upsert::rows::sorted::SortedRows;
 use crate::table_store::schema_plan::{Column, SchemaPlan};
 
 /// More copied rows than these are sorted on disk on their way into the index.
@@ -54,11 +56,11 @@ type RowKey = Option<(IdHash, i64)>;
 
 /// What was written.
 #[derive(Default)]
-pub(crate) struct Output {
+pub(crate) struct WrittenFiles {
     /// New files.
     pub(crate) added: Vec<NewFile>,
     /// Where the new rows stand.
-    pub(crate) entered: Vec<Entry>,
+    pub(crate) inserted: Vec<Entry>,
     /// Where the copied rows stand, if they are not in the run.
     pub(crate) copied: Vec<Entry>,
     /// The same where they are very many.
@@ -68,7 +70,7 @@ pub(crate) struct Output {
 /// What to write, and how.
 pub(crate) struct PartitionFiles<'a> {
     pub(crate) state: &'a SpaceState,
-    pub(crate) slot: &'a Slot,
+    pub(crate) table: &'a TableState,
     pub(crate) change: &'a Change,
     /// The folder of the table.
     pub(crate) store: Arc<dyn ObjectStore>,
@@ -76,17 +78,17 @@ pub(crate) struct PartitionFiles<'a> {
     pub(crate) partition_columns: &'a [String],
     pub(crate) options: &'a DeltaOptions,
     /// Shared by everything that writes files of batches.
-    pub(crate) memory: &'a WriterMemory,
+    pub(crate) memory: &'a WriteMemoryBudget,
 }
 
 impl PartitionFiles<'_> {
     /// Writes the new rows and the rows of `rewritten` that stay. `present`: sources of the columns that the new rows have.
     pub(crate) async fn write(
         &self,
-        rows: Option<NewRows>,
+        rows: Option<SortedRows>,
         rewritten: Vec<&DataFile>,
         present: &HashSet<String>,
-    ) -> Result<Output, EngineError> {
+    ) -> Result<WrittenFiles, EngineError> {
         let mut groups: BTreeMap<&Partition, (Vec<&DataFile>, Range<usize>)> = BTreeMap::new();
         let copied_rows: i64 = rewritten.iter().map(|file| file.live_rows()).sum();
         for file in rewritten {
@@ -99,7 +101,7 @@ impl PartitionFiles<'_> {
         }
         let mut run = None;
         if copied_rows.unsigned_abs() > COPIED_IN_MEMORY_MAX {
-            run = Some(Mutex::new(self.state.index.run_builder().map_err(EngineError::Index)?));
+            run = Some(Mutex::new(self.state.index().run_builder().map_err(EngineError::Index)?));
         }
         let (run_of_all, failed) = (run.as_ref(), &AtomicBool::new(false));
         let writing: Vec<_> = groups
@@ -109,7 +111,7 @@ impl PartitionFiles<'_> {
                 async move {
                     let _room = self.memory.room_for(self.bytes_in_memory(&files, new, &range)).await;
                     if failed.load(Ordering::Relaxed) {
-                        return Ok(Output::default());
+                        return Ok(WrittenFiles::default());
                     }
                     let writing = self.write_partition(partition, &files, new, range, present, run_of_all);
                     // On the heap only when it is its turn.
@@ -121,7 +123,7 @@ impl PartitionFiles<'_> {
             })
             .collect();
         let mut writing = stream::iter(writing).buffer_unordered(PARTITIONS_AT_ONCE);
-        let (mut output, mut failure) = (Output::default(), None);
+        let (mut output, mut failure) = (WrittenFiles::default(), None);
         // After a failure those that are under way come to their end, so that no upload stays open.
         while let Some(written) = writing.next().await {
             match written {
@@ -131,7 +133,7 @@ impl PartitionFiles<'_> {
         }
         drop(writing);
         if let Some(error) = failure {
-            discard(&self.store, &output.added).await;
+            NewFiles::new(&output.added, []).discard(&self.store).await;
             return Err(error);
         }
         output.run = run.map(|run| run.into_inner().unwrap_or_else(PoisonError::into_inner));
@@ -140,7 +142,7 @@ impl PartitionFiles<'_> {
 
     /// About how much memory the writing of a partition takes: what a file in the making holds for each column, and what it reads and
     /// writes, up to a few row groups.
-    fn bytes_in_memory(&self, files: &[&DataFile], new: Option<&NewRows>, range: &Range<usize>) -> usize {
+    fn bytes_in_memory(&self, files: &[&DataFile], new: Option<&SortedRows>, range: &Range<usize>) -> usize {
         let copied: u64 = files.iter().map(|file| file.size.unsigned_abs()).sum();
         let entering = new.map_or(0, |new| new.bytes_of(range));
         let columns = self.plan.schema.columns.len().saturating_mul(COLUMN_BYTES);
@@ -152,19 +154,19 @@ impl PartitionFiles<'_> {
         &self,
         partition: &Partition,
         files: &[&DataFile],
-        new: Option<&NewRows>,
+        new: Option<&SortedRows>,
         range: Range<usize>,
         present: &HashSet<String>,
         run: Option<&Mutex<RunBuilder>>,
-    ) -> Result<Output, EngineError> {
-        let mut output = Output::default();
+    ) -> Result<WrittenFiles, EngineError> {
+        let mut output = WrittenFiles::default();
         let by_name: HashMap<&str, &Column> =
-            self.slot.schema.columns.iter().map(|column| (column.name.as_str(), column)).collect();
+            self.table.schema().columns.iter().map(|column| (column.name.as_str(), column)).collect();
         let mut sources: HashSet<&str> = HashSet::new();
         if new.is_some() {
             sources.extend(present.iter().map(String::as_str));
         }
-        let copied_at_once = data_file::rows_at_once(self.slot.schema.columns.len());
+        let copied_at_once = data_file::rows_at_once(self.table.schema().columns.len());
         let mut opened: HashMap<u32, FileStream> = HashMap::new();
         for files in files.chunks(FILES_OPENED_AT_ONCE) {
             let opening = files.iter().map(|file| data_file::open_with(&self.store, file, None, copied_at_once));
@@ -187,13 +189,13 @@ impl PartitionFiles<'_> {
             .filter(|column| sources.contains(column.source.as_str()) && !self.partition_columns.contains(&column.name))
             .collect();
         let schema = data_file::file_schema(&columns);
-        let (partition_columns, numbers) = (self.partition_columns.to_vec(), self.state.numbers.clone());
+        let (partition_columns, numbers) = (self.partition_columns.to_vec(), self.state.numbers().clone());
         let store = Arc::clone(&self.store);
         let format = FileFormat::new(store, Arc::clone(&schema), &self.plan.schema, partition_columns, numbers);
         let rows_max = self.rows_max(files, new, &range);
         let mut writer = FileWriter::new(&format, partition.clone(), rows_max);
         let writing = async {
-            let names = key_names(&self.slot.schema);
+            let names = key_names(self.table.schema());
             for file in files {
                 let mut stream = match opened.remove(&file.number) {
                     Some(stream) => stream,
@@ -217,7 +219,7 @@ impl PartitionFiles<'_> {
                     let batch = new.slice(rows.clone(), &schema, &columns)?;
                     let places = writer.write(&batch).await?;
                     let keys = new.keys[rows].iter().map(|(id, order)| (*id, order.version_us));
-                    output.entered.extend(positions(places).zip(keys).map(|(position, key)| entry(position, key)));
+                    output.inserted.extend(positions(places).zip(keys).map(|(position, key)| entry(position, key)));
                 }
             }
             writer.close().await
@@ -231,7 +233,7 @@ impl PartitionFiles<'_> {
     }
 
     /// Rows after which a file is closed.
-    fn rows_max(&self, files: &[&DataFile], new: Option<&NewRows>, range: &Range<usize>) -> usize {
+    fn rows_max(&self, files: &[&DataFile], new: Option<&SortedRows>, range: &Range<usize>) -> usize {
         let known: (i64, i64) = files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.size));
         let (rows, bytes) = match new {
             // The bytes of files with a few rows say little about those of a row.
@@ -267,10 +269,10 @@ impl PartitionFiles<'_> {
     }
 }
 
-impl Output {
+impl WrittenFiles {
     fn append(&mut self, other: Self) {
         self.added.extend(other.added);
-        self.entered.extend(other.entered);
+        self.inserted.extend(other.inserted);
         self.copied.extend(other.copied);
     }
 
@@ -291,11 +293,4 @@ impl Output {
 
 fn entry(position: Position, (id, version_us): (IdHash, i64)) -> Entry {
     Entry { id, position, version_us }
-}
-
-/// Every position of some places.
-pub(crate) fn positions(places: Vec<(Position, usize)>) -> impl Iterator<Item = Position> {
-    places.into_iter().flat_map(|(first, count)| {
-        (first.row..first.row + count as u32).map(move |row| Position { file: first.file, row })
-    })
 }

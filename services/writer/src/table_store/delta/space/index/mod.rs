@@ -3,3 +3,5 @@
 pub(crate) mod folder;
 pub(crate) mod read_keys;
 pub(crate) mod snapshot;
+pub(crate) mod tie_breakers;
+pub(crate) mod upkeep;

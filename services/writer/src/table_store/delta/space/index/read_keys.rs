@@ -1,4 +1,4 @@
-//! Reading keys out of data files: into the index, and the instants of observation that the index does not hold.
+//! Reading keys out of data files into the index.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -7,17 +7,16 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
-use roaring::RoaringBitmap;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::key_index::{Entry, IdHash, Liveness, Position, ROWS_PER_FILE_MAX, RunBuilder};
 use crate::table_store::by_id_hash::ByIdHash;
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file::{self, DataFile};
+use crate::table_store::delta::files::key_columns::{KeyColumns, key_names};
 use crate::table_store::delta::permanent_error;
-use crate::table_store::delta::space::state::{Found, SpaceState};
-use crate::table_store::delta::upsert::decide::KeyColumns;
-use crate::table_store::delta::{DeltaTableStore, EngineError};
-use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, TableSchema, VERSION_SOURCE};
+use crate::table_store::delta::space::loader::SpaceLoader;
+use crate::table_store::delta::space::state::SpaceState;
 
 /// Files read at once when an index is built.
 const FILES_AT_ONCE: usize = 3;
@@ -31,8 +30,8 @@ const CHUNKS_WAITING: usize = 16;
 /// More rows than these are sorted on disk instead of entering the index one by one.
 const ROWS_IN_MEMORY_MAX: i64 = 200_000;
 
-/// Ids with two rows whose instants of observation are held at once, about 60 bytes each: somebody may have doubled a whole table.
-const SETTLED_AT_ONCE: usize = 500_000;
+/// Ids with two rows whose instants of observation are held at once, about 60 bytes each: another program may have doubled a whole table.
+const RESOLVED_AT_ONCE: usize = 500_000;
 
 /// How often the reading of keys says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -55,9 +54,9 @@ pub(crate) struct KeysToRead {
 impl KeysToRead {
     /// Adds files of a table.
     pub(crate) fn add(&mut self, state: &SpaceState, table: u32, store: Arc<dyn ObjectStore>, numbers: Vec<u32>) {
-        let slot = state.slot(table);
-        let names = Arc::new(key_names(&slot.schema));
-        let files = numbers.iter().filter_map(|number| slot.files.get(number));
+        let held = state.table(table);
+        let names = Arc::new(key_names(held.schema()));
+        let files = numbers.iter().filter_map(|number| held.file(*number));
         self.files.extend(files.map(|file| {
             let (store, names) = (Arc::clone(&store), Arc::clone(&names));
             FileToRead { table, store, file: file.clone(), names }
@@ -84,12 +83,6 @@ impl KeysToRead {
     }
 }
 
-/// Names of the columns of id, version and observation.
-pub(crate) fn key_names(schema: &TableSchema) -> [String; 3] {
-    [ID_SOURCE, VERSION_SOURCE, OBSERVED_SOURCE]
-        .map(|source| schema.column(source).map(|column| column.name.clone()).unwrap_or_default())
-}
-
 /// What comes from a file.
 enum Read {
     Keys(Vec<Entry>),
@@ -103,7 +96,7 @@ pub(crate) struct KeysRead {
     /// Tables with files that cannot be read, now or later. Nothing of them counts any more.
     pub(crate) broken: BTreeMap<u32, EngineError>,
     /// Ids of rows that were read and that may have tombstones.
-    pub(crate) buried: Vec<IdHash>,
+    pub(crate) tombstoned: Vec<IdHash>,
 }
 
 /// Where entries of new files go until all of them have come: a table that turns out to be broken half-way must have no effect.
@@ -112,7 +105,7 @@ enum Sink {
     Run(RunBuilder),
 }
 
-impl DeltaTableStore {
+impl SpaceLoader {
     /// Reads the keys of files into the index. Two live rows of one id: the older one must leave. Tables that cannot be read are left
     /// out and named in the answer.
     pub(crate) async fn read_keys(
@@ -125,7 +118,7 @@ impl DeltaTableStore {
         let read_from = to_read.files.iter().map(|to_read| (to_read.file.number, to_read.table));
         let mut outstanding: HashMap<u32, u32> = read_from.collect();
         let mut sink = if total > ROWS_IN_MEMORY_MAX {
-            Sink::Run(state.index.run_builder().map_err(EngineError::Index)?)
+            Sink::Run(state.index().run_builder().map_err(EngineError::Index)?)
         } else {
             Sink::Memory(Vec::new())
         };
@@ -135,7 +128,7 @@ impl DeltaTableStore {
         let mut twice: Vec<(Position, i64, Position, i64)> = Vec::new();
         while let Some(read) = reading.recv().await {
             let entries = match read {
-                Read::Failed { table, file, error } if permanent_error::is_lasting(&error) => {
+                Read::Failed { table, file, error } if permanent_error::is_permanent(&error) => {
                     outstanding.remove(&file);
                     outcome.broken.entry(table).or_insert(error);
                     continue;
@@ -143,15 +136,15 @@ impl DeltaTableStore {
                 Read::Failed { error, .. } => return Err(error),
                 Read::Done { table, file, rows } => {
                     outstanding.remove(&file);
-                    if let Some(file) = state.slot_mut(table).files.get_mut(&file) {
-                        file.rows = rows;
-                    }
+                    state.table_mut(table).set_rows_of_file(file, rows);
                     continue;
                 }
                 Read::Keys(entries) => entries,
             };
             rows += entries.len() as u64;
-            outcome.buried.extend(entries.iter().map(|entry| entry.id).filter(|id| state.tombstones.may_have(*id)));
+            outcome
+                .tombstoned
+                .extend(entries.iter().map(|entry| entry.id).filter(|id| state.tombstones().may_have(*id)));
             match &mut sink {
                 Sink::Run(run) => {
                     // Nothing can be found in an index whose only content is still being sorted.
@@ -167,7 +160,7 @@ impl DeltaTableStore {
             if said.elapsed() >= PROGRESS_EVERY {
                 said = Instant::now();
                 let seconds = began.elapsed().as_secs();
-                tracing::info!(space = %state.space, rows, of = total, seconds, "reading keys into the index");
+                tracing::info!(space = %state.space(), rows, of = total, seconds, "reading keys into the index");
             }
         }
         // A reader that says nothing any more has met what the format never foresaw.
@@ -176,7 +169,7 @@ impl DeltaTableStore {
             outcome.broken.entry(table).or_insert_with(error);
         }
         for table in outcome.broken.keys() {
-            state.take_out(*table);
+            state.clear_table(*table);
         }
         match sink {
             Sink::Run(run) => self.attach_run(state, run, twice).await?,
@@ -201,28 +194,28 @@ impl DeltaTableStore {
             run.finish(&mut |kept, other| duplicates.push((kept, other))).map(|run| (run, duplicates))
         });
         let (run, duplicates) = finishing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)?;
-        state.index.attach(run);
+        state.attach_keys(run);
         let pairs =
             duplicates.iter().map(|(kept, other)| (kept.position, kept.version_us, other.position, other.version_us));
         twice.extend(pairs);
-        self.settle_twice(state, twice).await?;
+        self.resolve_duplicates(state, twice).await?;
         // The other one of two is not in the run. When the kept one has to leave, it is found in memory.
         let winners = duplicates.into_iter().map(|(_, other)| other);
         self.put_newer(state, winners.collect()).await
     }
 
-    /// Enters keys of live rows into memory one by one. There an id has one entry, so the loser of two is condemned at once.
+    /// Enters keys of live rows into memory one by one. There an id has one entry, so the loser of two is marked as stale at once.
     async fn put_newer(&self, state: &mut SpaceState, mut entries: Vec<Entry>) -> Result<(), EngineError> {
-        entries.retain(|entry| state.live.is_live(entry.position));
+        entries.retain(|entry| state.live().is_live(entry.position));
         if entries.is_empty() {
             return Ok(());
         }
         let conflicts = held_elsewhere(state, &entries).await?;
-        self.settle_twice(state, conflicts).await?;
+        self.resolve_duplicates(state, conflicts).await?;
         let mut fresh: ByIdHash<Entry> = ByIdHash::default();
         let mut again = Vec::new();
         for entry in entries {
-            if !state.live.is_live(entry.position) {
+            if !state.live().is_live(entry.position) {
                 continue;
             }
             // The same id twice in one chunk: settled like any other pair, one after the other.
@@ -232,152 +225,68 @@ impl DeltaTableStore {
                 fresh.insert(entry.id, entry);
             }
         }
-        state.index.put(fresh.into_values());
+        state.put_keys(fresh.into_values());
         for (first, second) in again {
             let held = state.find(vec![first.id]).await?.remove(&first.id);
             if let Some(held) = held {
                 let pair = (held.position, held.order.version_us, second.position, second.version_us);
-                self.settle_twice(state, vec![pair]).await?;
+                self.resolve_duplicates(state, vec![pair]).await?;
             }
-            if state.live.is_live(second.position) {
-                state.index.put([second]);
+            if state.live().is_live(second.position) {
+                state.put_keys([second]);
             }
         }
         Ok(())
     }
 
     /// Of two live rows of one id the older one must leave.
-    async fn settle_twice(
+    async fn resolve_duplicates(
         &self,
         state: &mut SpaceState,
         mut twice: Vec<(Position, i64, Position, i64)>,
     ) -> Result<(), EngineError> {
         // So that a file is read for few of the parts.
         twice.sort_unstable_by_key(|(one, ..)| *one);
-        let mut condemned = 0_u64;
-        for part in twice.chunks(SETTLED_AT_ONCE) {
-            condemned += self.settle_some(state, part).await?;
+        let mut marked_stale = 0_u64;
+        for part in twice.chunks(RESOLVED_AT_ONCE) {
+            marked_stale += self.resolve_some(state, part).await?;
         }
-        if condemned > 0 {
-            tracing::info!(space = %state.space, ids = condemned, "ids have two rows; the older ones will leave");
+        if marked_stale > 0 {
+            tracing::info!(space = %state.space(), ids = marked_stale, "ids have two rows; the older ones will leave");
         }
         Ok(())
     }
 
     /// How many rows must leave.
-    async fn settle_some(
+    async fn resolve_some(
         &self,
         state: &mut SpaceState,
         twice: &[(Position, i64, Position, i64)],
     ) -> Result<u64, EngineError> {
-        let tied = twice.iter().filter(|(_, one, _, other)| one == other);
-        let positions: Vec<Position> = tied.flat_map(|(one, _, other, _)| [*one, *other]).collect();
+        let dependent = twice.iter().filter(|(_, one, _, other)| one == other);
+        let positions: Vec<Position> = dependent.flat_map(|(one, _, other, _)| [*one, *other]).collect();
         let observed = loop {
             match self.observed_at(state, &positions).await {
                 // The rows of that table do not count any more.
-                Err(EngineError::Broken { number, source }) => self.give_up_reading(state, number, &source).await?,
+                Err(EngineError::Broken { number, source }) => {
+                    self.disable_while_loading(state, number, &source).await?
+                }
                 observed => break observed?,
             }
         };
-        let mut condemned = 0_u64;
+        let mut marked_stale = 0_u64;
         for &(one, one_version, other, other_version) in twice {
-            if !state.live.is_live(one) || !state.live.is_live(other) {
+            if !state.live().is_live(one) || !state.live().is_live(other) {
                 continue;
             }
             let order = one_version
                 .cmp(&other_version)
                 .then_with(|| observed.get(&one).cmp(&observed.get(&other)))
                 .then_with(|| one.cmp(&other));
-            condemned += 1;
-            state.live_mut().condemn(if order == Ordering::Greater { other } else { one });
+            marked_stale += 1;
+            state.mark_stale(if order == Ordering::Greater { other } else { one });
         }
-        Ok(condemned)
-    }
-
-    /// Fills in when found rows were observed, exactly or by a bound that decides as well. A question is an id with an instant that is to
-    /// be compared with that of its row.
-    pub(crate) async fn observe(
-        &self,
-        state: &mut SpaceState,
-        found: &mut ByIdHash<Found>,
-        questions: &[(IdHash, i64)],
-    ) -> Result<(), EngineError> {
-        let mut asked: BTreeMap<u32, Vec<(IdHash, i64)>> = BTreeMap::new();
-        for (id, observed_us) in questions {
-            if let Some(row) = found.get(id) {
-                asked.entry(row.position.file).or_default().push((*id, *observed_us));
-            }
-        }
-        let mut exact: Vec<IdHash> = Vec::new();
-        for (file, asked) in asked {
-            let bounds = self.observed_bounds(state, file).await?;
-            let mut instants: ByIdHash<(i64, i64)> = ByIdHash::default();
-            for (id, instant) in asked {
-                let range = instants.entry(id).or_insert((instant, instant));
-                *range = (range.0.min(instant), range.1.max(instant));
-            }
-            for (id, (earliest, latest)) in instants {
-                let bound =
-                    bounds.and_then(
-                        |(least, most)| {
-                            if earliest > most { Some(most) } else { (latest < least).then_some(least) }
-                        },
-                    );
-                match (bound, found.get_mut(&id)) {
-                    (Some(bound), Some(row)) => row.order.observed_us = bound,
-                    _ => exact.push(id),
-                }
-            }
-        }
-        let positions: Vec<Position> = exact.iter().filter_map(|id| Some(found.get(id)?.position)).collect();
-        let observed = self.observed_at(state, &positions).await?;
-        for id in exact {
-            if let Some(row) = found.get_mut(&id) {
-                row.order.observed_us = observed.get(&row.position).copied().unwrap_or(i64::MIN);
-            }
-        }
-        Ok(())
-    }
-
-    async fn observed_bounds(&self, state: &mut SpaceState, file: u32) -> Result<Option<(i64, i64)>, EngineError> {
-        let Some(table) = state.live.table(file) else { return Ok(None) };
-        let slot = state.slot(table);
-        let Some(held) = slot.files.get(&file) else { return Ok(None) };
-        if held.observed_us.is_some() {
-            return Ok(held.observed_us);
-        }
-        let [_, _, column] = key_names(&slot.schema);
-        let store = self.closed(&slot.path)?.object_store();
-        let bounds = data_file::instant_bounds(&store, held, &column).await.map_err(|error| error.of_table(table))?;
-        if let Some(held) = state.slot_mut(table).files.get_mut(&file) {
-            held.observed_us = bounds;
-        }
-        Ok(bounds)
-    }
-
-    /// When the rows at these positions were observed, read from their files.
-    async fn observed_at(
-        &self,
-        state: &SpaceState,
-        positions: &[Position],
-    ) -> Result<HashMap<Position, i64>, EngineError> {
-        let mut by_file: BTreeMap<u32, RoaringBitmap> = BTreeMap::new();
-        for position in positions {
-            by_file.entry(position.file).or_default().insert(position.row);
-        }
-        let mut observed = HashMap::with_capacity(positions.len());
-        for (number, rows) in by_file {
-            let Some(table) = state.live.table(number) else { continue };
-            let slot = state.slot(table);
-            let Some(file) = slot.files.get(&number) else { continue };
-            let [_, _, column] = key_names(&slot.schema);
-            let store = self.closed(&slot.path)?.object_store();
-            let instants = data_file::instants(&store, file, &column, &rows).await;
-            let instants = instants.map_err(|error| error.of_table(table))?;
-            let places = rows.iter().map(|row| Position { file: number, row });
-            observed.extend(places.zip(instants));
-        }
-        Ok(observed)
+        Ok(marked_stale)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The values of the entering rows, column by column, in the batches that they came in.
+//! The values of the rows that enter, column by column, in the batches that they came in.
 //!
 //! Most cells of a wide table are NULL, as a message brings some of its columns. Padded to all columns rows exist for a slice at a
 //! time only, when they are gathered to be written.
@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::table_store::conversion::ColumnType;
-use crate::table_store::delta::EngineError;
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::schema_plan::{COMMITTED_SOURCE, Column};
 
 /// Where a row stands: the number of its batch, and its row there.

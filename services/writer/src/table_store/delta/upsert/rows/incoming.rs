@@ -12,12 +12,13 @@ use serde_json::{Map, Value};
 use crate::key_index::IdHash;
 use crate::table_store::TableRows;
 use crate::table_store::conversion::{ColumnType, column_type, converted};
-use crate::table_store::delta::EngineError;
-use crate::table_store::delta::upsert::decide::Entering;
+use crate::table_store::delta::error::EngineError;
+use crate::table_store::delta::space::table::Freshness;
+use crate::table_store::delta::upsert::plan::decide::Upsert;
 use crate::table_store::delta::upsert::rows::column_values::{RowPlace, Sources};
 use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::{
-    ArrivingField, COMMITTED_SOURCE, Column, OVERFLOW_SOURCE, SchemaPlan, TableSchema,
+    COMMITTED_SOURCE, Column, IncomingField, OVERFLOW_SOURCE, SchemaPlan, TableSchema,
 };
 
 const PUBLISHED_SOURCE: &str = "+_lake_published_at";
@@ -25,32 +26,35 @@ const FETCHED_SOURCE: &str = "+_lake_fetched_at";
 
 /// The chosen rows of one table, still in the batches that they came in and under their source paths.
 #[derive(Debug, Default)]
-pub(crate) struct Arriving {
+pub(crate) struct IncomingRows {
     /// Those with chosen rows. Whatever else is in them is not looked at.
     batches: Vec<RecordBatch>,
     /// Where the chosen rows stand, batch after batch.
     pub(crate) places: Vec<RowPlace>,
     /// Ids and orders, in the order of the rows.
     pub(crate) keys: Vec<(IdHash, RowOrder)>,
-    freshness: (Option<i64>, Option<i64>),
+    freshness: Freshness,
 }
 
-impl Arriving {
-    /// The entering rows in their batches.
-    pub(crate) fn of(rows: &TableRows, entering: &[Entering]) -> Self {
-        let mut by_batch: Vec<Vec<&Entering>> = vec![Vec::new(); rows.rows.len()];
-        for row in entering {
+impl IncomingRows {
+    /// The rows that enter, in their batches.
+    pub(crate) fn of(rows: &TableRows, upserts: &[Upsert]) -> Self {
+        let mut by_batch: Vec<Vec<&Upsert>> = vec![Vec::new(); rows.rows.len()];
+        for row in upserts {
             by_batch[row.at.batch].push(row);
         }
-        let mut arriving = Self::default();
+        let mut incoming = Self::default();
         for (batch, chosen) in rows.rows.iter().zip(by_batch).filter(|(_, chosen)| !chosen.is_empty()) {
-            let number = arriving.batches.len();
-            arriving.batches.push(batch.clone());
-            arriving.places.extend(chosen.iter().map(|row| (number, row.at.row)));
-            arriving.keys.extend(chosen.iter().map(|row| (row.id, row.at.order)));
+            let number = incoming.batches.len();
+            incoming.batches.push(batch.clone());
+            incoming.places.extend(chosen.iter().map(|row| (number, row.at.row)));
+            incoming.keys.extend(chosen.iter().map(|row| (row.id, row.at.order)));
         }
-        arriving.freshness = (arriving.newest(PUBLISHED_SOURCE), arriving.newest(FETCHED_SOURCE));
-        arriving
+        incoming.freshness = Freshness {
+            newest_published_us: incoming.newest(PUBLISHED_SOURCE),
+            newest_fetched_us: incoming.newest(FETCHED_SOURCE),
+        };
+        incoming
     }
 
     /// Number of rows.
@@ -65,7 +69,7 @@ impl Arriving {
     }
 
     /// The fields over all batches, in order of arrival, and whether each fits its column.
-    pub(crate) fn fields(&self, table: &TableSchema) -> Result<Vec<ArrivingField>, EngineError> {
+    pub(crate) fn fields(&self, table: &TableSchema) -> Result<Vec<IncomingField>, EngineError> {
         let existing: HashMap<&str, ColumnType> =
             table.columns.iter().map(|column| (column.source.as_str(), column.column_type)).collect();
         let mut order: Vec<&str> = Vec::new();
@@ -90,9 +94,9 @@ impl Arriving {
             let target = existing.unwrap_or(arrived);
             let fits = arrays.iter().all(|(number, array)| self.fitted(*number, array, target).is_some());
             let column_type = if fits || existing.is_some() { arrived } else { ColumnType::String };
-            fields.push(ArrivingField { source: source.to_owned(), column_type, fits });
+            fields.push(IncomingField { source: source.to_owned(), column_type, fits });
         }
-        fields.push(ArrivingField {
+        fields.push(IncomingField {
             source: COMMITTED_SOURCE.to_owned(),
             column_type: ColumnType::Timestamp,
             fits: true,
@@ -180,8 +184,8 @@ impl Arriving {
         self.batches = Vec::new();
     }
 
-    /// Newest publish and fetch times among the rows, microseconds.
-    pub(crate) fn freshness(&self) -> (Option<i64>, Option<i64>) {
+    /// Newest publish and fetch times among the rows.
+    pub(crate) const fn freshness(&self) -> Freshness {
         self.freshness
     }
 

@@ -9,15 +9,15 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
 use crate::key_index::IdHash;
-use crate::table_store::delta::EngineError;
+use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::partition::Partition;
 use crate::table_store::delta::upsert::rows::column_values::{RowPlace, Sources};
-use crate::table_store::delta::upsert::rows::incoming::Arriving;
+use crate::table_store::delta::upsert::rows::incoming::IncomingRows;
 use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::{Column, SchemaPlan, clustering};
 
 /// The new rows in the order in which they are written, by partition.
-pub(crate) struct NewRows {
+pub(crate) struct SortedRows {
     sources: Sources,
     places: Vec<RowPlace>,
     /// About how many bytes all of them take in memory.
@@ -28,28 +28,28 @@ pub(crate) struct NewRows {
     pub(crate) partitions: Vec<(Partition, Range<usize>)>,
 }
 
-impl NewRows {
+impl SortedRows {
     /// Sorts the rows by partition and clustering columns. `columns` are those that any of the rows has, partition columns included.
     pub(crate) fn of(
-        arriving: &Arriving,
+        incoming: &IncomingRows,
         columns: &[&Column],
         plan: &SchemaPlan,
         partition_columns: &[String],
         committed_us: i64,
     ) -> Result<Option<Self>, EngineError> {
-        if arriving.len() == 0 {
+        if incoming.len() == 0 {
             return Ok(None);
         }
-        let sources = arriving.sources(columns, plan, committed_us)?;
+        let sources = incoming.sources(columns, plan, committed_us)?;
         let partitioning =
             partition_columns.iter().filter_map(|name| columns.iter().find(|column| column.name == *name));
         let partitioning: Vec<ArrayRef> = partitioning
-            .map(|column| Ok(without_empty(sources.column(&arriving.places, column)?)))
+            .map(|column| Ok(without_empty(sources.column(&incoming.places, column)?)))
             .collect::<Result<_, EngineError>>()?;
         let clustering = clustering()
             .filter_map(|source| columns.iter().find(|column| column.source == source))
             .filter(|column| !partition_columns.contains(&column.name))
-            .map(|column| sources.column(&arriving.places, column));
+            .map(|column| sources.column(&incoming.places, column));
         let sort: Vec<SortColumn> = partitioning
             .iter()
             .cloned()
@@ -62,7 +62,7 @@ impl NewRows {
         let order = || order.values().iter().map(|row| *row as usize);
         let mut partitions: Vec<(Partition, Range<usize>)> = Vec::new();
         if partitioning.is_empty() {
-            partitions.push((Partition::default(), 0..arriving.len()));
+            partitions.push((Partition::default(), 0..incoming.len()));
         } else {
             for (row, at) in order().enumerate() {
                 let partition = Partition::of_row(&partitioning, at);
@@ -73,10 +73,10 @@ impl NewRows {
             }
         }
         Ok(Some(Self {
-            bytes: arriving.share_of(sources.bytes()),
+            bytes: incoming.share_of(sources.bytes()),
             sources,
-            places: order().map(|row| arriving.places[row]).collect(),
-            keys: order().map(|row| arriving.keys[row]).collect(),
+            places: order().map(|row| incoming.places[row]).collect(),
+            keys: order().map(|row| incoming.keys[row]).collect(),
             partitions,
         }))
     }

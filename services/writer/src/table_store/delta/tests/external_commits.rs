@@ -185,7 +185,7 @@ async fn lost_records_and_a_failing_store_begin_no_table_again() {
 async fn cut_behind_a_checkpoint(lake: &Lake, store: &DeltaTableStore, log: &Log) {
     let tables = lake.metastore.tables(Some(&space())).await.unwrap();
     let path = &tables.iter().find(|table| log.folder.ends_with(&table.path)).unwrap().path;
-    let mut table = store.closed(path).unwrap();
+    let mut table = store.access.unloaded(path).unwrap();
     table.load().await.unwrap();
     deltalake::checkpoints::create_checkpoint(&table, None).await.unwrap();
     for version in log.versions() {

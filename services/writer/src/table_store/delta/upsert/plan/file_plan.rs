@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
-use crate::table_store::delta::DeltaOptions;
 use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::partition::Partition;
-use crate::table_store::delta::space::state::Slot;
+use crate::table_store::delta::options::DeltaOptions;
+use crate::table_store::delta::space::table::TableState;
+use crate::table_store::delta::upsert::plan::replacement::Replacement;
 
 /// Tiny files of one partition that one change folds at most, the smallest first; the next change goes on. All of them are open at once.
 const FOLDED_OF_PARTITION_MAX: usize = 32;
@@ -35,18 +36,18 @@ pub(crate) struct FilePlan<'a> {
     pub(crate) removed: Vec<&'a DataFile>,
 }
 
-/// Decides about the files. `everything`: all are written anew; `marks`: deletion vectors may be written; `arriving`: where rows enter.
+/// Decides about the files. `everything`: all are written anew; `replacement`: how rows leave; `incoming`: where rows enter.
 pub(crate) fn plan_files<'a>(
-    slot: &'a Slot,
+    table: &'a TableState,
     dead: &BTreeMap<u32, RoaringBitmap>,
     everything: bool,
-    marks: bool,
-    arriving: &HashSet<&Partition>,
+    replacement: Replacement,
+    incoming: &HashSet<&Partition>,
     options: &DeltaOptions,
 ) -> FilePlan<'a> {
     let mut files = FilePlan { marked: Vec::new(), rewritten: Vec::new(), removed: Vec::new() };
     let mut rewritten: HashSet<u32> = HashSet::new();
-    for file in slot.files.values() {
+    for file in table.files() {
         let dead = dead.get(&file.number);
         if dead.is_none() && !everything {
             continue;
@@ -55,31 +56,33 @@ pub(crate) fn plan_files<'a>(
         rows |= dead.unwrap_or(&RoaringBitmap::new());
         if file.rows >= 0 && i64::try_from(rows.len()).is_ok_and(|deleted| deleted >= file.rows) {
             files.removed.push(file);
-        } else if everything || !marks || !file.partition.is_plain() {
+        } else if everything || replacement == Replacement::Rewrite || !file.partition.is_plain() {
             rewritten.insert(file.number);
         } else {
             files.marked.push((file, Arc::new(rows)));
         }
     }
     let taken: HashSet<u32> = rewritten.iter().copied().chain(files.removed.iter().map(|file| file.number)).collect();
-    let folded =
-        if marks { tiny_files(slot, &taken, arriving, options) } else { small_files(slot, &taken, arriving, options) };
+    let folded = match replacement {
+        Replacement::DeletionVectors => tiny_files(table, &taken, incoming, options),
+        Replacement::Rewrite => small_files(table, &taken, incoming, options),
+    };
     // Its dead rows are left behind when it is copied.
     files.marked.retain(|(file, _)| !folded.contains(&file.number));
     rewritten.extend(folded);
-    files.rewritten = slot.files.values().filter(|file| rewritten.contains(&file.number)).collect();
+    files.rewritten = table.files().filter(|file| rewritten.contains(&file.number)).collect();
     files
 }
 
 /// Small files that are folded into a rewrite, as there are too many of them in a partition that is written anyway.
 fn small_files(
-    slot: &Slot,
+    table: &TableState,
     taken: &HashSet<u32>,
-    arriving: &HashSet<&Partition>,
+    incoming: &HashSet<&Partition>,
     options: &DeltaOptions,
 ) -> HashSet<u32> {
     let is_small = |file: &DataFile| file.size < options.small_file_bytes as i64;
-    let small = too_many(slot, taken, arriving, options, is_small);
+    let small = too_many(table, taken, incoming, options, is_small);
     small.into_iter().flat_map(|(_, files)| files).map(|file| file.number).collect()
 }
 
@@ -87,16 +90,16 @@ fn small_files(
 /// about as much as to put the new file, and what comes of it is soon tiny no more: in the mean a change copies at most
 /// `tiny_file_bytes / small_files_max` bytes of each partition that it writes to.
 fn tiny_files(
-    slot: &Slot,
+    table: &TableState,
     taken: &HashSet<u32>,
-    arriving: &HashSet<&Partition>,
+    incoming: &HashSet<&Partition>,
     options: &DeltaOptions,
 ) -> HashSet<u32> {
     let below = options.small_file_bytes.min(options.tiny_file_bytes.saturating_add(1));
     let is_tiny = |file: &DataFile| file.size.unsigned_abs() < below;
-    let mut left = FOLDED_ALWAYS.max(FOLDED_FOR_TWO_PARTITIONS * arriving.len() / 2);
+    let mut left = FOLDED_ALWAYS.max(FOLDED_FOR_TWO_PARTITIONS * incoming.len() / 2);
     let mut folded = HashSet::new();
-    for (_, mut files) in too_many(slot, taken, arriving, options, is_tiny) {
+    for (_, mut files) in too_many(table, taken, incoming, options, is_tiny) {
         files.sort_unstable_by_key(|file| (file.size, file.number));
         files.truncate(FOLDED_OF_PARTITION_MAX);
         let Some(rest) = left.checked_sub(files.len()) else { break };
@@ -108,15 +111,15 @@ fn tiny_files(
 
 /// Files of a kind in those partitions that are written to and have too many of them; the partitions with the most come first.
 fn too_many<'a>(
-    slot: &'a Slot,
+    table: &'a TableState,
     taken: &HashSet<u32>,
-    arriving: &HashSet<&Partition>,
+    incoming: &HashSet<&Partition>,
     options: &DeltaOptions,
     is_meant: impl Fn(&DataFile) -> bool,
 ) -> Vec<(&'a Partition, Vec<&'a DataFile>)> {
     let mut meant: HashMap<&Partition, Vec<&DataFile>> = HashMap::new();
-    for file in slot.files.values() {
-        if is_meant(file) && !taken.contains(&file.number) && arriving.contains(&file.partition) {
+    for file in table.files() {
+        if is_meant(file) && !taken.contains(&file.number) && incoming.contains(&file.partition) {
             meant.entry(&file.partition).or_default().push(file);
         }
     }

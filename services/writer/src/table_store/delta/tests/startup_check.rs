@@ -8,34 +8,34 @@ use lake_shared::error_chain::Chain;
 use super::lake::{Lake, batch, numbered, space};
 use super::log::Log;
 use crate::table_store::TableStore;
-use crate::table_store::delta::{DeltaOptions, PresenceError};
+use crate::table_store::delta::{DeltaOptions, StartupCheckError};
 
 #[tokio::test]
 async fn a_lake_that_is_not_there_is_refused() {
     let lake = Lake::new().await;
     let store = lake.open(DeltaOptions::default());
-    store.ensure_presence().await.unwrap();
+    store.check_at_startup().await.unwrap();
     store.apply(batch(&[("t", numbered(0..3, 1)), ("u", numbered(5..8, 1))], vec![])).await.unwrap();
-    lake.open_elsewhere(DeltaOptions::default()).ensure_presence().await.unwrap();
+    lake.open_elsewhere(DeltaOptions::default()).check_at_startup().await.unwrap();
 
     // One of them may have been dropped.
     fs::remove_dir_all(lake.table_folder("t")).unwrap();
-    lake.open_elsewhere(DeltaOptions::default()).ensure_presence().await.unwrap();
+    lake.open_elsewhere(DeltaOptions::default()).check_at_startup().await.unwrap();
 
     // The volume is not mounted.
     let away = lake.folder.path().join("away");
     let of_space = lake.table_folder("u").parent().unwrap().parent().unwrap().to_owned();
     fs::rename(&of_space, &away).unwrap();
     let store = lake.open_elsewhere(DeltaOptions::default());
-    let error = store.ensure_presence().await.unwrap_err();
-    assert!(matches!(error, PresenceError::Missing { looked_for: 2, known: 2, .. }), "{error:?}");
+    let error = store.check_at_startup().await.unwrap_err();
+    assert!(matches!(error, StartupCheckError::Missing { looked_for: 2, known: 2, .. }), "{error:?}");
     let root = lake.folder.path().to_str().unwrap();
     assert!(error.to_string().contains(root) && error.to_string().contains("start_without_tables"), "{error}");
     let willing = lake.open_elsewhere(DeltaOptions { start_without_tables: true, ..DeltaOptions::default() });
-    willing.ensure_presence().await.unwrap();
+    willing.check_at_startup().await.unwrap();
 
     fs::rename(&away, &of_space).unwrap();
-    store.ensure_presence().await.unwrap();
+    store.check_at_startup().await.unwrap();
     assert_eq!(lake.read("u").await.len(), 3);
     assert!(store.apply(batch(&[("u", numbered(5..8, 1))], vec![])).await.unwrap().tables.is_empty());
     store.maintain(&space()).await.unwrap();
@@ -54,7 +54,7 @@ fn move_all(from: &Path, to: &Path) {
 async fn a_lake_that_goes_away_later_is_not_made_anew() {
     let lake = Lake::new().await;
     let store = lake.open(DeltaOptions::default());
-    store.ensure_presence().await.unwrap();
+    store.check_at_startup().await.unwrap();
     store.apply(batch(&[("t", numbered(0..3, 1))], vec![])).await.unwrap();
 
     let elsewhere = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ async fn a_lake_that_goes_away_later_is_not_made_anew() {
     assert!(store.apply(batch(&[("u", numbered(7..9, 2))], vec![])).await.is_err());
     drop(store);
     let store = lake.open_elsewhere(DeltaOptions::default());
-    store.ensure_presence().await.unwrap();
+    store.check_at_startup().await.unwrap();
     store.apply(batch(&[("u", numbered(7..9, 2))], vec![])).await.unwrap();
     assert_eq!(lake.read("u").await.len(), 2);
 }
@@ -95,7 +95,7 @@ async fn a_root_that_cannot_be_marked_is_said_to_be_that() {
     let lake = Lake::new().await;
     let store = lake.open(DeltaOptions::default());
     *lake.broken.lock().unwrap() = Some("_lake_root".into());
-    let error = store.ensure_presence().await.unwrap_err();
+    let error = store.check_at_startup().await.unwrap_err();
     assert!(Chain(&error).to_string().contains("cannot mark the root"), "{}", Chain(&error));
-    assert!(matches!(error, PresenceError::Unmarked(_)), "{error:?}");
+    assert!(matches!(error, StartupCheckError::Unmarked(_)), "{error:?}");
 }

@@ -16,7 +16,7 @@ async fn apply(store: &DeltaTableStore, domain: &str, batch: SpaceBatch) -> Appl
 }
 
 async fn is_loaded(store: &DeltaTableStore, domain: &str) -> bool {
-    store.shared(&space_of(domain)).state.lock().await.is_some()
+    store.spaces.cell(&space_of(domain)).state.lock().await.is_some()
 }
 
 #[tokio::test]
