@@ -143,26 +143,7 @@ impl Vacuum {
     /// Deletes the files of a table that are neither active nor within the retention.
     async fn delete_files(&self, table: &DeltaTable) -> Result<u64, EngineError> {
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
-        let mut active: HashSet<String> = HashSet::new();
-        for view in snapshot.log_data().iter() {
-            active.insert(name_of(&view.object_store_path()));
-            let vector = view.deletion_vector_descriptor().and_then(|vector| deletion_vectors::path_of(&vector));
-            active.extend(vector.as_ref().map(name_of));
-        }
-        let log_store = table.log_store();
-        // A file is removed again and again, once for each of its deletion vectors: the last time counts.
-        let mut removed: HashMap<String, i64> = HashMap::new();
-        let mut tombstones = snapshot.all_tombstones(log_store.as_ref());
-        while let Some(tombstone) = tombstones.try_next().await.map_err(EngineError::delta)? {
-            let path = Path::parse(tombstone.path().as_ref()).unwrap_or_else(|_| Path::from(tombstone.path().as_ref()));
-            // Other writers need not say when.
-            let Some(removed_ms) = tombstone.deletion_timestamp().filter(|removed_ms| *removed_ms > 0) else {
-                continue;
-            };
-            let last = removed.entry(name_of(&path)).or_insert(removed_ms);
-            *last = removed_ms.max(*last);
-        }
-        drop(tombstones);
+        let logged = LoggedFiles::of(table, snapshot).await?;
         let store = table.object_store();
         let now = now_us();
         let ages = Ages {
@@ -176,20 +157,12 @@ impl Vacuum {
         let (mut expired, mut superseded) = (Vec::new(), BTreeMap::new());
         let mut files = store.list(None);
         while let Some(file) = files.try_next().await.map_err(EngineError::Store)? {
-            let hidden = file.location.parts().any(|part| part.as_ref().starts_with(['_', '.']));
-            let is_ours = file.location.extension() == Some("parquet") || is_vectors(&file.location);
-            let name = name_of(&file.location);
-            if hidden || !is_ours || active.contains(&name) {
-                continue;
-            }
-            let since = match removed.get(&name) {
-                Some(removed_ms) => Some(*removed_ms),
-                None => ages.superseded_since(&file, &note),
-            };
-            if since.is_some_and(|since| since <= ages.removed_before_ms) {
-                expired.push(file.location);
-            } else if !removed.contains_key(&name) {
-                superseded.extend(since.map(|since| (file.location.to_string(), since)));
+            match fate_of(&file, &logged, &note, &ages) {
+                Fate::Kept => {}
+                Fate::Superseded { since_ms } => {
+                    superseded.insert(file.location.to_string(), since_ms);
+                }
+                Fate::Expired => expired.push(file.location),
             }
         }
         drop(files);
@@ -199,19 +172,57 @@ impl Vacuum {
             let text = serde_json::to_vec(&superseded).map_err(EngineError::json)?;
             store.put(&Path::from(NOTE), text.into()).await.map_err(EngineError::Store)?;
         }
-        let count = expired.len() as u64;
-        let mut deletions = store.delete_stream(stream::iter(expired.into_iter().map(Ok)).boxed());
-        while let Some(deleted) = deletions.next().await {
-            match deleted {
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(EngineError::Store(error)),
-            }
-        }
-        Ok(count)
+        delete(&store, expired).await
     }
 }
 
-/// The instants that part what is kept from what is not.
+/// Deletes files. Answers how many; those that were gone already are counted as well.
+async fn delete(store: &Arc<dyn ObjectStore>, files: Vec<Path>) -> Result<u64, EngineError> {
+    let count = files.len() as u64;
+    let mut deletions = store.delete_stream(stream::iter(files.into_iter().map(Ok)).boxed());
+    while let Some(deleted) = deletions.next().await {
+        match deleted {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(EngineError::Store(error)),
+        }
+    }
+    Ok(count)
+}
+
+/// What the log of a table says of its files, by name.
+#[derive(Debug, Default)]
+struct LoggedFiles {
+    /// Data files and deletion vectors of the latest version.
+    active: HashSet<String>,
+    /// Data files that were removed from the table, with the time of it, milliseconds since 1970.
+    removed: HashMap<String, i64>,
+}
+
+impl LoggedFiles {
+    async fn of(table: &DeltaTable, snapshot: &DeltaTableState) -> Result<Self, EngineError> {
+        let mut logged = Self::default();
+        for view in snapshot.log_data().iter() {
+            logged.active.insert(name_of(&view.object_store_path()));
+            let vector = view.deletion_vector_descriptor().and_then(|vector| deletion_vectors::path_of(&vector));
+            logged.active.extend(vector.as_ref().map(name_of));
+        }
+        let log_store = table.log_store();
+        let mut tombstones = snapshot.all_tombstones(log_store.as_ref());
+        while let Some(tombstone) = tombstones.try_next().await.map_err(EngineError::delta)? {
+            let path = Path::parse(tombstone.path().as_ref()).unwrap_or_else(|_| Path::from(tombstone.path().as_ref()));
+            // Other writers need not say when.
+            let Some(removed_ms) = tombstone.deletion_timestamp().filter(|removed_ms| *removed_ms > 0) else {
+                continue;
+            };
+            // A file is removed again and again, once for each of its deletion vectors: the last time counts.
+            let last = logged.removed.entry(name_of(&path)).or_insert(removed_ms);
+            *last = removed_ms.max(*last);
+        }
+        Ok(logged)
+    }
+}
+
+/// The instants that part what is kept from what is not, milliseconds since 1970.
 struct Ages {
     now_ms: i64,
     removed_before_ms: i64,
@@ -223,6 +234,40 @@ impl Ages {
     fn superseded_since(&self, file: &ObjectMeta, note: &Note) -> Option<i64> {
         let settled = file.last_modified.timestamp_millis() <= self.unknown_before_ms;
         settled.then(|| note.files.get(file.location.as_ref()).copied().unwrap_or(self.now_ms))
+    }
+}
+
+/// What becomes of a file in the folder of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is part of the table, or no file of a table, or the log says when it was removed and that is within the retention, or it may be of
+    /// a commit under way.
+    Kept,
+    /// It is not part of the table, which only the note will tell; it stays until the retention is over.
+    Superseded {
+        /// Since when that is known, milliseconds since 1970.
+        since_ms: i64,
+    },
+    /// No version within the retention has it.
+    Expired,
+}
+
+/// Decides about a file in the folder of a table.
+fn fate_of(file: &ObjectMeta, logged: &LoggedFiles, note: &Note, ages: &Ages) -> Fate {
+    let hidden = file.location.parts().any(|part| part.as_ref().starts_with(['_', '.']));
+    let is_of_tables = file.location.extension() == Some("parquet") || is_vectors(&file.location);
+    let name = name_of(&file.location);
+    if hidden || !is_of_tables || logged.active.contains(&name) {
+        return Fate::Kept;
+    }
+    let removed_ms = logged.removed.get(&name).copied();
+    let Some(since_ms) = removed_ms.or_else(|| ages.superseded_since(file, note)) else { return Fate::Kept };
+    if since_ms <= ages.removed_before_ms {
+        Fate::Expired
+    } else if removed_ms.is_some() {
+        Fate::Kept
+    } else {
+        Fate::Superseded { since_ms }
     }
 }
 
@@ -306,4 +351,42 @@ async fn read_note(store: &Arc<dyn ObjectStore>) -> Result<Note, EngineError> {
 
 fn hours_us(hours: u64) -> i64 {
     i64::try_from(hours.saturating_mul(3_600_000_000)).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use chrono::DateTime;
+
+    use super::*;
+
+    const AGES: Ages = Ages { now_ms: 1_000, removed_before_ms: 500, unknown_before_ms: 700 };
+
+    fn fate(path: &str, modified_ms: i64, logged: &LoggedFiles, note: &Note) -> Fate {
+        let last_modified = DateTime::from_timestamp_millis(modified_ms).unwrap();
+        let location = Path::from(path);
+        fate_of(&ObjectMeta { location, last_modified, size: 1, e_tag: None, version: None }, logged, note, &AGES)
+    }
+
+    #[test]
+    fn only_files_that_no_version_within_the_retention_has_expire() {
+        let logged = LoggedFiles {
+            active: HashSet::from(["active.parquet".to_owned()]),
+            removed: HashMap::from([("long_ago.parquet".to_owned(), 500), ("lately.parquet".to_owned(), 501)]),
+        };
+        let note = Note {
+            version: 1,
+            files: BTreeMap::from([("noted.parquet".to_owned(), 500), ("deletion_vector_1.bin".to_owned(), 501)]),
+        };
+        let old = |path| fate(path, 0, &logged, &note);
+        assert_eq!(old("month=1/active.parquet"), Fate::Kept);
+        assert_eq!(old("long_ago.parquet"), Fate::Expired);
+        assert_eq!(old("lately.parquet"), Fate::Kept);
+        assert_eq!(old("noted.parquet"), Fate::Expired);
+        assert_eq!(old("deletion_vector_1.bin"), Fate::Superseded { since_ms: 501 });
+        assert_eq!(old("found_now.parquet"), Fate::Superseded { since_ms: 1_000 });
+        assert_eq!(fate("found_now.parquet", 701, &logged, &note), Fate::Kept, "of a commit under way");
+        assert_eq!([old("_delta_log/1.parquet"), old("readme.txt"), old("other.bin")], [Fate::Kept; 3]);
+    }
 }
