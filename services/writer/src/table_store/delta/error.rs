@@ -5,6 +5,7 @@ use lake_shared::identity::TableKey;
 
 use crate::key_index::IndexError;
 use crate::metastore::MetastoreError;
+use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::lake_store::LakeStoreError;
 
 /// What goes wrong inside the engine.
@@ -16,7 +17,7 @@ pub(crate) enum EngineError {
     Unusable { table: TableKey, reason: String },
     /// Lasting trouble with the files of a table, met while something else was done.
     #[error("files of a table cannot be used")]
-    Broken { number: u32, source: Box<EngineError> },
+    Broken { number: TableNumber, source: Box<EngineError> },
     #[error("the table is not as the lake writes it: {0}")]
     Corrupt(String),
     /// Its protocol asks for what the engine does not do. Trying again is of no use before somebody has changed the table.

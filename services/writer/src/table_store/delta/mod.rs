@@ -45,6 +45,7 @@ mod log;
 mod options;
 mod permanent_error;
 mod space;
+mod table_number;
 #[cfg(test)]
 mod tests;
 mod upkeep;

@@ -16,6 +16,7 @@ use parquet::errors::ParquetError;
 
 use crate::compaction::MergeError;
 use crate::table_store::delta::error::EngineError;
+use crate::table_store::delta::table_number::TableNumber;
 
 /// Whether trying again is of no use before somebody has changed the table.
 pub(crate) fn is_permanent(error: &EngineError) -> bool {
@@ -41,7 +42,7 @@ pub(crate) fn is_permanent(error: &EngineError) -> bool {
 
 impl EngineError {
     /// Says which table an error is about, if its files cannot be read and that lasts.
-    pub(crate) fn of_table(self, number: u32) -> Self {
+    pub(crate) fn of_table(self, number: TableNumber) -> Self {
         let is_about_files = matches!(self, Self::File(_) | Self::Corrupt(_) | Self::Store(_));
         if is_about_files && is_permanent(&self) {
             return Self::Broken { number, source: Box::new(self) };

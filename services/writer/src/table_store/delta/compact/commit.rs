@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use deltalake::kernel::Action;
 use roaring::RoaringBitmap;
 
-use crate::key_index::{Liveness, Position};
+use crate::key_index::{FileNumber, FinishedRun, IndexEntry, Liveness, Position, RowNumber};
 use crate::table_store::delta::clock::now_us;
 use crate::table_store::delta::compact::rewrite::{Rewritten, RewrittenFiles};
 use crate::table_store::delta::compact::select::{CompactionPlan, Task};
@@ -21,6 +21,7 @@ use crate::table_store::delta::options::{DeletionVectors, DeltaOptions};
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::space::table::{CommittedFiles, TableState};
+use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::schema_plan::Column;
 
 /// What a commit of compaction came to.
@@ -76,10 +77,10 @@ pub(crate) async fn commit_rewritten(
     let known = held.known();
     let storing = deletion_vectors::store(&plan.store, dead.values().cloned().map(Into::into).collect());
     let (vectors, base) = futures::try_join!(storing, access.base_version(&known))?;
-    let vectors: HashMap<u32, DeletionVector> = dead.into_keys().zip(vectors).collect();
+    let vectors: HashMap<FileNumber, DeletionVector> = dead.into_keys().zip(vectors).collect();
     let (tasks, outputs): (Vec<&Task>, Vec<RewrittenFiles>) = current.into_iter().unzip();
     let written: Vec<NewFile> = outputs.into_iter().flat_map(|output| output.added).collect();
-    let removed: Vec<u32> = tasks.iter().flat_map(|task| &task.inputs).map(|file| file.number).collect();
+    let removed: Vec<FileNumber> = tasks.iter().flat_map(|task| &task.inputs).map(|file| file.number).collect();
     let mut commit = CompactionCommit {
         tasks: tasks.len(),
         files_before: removed.len(),
@@ -90,8 +91,7 @@ pub(crate) async fn commit_rewritten(
     let new_files = NewFiles::new(&written, vectors.values());
     let (empty, added): (Vec<NewFile>, Vec<NewFile>) = written.into_iter().partition(|file| is_empty(file, &vectors));
     actions.extend(added.iter().map(|file| add(file, vectors.get(&file.number))));
-    let unwanted = (options.of_table(held.name()).deletion_vectors == DeletionVectors::Off).then_some(false);
-    let deletion_vectors = if vectors.is_empty() { unwanted } else { Some(true) };
+    let deletion_vectors = deletion_vectors_feature(options, held, &vectors);
     let snapshot = table.snapshot().map_err(EngineError::delta)?;
     actions.extend(metadata::changes(snapshot, None, Features { deletion_vectors, retention_hours: None })?);
     let logged = held.logged_paths();
@@ -102,17 +102,36 @@ pub(crate) async fn commit_rewritten(
     };
     let added = added.into_iter().map(|file| data_file(file, &vectors)).collect();
     state.commit_applied(number, CommittedFiles { version, id: None, removed, marked: Vec::new(), added });
-    state.attach_keys(rewritten.run);
+    enter_keys(state, rewritten.run, rewritten.again, stale_rows);
+    loader.report_state(state).await?;
+    commit.discarded.extend(NewFiles::new(&empty, []));
+    Ok(commit)
+}
+
+/// Makes the entries of the new files part of the index, once the files are part of their table. `again`: entries of ids that the run
+/// has another entry of.
+fn enter_keys(state: &mut SpaceState, run: FinishedRun, again: Vec<IndexEntry>, stale_rows: Vec<Position>) {
+    state.attach_keys(run);
     for stale_row in stale_rows {
         state.mark_stale(stale_row);
     }
     // Memory holds one entry of an id: that of a row which is there to stay.
     let live = state.live().clone();
-    state.put_keys(rewritten.again.into_iter().filter(|entry| live.is_live(entry.position)));
+    state.put_keys(again.into_iter().filter(|entry| live.is_live(entry.position)));
     state.count_keys();
-    loader.report_state(state).await?;
-    commit.discarded.extend(NewFiles::new(&empty, []));
-    Ok(commit)
+}
+
+/// Whether the commit says that the table has deletion vectors: needed where new files have some, taken back where they are switched
+/// off. `None`: it stays as it is.
+fn deletion_vectors_feature(
+    options: &DeltaOptions,
+    held: &TableState,
+    vectors: &HashMap<FileNumber, DeletionVector>,
+) -> Option<bool> {
+    if !vectors.is_empty() {
+        return Some(true);
+    }
+    (options.of_table(held.name()).deletion_vectors == DeletionVectors::Off).then_some(false)
 }
 
 /// The action by which a new file enters; its rows are no new ones to readers that follow changes.
@@ -126,7 +145,7 @@ fn add(file: &NewFile, vector: Option<&DeletionVector>) -> Action {
     Action::Add(add)
 }
 
-fn data_file(file: NewFile, vectors: &HashMap<u32, DeletionVector>) -> DataFile {
+fn data_file(file: NewFile, vectors: &HashMap<FileNumber, DeletionVector>) -> DataFile {
     let deleted = vectors.get(&file.number).cloned();
     DataFile { deleted, ..file.into_data_file(None) }
 }
@@ -136,26 +155,26 @@ struct RemappedDeletes {
     /// The old files leave.
     actions: Vec<Action>,
     /// Rows of new files that were deleted meanwhile.
-    dead: BTreeMap<u32, RoaringBitmap>,
+    dead: BTreeMap<FileNumber, RoaringBitmap>,
     /// Where rows are now that have to leave with the next commit.
     stale_rows: Vec<Position>,
 }
 
-fn remapped_deletes(state: &SpaceState, number: u32, current: &[(&Task, RewrittenFiles)]) -> RemappedDeletes {
+fn remapped_deletes(state: &SpaceState, number: TableNumber, current: &[(&Task, RewrittenFiles)]) -> RemappedDeletes {
     let held = state.table(number);
     let now_ms = now_us() / 1_000;
-    let stale_rows: HashMap<u32, &RoaringBitmap> = state.live().stale_rows_of(number).collect();
+    let stale_rows: HashMap<FileNumber, &RoaringBitmap> = state.live().stale_rows_of(number).collect();
     let mut remapped = RemappedDeletes { actions: Vec::new(), dead: BTreeMap::new(), stale_rows: Vec::new() };
     for (task, output) in current {
         for (ordinal, before) in (0..).zip(&task.inputs) {
             let Some(now) = held.file(before.number) else { continue };
             let deleted = |file: &DataFile| file.deleted_rows().cloned();
-            for (file, row) in output.positions.remap(ordinal, deleted(before).as_deref(), deleted(now).as_deref()) {
-                remapped.dead.entry(file).or_default().insert(row);
+            for place in output.positions.remap(ordinal, deleted(before).as_deref(), deleted(now).as_deref()) {
+                remapped.dead.entry(place.file).or_default().insert(place.row.get());
             }
             let left = stale_rows.get(&before.number).into_iter().flat_map(|rows| rows.iter());
-            let left = left.filter_map(|row| output.positions.target(ordinal, row));
-            remapped.stale_rows.extend(left.map(|(file, row)| Position { file, row }));
+            let left = left.filter_map(|row| output.positions.target(ordinal, RowNumber::new(row)));
+            remapped.stale_rows.extend(left);
             remapped.actions.push(Action::Remove(removal(now, held.partition_columns(), false, now_ms)));
         }
     }
@@ -163,7 +182,7 @@ fn remapped_deletes(state: &SpaceState, number: u32, current: &[(&Task, Rewritte
 }
 
 /// Whether every row of a new file was deleted while it was written.
-fn is_empty(file: &NewFile, vectors: &HashMap<u32, DeletionVector>) -> bool {
+fn is_empty(file: &NewFile, vectors: &HashMap<FileNumber, DeletionVector>) -> bool {
     vectors.get(&file.number).is_some_and(|vector| vector.rows.len() >= file.rows as u64)
 }
 

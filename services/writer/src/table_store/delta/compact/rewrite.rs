@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use parquet::errors::ParquetError;
 
 use crate::compaction::{Input, PositionMap, merge};
-use crate::key_index::{Entry, FinishedRun, RunBuilder};
+use crate::key_index::{FinishedRun, IndexEntry, RunBuilder};
 use crate::table_store::delta::compact::select::{CompactionPlan, Task};
 use crate::table_store::delta::compact::yield_to_batches::{Batches, CooperativeYield};
 use crate::table_store::delta::error::EngineError;
@@ -31,7 +31,7 @@ pub(crate) struct Rewritten {
     /// Entries of all written rows. Those of files that never become part of the table do no harm.
     pub(crate) run: FinishedRun,
     /// Entries of ids that the run has another entry of: one of their rows has to leave.
-    pub(crate) again: Vec<Entry>,
+    pub(crate) again: Vec<IndexEntry>,
     /// Which tasks failed, and why.
     pub(crate) failures: Vec<(usize, EngineError)>,
 }
@@ -81,13 +81,18 @@ async fn discarded<T>(
     Err(error)
 }
 
-/// Reads the files and writes their live rows.
-async fn rewrite_task(
-    plan: &CompactionPlan,
-    task: &Task,
-    run: &mut RunBuilder,
-    cooperation: &mut CooperativeYield<'_>,
-) -> Result<RewrittenFiles, EngineError> {
+/// The files of a task, opened, and how their rows are merged.
+struct OpenedTask {
+    inputs: Vec<Input>,
+    /// Columns of the new files: those that any of the files has.
+    schema: SchemaRef,
+    /// Names of the columns that order the rows.
+    sort_by: Vec<String>,
+    /// Rows of a merged batch.
+    rows_at_once: usize,
+}
+
+async fn open_inputs(plan: &CompactionPlan, task: &Task) -> Result<OpenedTask, EngineError> {
     let mut present: HashSet<String> = HashSet::new();
     // Many files are read with small batches, so that one of each is not much; wide tables as well.
     let most = data_file::rows_at_once(plan.schema.columns.len());
@@ -122,7 +127,18 @@ async fn rewrite_task(
         .filter_map(|source| columns.iter().find(|column| column.source == source))
         .map(|column| column.name.clone())
         .collect();
-    let merged = merge(inputs.collect(), Arc::clone(&schema), &sort_by, most);
+    Ok(OpenedTask { inputs: inputs.collect(), schema, sort_by, rows_at_once: most })
+}
+
+/// Reads the files and writes their live rows.
+async fn rewrite_task(
+    plan: &CompactionPlan,
+    task: &Task,
+    run: &mut RunBuilder,
+    cooperation: &mut CooperativeYield<'_>,
+) -> Result<RewrittenFiles, EngineError> {
+    let OpenedTask { inputs, schema, sort_by, rows_at_once } = open_inputs(plan, task).await?;
+    let merged = merge(inputs, Arc::clone(&schema), &sort_by, rows_at_once);
     let mut merged = std::pin::pin!(merged);
     let format = FileFormat::new(
         Arc::clone(&plan.store),
@@ -144,12 +160,12 @@ async fn rewrite_task(
             let places = writer.write(&merged.batch).await?;
             let mut from = 0;
             for (first, count) in &places {
-                positions.record_all(&merged.sources[from..from + count], first.file, first.row);
+                positions.record_all(&merged.sources[from..from + count], *first);
                 from += count;
             }
             for (row, position) in positions_of(places).enumerate() {
                 let Some(id) = keys.id_hash(row) else { continue };
-                let entry = Entry { id, position, version_us: keys.order(row).version_us };
+                let entry = IndexEntry { id, position, version_us: keys.order(row).version_us };
                 run.push(entry).map_err(EngineError::Index)?;
             }
             cooperation.yield_to_batches().await;
@@ -164,7 +180,7 @@ async fn rewrite_task(
 }
 
 /// Sorts the entries of a run, which holds one entry of an id. Answers the others.
-async fn finished(run: RunBuilder) -> Result<(FinishedRun, Vec<Entry>), EngineError> {
+async fn finished(run: RunBuilder) -> Result<(FinishedRun, Vec<IndexEntry>), EngineError> {
     let finishing = tokio::task::spawn_blocking(move || {
         let mut again = Vec::new();
         run.finish(&mut |_, other| again.push(other)).map(|run| (run, again))

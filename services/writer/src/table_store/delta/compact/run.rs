@@ -21,6 +21,7 @@ use crate::table_store::delta::permanent_error;
 use crate::table_store::delta::space::cell::SpaceCell;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::table_number::TableNumber;
 
 /// Commits of one call to one table; what is left is for the next call, so that every table of a space has its turn.
 const COMMITS_OF_TABLE_MAX: usize = 32;
@@ -50,7 +51,7 @@ impl Compactor {
     pub(crate) async fn compact_space(&self, cell: &SpaceCell) -> Result<Compacted, EngineError> {
         let _alone = cell.compacting.lock().await;
         let mut compacted = Compacted::default();
-        let (mut number, mut failure) = (0, None);
+        let (mut number, mut failure) = (TableNumber::FIRST, None);
         let (mut table, mut commits) = (number, 0);
         loop {
             let outcome = self.compact_next(cell, &mut number, &mut compacted).await;
@@ -69,7 +70,7 @@ impl Compactor {
             // A table that cannot be compacted now, or that always needs more, does not keep the others from their turn.
             if !goes_on || commits >= COMMITS_OF_TABLE_MAX {
                 compacted.more |= goes_on;
-                number += 1;
+                number = number.next();
             }
         }
     }
@@ -79,7 +80,7 @@ impl Compactor {
     async fn compact_next(
         &self,
         cell: &SpaceCell,
-        number: &mut u32,
+        number: &mut TableNumber,
         compacted: &mut Compacted,
     ) -> Result<Option<bool>, EngineError> {
         let Some((plan, run)) = self.next_plan(cell, number, compacted).await? else { return Ok(None) };
@@ -115,7 +116,7 @@ impl Compactor {
     async fn next_plan(
         &self,
         cell: &SpaceCell,
-        number: &mut u32,
+        number: &mut TableNumber,
         compacted: &mut Compacted,
     ) -> Result<Option<(CompactionPlan, RunBuilder)>, EngineError> {
         loop {
@@ -123,7 +124,7 @@ impl Compactor {
                 // Let go between two tables: a batch waits for one at most.
                 let mut guard = cell.state.lock().await;
                 guard.take_if(|state| state.is_poisoned());
-                let Some(state) = guard.as_mut().filter(|state| (*number as usize) < state.tables().len()) else {
+                let Some(state) = guard.as_mut().filter(|state| number.index() < state.tables().len()) else {
                     return Ok(None);
                 };
                 let locked = Instant::now();
@@ -136,7 +137,7 @@ impl Compactor {
             {
                 return Ok(Some(plan));
             }
-            *number += 1;
+            *number = number.next();
         }
     }
 

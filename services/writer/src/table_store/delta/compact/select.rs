@@ -12,8 +12,8 @@ use lake_shared::identity::TableKey;
 use object_store::ObjectStore;
 use serde_json::Value;
 
-use crate::compaction::{ClusterKeys, ClusterRange, ColumnBounds, FileFacts, Job, Policy, plan};
-use crate::key_index::RunBuilder;
+use crate::compaction::{ClusterKeys, ClusterRange, ColumnBounds, FileFacts, Job, PartitionNumber, Policy, plan};
+use crate::key_index::{FileNumber, RunBuilder};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::file_writer::FileNumbers;
@@ -22,6 +22,7 @@ use crate::table_store::delta::options::{DeletionVectors, DeltaOptions};
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::space::table::TableState;
+use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::schema_plan::{Column, ID_SOURCE, TableSchema, clustering};
 
 /// Files that one job reads. A row group of each may be in memory.
@@ -39,12 +40,12 @@ const SHARED_JOBS_MAX: usize = 128;
 
 /// A table as it is when compaction looks at it.
 pub(crate) struct CompactionInput {
-    number: u32,
+    number: TableNumber,
     key: TableKey,
     generation: u64,
     version: Option<u64>,
     /// The files of the partitions that may need work.
-    files: BTreeMap<u32, DataFile>,
+    files: BTreeMap<FileNumber, DataFile>,
     schema: TableSchema,
     partition_columns: Vec<String>,
     numbers: FileNumbers,
@@ -55,7 +56,7 @@ pub(crate) struct CompactionInput {
 
 /// Work on one table that ends in one commit.
 pub(crate) struct CompactionPlan {
-    pub(crate) number: u32,
+    pub(crate) number: TableNumber,
     pub(crate) key: TableKey,
     pub(crate) generation: u64,
     /// One at least.
@@ -80,7 +81,7 @@ impl CompactionInput {
         loader: &SpaceLoader,
         options: &DeltaOptions,
         state: &mut SpaceState,
-        number: u32,
+        number: TableNumber,
     ) -> Result<Option<Self>, EngineError> {
         let held = state.table(number);
         let purge_all = options.of_table(held.name()).deletion_vectors == DeletionVectors::Off;
@@ -143,7 +144,7 @@ impl CompactionInput {
 
 /// A version of a table in which nothing is to be done, if it turns out so.
 pub(crate) struct PlannedVersion {
-    number: u32,
+    number: TableNumber,
     generation: u64,
     version: Option<u64>,
 }
@@ -173,7 +174,7 @@ fn shared(jobs: Vec<Job>) -> Vec<Job> {
 
 /// The files of those partitions of which the policy can ask for anything, as far as can be told without the log. Most tables of a lake
 /// are small and need nothing, and neither do most partitions.
-fn candidate_files(held: &TableState, options: &DeltaOptions, purge_all: bool) -> BTreeMap<u32, DataFile> {
+fn candidate_files(held: &TableState, options: &DeltaOptions, purge_all: bool) -> BTreeMap<FileNumber, DataFile> {
     let few = options.small_files_max.min(options.overlap_max);
     let has_many_deleted = |file: &DataFile| {
         let deleted = file.rows - file.live_rows();
@@ -210,7 +211,7 @@ fn policy(options: &DeltaOptions, purge_all: bool) -> Policy {
 fn facts(
     planned: &CompactionInput,
     views: impl Iterator<Item = LogicalFileView>,
-) -> (Vec<FileFacts>, HashMap<u32, Vec<u8>>) {
+) -> (Vec<FileFacts>, HashMap<FileNumber, Vec<u8>>) {
     let columns: Vec<&Column> = clustering()
         .filter_map(|source| planned.schema.column(source))
         .filter(|column| column.source != ID_SOURCE)
@@ -219,11 +220,11 @@ fn facts(
     let types: Vec<_> = columns.iter().map(|column| column.arrow()).collect();
     let keys = if columns.is_empty() { None } else { ClusterKeys::new(&types).ok() };
     let numbers: HashMap<&str, &DataFile> = planned.files.values().map(|file| (file.path.as_str(), file)).collect();
-    let mut partitions: HashMap<&Partition, u32> = HashMap::new();
+    let mut partitions: HashMap<&Partition, PartitionNumber> = HashMap::new();
     let (mut facts, mut starts) = (Vec::with_capacity(planned.files.len()), HashMap::new());
     for view in views {
         let Some(file) = numbers.get(view.path().as_ref()) else { continue };
-        let next = partitions.len() as u32;
+        let next = PartitionNumber::new(partitions.len() as u32);
         let place = keys.as_ref().and_then(|keys| place(keys, &columns, &view.stats()?));
         let (clustered, start) = place.unwrap_or_default();
         starts.extend(start.map(|start| (file.number, start)));

@@ -19,6 +19,7 @@ use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnDescriptor;
 use roaring::RoaringBitmap;
 
+use crate::key_index::FileNumber;
 use crate::table_store::conversion::{ColumnType, converted};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::deletion_vectors::DeletionVector;
@@ -46,7 +47,7 @@ pub(crate) fn rows_at_once(columns: usize) -> usize {
 #[derive(Clone, Debug)]
 pub(crate) struct DataFile {
     /// Never used twice within a space.
-    pub(crate) number: u32,
+    pub(crate) number: FileNumber,
     /// Path within the table, decoded.
     pub(crate) path: String,
     /// The same as the log has it, where delta-rs would encode it otherwise.
@@ -320,7 +321,7 @@ mod tests {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         store.put(&Path::from(path.as_str()), bytes.into()).await.unwrap();
         let (logged, deleted, observed_us, partition) = Default::default();
-        let file = DataFile { number: 1, path, logged, size, rows, deleted, partition, observed_us };
+        let file = DataFile { number: FileNumber::new(1), path, logged, size, rows, deleted, partition, observed_us };
         let batches: Vec<RecordBatch> = open(&store, &file, columns).await.unwrap().try_collect().await.unwrap();
         batches.iter().map(RecordBatch::num_rows).collect()
     }

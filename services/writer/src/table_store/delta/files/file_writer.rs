@@ -18,7 +18,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
-use crate::key_index::Position;
+use crate::key_index::{FileNumber, Position, RowNumber};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file::{DataFile, ROWS_AT_ONCE};
 use crate::table_store::delta::files::new_files::NewFiles;
@@ -54,18 +54,18 @@ pub(crate) struct FileNumbers(Arc<AtomicU32>);
 
 impl FileNumbers {
     /// Goes on after a number.
-    pub(crate) fn after(last: u32) -> Self {
-        Self(Arc::new(AtomicU32::new(last)))
+    pub(crate) fn after(last: FileNumber) -> Self {
+        Self(Arc::new(AtomicU32::new(last.get())))
     }
 
     /// A number that no file had.
-    pub(crate) fn next(&self) -> u32 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    pub(crate) fn next(&self) -> FileNumber {
+        FileNumber::new(self.0.fetch_add(1, Ordering::Relaxed)).next()
     }
 
     /// The last number that was given.
-    pub(crate) fn last(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+    pub(crate) fn last(&self) -> FileNumber {
+        FileNumber::new(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -73,7 +73,7 @@ impl FileNumbers {
 #[derive(Clone, Debug)]
 pub(crate) struct NewFile {
     /// Its number.
-    pub(crate) number: u32,
+    pub(crate) number: FileNumber,
     /// Its action, with partition values and statistics.
     pub(crate) add: Add,
     /// Its rows.
@@ -146,7 +146,7 @@ impl FileFormat {
 }
 
 struct OpenFile {
-    number: u32,
+    number: FileNumber,
     writer: PartitionWriter,
     rows: usize,
 }
@@ -177,7 +177,7 @@ impl<'a> FileWriter<'a> {
             };
             let count = (self.rows_max - open.rows).min(batch.num_rows() - from);
             open.writer.write(&batch.slice(from, count)).await.map_err(EngineError::unwritten)?;
-            places.push((Position { file: open.number, row: open.rows as u32 }, count));
+            places.push((Position { file: open.number, row: RowNumber::new(open.rows as u32) }, count));
             open.rows += count;
             from += count;
             if open.rows == self.rows_max {
@@ -222,9 +222,7 @@ impl<'a> FileWriter<'a> {
 
 /// Every position of some places.
 pub(crate) fn positions(places: Vec<(Position, usize)>) -> impl Iterator<Item = Position> {
-    places.into_iter().flat_map(|(first, count)| {
-        (first.row..first.row + count as u32).map(move |row| Position { file: first.file, row })
-    })
+    places.into_iter().flat_map(|(first, count)| (0..count as u32).map(move |rows| first.offset(rows)))
 }
 
 fn begin(format: &FileFormat, partition: &Partition) -> Result<OpenFile, EngineError> {

@@ -18,6 +18,7 @@ use crate::table_store::delta::space::index::snapshot::SnapshotFiles;
 use crate::table_store::delta::space::index::upkeep::IndexUpkeep;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::table_number::TableNumber;
 
 /// Logs opened at once.
 const LOGS_AT_ONCE: usize = 8;
@@ -84,7 +85,7 @@ impl SpaceLoader {
     async fn enter(
         &self,
         state: &mut SpaceState,
-        number: u32,
+        number: TableNumber,
         reported: Reported,
         opened: Result<Option<DeltaTable>, EngineError>,
         known: SnapshotFiles,
@@ -110,7 +111,7 @@ impl SpaceLoader {
     ///
     /// # Errors
     /// When the store or the metastore fails for now. The state is poisoned then, unless nothing of it had changed yet.
-    pub(crate) async fn refresh(&self, state: &mut SpaceState, number: u32) -> Result<(), EngineError> {
+    pub(crate) async fn refresh(&self, state: &mut SpaceState, number: TableNumber) -> Result<(), EngineError> {
         let began = Instant::now();
         match self.reload(state, number).await {
             Err(error) if permanent_error::is_permanent(&error) => state.disable(number, &error, began.elapsed()),
@@ -120,7 +121,7 @@ impl SpaceLoader {
         Ok(())
     }
 
-    async fn reload(&self, state: &mut SpaceState, number: u32) -> Result<(), EngineError> {
+    async fn reload(&self, state: &mut SpaceState, number: TableNumber) -> Result<(), EngineError> {
         let table = state.table(number);
         let (key, unusable) = (table.key().clone(), table.unusable().cloned());
         self.access().close(&key);

@@ -9,6 +9,7 @@ use deltalake::table::state::DeltaTableState;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
 
+use crate::key_index::FileNumber;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::deletion_vectors::{self, DeletionVector};
@@ -20,6 +21,7 @@ use crate::table_store::delta::log::protocol;
 use crate::table_store::delta::space::index::snapshot::{SnapshotFile, SnapshotFiles};
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::space::table::{LoadedTable, TableState};
+use crate::table_store::delta::table_number::TableNumber;
 
 /// Deletion vectors read at once.
 const VECTORS_AT_ONCE: usize = 16;
@@ -42,11 +44,11 @@ struct LoggedFile {
 
 /// Two lists of files compared.
 struct Difference {
-    files: BTreeMap<u32, DataFile>,
+    files: BTreeMap<FileNumber, DataFile>,
     /// Numbers of files whose keys are not in the index.
-    unread: Vec<u32>,
+    unread: Vec<FileNumber>,
     /// Numbers of files that are not part of the table any more.
-    gone: Vec<u32>,
+    gone: Vec<FileNumber>,
 }
 
 impl SpaceState {
@@ -57,10 +59,10 @@ impl SpaceState {
     /// When the table cannot be written by this engine, or its log or deletion vectors cannot be read. Nothing has changed then.
     pub(super) async fn reconcile(
         &mut self,
-        number: u32,
+        number: TableNumber,
         table: &DeltaTable,
         snapshot: SnapshotFiles,
-    ) -> Result<Vec<u32>, EngineError> {
+    ) -> Result<Vec<FileNumber>, EngineError> {
         let logged = table.snapshot().map_err(EngineError::delta)?;
         protocol::judge(self.table(number).key(), logged.metadata(), logged.protocol())?;
         let schema = metadata::schema_of(logged.metadata())?;
@@ -87,7 +89,7 @@ fn difference(
     held: &TableState,
     mut known: HashMap<String, SnapshotFile>,
     logged: Vec<LoggedFile>,
-    next_number: impl Fn() -> u32,
+    next_number: impl Fn() -> FileNumber,
 ) -> Difference {
     let (mut files, mut unread, mut gone) = (BTreeMap::new(), Vec::new(), Vec::new());
     for file in logged {

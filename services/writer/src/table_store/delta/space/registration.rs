@@ -10,6 +10,7 @@ use crate::metastore::NewTable;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::table_number::TableNumber;
 
 /// Folders of new tables that are looked into at once.
 const FOLDERS_AT_ONCE: usize = 16;
@@ -21,7 +22,7 @@ impl SpaceLoader {
         &self,
         state: &mut SpaceState,
         document_types: &[DocumentType],
-    ) -> Result<Vec<u32>, EngineError> {
+    ) -> Result<Vec<TableNumber>, EngineError> {
         for name in document_types {
             if let Some(number) = state.number_of(name) {
                 self.try_if_due(state, number).await?;
@@ -32,7 +33,7 @@ impl SpaceLoader {
         let new: Vec<NewTable> = new.map(|name| self.new_table(state, name)).collect();
         self.register(state, &new).await?;
         let number = |name: &DocumentType| state.number_of(name);
-        let numbers: Option<Vec<u32>> = document_types.iter().map(number).collect();
+        let numbers: Option<Vec<TableNumber>> = document_types.iter().map(number).collect();
         numbers.ok_or_else(|| EngineError::corrupt("the metastore answered with other tables than it was asked for"))
     }
 
@@ -54,7 +55,7 @@ impl SpaceLoader {
             looks.push(self.access().has_log(&record.path).boxed());
         }
         let have_logs: Vec<bool> = stream::iter(looks).buffered(FOLDERS_AT_ONCE).try_collect().await?;
-        let numbers: Vec<u32> = records.into_iter().map(|record| state.add_table(record)).collect();
+        let numbers: Vec<TableNumber> = records.into_iter().map(|record| state.add_table(record)).collect();
         for (number, _) in numbers.into_iter().zip(have_logs).filter(|(_, has_log)| *has_log) {
             self.refresh(state, number).await?;
         }

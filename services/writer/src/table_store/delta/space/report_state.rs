@@ -6,6 +6,7 @@ use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::space::table::TableState;
+use crate::table_store::delta::table_number::TableNumber;
 
 impl SpaceLoader {
     /// Tells the metastore what the commits made of their tables, of all of them at once. What it does not hear now it hears with the next
@@ -14,8 +15,8 @@ impl SpaceLoader {
     /// # Errors
     /// When the metastore fails. Nothing is lost: the next call tells it again.
     pub(crate) async fn report_state(&self, state: &mut SpaceState) -> Result<(), EngineError> {
-        let numbers = (0..).zip(state.tables()).filter(|(_, table)| is_due(table)).map(|(number, _)| number);
-        let numbers: Vec<u32> = numbers.collect();
+        let numbers = state.numbered_tables().filter(|(_, table)| is_due(table)).map(|(number, _)| number);
+        let numbers: Vec<TableNumber> = numbers.collect();
         if numbers.is_empty() {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Space};
 
-use crate::key_index::{Entry, FinishedRun, IdHash, KeyIndex, Position};
+use crate::key_index::{FileNumber, FinishedRun, IdHash, IndexEntry, KeyIndex, Located, Position, RowNumber};
 use crate::metastore::TableRecord;
 use crate::metric_names;
 use crate::table_store::by_id_hash::ByIdHash;
@@ -20,6 +20,7 @@ use crate::table_store::delta::space::live_files::LiveFiles;
 use crate::table_store::delta::space::table::{CommittedFiles, Freshness, LoadedTable, TableState};
 use crate::table_store::delta::space::tombstones::filter::TombstoneFilter;
 use crate::table_store::delta::space::unusable::reason::Unusable;
+use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::TableSchema;
 
@@ -28,9 +29,16 @@ use crate::table_store::schema_plan::TableSchema;
 pub(crate) struct RowLocation {
     pub(crate) position: Position,
     /// In which table.
-    pub(crate) table: u32,
+    pub(crate) table: TableNumber,
     /// Its order. The instant of observation is not in the index: it is filled in where a decision needs it.
     pub(crate) order: RowOrder,
+}
+
+impl RowLocation {
+    /// Position and version of the row.
+    pub(crate) const fn located(&self) -> Located {
+        Located { position: self.position, version_us: self.order.version_us }
+    }
 }
 
 /// The state of one space. Tables, live files and index change together, by the methods below.
@@ -41,7 +49,7 @@ pub(crate) struct SpaceState {
     live: Arc<LiveFiles>,
     tombstones: TombstoneFilter,
     tables: Vec<TableState>,
-    by_type: HashMap<DocumentType, u32>,
+    by_type: HashMap<DocumentType, TableNumber>,
     numbers: FileNumbers,
     /// Tells this loading of the space from others in this process: file numbers mean nothing beyond it.
     generation: u64,
@@ -112,12 +120,17 @@ impl SpaceState {
         &self.tables
     }
 
-    pub(crate) fn table(&self, number: u32) -> &TableState {
-        &self.tables[number as usize]
+    /// The tables with their numbers, in order.
+    pub(crate) fn numbered_tables(&self) -> impl Iterator<Item = (TableNumber, &TableState)> {
+        self.tables.iter().enumerate().map(|(index, table)| (TableNumber::of_index(index), table))
+    }
+
+    pub(crate) fn table(&self, number: TableNumber) -> &TableState {
+        &self.tables[number.index()]
     }
 
     /// The number of a table that is registered.
-    pub(crate) fn number_of(&self, document_type: &DocumentType) -> Option<u32> {
+    pub(crate) fn number_of(&self, document_type: &DocumentType) -> Option<TableNumber> {
         self.by_type.get(document_type).copied()
     }
 
@@ -145,31 +158,31 @@ impl SpaceState {
     }
 
     /// Adds a registered table. Returns its number.
-    pub(super) fn add_table(&mut self, record: TableRecord) -> u32 {
-        let number = self.tables.len() as u32;
+    pub(super) fn add_table(&mut self, record: TableRecord) -> TableNumber {
+        let number = TableNumber::of_index(self.tables.len());
         self.by_type.insert(record.key.document_type.clone(), number);
         self.tables.push(TableState::new(record));
         number
     }
 
-    pub(super) fn table_mut(&mut self, number: u32) -> &mut TableState {
-        &mut self.tables[number as usize]
+    pub(super) fn table_mut(&mut self, number: TableNumber) -> &mut TableState {
+        &mut self.tables[number.index()]
     }
 
     /// The table was dropped, log and all. The next commit makes it anew.
-    pub(super) fn forget_table(&mut self, number: u32) {
+    pub(super) fn forget_table(&mut self, number: TableNumber) {
         self.live_mut().remove_table(number);
         self.table_mut(number).forget();
     }
 
     /// Nothing that was known of the files of a table counts any more.
-    pub(super) fn clear_table(&mut self, number: u32) {
+    pub(super) fn clear_table(&mut self, number: TableNumber) {
         self.live_mut().remove_table(number);
         self.table_mut(number).clear();
     }
 
     /// A version of a table was read from its log; `gone`: numbers of files that are not part of it any more.
-    pub(super) fn table_loaded(&mut self, number: u32, loaded: LoadedTable, gone: Vec<u32>) {
+    pub(super) fn table_loaded(&mut self, number: TableNumber, loaded: LoadedTable, gone: Vec<FileNumber>) {
         let live = self.live_mut();
         for file in gone {
             live.remove(file);
@@ -182,7 +195,7 @@ impl SpaceState {
 
     /// A commit of the engine is in the log of a table. Its keys are to be put into the index afterwards: the index may forget entries of
     /// files that it does not know to be live.
-    pub(crate) fn commit_applied(&mut self, number: u32, commit: CommittedFiles) {
+    pub(crate) fn commit_applied(&mut self, number: TableNumber, commit: CommittedFiles) {
         let live = self.live_mut();
         for file in &commit.removed {
             live.remove(*file);
@@ -199,7 +212,7 @@ impl SpaceState {
     /// What a commit of rows changed beside the files. `schema`: the new one, where it changed.
     pub(crate) fn rows_committed(
         &mut self,
-        number: u32,
+        number: TableNumber,
         schema: Option<TableSchema>,
         partition_columns: Vec<String>,
         freshness: Freshness,
@@ -208,7 +221,7 @@ impl SpaceState {
     }
 
     /// Enters keys one by one; a later entry of an id replaces an earlier one.
-    pub(crate) fn put_keys(&self, entries: impl IntoIterator<Item = Entry>) {
+    pub(crate) fn put_keys(&self, entries: impl IntoIterator<Item = IndexEntry>) {
         self.index.put(entries);
     }
 
@@ -223,7 +236,7 @@ impl SpaceState {
     }
 
     /// Compaction has found nothing to do in a table.
-    pub(crate) fn set_unchanged(&mut self, number: u32) {
+    pub(crate) fn set_unchanged(&mut self, number: TableNumber) {
         self.table_mut(number).set_unchanged();
     }
 
@@ -260,24 +273,25 @@ impl SpaceState {
             id: table.id().map(str::to_owned),
             files: table.files().map(SnapshotFile::of).collect(),
         });
-        let stale_rows = (0..self.tables.len() as u32)
-            .flat_map(|number| self.live.stale_rows_of(number))
-            .flat_map(|(file, rows)| rows.iter().map(move |row| Position { file, row }));
+        let stale_rows = self
+            .numbered_tables()
+            .flat_map(|(number, _)| self.live.stale_rows_of(number))
+            .flat_map(|(file, rows)| rows.iter().map(move |row| Position { file, row: RowNumber::new(row) }));
         IndexSnapshot::new(self.numbers.last(), stale_rows, tables.collect())
     }
 
     /// The next tables to be probed, in turn; at most so many. Unusable ones are left out.
-    pub(crate) fn next_probed(&mut self, count_max: usize) -> Vec<u32> {
+    pub(crate) fn next_probed(&mut self, count_max: usize) -> Vec<TableNumber> {
         let total = self.tables.len();
         let first = self.next_probed;
         let count = total.min(count_max);
         self.next_probed = if total == 0 { 0 } else { (first + count) % total };
-        let numbers = (first..first + count).map(|number| (number % total) as u32);
+        let numbers = (first..first + count).map(|number| TableNumber::of_index(number % total));
         numbers.filter(|number| self.table(*number).unusable().is_none()).collect()
     }
 
     /// Remembers what a probe of a table saw. Whether its log has to be read.
-    pub(crate) fn probed(&mut self, number: u32, result: ProbeResult) -> bool {
+    pub(crate) fn probed(&mut self, number: TableNumber, result: ProbeResult) -> bool {
         let table = self.table_mut(number);
         let needs_reload = table.needs_reload(&result);
         table.set_probed(result);
@@ -285,7 +299,7 @@ impl SpaceState {
     }
 
     /// Takes a table that cannot be used out of everything that decisions are made by. `took`: how long it took to find out.
-    pub(super) fn disable(&mut self, number: u32, error: &EngineError, took: Duration) {
+    pub(super) fn disable(&mut self, number: TableNumber, error: &EngineError, took: Duration) {
         let reason = Chain(error).to_string();
         self.clear_table(number);
         let table = self.table_mut(number);
@@ -301,7 +315,7 @@ impl SpaceState {
     }
 
     /// A table has been read whole again.
-    pub(super) fn enable(&mut self, number: u32) {
+    pub(super) fn enable(&mut self, number: TableNumber) {
         let table = self.table_mut(number);
         if table.set_unusable(None).is_some() {
             tracing::info!(table = %table.key(), "table can be used again");
@@ -309,7 +323,7 @@ impl SpaceState {
     }
 
     #[cfg(test)]
-    pub(super) fn make_due(&mut self, number: u32) {
+    pub(super) fn make_due(&mut self, number: TableNumber) {
         let table = self.table_mut(number);
         let reason = table.unusable().map(|unusable| unusable.reason().to_owned()).unwrap_or_default();
         table.set_unusable(Some(Arc::new(Unusable::until(reason, Instant::now()))));
@@ -319,7 +333,7 @@ impl SpaceState {
     ///
     /// # Errors
     /// [`EngineError::Unusable`] names the first such table.
-    pub(crate) fn check_usable(&self, numbers: &[u32]) -> Result<(), EngineError> {
+    pub(crate) fn check_usable(&self, numbers: &[TableNumber]) -> Result<(), EngineError> {
         let tables = numbers.iter().map(|number| self.table(*number));
         let unusable = tables.filter_map(|table| Some((table, table.unusable()?))).next();
         unusable.map_or(Ok(()), |(table, unusable)| {
@@ -328,7 +342,7 @@ impl SpaceState {
     }
 
     /// The tables that cannot be used.
-    pub(crate) fn unusable(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..).zip(&self.tables).filter(|(_, table)| table.unusable().is_some()).map(|(number, _)| number)
+    pub(crate) fn unusable(&self) -> impl Iterator<Item = TableNumber> + '_ {
+        self.numbered_tables().filter(|(_, table)| table.unusable().is_some()).map(|(number, _)| number)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lake_shared::identity::TableKey;
 
+use crate::key_index::FileNumber;
 use crate::metastore::TableRecord;
 use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::deletion_vectors::DeletionVector;
@@ -31,7 +32,7 @@ pub(crate) struct TableState {
     /// Names of the partition columns.
     partition_columns: Vec<String>,
     /// By number.
-    files: BTreeMap<u32, DataFile>,
+    files: BTreeMap<FileNumber, DataFile>,
     /// What the metastore has not been told yet.
     unreported: Option<Freshness>,
     /// Whether it has been told this schema since the space was loaded.
@@ -60,7 +61,7 @@ pub(crate) struct LoadedTable {
     pub(crate) id: String,
     pub(crate) schema: TableSchema,
     pub(crate) partition_columns: Vec<String>,
-    pub(crate) files: BTreeMap<u32, DataFile>,
+    pub(crate) files: BTreeMap<FileNumber, DataFile>,
 }
 
 /// What a commit of the engine made of a table.
@@ -69,9 +70,9 @@ pub(crate) struct CommittedFiles {
     /// Identity of the table, if the commit said it.
     pub(crate) id: Option<String>,
     /// Files that left.
-    pub(crate) removed: Vec<u32>,
+    pub(crate) removed: Vec<FileNumber>,
     /// Files that got another deletion vector.
-    pub(crate) marked: Vec<(u32, DeletionVector)>,
+    pub(crate) marked: Vec<(FileNumber, DeletionVector)>,
     /// Files that entered.
     pub(crate) added: Vec<DataFile>,
 }
@@ -128,7 +129,7 @@ impl TableState {
         self.files.values()
     }
 
-    pub(crate) fn file(&self, number: u32) -> Option<&DataFile> {
+    pub(crate) fn file(&self, number: FileNumber) -> Option<&DataFile> {
         self.files.get(&number)
     }
 
@@ -264,14 +265,14 @@ impl TableState {
     }
 
     /// How many rows a file has, of which the log did not say so.
-    pub(super) fn set_rows_of_file(&mut self, number: u32, rows: i64) {
+    pub(super) fn set_rows_of_file(&mut self, number: FileNumber, rows: i64) {
         if let Some(file) = self.files.get_mut(&number) {
             file.rows = rows;
         }
     }
 
     /// Between which instants the rows of a file were observed, microseconds since 1970.
-    pub(super) fn set_observed_bounds(&mut self, number: u32, observed_us: Option<(i64, i64)>) {
+    pub(super) fn set_observed_bounds(&mut self, number: FileNumber, observed_us: Option<(i64, i64)>) {
         if let Some(file) = self.files.get_mut(&number) {
             file.observed_us = observed_us;
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, tombstone};
 use super::log::Log;
 use super::respelled::Respelled;
-use crate::key_index::IndexError;
+use crate::key_index::{FileNumber, IndexError, RowNumber};
 use crate::table_store::TableStore;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
@@ -280,7 +280,7 @@ async fn types_differ_by_case(ignores_case: bool) {
 
 #[tokio::test]
 async fn a_file_with_too_many_rows_is_no_lost_index() {
-    let error = EngineError::Index(IndexError::RowTooLarge { file: 1, row: 1 << 24 });
+    let error = EngineError::Index(IndexError::RowTooLarge { file: FileNumber::new(1), row: RowNumber::new(1 << 24) });
     assert!(!error.is_index_lost());
     let lake = Lake::new().await;
     let log = Log::of(&lake, "t");
@@ -305,10 +305,10 @@ async fn a_space_that_is_loaded_anew_saves_its_index_in_time() {
     let store = lake.open(keeping(24));
     upsert(&store, 0..5, 1).await;
     let cell = store.spaces.cell(&space());
-    cell.index_upkeep.set_saved(3_000_000_000);
+    cell.index_upkeep.set_saved(FileNumber::new(3_000_000_000));
     store.forget(&space()).await;
     lake.lose_index().await;
     upsert(&store, 0..5, 2).await;
     let saved = cell.index_upkeep.saved_number();
-    assert!(saved < 1_000, "{saved}");
+    assert!(saved < FileNumber::new(1_000), "{saved}");
 }

@@ -10,6 +10,7 @@ use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::log::base_version::ProbeResult;
 use crate::table_store::delta::space::cell::SpaceCell;
 use crate::table_store::delta::space::loader::SpaceLoader;
+use crate::table_store::delta::table_number::TableNumber;
 
 /// Tables that one round probes, per space.
 const TABLES_A_ROUND: usize = 32;
@@ -56,7 +57,7 @@ impl ExternalChanges {
         &self,
         cell: &SpaceCell,
         generation: u64,
-        number: u32,
+        number: TableNumber,
         result: ProbeResult,
     ) -> Result<(), EngineError> {
         // Let go between two tables: a batch waits for one at most.

@@ -11,6 +11,7 @@ use crate::table_store::delta::options::DeltaOptions;
 use crate::table_store::delta::space::cell::SpaceCell;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::delta::upsert::plan::decide::BatchEntries;
 use crate::table_store::delta::upsert::plan::grouping::{self, CommitGroups};
 use crate::table_store::delta::upsert::plan::rewrite_budget::RewriteBudget;
@@ -33,7 +34,7 @@ pub(crate) struct Upserter {
 enum PlanResult {
     Done,
     /// Other programs committed to these tables.
-    Conflicts(Vec<u32>),
+    Conflicts(Vec<TableNumber>),
 }
 
 impl Upserter {
@@ -145,7 +146,7 @@ impl Upserter {
         }
         // The others are done; their commits may have taken away the files that rows were found in.
         found.retain(|_, row| dependent.contains(&row.table));
-        let dependent: Vec<(usize, u32)> =
+        let dependent: Vec<(usize, TableNumber)> =
             numbers.iter().copied().enumerate().filter(|(_, number)| dependent.contains(number)).collect();
         if let Some(conflict) = self.commit_dependent(state, &dependent, batch, &decisions, found, progress).await? {
             return Ok(PlanResult::Conflicts(vec![conflict]));

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use roaring::RoaringBitmap;
 
-use crate::key_index::{Entry, FinishedRun};
+use crate::key_index::{FileNumber, FinishedRun, IndexEntry};
 use crate::table_store::delta::files::deletion_vectors::DeletionVector;
 use crate::table_store::delta::files::file_writer::NewFile;
 use crate::table_store::delta::files::new_files::NewFiles;
+use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::delta::upsert::rows::incoming::IncomingRows;
 use crate::table_store::schema_plan::SchemaPlan;
 
@@ -15,11 +16,11 @@ use crate::table_store::schema_plan::SchemaPlan;
 #[derive(Debug)]
 pub(crate) struct Change {
     /// Which table of the space.
-    pub(crate) number: u32,
+    pub(crate) number: TableNumber,
     /// Rows that enter.
     pub(crate) incoming: IncomingRows,
     /// Rows of this table that must leave, by file; replaced and stale ones included.
-    pub(crate) dead: BTreeMap<u32, RoaringBitmap>,
+    pub(crate) dead: BTreeMap<FileNumber, RoaringBitmap>,
     /// How many rows leave without being replaced.
     pub(crate) deleted: u64,
 }
@@ -30,13 +31,13 @@ pub(crate) struct WrittenChange {
     pub(crate) partition_columns: Vec<String>,
     pub(crate) added: Vec<NewFile>,
     /// Numbers of files that leave.
-    pub(crate) removed: Vec<u32>,
+    pub(crate) removed: Vec<FileNumber>,
     /// Numbers of files with another deletion vector than before.
-    pub(crate) marked: Vec<(u32, DeletionVector)>,
+    pub(crate) marked: Vec<(FileNumber, DeletionVector)>,
     /// Index entries of the new rows.
-    pub(crate) inserted: Vec<Entry>,
+    pub(crate) inserted: Vec<IndexEntry>,
     /// Index entries of the copied rows.
-    pub(crate) copied: Vec<Entry>,
+    pub(crate) copied: Vec<IndexEntry>,
     /// The same where they are very many.
     pub(crate) copied_run: Option<FinishedRun>,
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use roaring::RoaringBitmap;
 
-use crate::key_index::{IdHash, Liveness, Position};
+use crate::key_index::{FileNumber, IdHash, Liveness, Position};
 use crate::table_store::SpaceBatch;
 use crate::table_store::by_id_hash::{ByIdHash, IdHashes};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::space::state::{RowLocation, SpaceState};
+use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::delta::upsert::adopt::adopt;
 use crate::table_store::delta::upsert::apply::Upserter;
 use crate::table_store::delta::upsert::change::Change;
@@ -22,12 +23,12 @@ impl Upserter {
     pub(super) async fn commit_dependent(
         &self,
         state: &mut SpaceState,
-        tables: &[(usize, u32)],
+        tables: &[(usize, TableNumber)],
         batch: &SpaceBatch,
         decisions: &Decisions,
         mut found: ByIdHash<RowLocation>,
         progress: &mut Progress,
-    ) -> Result<Option<u32>, EngineError> {
+    ) -> Result<Option<TableNumber>, EngineError> {
         // Rows enter before rows of the same ids leave other tables: a reader may see an id twice for a moment, never not at all.
         let mut deletes: IdHashes = decisions.deletes.iter().copied().filter(|id| found.contains_key(id)).collect();
         for (position, number) in tables {
@@ -49,7 +50,7 @@ impl Upserter {
             }
             follow_copies(state, &mut found).await?;
         }
-        let mut rest: Vec<u32> = deletes.iter().filter_map(|id| found.get(id)).map(|row| row.table).collect();
+        let mut rest: Vec<TableNumber> = deletes.iter().filter_map(|id| found.get(id)).map(|row| row.table).collect();
         rest.extend(state.live().tables_with_stale_rows());
         rest.sort_unstable();
         rest.dedup();
@@ -77,13 +78,13 @@ async fn follow_copies(state: &SpaceState, found: &mut ByIdHash<RowLocation>) ->
 /// longer in `deletes` afterwards.
 fn change_of(
     state: &SpaceState,
-    number: u32,
+    number: TableNumber,
     incoming: IncomingRows,
     replaced: impl Iterator<Item = Position>,
     found: &ByIdHash<RowLocation>,
     deletes: &mut IdHashes,
 ) -> Change {
-    let mut dead: BTreeMap<u32, RoaringBitmap> =
+    let mut dead: BTreeMap<FileNumber, RoaringBitmap> =
         state.live().stale_rows_of(number).map(|(file, rows)| (file, rows.clone())).collect();
     let here = |id: &IdHash| found.get(id).filter(|row| row.table == number);
     let taken: Vec<IdHash> = deletes.iter().copied().filter(|id| here(id).is_some()).collect();
@@ -92,7 +93,7 @@ fn change_of(
     }
     let deleted = taken.iter().filter_map(here).map(|row| row.position);
     for position in replaced.chain(deleted) {
-        dead.entry(position.file).or_default().insert(position.row);
+        dead.entry(position.file).or_default().insert(position.row.get());
     }
     Change { number, incoming, dead, deleted: taken.len() as u64 }
 }

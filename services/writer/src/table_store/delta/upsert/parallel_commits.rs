@@ -11,6 +11,7 @@ use futures::{FutureExt, StreamExt};
 use crate::table_store::SpaceBatch;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::delta::upsert::adopt::adopt;
 use crate::table_store::delta::upsert::apply::Upserter;
 use crate::table_store::delta::upsert::change::{Change, CommittedChange};
@@ -81,7 +82,7 @@ impl Upserter {
         batch: &SpaceBatch,
         decisions: &Decisions,
         progress: &mut Progress,
-    ) -> Result<Vec<u32>, EngineError> {
+    ) -> Result<Vec<TableNumber>, EngineError> {
         let mut waiting = VecDeque::from(changes);
         let (mut conflicts, mut failure, mut failures) = (Vec::new(), None, 0);
         let mut broken = Vec::new();
@@ -112,7 +113,7 @@ impl Upserter {
         waiting: &mut VecDeque<TableChange>,
         batch: &SpaceBatch,
         decisions: &Decisions,
-    ) -> Vec<(u32, CommitResult)> {
+    ) -> Vec<(TableNumber, CommitResult)> {
         let (mut in_flight, mut done) = (InFlight::default(), Vec::new());
         let mut under_way = FuturesUnordered::new();
         loop {
@@ -152,7 +153,7 @@ impl Upserter {
     }
 
     /// Bytes that count for the copy on write of a table, whether all of its files are read or not.
-    fn copied_bytes(&self, state: &SpaceState, number: u32) -> u64 {
+    fn copied_bytes(&self, state: &SpaceState, number: TableNumber) -> u64 {
         let table = state.table(number);
         let bytes = table.bytes();
         match replacement(&self.options.of_table(table.name()), bytes, 0, BudgetLeft::Unlimited) {

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
 
-use crate::key_index::{Entry, IdHash, Position, RunBuilder};
+use crate::key_index::{FileNumber, IdHash, IndexEntry, Position, RowNumber, RunBuilder};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file::{self, DataFile, FileStream};
 use crate::table_store::delta::files::file_writer::{FileFormat, FileWriter, NewFile, positions, rows_of_size};
@@ -60,9 +61,9 @@ pub(crate) struct WrittenFiles {
     /// New files.
     pub(crate) added: Vec<NewFile>,
     /// Where the new rows stand.
-    pub(crate) inserted: Vec<Entry>,
+    pub(crate) inserted: Vec<IndexEntry>,
     /// Where the copied rows stand, if they are not in the run.
-    pub(crate) copied: Vec<Entry>,
+    pub(crate) copied: Vec<IndexEntry>,
     /// The same where they are very many.
     pub(crate) run: Option<RunBuilder>,
 }
@@ -159,77 +160,82 @@ impl PartitionFiles<'_> {
         present: &HashSet<String>,
         run: Option<&Mutex<RunBuilder>>,
     ) -> Result<WrittenFiles, EngineError> {
-        let mut output = WrittenFiles::default();
-        let by_name: HashMap<&str, &Column> =
-            self.table.schema().columns.iter().map(|column| (column.name.as_str(), column)).collect();
-        let mut sources: HashSet<&str> = HashSet::new();
+        let mut opened = self.open_files(files).await?;
         if new.is_some() {
-            sources.extend(present.iter().map(String::as_str));
-        }
-        let copied_at_once = data_file::rows_at_once(self.table.schema().columns.len());
-        let mut opened: HashMap<u32, FileStream> = HashMap::new();
-        for files in files.chunks(FILES_OPENED_AT_ONCE) {
-            let opening = files.iter().map(|file| data_file::open_with(&self.store, file, None, copied_at_once));
-            for (file, opened_file) in files.iter().zip(try_join_all(opening).await?) {
-                let stream = opened_file.stream;
-                let names = stream.schema().fields().iter().filter_map(|field| by_name.get(field.name().as_str()));
-                sources.extend(names.map(|column| column.source.as_str()));
-                // Footers can be large: those of many files are read again.
-                if opened.len() < FILES_HELD_OPEN {
-                    opened.insert(file.number, stream);
-                }
-            }
+            opened.sources.extend(present.iter().map(String::as_str));
         }
         // A column that is NULL in all rows of a file is left out of it: readers fill it in, and wide tables stay small.
-        let columns: Vec<&Column> = self
-            .plan
-            .schema
-            .columns
-            .iter()
-            .filter(|column| sources.contains(column.source.as_str()) && !self.partition_columns.contains(&column.name))
-            .collect();
+        let is_written = |column: &&Column| {
+            opened.sources.contains(column.source.as_str()) && !self.partition_columns.contains(&column.name)
+        };
+        let columns: Vec<&Column> = self.plan.schema.columns.iter().filter(is_written).collect();
         let schema = data_file::file_schema(&columns);
         let (partition_columns, numbers) = (self.partition_columns.to_vec(), self.state.numbers().clone());
         let store = Arc::clone(&self.store);
         let format = FileFormat::new(store, Arc::clone(&schema), &self.plan.schema, partition_columns, numbers);
-        let rows_max = self.rows_max(files, new, &range);
-        let mut writer = FileWriter::new(&format, partition.clone(), rows_max);
+        let writer = FileWriter::new(&format, partition.clone(), self.rows_max(files, new, &range));
+        let mut rows = PartitionRows { schema, columns, writer, run, output: WrittenFiles::default() };
         let writing = async {
-            let names = key_names(self.table.schema());
             for file in files {
-                let mut stream = match opened.remove(&file.number) {
+                let stream = match opened.streams.remove(&file.number) {
                     Some(stream) => stream,
-                    None => data_file::open_with(&self.store, file, None, copied_at_once).await?.stream,
+                    None => data_file::open_with(&self.store, file, None, self.rows_copied_at_once()).await?.stream,
                 };
-                let mut row = 0;
-                while let Some(batch) = stream.try_next().await.map_err(EngineError::read_file)? {
-                    let (batch, keys) = self.survivors(&batch, file, &mut row, &names)?;
-                    let rows = batch.num_rows();
-                    let batch = data_file::aligned(&schema, &columns, rows, |column| {
-                        batch.column_by_name(&column.name).cloned()
-                    })?;
-                    let places = writer.write(&batch).await?;
-                    output.copy(positions(places).zip(keys), run)?;
-                }
+                self.copy_survivors(file, stream, &mut rows).await?;
             }
             if let Some(new) = new {
-                let rows_at_once = data_file::rows_at_once(columns.len());
-                for from in range.clone().step_by(rows_at_once) {
-                    let rows = from..range.end.min(from + rows_at_once);
-                    let batch = new.slice(rows.clone(), &schema, &columns)?;
-                    let places = writer.write(&batch).await?;
-                    let keys = new.keys[rows].iter().map(|(id, order)| (*id, order.version_us));
-                    output.inserted.extend(positions(places).zip(keys).map(|(position, key)| entry(position, key)));
-                }
+                rows.insert(new, range).await?;
             }
-            writer.close().await
+            rows.writer.close().await
         };
         if let Err(error) = writing.await {
-            writer.discard().await;
+            rows.writer.discard().await;
             return Err(error);
         }
-        output.added = writer.into_files();
-        Ok(output)
+        Ok(WrittenFiles { added: rows.writer.into_files(), ..rows.output })
+    }
+
+    /// Rows of a file that are read at once.
+    fn rows_copied_at_once(&self) -> usize {
+        data_file::rows_at_once(self.table.schema().columns.len())
+    }
+
+    /// Opens files to learn which columns they have. Some of them stay open.
+    async fn open_files<'a>(&'a self, files: &[&DataFile]) -> Result<OpenedFiles<'a>, EngineError> {
+        let by_name: HashMap<&str, &Column> =
+            self.table.schema().columns.iter().map(|column| (column.name.as_str(), column)).collect();
+        let rows_at_once = self.rows_copied_at_once();
+        let mut opened = OpenedFiles { streams: HashMap::new(), sources: HashSet::new() };
+        for files in files.chunks(FILES_OPENED_AT_ONCE) {
+            let opening = files.iter().map(|file| data_file::open_with(&self.store, file, None, rows_at_once));
+            for (file, opened_file) in files.iter().zip(try_join_all(opening).await?) {
+                let stream = opened_file.stream;
+                let names = stream.schema().fields().iter().filter_map(|field| by_name.get(field.name().as_str()));
+                opened.sources.extend(names.map(|column| column.source.as_str()));
+                // Footers can be large: those of many files are read again.
+                if opened.streams.len() < FILES_HELD_OPEN {
+                    opened.streams.insert(file.number, stream);
+                }
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Copies the rows of a file that stay.
+    async fn copy_survivors(
+        &self,
+        file: &DataFile,
+        mut stream: FileStream,
+        rows: &mut PartitionRows<'_>,
+    ) -> Result<(), EngineError> {
+        let names = key_names(self.table.schema());
+        let mut first = RowNumber::FIRST;
+        while let Some(batch) = stream.try_next().await.map_err(EngineError::read_file)? {
+            let (survivors, keys) = self.survivors(&batch, file, first, &names)?;
+            first = first.offset(batch.num_rows() as u32);
+            rows.copy(&survivors, keys).await?;
+        }
+        Ok(())
     }
 
     /// Rows after which a file is closed.
@@ -243,19 +249,20 @@ impl PartitionFiles<'_> {
         rows_of_size(self.options.target_file_bytes, rows as u64, bytes as u64)
     }
 
-    /// The rows of a batch that stay, with their keys. `row` is the number of the first one in its file.
+    /// The rows of a batch that stay, with their keys. `first`: the row of the file with which the batch begins.
     fn survivors(
         &self,
         batch: &RecordBatch,
         file: &DataFile,
-        row: &mut u32,
+        first: RowNumber,
         [id, version, _]: &[String; 3],
     ) -> Result<(RecordBatch, Vec<RowKey>), EngineError> {
         let keys = KeyColumns::without_observation(batch, id, version)
             .map_err(|error| EngineError::corrupt(format!("file {}: {error}", file.path)))?;
         let dead = self.change.dead.get(&file.number);
         let mut survivors = Vec::with_capacity(batch.num_rows());
-        let stays = (0..batch.num_rows()).zip(*row..).map(|(at, row)| {
+        let stays = (0..batch.num_rows()).map(|at| {
+            let row = first.offset(at as u32).get();
             let deleted = file.deleted_rows().is_some_and(|deleted| deleted.contains(row));
             let stays = !deleted && !dead.is_some_and(|dead| dead.contains(row));
             if stays {
@@ -264,8 +271,49 @@ impl PartitionFiles<'_> {
             Some(stays)
         });
         let mask: BooleanArray = stays.collect();
-        *row += batch.num_rows() as u32;
         Ok((filter_record_batch(batch, &mask).map_err(EngineError::arrow)?, survivors))
+    }
+}
+
+/// The files of a partition that are copied, opened.
+struct OpenedFiles<'a> {
+    /// Those that stay open until it is their turn.
+    streams: HashMap<FileNumber, FileStream>,
+    /// Sources of the columns that any of the files has.
+    sources: HashSet<&'a str>,
+}
+
+/// The rows of a partition on their way into its new files.
+struct PartitionRows<'a> {
+    schema: SchemaRef,
+    columns: Vec<&'a Column>,
+    writer: FileWriter<'a>,
+    /// Where entries of copied rows go if they are very many.
+    run: Option<&'a Mutex<RunBuilder>>,
+    output: WrittenFiles,
+}
+
+impl PartitionRows<'_> {
+    /// Writes rows of a rewritten file.
+    async fn copy(&mut self, batch: &RecordBatch, keys: Vec<RowKey>) -> Result<(), EngineError> {
+        let batch = data_file::aligned(&self.schema, &self.columns, batch.num_rows(), |column| {
+            batch.column_by_name(&column.name).cloned()
+        })?;
+        let places = self.writer.write(&batch).await?;
+        self.output.copy(positions(places).zip(keys), self.run)
+    }
+
+    /// Writes new rows.
+    async fn insert(&mut self, new: &SortedRows, range: Range<usize>) -> Result<(), EngineError> {
+        let rows_at_once = data_file::rows_at_once(self.columns.len());
+        for from in range.clone().step_by(rows_at_once) {
+            let rows = from..range.end.min(from + rows_at_once);
+            let batch = new.slice(rows.clone(), &self.schema, &self.columns)?;
+            let places = self.writer.write(&batch).await?;
+            let keys = new.keys[rows].iter().map(|(id, order)| (*id, order.version_us));
+            self.output.inserted.extend(positions(places).zip(keys).map(|(position, key)| entry(position, key)));
+        }
+        Ok(())
     }
 }
 
@@ -291,6 +339,6 @@ impl WrittenFiles {
     }
 }
 
-fn entry(position: Position, (id, version_us): (IdHash, i64)) -> Entry {
-    Entry { id, position, version_us }
+fn entry(position: Position, (id, version_us): (IdHash, i64)) -> IndexEntry {
+    IndexEntry { id, position, version_us }
 }

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::space::table::Freshness;
+use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::delta::upsert::change::Change;
 use crate::table_store::{Applied, AppliedTable};
 
 /// Rows upserted and deleted, by table number, with the order of the last commits.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    counts: HashMap<u32, Counts>,
+    counts: HashMap<TableNumber, Counts>,
     commits: usize,
 }
 
@@ -35,7 +36,7 @@ impl Progress {
 
     /// The answer of the call.
     pub(crate) fn applied(&self, state: &SpaceState) -> Applied {
-        let mut changed: Vec<(&u32, &Counts)> = self.counts.iter().collect();
+        let mut changed: Vec<(&TableNumber, &Counts)> = self.counts.iter().collect();
         changed.sort_by_key(|(_, counts)| counts.last_commit);
         let tables = changed.into_iter().map(|(number, counts)| {
             let table = state.table(*number);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 
-use crate::key_index::{FinishedRun, RunBuilder};
+use crate::key_index::{FileNumber, FinishedRun, RunBuilder};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::deletion_vectors;
 use crate::table_store::delta::files::new_files::NewFiles;
@@ -86,7 +86,7 @@ pub(crate) async fn write(change: &Change, context: WriteContext<'_>) -> Result<
     let touched: HashSet<&Partition> =
         rows.iter().flat_map(|rows| &rows.partitions).map(|(partition, _)| partition).collect();
     let file_plan = plan_files(table, &change.dead, plan.rewrites, replacement, &touched, options);
-    let mut removed: Vec<u32> = file_plan.removed.iter().map(|file| file.number).collect();
+    let mut removed: Vec<FileNumber> = file_plan.removed.iter().map(|file| file.number).collect();
     removed.extend(file_plan.rewritten.iter().map(|file| file.number));
     let vectors = file_plan.marked.iter().map(|(_, rows)| Arc::clone(rows)).collect();
     let files = PartitionFiles {

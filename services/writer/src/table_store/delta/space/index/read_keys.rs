@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use lake_shared::identity::Space;
 use object_store::ObjectStore;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::key_index::{Entry, IdHash, Liveness, Position, ROWS_PER_FILE_MAX, RunBuilder};
+use crate::key_index::{
+    FileNumber, IdHash, IndexEntry, Liveness, Located, Position, ROWS_PER_FILE_MAX, RowNumber, RunBuilder,
+};
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file::{self, DataFile};
@@ -17,6 +20,7 @@ use crate::table_store::delta::files::key_columns::{KeyColumns, key_names};
 use crate::table_store::delta::permanent_error;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::table_number::TableNumber;
 
 /// Files read at once when an index is built.
 const FILES_AT_ONCE: usize = 3;
@@ -38,7 +42,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// A file whose keys are to be read.
 struct FileToRead {
-    table: u32,
+    table: TableNumber,
     store: Arc<dyn ObjectStore>,
     file: DataFile,
     /// Names of its key columns.
@@ -53,7 +57,13 @@ pub(crate) struct KeysToRead {
 
 impl KeysToRead {
     /// Adds files of a table.
-    pub(crate) fn add(&mut self, state: &SpaceState, table: u32, store: Arc<dyn ObjectStore>, numbers: Vec<u32>) {
+    pub(crate) fn add(
+        &mut self,
+        state: &SpaceState,
+        table: TableNumber,
+        store: Arc<dyn ObjectStore>,
+        numbers: Vec<FileNumber>,
+    ) {
         let held = state.table(table);
         let names = Arc::new(key_names(held.schema()));
         let files = numbers.iter().filter_map(|number| held.file(*number));
@@ -85,29 +95,96 @@ impl KeysToRead {
 
 /// What comes from a file.
 enum Read {
-    Keys(Vec<Entry>),
-    Done { table: u32, file: u32, rows: i64 },
-    Failed { table: u32, file: u32, error: EngineError },
+    Keys(Vec<IndexEntry>),
+    Done { table: TableNumber, file: FileNumber, rows: i64 },
+    Failed { table: TableNumber, file: FileNumber, error: EngineError },
 }
 
 /// What came of reading keys.
 #[derive(Debug, Default)]
 pub(crate) struct KeysRead {
     /// Tables with files that cannot be read, now or later. Nothing of them counts any more.
-    pub(crate) broken: BTreeMap<u32, EngineError>,
+    pub(crate) broken: BTreeMap<TableNumber, EngineError>,
     /// Ids of rows that were read and that may have tombstones.
     pub(crate) tombstoned: Vec<IdHash>,
 }
 
+/// Two live rows of one id: the older one must leave.
+#[derive(Clone, Copy)]
+struct DuplicateRows {
+    first: Located,
+    second: Located,
+}
+
 /// Where entries of new files go until all of them have come: a table that turns out to be broken half-way must have no effect.
 enum Sink {
-    Memory(Vec<Vec<Entry>>),
+    Memory(Vec<Vec<IndexEntry>>),
     Run(RunBuilder),
+}
+
+impl Sink {
+    /// The place for so many entries.
+    fn of_rows(state: &SpaceState, rows: i64) -> Result<Self, EngineError> {
+        if rows <= ROWS_IN_MEMORY_MAX {
+            return Ok(Self::Memory(Vec::new()));
+        }
+        Ok(Self::Run(state.index().run_builder().map_err(EngineError::Index)?))
+    }
+
+    /// Takes entries. Answers the rows of the same ids that the index knows; of entries in memory these are looked up when they enter
+    /// the index.
+    async fn take(
+        &mut self,
+        state: &SpaceState,
+        entries: Vec<IndexEntry>,
+        index_is_new: bool,
+    ) -> Result<Vec<DuplicateRows>, EngineError> {
+        let run = match self {
+            Self::Memory(chunks) => {
+                chunks.push(entries);
+                return Ok(Vec::new());
+            }
+            Self::Run(run) => run,
+        };
+        // Nothing can be found in an index whose only content is still being sorted.
+        let duplicates = if index_is_new { Vec::new() } else { held_elsewhere(state, &entries).await? };
+        for entry in entries {
+            run.push(entry).map_err(EngineError::Index)?;
+        }
+        Ok(duplicates)
+    }
+}
+
+/// How far the reading of keys is; the log is told every few seconds.
+struct ReadingProgress {
+    rows: u64,
+    total: i64,
+    began: Instant,
+    told: Instant,
+}
+
+impl ReadingProgress {
+    fn of_rows(total: i64) -> Self {
+        let now = Instant::now();
+        Self { rows: 0, total, began: now, told: now }
+    }
+
+    fn advance(&mut self, space: &Space, rows: usize) {
+        self.rows += rows as u64;
+        if self.told.elapsed() >= PROGRESS_EVERY {
+            self.told = Instant::now();
+            let seconds = self.began.elapsed().as_secs();
+            tracing::info!(%space, rows = self.rows, of = self.total, seconds, "reading keys into the index");
+        }
+    }
 }
 
 impl SpaceLoader {
     /// Reads the keys of files into the index. Two live rows of one id: the older one must leave. Tables that cannot be read are left
     /// out and named in the answer.
+    ///
+    /// # Errors
+    /// When the store or the disk of the index fails for now.
     pub(crate) async fn read_keys(
         &self,
         state: &mut SpaceState,
@@ -116,54 +193,33 @@ impl SpaceLoader {
     ) -> Result<KeysRead, EngineError> {
         let total = to_read.rows();
         let read_from = to_read.files.iter().map(|to_read| (to_read.file.number, to_read.table));
-        let mut outstanding: HashMap<u32, u32> = read_from.collect();
-        let mut sink = if total > ROWS_IN_MEMORY_MAX {
-            Sink::Run(state.index().run_builder().map_err(EngineError::Index)?)
-        } else {
-            Sink::Memory(Vec::new())
-        };
+        let mut outstanding: HashMap<FileNumber, TableNumber> = read_from.collect();
+        let mut sink = Sink::of_rows(state, total)?;
         let mut outcome = KeysRead::default();
-        let (mut rows, began, mut said) = (0_u64, Instant::now(), Instant::now());
+        let mut progress = ReadingProgress::of_rows(total);
         let mut reading = start_reading(to_read);
-        let mut twice: Vec<(Position, i64, Position, i64)> = Vec::new();
+        let mut duplicates: Vec<DuplicateRows> = Vec::new();
         while let Some(read) = reading.recv().await {
-            let entries = match read {
+            match read {
                 Read::Failed { table, file, error } if permanent_error::is_permanent(&error) => {
                     outstanding.remove(&file);
                     outcome.broken.entry(table).or_insert(error);
-                    continue;
                 }
                 Read::Failed { error, .. } => return Err(error),
                 Read::Done { table, file, rows } => {
                     outstanding.remove(&file);
                     state.table_mut(table).set_rows_of_file(file, rows);
-                    continue;
                 }
-                Read::Keys(entries) => entries,
-            };
-            rows += entries.len() as u64;
-            outcome
-                .tombstoned
-                .extend(entries.iter().map(|entry| entry.id).filter(|id| state.tombstones().may_have(*id)));
-            match &mut sink {
-                Sink::Run(run) => {
-                    // Nothing can be found in an index whose only content is still being sorted.
-                    if !index_is_new {
-                        twice.extend(held_elsewhere(state, &entries).await?);
-                    }
-                    for entry in entries {
-                        run.push(entry).map_err(EngineError::Index)?;
-                    }
+                Read::Keys(entries) => {
+                    let ids = entries.iter().map(|entry| entry.id);
+                    outcome.tombstoned.extend(ids.filter(|id| state.tombstones().may_have(*id)));
+                    let rows = entries.len();
+                    duplicates.extend(sink.take(state, entries, index_is_new).await?);
+                    progress.advance(state.space(), rows);
                 }
-                Sink::Memory(chunks) => chunks.push(entries),
-            }
-            if said.elapsed() >= PROGRESS_EVERY {
-                said = Instant::now();
-                let seconds = began.elapsed().as_secs();
-                tracing::info!(space = %state.space(), rows, of = total, seconds, "reading keys into the index");
             }
         }
-        // A reader that says nothing any more has met what the format never foresaw.
+        // A reader that ended without saying so has met what the format never foresaw.
         for table in outstanding.into_values() {
             let error = || EngineError::corrupt("the reading of a data file broke off");
             outcome.broken.entry(table).or_insert_with(error);
@@ -172,7 +228,7 @@ impl SpaceLoader {
             state.clear_table(*table);
         }
         match sink {
-            Sink::Run(run) => self.attach_run(state, run, twice).await?,
+            Sink::Run(run) => self.attach_run(state, run, duplicates).await?,
             Sink::Memory(chunks) => {
                 for entries in chunks {
                     self.put_newer(state, entries).await?;
@@ -187,32 +243,32 @@ impl SpaceLoader {
         &self,
         state: &mut SpaceState,
         run: RunBuilder,
-        mut twice: Vec<(Position, i64, Position, i64)>,
+        mut duplicates: Vec<DuplicateRows>,
     ) -> Result<(), EngineError> {
         let finishing = tokio::task::spawn_blocking(move || {
-            let mut duplicates = Vec::new();
-            run.finish(&mut |kept, other| duplicates.push((kept, other))).map(|run| (run, duplicates))
+            let mut pairs = Vec::new();
+            run.finish(&mut |kept, other| pairs.push((kept, other))).map(|run| (run, pairs))
         });
-        let (run, duplicates) = finishing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)?;
+        let (run, pairs) = finishing.await.map_err(EngineError::interrupted)?.map_err(EngineError::Index)?;
         state.attach_keys(run);
-        let pairs =
-            duplicates.iter().map(|(kept, other)| (kept.position, kept.version_us, other.position, other.version_us));
-        twice.extend(pairs);
-        self.resolve_duplicates(state, twice).await?;
+        let within_run =
+            pairs.iter().map(|(kept, other)| DuplicateRows { first: kept.located(), second: other.located() });
+        duplicates.extend(within_run);
+        self.resolve_duplicates(state, duplicates).await?;
         // The other one of two is not in the run. When the kept one has to leave, it is found in memory.
-        let winners = duplicates.into_iter().map(|(_, other)| other);
+        let winners = pairs.into_iter().map(|(_, other)| other);
         self.put_newer(state, winners.collect()).await
     }
 
     /// Enters keys of live rows into memory one by one. There an id has one entry, so the loser of two is marked as stale at once.
-    async fn put_newer(&self, state: &mut SpaceState, mut entries: Vec<Entry>) -> Result<(), EngineError> {
+    async fn put_newer(&self, state: &mut SpaceState, mut entries: Vec<IndexEntry>) -> Result<(), EngineError> {
         entries.retain(|entry| state.live().is_live(entry.position));
         if entries.is_empty() {
             return Ok(());
         }
         let conflicts = held_elsewhere(state, &entries).await?;
         self.resolve_duplicates(state, conflicts).await?;
-        let mut fresh: ByIdHash<Entry> = ByIdHash::default();
+        let mut fresh: ByIdHash<IndexEntry> = ByIdHash::default();
         let mut again = Vec::new();
         for entry in entries {
             if !state.live().is_live(entry.position) {
@@ -229,7 +285,7 @@ impl SpaceLoader {
         for (first, second) in again {
             let held = state.find(vec![first.id]).await?.remove(&first.id);
             if let Some(held) = held {
-                let pair = (held.position, held.order.version_us, second.position, second.version_us);
+                let pair = DuplicateRows { first: held.located(), second: second.located() };
                 self.resolve_duplicates(state, vec![pair]).await?;
             }
             if state.live().is_live(second.position) {
@@ -243,12 +299,12 @@ impl SpaceLoader {
     async fn resolve_duplicates(
         &self,
         state: &mut SpaceState,
-        mut twice: Vec<(Position, i64, Position, i64)>,
+        mut duplicates: Vec<DuplicateRows>,
     ) -> Result<(), EngineError> {
         // So that a file is read for few of the parts.
-        twice.sort_unstable_by_key(|(one, ..)| *one);
+        duplicates.sort_unstable_by_key(|pair| pair.first.position);
         let mut marked_stale = 0_u64;
-        for part in twice.chunks(RESOLVED_AT_ONCE) {
+        for part in duplicates.chunks(RESOLVED_AT_ONCE) {
             marked_stale += self.resolve_some(state, part).await?;
         }
         if marked_stale > 0 {
@@ -258,13 +314,9 @@ impl SpaceLoader {
     }
 
     /// How many rows must leave.
-    async fn resolve_some(
-        &self,
-        state: &mut SpaceState,
-        twice: &[(Position, i64, Position, i64)],
-    ) -> Result<u64, EngineError> {
-        let dependent = twice.iter().filter(|(_, one, _, other)| one == other);
-        let positions: Vec<Position> = dependent.flat_map(|(one, _, other, _)| [*one, *other]).collect();
+    async fn resolve_some(&self, state: &mut SpaceState, duplicates: &[DuplicateRows]) -> Result<u64, EngineError> {
+        let tied = duplicates.iter().filter(|pair| pair.first.version_us == pair.second.version_us);
+        let positions: Vec<Position> = tied.flat_map(|pair| [pair.first.position, pair.second.position]).collect();
         let observed = loop {
             match self.observed_at(state, &positions).await {
                 // The rows of that table do not count any more.
@@ -275,12 +327,14 @@ impl SpaceLoader {
             }
         };
         let mut marked_stale = 0_u64;
-        for &(one, one_version, other, other_version) in twice {
+        for DuplicateRows { first, second } in duplicates {
+            let (one, other) = (first.position, second.position);
             if !state.live().is_live(one) || !state.live().is_live(other) {
                 continue;
             }
-            let order = one_version
-                .cmp(&other_version)
+            let order = first
+                .version_us
+                .cmp(&second.version_us)
                 .then_with(|| observed.get(&one).cmp(&observed.get(&other)))
                 .then_with(|| one.cmp(&other));
             marked_stale += 1;
@@ -291,14 +345,11 @@ impl SpaceLoader {
 }
 
 /// Rows of the same ids that the index knows, each with the one that was read.
-async fn held_elsewhere(
-    state: &SpaceState,
-    entries: &[Entry],
-) -> Result<Vec<(Position, i64, Position, i64)>, EngineError> {
+async fn held_elsewhere(state: &SpaceState, entries: &[IndexEntry]) -> Result<Vec<DuplicateRows>, EngineError> {
     let found = state.find(entries.iter().map(|entry| entry.id).collect()).await?;
     let held = entries.iter().filter_map(|entry| {
         let held = found.get(&entry.id).filter(|held| held.position != entry.position)?;
-        Some((held.position, held.order.version_us, entry.position, entry.version_us))
+        Some(DuplicateRows { first: held.located(), second: entry.located() })
     });
     Ok(held.collect())
 }
@@ -338,7 +389,7 @@ fn check_rows(file: &DataFile, rows: i64) -> Result<(), EngineError> {
 }
 
 async fn read_file(
-    table: u32,
+    table: TableNumber,
     store: &Arc<dyn ObjectStore>,
     file: &DataFile,
     names: &[String; 3],
@@ -347,25 +398,25 @@ async fn read_file(
     let [id, version, _] = names;
     check_rows(file, file.rows)?;
     let mut batches = data_file::open(store, file, Some(&[id, version])).await?;
-    let mut row = 0_u32;
+    let mut first = RowNumber::FIRST;
     while let Some(batch) = batches.try_next().await.map_err(EngineError::read_file)? {
         let columns = KeyColumns::without_observation(&batch, id, version)
             .map_err(|error| EngineError::corrupt(format!("file {}: {error}", file.path)))?;
-        let rows = (0..batch.num_rows()).zip(row..);
-        let live = rows.filter(|(_, row)| !file.deleted_rows().is_some_and(|deleted| deleted.contains(*row)));
+        let rows = (0..batch.num_rows()).map(|at| (at, first.offset(at as u32)));
+        let live = rows.filter(|(_, row)| !file.deleted_rows().is_some_and(|deleted| deleted.contains(row.get())));
         let entries = live.filter_map(|(at, row)| {
             let id = columns.id_hash(at)?;
             let position = Position { file: file.number, row };
-            Some(Entry { id, position, version_us: columns.order(at).version_us })
+            Some(IndexEntry { id, position, version_us: columns.order(at).version_us })
         });
         let entries = entries.collect();
-        row += batch.num_rows() as u32;
-        check_rows(file, i64::from(row))?;
+        first = first.offset(batch.num_rows() as u32);
+        check_rows(file, i64::from(first.get()))?;
         if sender.send(Read::Keys(entries)).await.is_err() {
             return Ok(());
         }
     }
-    let done = Read::Done { table, file: file.number, rows: i64::from(row) };
+    let done = Read::Done { table, file: file.number, rows: i64::from(first.get()) };
     // Nobody waits any more: nothing to do.
     let _ = sender.send(done).await;
     Ok(())

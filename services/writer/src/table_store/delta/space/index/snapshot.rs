@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use deltalake::kernel::DeletionVectorDescriptor;
 use serde::{Deserialize, Serialize};
 
-use crate::key_index::Position;
+use crate::key_index::{FileNumber, Position, RowNumber};
 use crate::table_store::delta::files::data_file::DataFile;
 
 /// Changed whenever the meaning of an entry changes; an index with another one is built anew.
@@ -23,7 +23,7 @@ const NUMBERS_AHEAD: u32 = 100_000;
 /// One file that entries may point to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SnapshotFile {
-    pub(crate) number: u32,
+    pub(crate) number: FileNumber,
     /// Path within the table, decoded.
     pub(crate) path: String,
     pub(crate) deleted: Option<DeletionVectorDescriptor>,
@@ -66,22 +66,22 @@ impl SnapshotFiles {
 pub(crate) struct IndexSnapshot {
     format: u32,
     /// No file has a greater number.
-    pub(crate) last_number: u32,
+    pub(crate) last_number: FileNumber,
     /// File and row numbers of stale rows.
     #[serde(rename = "strays")]
-    stale_rows: Vec<(u32, u32)>,
+    stale_rows: Vec<(FileNumber, RowNumber)>,
     tables: Vec<SnapshotTable>,
 }
 
 impl IndexSnapshot {
     /// `last_number`: the greatest number of a file so far.
     pub(crate) fn new(
-        last_number: u32,
+        last_number: FileNumber,
         stale_rows: impl Iterator<Item = Position>,
         tables: Vec<SnapshotTable>,
     ) -> Self {
         let stale_rows = stale_rows.map(|position| (position.file, position.row)).collect();
-        Self { format: FORMAT, last_number: last_number.saturating_add(NUMBERS_AHEAD), stale_rows, tables }
+        Self { format: FORMAT, last_number: last_number.ahead(NUMBERS_AHEAD), stale_rows, tables }
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use roaring::RoaringBitmap;
 
-use crate::key_index::{IdHash, Position};
+use crate::key_index::{FileNumber, IdHash, Position, RowNumber};
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file;
@@ -21,7 +21,7 @@ impl SpaceLoader {
         found: &mut ByIdHash<RowLocation>,
         needed: &[(IdHash, i64)],
     ) -> Result<(), EngineError> {
-        let mut asked: BTreeMap<u32, Vec<(IdHash, i64)>> = BTreeMap::new();
+        let mut asked: BTreeMap<FileNumber, Vec<(IdHash, i64)>> = BTreeMap::new();
         for (id, observed_us) in needed {
             if let Some(row) = found.get(id) {
                 asked.entry(row.position.file).or_default().push((*id, *observed_us));
@@ -59,7 +59,11 @@ impl SpaceLoader {
     }
 
     /// Least and greatest instant of observation in a file; `None`: its statistics do not tell.
-    async fn observed_bounds(&self, state: &mut SpaceState, file: u32) -> Result<Option<(i64, i64)>, EngineError> {
+    async fn observed_bounds(
+        &self,
+        state: &mut SpaceState,
+        file: FileNumber,
+    ) -> Result<Option<(i64, i64)>, EngineError> {
         let Some(table) = state.live().table(file) else { return Ok(None) };
         let held = state.table(table);
         let Some(data_file) = held.file(file) else { return Ok(None) };
@@ -80,9 +84,9 @@ impl SpaceLoader {
         state: &SpaceState,
         positions: &[Position],
     ) -> Result<HashMap<Position, i64>, EngineError> {
-        let mut by_file: BTreeMap<u32, RoaringBitmap> = BTreeMap::new();
+        let mut by_file: BTreeMap<FileNumber, RoaringBitmap> = BTreeMap::new();
         for position in positions {
-            by_file.entry(position.file).or_default().insert(position.row);
+            by_file.entry(position.file).or_default().insert(position.row.get());
         }
         let mut observed = HashMap::with_capacity(positions.len());
         for (number, rows) in by_file {
@@ -93,7 +97,7 @@ impl SpaceLoader {
             let store = self.access().unloaded(held.path())?.object_store();
             let instants = data_file::instants(&store, file, &column, &rows).await;
             let instants = instants.map_err(|error| error.of_table(table))?;
-            let positions = rows.iter().map(|row| Position { file: number, row });
+            let positions = rows.iter().map(|row| Position { file: number, row: RowNumber::new(row) });
             observed.extend(positions.zip(instants));
         }
         Ok(observed)

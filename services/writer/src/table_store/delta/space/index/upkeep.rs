@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lake_shared::identity::Space;
 use lake_shared::names;
 
-use crate::key_index::{IndexError, IndexOptions, KeyIndex};
+use crate::key_index::{FileNumber, IndexError, IndexOptions, KeyIndex};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::options::DeltaOptions;
 use crate::table_store::delta::space::index::folder::IndexFolder;
@@ -30,7 +30,7 @@ const MERGE_COOLDOWN: Duration = Duration::from_secs(60);
 const FILES_BETWEEN_CHECKPOINTS: u32 = 500;
 
 /// The index begins anew when so many files have been numbered.
-const NUMBERS_MAX: u32 = u32::MAX / 4 * 3;
+const NUMBERS_MAX: FileNumber = FileNumber::new(u32::MAX / 4 * 3);
 
 /// What goes on with the index of one space beside batches.
 #[derive(Debug, Default)]
@@ -47,14 +47,13 @@ impl IndexUpkeep {
         self.is_saving.load(Ordering::Acquire)
     }
 
-    #[cfg(test)]
-    pub(crate) fn saved_number(&self) -> u32 {
-        self.saved_number.load(Ordering::Relaxed)
+    pub(crate) fn saved_number(&self) -> FileNumber {
+        FileNumber::new(self.saved_number.load(Ordering::Relaxed))
     }
 
     /// The index on disk stands for files up to this number.
-    pub(crate) fn set_saved(&self, number: u32) {
-        self.saved_number.store(number, Ordering::Relaxed);
+    pub(crate) fn set_saved(&self, number: FileNumber) {
+        self.saved_number.store(number.get(), Ordering::Relaxed);
     }
 }
 
@@ -165,7 +164,7 @@ impl KeyIndexes {
             self.set_lost(state.space());
             state.poison();
         }
-        let unsaved = number.saturating_sub(upkeep.saved_number.load(Ordering::Relaxed));
+        let unsaved = number.files_after(upkeep.saved_number());
         if unsaved < FILES_BETWEEN_CHECKPOINTS || upkeep.is_saving.swap(true, Ordering::AcqRel) {
             return;
         }

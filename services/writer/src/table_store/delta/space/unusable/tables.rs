@@ -9,10 +9,11 @@ use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::space::cell::SpaceCell;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::table_number::TableNumber;
 
 impl SpaceLoader {
     /// Gives an unusable table another try if it is time for one.
-    pub(crate) async fn try_if_due(&self, state: &mut SpaceState, number: u32) -> Result<(), EngineError> {
+    pub(crate) async fn try_if_due(&self, state: &mut SpaceState, number: TableNumber) -> Result<(), EngineError> {
         if state.table(number).unusable().is_some_and(|unusable| unusable.is_due(Instant::now())) {
             self.refresh(state, number).await?;
         }
@@ -24,7 +25,7 @@ impl SpaceLoader {
     pub(crate) async fn disable_unless_changed(
         &self,
         state: &mut SpaceState,
-        number: u32,
+        number: TableNumber,
         error: &EngineError,
     ) -> Result<(), EngineError> {
         match self.disable_while_loading(state, number, error).await {
@@ -40,7 +41,7 @@ impl SpaceLoader {
     pub(crate) async fn disable_while_loading(
         &self,
         state: &mut SpaceState,
-        number: u32,
+        number: TableNumber,
         error: &EngineError,
     ) -> Result<(), EngineError> {
         if !self.access().is_unchanged(&state.table(number).known()).await? {
@@ -54,7 +55,7 @@ impl SpaceLoader {
     pub(crate) async fn try_unusable(&self, cell: &SpaceCell) -> Result<(), EngineError> {
         let mut guard = cell.state.lock().await;
         let Some(state) = guard.as_mut().filter(|state| !state.is_poisoned()) else { return Ok(()) };
-        let numbers: Vec<u32> = state.unusable().collect();
+        let numbers: Vec<TableNumber> = state.unusable().collect();
         for number in numbers {
             self.refresh(state, number).await?;
         }
@@ -74,7 +75,7 @@ pub(crate) async fn unusable_tables(cell: &SpaceCell) -> Option<BTreeSet<TableKe
 pub(crate) async fn make_due(cell: &SpaceCell) {
     let mut guard = cell.state.lock().await;
     let Some(state) = guard.as_mut() else { return };
-    let numbers: Vec<u32> = state.unusable().collect();
+    let numbers: Vec<TableNumber> = state.unusable().collect();
     for number in numbers {
         state.make_due(number);
     }

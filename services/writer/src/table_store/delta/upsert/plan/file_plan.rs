@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
+use crate::key_index::FileNumber;
 use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::partition::Partition;
 use crate::table_store::delta::options::DeltaOptions;
@@ -39,14 +40,14 @@ pub(crate) struct FilePlan<'a> {
 /// Decides about the files. `everything`: all are written anew; `replacement`: how rows leave; `incoming`: where rows enter.
 pub(crate) fn plan_files<'a>(
     table: &'a TableState,
-    dead: &BTreeMap<u32, RoaringBitmap>,
+    dead: &BTreeMap<FileNumber, RoaringBitmap>,
     everything: bool,
     replacement: Replacement,
     incoming: &HashSet<&Partition>,
     options: &DeltaOptions,
 ) -> FilePlan<'a> {
     let mut files = FilePlan { marked: Vec::new(), rewritten: Vec::new(), removed: Vec::new() };
-    let mut rewritten: HashSet<u32> = HashSet::new();
+    let mut rewritten: HashSet<FileNumber> = HashSet::new();
     for file in table.files() {
         let dead = dead.get(&file.number);
         if dead.is_none() && !everything {
@@ -62,7 +63,8 @@ pub(crate) fn plan_files<'a>(
             files.marked.push((file, Arc::new(rows)));
         }
     }
-    let taken: HashSet<u32> = rewritten.iter().copied().chain(files.removed.iter().map(|file| file.number)).collect();
+    let taken: HashSet<FileNumber> =
+        rewritten.iter().copied().chain(files.removed.iter().map(|file| file.number)).collect();
     let folded = match replacement {
         Replacement::DeletionVectors => tiny_files(table, &taken, incoming, options),
         Replacement::Rewrite => small_files(table, &taken, incoming, options),
@@ -77,10 +79,10 @@ pub(crate) fn plan_files<'a>(
 /// Small files that are folded into a rewrite, as there are too many of them in a partition that is written anyway.
 fn small_files(
     table: &TableState,
-    taken: &HashSet<u32>,
+    taken: &HashSet<FileNumber>,
     incoming: &HashSet<&Partition>,
     options: &DeltaOptions,
-) -> HashSet<u32> {
+) -> HashSet<FileNumber> {
     let is_small = |file: &DataFile| file.size < options.small_file_bytes as i64;
     let small = too_many(table, taken, incoming, options, is_small);
     small.into_iter().flat_map(|(_, files)| files).map(|file| file.number).collect()
@@ -91,10 +93,10 @@ fn small_files(
 /// `tiny_file_bytes / small_files_max` bytes of each partition that it writes to.
 fn tiny_files(
     table: &TableState,
-    taken: &HashSet<u32>,
+    taken: &HashSet<FileNumber>,
     incoming: &HashSet<&Partition>,
     options: &DeltaOptions,
-) -> HashSet<u32> {
+) -> HashSet<FileNumber> {
     let below = options.small_file_bytes.min(options.tiny_file_bytes.saturating_add(1));
     let is_tiny = |file: &DataFile| file.size.unsigned_abs() < below;
     let mut left = FOLDED_ALWAYS.max(FOLDED_FOR_TWO_PARTITIONS * incoming.len() / 2);
@@ -112,7 +114,7 @@ fn tiny_files(
 /// Files of a kind in those partitions that are written to and have too many of them; the partitions with the most come first.
 fn too_many<'a>(
     table: &'a TableState,
-    taken: &HashSet<u32>,
+    taken: &HashSet<FileNumber>,
     incoming: &HashSet<&Partition>,
     options: &DeltaOptions,
     is_meant: impl Fn(&DataFile) -> bool,

@@ -7,21 +7,22 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use roaring::RoaringBitmap;
 
-use crate::key_index::Position;
+use crate::key_index::{FileNumber, Position};
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::delta::space::live_files::LiveFiles;
 use crate::table_store::delta::space::state::RowLocation;
+use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::delta::upsert::plan::decide::Decisions;
 
 /// What happens to a table that has no part in a move.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct TableChange {
     /// Which table of the space.
-    pub(crate) number: u32,
+    pub(crate) number: TableNumber,
     /// Where its rows that enter are in `SpaceBatch::upserts`, if there are any.
     pub(crate) rows: Option<usize>,
     /// Positions that must leave: replaced and deleted rows, stale rows.
-    pub(crate) dead: BTreeMap<u32, RoaringBitmap>,
+    pub(crate) dead: BTreeMap<FileNumber, RoaringBitmap>,
     /// How many rows leave without being replaced.
     pub(crate) deleted: u64,
 }
@@ -32,12 +33,12 @@ pub(crate) struct CommitGroups {
     /// Those that stand alone, by number.
     pub(crate) independent: Vec<TableChange>,
     /// Those between which rows move, and those that the batch names twice.
-    pub(crate) dependent: HashSet<u32>,
+    pub(crate) dependent: HashSet<TableNumber>,
 }
 
 /// Divides the tables of a batch. `numbers` are those of `SpaceBatch::upserts`.
 pub(crate) fn group(
-    numbers: &[u32],
+    numbers: &[TableNumber],
     decisions: &Decisions,
     found: &ByIdHash<RowLocation>,
     live: &LiveFiles,
@@ -69,9 +70,9 @@ pub(crate) fn group(
     CommitGroups { independent, dependent }
 }
 
-fn dependent(numbers: &[u32], decisions: &Decisions, found: &ByIdHash<RowLocation>) -> HashSet<u32> {
+fn dependent(numbers: &[TableNumber], decisions: &Decisions, found: &ByIdHash<RowLocation>) -> HashSet<TableNumber> {
     let mut dependent = HashSet::new();
-    let mut seen: HashMap<u32, usize> = HashMap::new();
+    let mut seen: HashMap<TableNumber, usize> = HashMap::new();
     for (position, (number, upserts)) in numbers.iter().zip(&decisions.upserts).enumerate() {
         if seen.insert(*number, position).is_some() {
             dependent.insert(*number);
@@ -86,13 +87,13 @@ fn dependent(numbers: &[u32], decisions: &Decisions, found: &ByIdHash<RowLocatio
 }
 
 struct TableChanges<'a> {
-    dependent: &'a HashSet<u32>,
-    by_number: BTreeMap<u32, TableChange>,
+    dependent: &'a HashSet<TableNumber>,
+    by_number: BTreeMap<TableNumber, TableChange>,
 }
 
 impl TableChanges<'_> {
     /// The change of a table that stands alone.
-    fn of(&mut self, number: u32) -> Option<&mut TableChange> {
+    fn of(&mut self, number: TableNumber) -> Option<&mut TableChange> {
         if self.dependent.contains(&number) {
             return None;
         }
@@ -102,7 +103,7 @@ impl TableChanges<'_> {
 
 impl TableChange {
     fn leaves(&mut self, position: Position) {
-        self.dead.entry(position.file).or_default().insert(position.row);
+        self.dead.entry(position.file).or_default().insert(position.row.get());
     }
 }
 
@@ -119,26 +120,31 @@ mod tests {
         ids.iter().map(|id| Upsert { id: *id, at: RowAt { table, batch: 0, row: 0, order: ORDER } }).collect()
     }
 
+    const fn number(table: u32) -> TableNumber {
+        TableNumber::of_index(table as usize)
+    }
+
     /// Row `id` of table `table` is row `id` of the file with the number of the table.
     fn held(rows: &[(IdHash, u32)]) -> ByIdHash<RowLocation> {
         let found = |&(id, table): &(IdHash, u32)| {
-            (id, RowLocation { position: Position { file: table, row: id as u32 }, table, order: ORDER })
+            (id, RowLocation { position: Position::new(table, id as u32), table: number(table), order: ORDER })
         };
         rows.iter().map(found).collect()
     }
 
-    fn change(number: u32, rows: Option<usize>, dead: &[u32], deleted: u64) -> TableChange {
+    fn change(table: u32, rows: Option<usize>, dead: &[u32], deleted: u64) -> TableChange {
         let rows_dead: RoaringBitmap = dead.iter().copied().collect();
-        let dead = if dead.is_empty() { BTreeMap::new() } else { BTreeMap::from([(number, rows_dead)]) };
-        TableChange { number, rows, dead, deleted }
+        let dead =
+            if dead.is_empty() { BTreeMap::new() } else { BTreeMap::from([(FileNumber::new(table), rows_dead)]) };
+        TableChange { number: number(table), rows, dead, deleted }
     }
 
     #[test]
     fn only_tables_between_which_rows_move_are_tied() {
         let mut live = LiveFiles::default();
-        (10..20).for_each(|table| live.set(table, table, None));
-        live.mark_stale(Position { file: 15, row: 7 });
-        live.mark_stale(Position { file: 11, row: 8 });
+        (10..20).for_each(|table| live.set(FileNumber::new(table), number(table), None));
+        live.mark_stale(Position::new(15, 7));
+        live.mark_stale(Position::new(11, 8));
         let found = held(&[(1, 10), (2, 12), (3, 13), (4, 14), (5, 11), (6, 10), (9, 12)]);
         let decisions = Decisions {
             // 10: one replaced, one new. 11: one replaced, one from 12. 16: nothing. 17: new.
@@ -147,8 +153,8 @@ mod tests {
             deletes: vec![3, 4, 6, 9, 999],
             remembered: Vec::new(),
         };
-        let CommitGroups { independent, dependent } = group(&[10, 11, 16, 17], &decisions, &found, &live);
-        assert_eq!(dependent, HashSet::from([11, 12]));
+        let CommitGroups { independent, dependent } = group(&[10, 11, 16, 17].map(number), &decisions, &found, &live);
+        assert_eq!(dependent, HashSet::from([11, 12].map(number)));
         let wanted = [
             change(10, Some(0), &[1, 6], 1),
             change(13, None, &[3], 1),
@@ -163,7 +169,10 @@ mod tests {
     fn a_table_that_is_named_twice_is_tied() {
         let upserts = vec![upserts(0, &[1]), upserts(1, &[2]), upserts(2, &[3])];
         let decisions = Decisions { upserts, ..Decisions::default() };
-        let division = group(&[5, 6, 5], &decisions, &ByIdHash::default(), &LiveFiles::default());
-        assert_eq!((division.dependent, division.independent), (HashSet::from([5]), vec![change(6, Some(1), &[], 0)]));
+        let division = group(&[5, 6, 5].map(number), &decisions, &ByIdHash::default(), &LiveFiles::default());
+        assert_eq!(
+            (division.dependent, division.independent),
+            (HashSet::from([number(5)]), vec![change(6, Some(1), &[], 0)])
+        );
     }
 }
