@@ -15,7 +15,7 @@ use crate::ingest::control::{IngestStatus, PauseScope, PendingRows};
 use crate::lease::{LEASE_NAME, LeaseClaimant};
 use crate::metastore::{Lease, Metastore, MetastoreError, TableRecord};
 use crate::operations::{Operations, Request};
-use crate::table_store::{Compacted, LoadedTable, Maintained, StoreError};
+use crate::table_store::{Compacted, InMemoryTable, Maintained, StoreError};
 
 /// What a writer is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct TableDescription {
     /// The table in the metastore: where it is, its size after the last recorded commit, and how fresh it is.
     pub record: TableRecord,
     /// The table in memory, and whether it can be used; `None` while its space is not loaded.
-    pub loaded: Option<LoadedTable>,
+    pub loaded: Option<InMemoryTable>,
     /// What waits for its commit.
     pub pending: PendingRows,
 }

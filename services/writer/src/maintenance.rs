@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::metastore::NewTable;
     use crate::metastore::sqlite::SqliteMetastore;
-    use crate::table_store::{Applied, Compacted, LoadedTable, Maintained, SpaceBatch, StoreError};
+    use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError};
 
     /// A store that counts its clean-ups.
     #[derive(Default)]
@@ -141,7 +141,7 @@ mod tests {
         async fn compact_table(&self, _: &TableKey) -> Result<Compacted, StoreError> {
             Ok(Compacted::default())
         }
-        async fn describe(&self, _: &TableKey) -> Option<LoadedTable> {
+        async fn describe(&self, _: &TableKey) -> Option<InMemoryTable> {
             None
         }
         async fn close(&self) {}

@@ -102,7 +102,7 @@ impl Writer {
         let root = Arc::new(LakeStore::open(&options.store)?);
         root.probe_when_there().await?;
         let store = DeltaTableStore::new(Arc::clone(&root), Arc::clone(&metastore), options.tables.clone());
-        store.ensure_presence().await?;
+        store.check_at_startup().await?;
         let (role, _) = watch::channel(WriterRole::StandingBy);
         let (ask, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         let claimant = options.lease.claimant();

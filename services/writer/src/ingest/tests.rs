@@ -24,7 +24,7 @@ use super::control::IngestRequest;
 use super::{IngestOptions, run};
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
-use crate::table_store::{Applied, Compacted, LoadedTable, Maintained, SpaceBatch, StoreError, TableStore};
+use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
 
 /// Remembers ids by space; refuses ids that begin with `bad`, and tables of type `broken`; fails as often as told, and for the domains
 /// it is told of.
@@ -104,7 +104,7 @@ impl TableStore for FakeStore {
     async fn compact_table(&self, _: &TableKey) -> Result<Compacted, StoreError> {
         Ok(Compacted::default())
     }
-    async fn describe(&self, _: &TableKey) -> Option<LoadedTable> {
+    async fn describe(&self, _: &TableKey) -> Option<InMemoryTable> {
         None
     }
     async fn close(&self) {}

@@ -121,7 +121,7 @@ pub struct Compacted {
 
 /// A table as the engine has it in memory: the version that batches are applied to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LoadedTable {
+pub struct InMemoryTable {
     /// Delta version; `None` before the first commit, and while the table is unusable.
     pub version: Option<u64>,
     /// Rows that readers see.
@@ -138,7 +138,7 @@ pub struct LoadedTable {
     pub unusable: Option<String>,
 }
 
-impl LoadedTable {
+impl InMemoryTable {
     /// The part of the rows in the data files that deletion vectors hide, from 0 to 1.
     pub fn hidden_share(&self) -> f64 {
         let all = self.rows + self.rows_hidden;
@@ -149,7 +149,7 @@ impl LoadedTable {
 /// Why a batch was not applied. Parts of it may have been; applying it again is safe.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The batch will never be accepted as it is. Narrow it down and put the bad row aside.
+    /// The batch will never be accepted as it is. Bisect it and quarantine the bad row.
     #[error("rows of {space} cannot be stored: {reason}")]
     BadRows {
         /// The space.
@@ -157,7 +157,7 @@ pub enum StoreError {
         /// What is wrong with which column or row.
         reason: String,
     },
-    /// Somebody altered or damaged a table beyond what the lake writes. Put its rows aside and apply the rest: nothing of the batch was
+    /// A table was altered or damaged beyond what the lake writes. Quarantine its rows and apply the rest: nothing of the batch was
     /// applied that would not be applied again without harm.
     #[error(
         "table {table} cannot be used: {reason}; repair or restore it, or delete its folder for a backfill to build it anew"
@@ -198,7 +198,7 @@ pub trait TableStore: Send + Sync {
 
     /// A table as it is in memory; `None` when its space is not loaded or has no such table. Waits for a batch that is being applied to the
     /// space.
-    async fn describe(&self, table: &TableKey) -> Option<LoadedTable>;
+    async fn describe(&self, table: &TableKey) -> Option<InMemoryTable>;
 
     /// The spaces that were used since the start.
     fn spaces_in_use(&self) -> Vec<Space>;
