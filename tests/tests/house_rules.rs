@@ -12,6 +12,8 @@ mod documentation;
 mod imports;
 #[path = "house_rules/length.rs"]
 mod length;
+#[path = "house_rules/links.rs"]
+mod links;
 #[path = "house_rules/modules.rs"]
 mod modules;
 #[path = "house_rules/sources.rs"]
@@ -38,10 +40,22 @@ const CRATES: [&str; 8] = [
 /// Documents the metrics and the reasons of the quarantine.
 const OPERATE: &str = "deploy/guide/operate.md";
 
+/// Texts whose links must lead somewhere.
+const TEXTS: [&str; 8] = [
+    "README.md",
+    "services/README.md",
+    "tests/benches/README.md",
+    "deploy/guide/README.md",
+    OPERATE,
+    "deploy/guide/configure.md",
+    "deploy/guide/readers.md",
+    "deploy/guide/migrate.md",
+];
+
 /// Storeys of the engine, from the ground up: a module may import only modules of storeys below its own. The last one is the face, `mod.rs`.
 const ENGINE: &str = "table_store::delta";
 const ENGINE_STOREYS: &[&[&str]] = &[
-    &["error", "options", "permanent_error"],
+    &["clock", "error", "options", "permanent_error"],
     &["files"],
     &["log"],
     &["space"],
@@ -137,4 +151,10 @@ fn every_reason_of_the_quarantine_is_documented() {
     let documented = documentation::rows(&read(OPERATE), "Quarantine");
     let advice = format!("correct the table of reasons in {OPERATE}:");
     assert_none(&documentation::reason_differences(&reasons, &documented), &advice);
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let dead: Vec<String> = TEXTS.iter().flat_map(|text| links::dead(text, &read(text), &sources::root())).collect();
+    assert_none(&dead, "correct these links:");
 }

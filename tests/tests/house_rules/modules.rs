@@ -24,7 +24,7 @@ const NAMED_FOR_NOTHING: [&str; 13] = [
     "utils",
 ];
 
-/// Most files with code in one folder, the root of a crate and tests not counted.
+/// Most modules in one folder. The folder's own file (`lib.rs`, `main.rs`, `mod.rs`) and tests are not counted.
 pub const FILES_MAX: usize = 13;
 
 /// Modules, whether a file, a folder or inside a file, with a name that says nothing.
@@ -56,9 +56,9 @@ impl<'ast> Visit<'ast> for Inner {
 
 /// Folders with more than [`FILES_MAX`] files.
 pub fn crowded_folders(sources: &[Source]) -> Vec<String> {
-    let is_root = |source: &Source| source.path.ends_with("src/lib.rs") || source.path.ends_with("src/main.rs");
+    let is_own = |source: &Source| ["src/lib.rs", "src/main.rs", "mod.rs"].iter().any(|own| source.path.ends_with(own));
     let mut files: BTreeMap<&Path, usize> = BTreeMap::new();
-    for source in sources.iter().filter(|source| !source.is_test() && !is_root(source)) {
+    for source in sources.iter().filter(|source| !source.is_test() && !is_own(source)) {
         *files.entry(source.path.parent().unwrap()).or_default() += 1;
     }
     let crowded = files.into_iter().filter(|(_, count)| *count > FILES_MAX);
@@ -84,10 +84,10 @@ fn files_folders_and_inner_modules_need_names() {
 }
 
 #[test]
-fn roots_and_tests_do_not_make_a_folder_crowded() {
+fn own_files_and_tests_do_not_make_a_folder_crowded() {
     let file = |name: &str| Source::new(format!("services/a/src/{name}.rs"), "");
     let mut sources: Vec<Source> = (0..FILES_MAX).map(|number| file(&format!("m{number}"))).collect();
-    sources.extend(["lib", "main", "tests", "m1_tests", "tests/one", "inner/mod"].map(file));
+    sources.extend(["lib", "main", "mod", "tests", "m1_tests", "tests/one", "inner/mod"].map(file));
     assert!(crowded_folders(&sources).is_empty());
     sources.push(file("one_more"));
     assert_eq!(crowded_folders(&sources), ["services/a/src: 14 files"]);
