@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use lake_shared::quarantine::Reason;
 use proc_macro2::TokenTree;
 use syn::visit::{self, Visit};
 use syn::{Expr, Lit};
@@ -75,6 +76,42 @@ pub fn differences(in_code: &BTreeSet<String>, documented: &BTreeSet<String>) ->
     missing.chain(stale).collect()
 }
 
+/// A reason of the quarantine, as the services tell it.
+#[derive(Clone, Copy)]
+pub struct ToldReason {
+    pub code: &'static str,
+    pub meaning: &'static str,
+    pub next_step: &'static str,
+}
+
+/// All reasons of all services.
+pub fn reasons() -> Vec<ToldReason> {
+    let told =
+        |reason: &Reason| ToldReason { code: reason.code(), meaning: reason.meaning(), next_step: reason.next_step() };
+    Reason::ALL.iter().map(told).collect()
+}
+
+/// Where the guide says something else of a reason than the services do, or says it of a reason that there is not. A row of the guide has the
+/// code, the services that give the reason, its meaning and the next step.
+pub fn reason_differences(reasons: &[ToldReason], documented: &[Vec<String>]) -> Vec<String> {
+    let mut found = Vec::new();
+    for &ToldReason { code, meaning, next_step } in reasons {
+        let row = documented.iter().find(|row| row.first().is_some_and(|first| first == code));
+        let is_told = row.is_some_and(|row| row.len() == 4 && row[2] == meaning && row[3] == next_step);
+        if !is_told {
+            found.push(format!("write | `{code}` | <service> | {meaning} | {next_step} |"));
+        }
+    }
+    let in_code: BTreeSet<String> = reasons.iter().map(|reason| reason.code.to_owned()).collect();
+    let documented = documented.iter().filter_map(|row| row.first());
+    found.extend(
+        documented
+            .filter(|code| !in_code.contains(*code))
+            .map(|code| format!("remove `{code}`, there is no such reason")),
+    );
+    found
+}
+
 #[test]
 fn metrics_are_found_by_their_constants() {
     let sources = [
@@ -104,5 +141,25 @@ fn tables_are_read_chapter_by_chapter() {
     assert_eq!(
         differences(&in_code, &first_cells(markdown, "Metrics")),
         ["`z` is not documented", "`b` is documented, but not in the code",]
+    );
+}
+
+#[test]
+fn reasons_are_told_as_the_services_tell_them() {
+    let reasons = [
+        ToldReason { code: "a", meaning: "It is so.", next_step: "Do this." },
+        ToldReason { code: "b", meaning: "It is other.", next_step: "Do that." },
+    ];
+    let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
+    let good = [row(["a", "writer", "It is so.", "Do this."]), row(["b", "writer", "It is other.", "Do that."])];
+    assert_eq!(reason_differences(&reasons, &good), Vec::<String>::new());
+    let bad = [row(["a", "writer", "It was so.", "Do this."]), row(["c", "writer", "?", "?"])];
+    assert_eq!(
+        reason_differences(&reasons, &bad),
+        [
+            "write | `a` | <service> | It is so. | Do this. |",
+            "write | `b` | <service> | It is other. | Do that. |",
+            "remove `c`, there is no such reason",
+        ]
     );
 }
