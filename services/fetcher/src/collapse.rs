@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lake_hq::change_meta::ChangeMeta;
-use lake_proto::queue::v1::{Lineage, Quarantined};
+use lake_proto::queue::v1::Lineage;
 use lake_shared::identity::{DocumentType, Kind};
+use lake_shared::quarantine::{DocumentIdentity, QuarantineEntry, Stage};
 
 use crate::allow_list::TakeConfig;
 use crate::change_feed::FeedMessage;
@@ -36,13 +37,13 @@ pub struct Work {
     /// Users that changed, by domain (empty where the message names none).
     pub users: BTreeMap<String, BTreeSet<String>>,
     /// Messages that cannot be understood.
-    pub quarantined: Vec<Quarantined>,
+    pub quarantined: Vec<QuarantineEntry>,
     /// Messages left out: reason and count.
     pub skipped: BTreeMap<&'static str, u64>,
 }
 
 /// Sorts a batch of messages.
-pub fn collapse(messages: &[FeedMessage], take: &TakeConfig, now_us: i64) -> Work {
+pub fn collapse(messages: &[FeedMessage], take: &TakeConfig) -> Work {
     let mut work = Work::default();
     for message in messages {
         let payload = message.payload.as_deref().unwrap_or_default();
@@ -54,15 +55,15 @@ pub fn collapse(messages: &[FeedMessage], take: &TakeConfig, now_us: i64) -> Wor
         };
         match ChangeMeta::parse(payload) {
             Ok(meta) => work.add(&message.position.topic, meta, lineage, take),
-            Err(error) => work.quarantined.push(Quarantined {
-                reason: error.code().into(),
-                detail: format!("message at {}[{}]@{}: {error}", lineage.topic, lineage.partition, lineage.offset),
-                kind: Kind::of_topic(&lineage.topic).map_or(0, |kind| kind.to_proto().into()),
-                payload: bytes::Bytes::copy_from_slice(payload),
-                lineage: Some(lineage),
-                quarantined_us: now_us,
-                ..Quarantined::default()
-            }),
+            Err(error) => {
+                let detail = format!("message at {}[{}]@{}: {error}", lineage.topic, lineage.partition, lineage.offset);
+                let kind = Kind::of_topic(&lineage.topic);
+                let entry = QuarantineEntry::new(Stage::Fetcher, error.reason(), detail)
+                    .document(DocumentIdentity { kind, ..DocumentIdentity::default() })
+                    .payload(bytes::Bytes::copy_from_slice(payload))
+                    .lineage(Some(lineage));
+                work.quarantined.push(entry);
+            }
         }
     }
     work
@@ -156,7 +157,7 @@ mod tests {
     }
 
     fn changes(messages: &[FeedMessage], take: &TakeConfig) -> Work {
-        collapse(messages, take, 0)
+        collapse(messages, take)
     }
 
     #[test]

@@ -13,10 +13,10 @@ use chrono::Utc;
 use lake_hq::document_rules::{self, Disposition, TombstoneReason};
 use lake_hq::documents::case;
 use lake_hq::source::{CaseRows, Sighting, Wanted};
-use lake_proto::queue::v1::{Lineage, Quarantined, Record, Tombstone};
+use lake_proto::queue::v1::{Lineage, Record, Tombstone};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Domain, Kind};
-use lake_shared::quarantine;
+use lake_shared::quarantine::{self, DocumentIdentity, QuarantineEntry, Reason, Stage};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +32,7 @@ pub(crate) type Changes = HashMap<String, Change>;
 #[derive(Default)]
 pub(crate) struct Fetched {
     pub(crate) outgoing: Outgoing,
-    pub(crate) quarantined: Vec<Quarantined>,
+    pub(crate) quarantined: Vec<QuarantineEntry>,
 }
 
 impl Fetcher {
@@ -56,7 +56,7 @@ impl Fetcher {
     /// Puts aside what cannot be handled, then publishes the rest; back when all of it is safe.
     pub(crate) async fn publish(&self, fetched: Fetched, shutdown: &CancellationToken) -> Result<(), Stopping> {
         for entry in fetched.quarantined {
-            quarantine::publish(&*self.queue, quarantine::Stage::Fetcher, entry, shutdown).await?;
+            quarantine::publish(&*self.queue, entry, shutdown).await?;
         }
         Ok(fetched.outgoing.publish(&*self.queue, self.options.max_records, shutdown).await?)
     }
@@ -154,18 +154,15 @@ fn unreadable(
     id: &str,
     detail: String,
     lineage: Lineage,
-) -> Quarantined {
-    Quarantined {
-        reason: "document_unreadable".into(),
-        detail: format!("{kind} {id} of domain {domain}: {detail}"),
+) -> QuarantineEntry {
+    let document = DocumentIdentity {
         domain: domain.as_str().into(),
-        kind: kind.to_proto().into(),
-        r#type: document_type.as_str().into(),
+        kind: Some(kind),
+        document_type: document_type.as_str().into(),
         id: id.into(),
-        lineage: Some(lineage),
-        quarantined_us: Utc::now().timestamp_micros(),
-        ..Quarantined::default()
-    }
+    };
+    let detail = format!("{kind} {id} of domain {domain}: {detail}");
+    QuarantineEntry::new(Stage::Fetcher, Reason::DocumentUnreadable, detail).document(document).lineage(Some(lineage))
 }
 
 /// The lineage of an id, read just now.

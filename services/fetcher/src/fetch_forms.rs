@@ -5,15 +5,14 @@
 
 use std::collections::HashMap;
 
-use chrono::Utc;
 use futures::{StreamExt, TryStreamExt};
 use lake_hq::document_rules::{self, Disposition};
 use lake_hq::documents::form;
 use lake_hq::source::{BlobReference, FormRows, ReadFrom, Sighting};
-use lake_hq::xform;
-use lake_proto::queue::v1::Quarantined;
+use lake_hq::xform::{self, FormXmlError};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Kind;
+use lake_shared::quarantine::{DocumentIdentity, QuarantineEntry, Reason, Stage};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
@@ -105,18 +104,19 @@ impl Fetcher {
         let disposition = document_rules::of_form(sighting.rows.as_ref());
         let (form_object, trouble) = xml.form_object();
         if let (Some((reason, detail)), Disposition::Upsert { domain, document_type, .. }) = (trouble, &disposition) {
-            // The row is kept without its answers, and somebody is told.
-            fetched.quarantined.push(Quarantined {
-                reason: reason.into(),
-                detail: format!("form {} of domain {domain}: {detail}", sighting.id),
+            // The row is kept without its answers; the quarantine says so to an operator.
+            let document = DocumentIdentity {
                 domain: domain.as_str().into(),
-                kind: Kind::Form.to_proto().into(),
-                r#type: document_type.as_str().into(),
+                kind: Some(Kind::Form),
+                document_type: document_type.as_str().into(),
                 id: sighting.id.clone(),
-                payload: xml.bytes(),
-                lineage: Some(lineage(changes, &sighting.id)),
-                quarantined_us: Utc::now().timestamp_micros(),
-            });
+            };
+            let detail = format!("form {} of domain {domain}: {detail}", sighting.id);
+            let entry = QuarantineEntry::new(Stage::Fetcher, reason, detail)
+                .document(document)
+                .lineage(Some(lineage(changes, &sighting.id)))
+                .payload(xml.bytes());
+            fetched.quarantined.push(entry);
         }
         self.add(fetched, Kind::Form, changes, &sighting.id, sighting.observed_us, disposition, || {
             match &sighting.rows {
@@ -154,19 +154,22 @@ enum FormXml {
 }
 
 impl FormXml {
-    /// The `form` object, and what was wrong: code and detail.
-    fn form_object(&self) -> (Map<String, Value>, Option<(&'static str, String)>) {
+    /// The `form` object, and what was wrong with its XML: reason and detail.
+    fn form_object(&self) -> (Map<String, Value>, Option<(Reason, String)>) {
         match self {
             Self::NotWanted => (Map::new(), None),
             Self::Missing => {
                 let detail = "no store has its XML; restore the blob and replay it";
-                (Map::new(), Some(("form_xml_missing", detail.to_owned())))
+                (Map::new(), Some((Reason::FormXmlMissing, detail.to_owned())))
             }
             Self::Found(xml) => match xform::form_json(xml) {
                 Ok(form) => (form, None),
                 Err(error) => {
-                    let code = if error.is_raised() { "form_xml_raises" } else { "form_xml_not_well_formed" };
-                    (Map::new(), Some((code, Chain(&error).to_string())))
+                    let reason = match error {
+                        FormXmlError::Raises { .. } => Reason::FormXmlRaises,
+                        FormXmlError::NotWellFormed { .. } => Reason::FormXmlNotWellFormed,
+                    };
+                    (Map::new(), Some((reason, Chain(&error).to_string())))
                 }
             },
         }

@@ -13,7 +13,7 @@ use lake_hq::source::{
     SourceError, TakeTreeRow, TreeExtent,
 };
 use lake_hq::users::NoUsers;
-use lake_proto::queue::v1::RecordBatch;
+use lake_proto::queue::v1::{Quarantined, RecordBatch};
 use lake_shared::queue::{Consumer, ConsumerOptions, Heard, Message, PublishError, Queue, QueueError, Stream};
 use lake_shared::wire;
 use serde_json::json;

@@ -109,7 +109,7 @@ impl Fetcher {
         for message in &messages {
             metrics::counter!(metric_names::MESSAGES_TOTAL, "topic" => message.position.topic.to_string()).increment(1);
         }
-        let work = collapse(&messages, &self.take, chrono::Utc::now().timestamp_micros());
+        let work = collapse(&messages, &self.take);
         drop(messages);
         for (reason, count) in &work.skipped {
             metrics::counter!(metric_names::MESSAGES_SKIPPED_TOTAL, "reason" => *reason).increment(*count);
@@ -118,7 +118,7 @@ impl Fetcher {
         self.invalidate(&work, shutdown).await?;
         let Work { changes, quarantined, .. } = work;
         for entry in quarantined {
-            quarantine::publish(&*self.queue, quarantine::Stage::Fetcher, entry, shutdown).await?;
+            quarantine::publish(&*self.queue, entry, shutdown).await?;
         }
         let Admitted { now, later } = pace.admit(changes);
         self.fetch_all(now, shutdown).await?;

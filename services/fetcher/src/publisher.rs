@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use lake_proto::queue::v1::{Quarantined, Record, RecordBatch, Tombstone};
+use lake_proto::queue::v1::{Record, RecordBatch, Tombstone};
 use lake_shared::identity::{DocumentType, Domain, Kind};
-use lake_shared::queue::{Message, PublishError, Queue};
-use lake_shared::{names, quarantine, wire};
+use lake_shared::quarantine::{self, DocumentIdentity, QuarantineEntry, Reason, Stage};
+use lake_shared::queue::{Message, PublishError, Queue, publish_until_safe};
+use lake_shared::{names, wire};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
@@ -111,13 +112,13 @@ async fn publish_batch(
             payload: wire::encode(&batch),
             dedupe_id: uuid::Uuid::new_v4().to_string(),
         };
-        match quarantine::publish_until_safe(queue, message, shutdown).await {
+        match publish_until_safe(queue, message, shutdown).await {
             Ok(()) => {}
             Err(PublishError::TooLarge { size, size_max, .. }) => {
                 if let Some(half) = split(&mut batch) {
                     open.extend([batch, half]);
                 } else {
-                    put_aside(queue, &batch, size, size_max, shutdown).await?;
+                    quarantine_single(queue, &batch, size, size_max, shutdown).await?;
                 }
             }
             Err(error) => return Err(error),
@@ -142,7 +143,8 @@ fn split(batch: &mut RecordBatch) -> Option<RecordBatch> {
     Some(half)
 }
 
-async fn put_aside(
+/// Quarantines the only record of a batch.
+async fn quarantine_single(
     queue: &dyn Queue,
     batch: &RecordBatch,
     size: usize,
@@ -150,22 +152,22 @@ async fn put_aside(
     shutdown: &CancellationToken,
 ) -> Result<(), PublishError> {
     let Some(record) = batch.records.first() else { return Ok(()) };
-    let entry = Quarantined {
-        reason: "record_too_large".into(),
-        detail: format!(
-            "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; \
-             raise the queue's payload limit and replay it",
-            record.encoded_len()
-        ),
+    let document = DocumentIdentity {
         domain: batch.domain.clone(),
-        kind: batch.kind,
-        r#type: batch.r#type.clone().unwrap_or_default(),
+        kind: Kind::from_proto(batch.kind),
+        document_type: batch.r#type.clone().unwrap_or_default(),
         id: record.id.clone(),
-        payload: record.document.clone(),
-        lineage: record.lineage.clone(),
-        quarantined_us: chrono::Utc::now().timestamp_micros(),
     };
-    quarantine::publish(queue, quarantine::Stage::Fetcher, entry, shutdown).await
+    let detail = format!(
+        "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; \
+         raise the queue's payload limit and replay it",
+        record.encoded_len()
+    );
+    let entry = QuarantineEntry::new(Stage::Fetcher, Reason::RecordTooLarge, detail)
+        .document(document)
+        .lineage(record.lineage.clone())
+        .payload(record.document.clone());
+    quarantine::publish(queue, entry, shutdown).await
 }
 
 #[cfg(test)]

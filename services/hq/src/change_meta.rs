@@ -4,6 +4,7 @@
 //! everything else is read tolerantly. Unknown keys are ignored, missing ones and ones of an unexpected type are defaulted.
 
 use lake_shared::identity::Kind;
+use lake_shared::quarantine::Reason;
 use serde_json::{Map, Value};
 
 use crate::timestamp;
@@ -37,7 +38,7 @@ pub struct ChangeMeta {
     pub associated_document_id: Option<String>,
 }
 
-/// Why a message cannot be used. It will never be readable: put it aside.
+/// Why a message cannot be used. It will never be readable: quarantine it.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeMetaError {
     /// Not JSON, or not UTF-8.
@@ -52,12 +53,12 @@ pub enum ChangeMetaError {
 }
 
 impl ChangeMetaError {
-    /// Stable code, for quarantine entries and metrics.
-    pub const fn code(&self) -> &'static str {
+    /// Why the message goes to quarantine.
+    pub const fn reason(&self) -> Reason {
         match self {
-            Self::MalformedJson(_) => "change_malformed_json",
-            Self::NotAnObject => "change_not_an_object",
-            Self::MissingDocumentId => "change_missing_document_id",
+            Self::MalformedJson(_) => Reason::ChangeMalformedJson,
+            Self::NotAnObject => Reason::ChangeNotAnObject,
+            Self::MissingDocumentId => Reason::ChangeMissingDocumentId,
         }
     }
 }
@@ -190,7 +191,12 @@ mod tests {
             (b"{\"document_id\": \"\"}", "change_missing_document_id"),
             (b"{\"document_id\": {}}", "change_missing_document_id"),
         ] {
-            assert_eq!(ChangeMeta::parse(bytes).unwrap_err().code(), code, "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                ChangeMeta::parse(bytes).unwrap_err().reason().code(),
+                code,
+                "{}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 }

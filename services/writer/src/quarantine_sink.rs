@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lake_proto::queue::v1::Quarantined;
 use lake_shared::error_chain::Chain;
+use lake_shared::quarantine::{QuarantineEntry, Reason, Stage};
 use lake_shared::queue::{ConsumerOptions, Delivery, Queue, Stream};
 use lake_shared::retry::Backoff;
 use lake_shared::wire;
@@ -92,13 +93,11 @@ async fn unreadable(
     delivery: &Delivery,
     error: &wire::WireError,
 ) -> Result<(), MetastoreError> {
-    let entry = Quarantined {
-        reason: "quarantine_entry_malformed".into(),
-        detail: format!("message {} on {}: {}", delivery.id, delivery.subject, Chain(error)),
-        payload: delivery.payload.clone(),
-        quarantined_us: chrono::Utc::now().timestamp_micros(),
-        ..Quarantined::default()
-    };
+    let detail = format!("message {} on {}: {}", delivery.id, delivery.subject, Chain(error));
+    let entry = QuarantineEntry::new(Stage::Writer, Reason::QuarantineEntryMalformed, detail)
+        .payload(delivery.payload.clone())
+        .into_message();
+    // The stage is that of the subject: whose entry it was.
     metastore.quarantine(stage, &entry).await
 }
 

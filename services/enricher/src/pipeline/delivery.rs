@@ -4,19 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chrono::Utc;
 use lake_hq::source::SourceError;
-use lake_proto::queue::v1::{Quarantined, RecordBatch};
+use lake_proto::queue::v1::RecordBatch;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Domain, Kind};
-use lake_shared::quarantine::{self, Stage};
-use lake_shared::queue::{PublishError, Queue};
+use lake_shared::quarantine::{self, QuarantineEntry, Reason, Stage};
+use lake_shared::queue::{PublishError, Queue, publish_until_safe};
 use lake_shared::retry::Backoff;
 use lake_shared::wire;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::enrich::{self, Made, Opened, Surroundings, reason};
+use super::enrich::{self, Made, Opened, Surroundings};
 use crate::caches::Caches;
 use crate::metric_names;
 use crate::options::EnricherOptions;
@@ -169,19 +168,18 @@ impl Enricher {
     async fn publish(&self, made: Made) -> Result<(), PublishError> {
         let Made { messages, refused, .. } = made;
         // All at once: in process each waits for the commit of its rows.
-        let queued =
-            messages.into_iter().map(|message| quarantine::publish_until_safe(&*self.queue, message, &self.shutdown));
+        let queued = messages.into_iter().map(|message| publish_until_safe(&*self.queue, message, &self.shutdown));
         futures::future::try_join_all(queued).await?;
         futures::future::try_join_all(refused.into_iter().map(|entry| self.put_aside(entry))).await?;
         Ok(())
     }
 
-    async fn put_aside(&self, entry: Quarantined) -> Result<(), PublishError> {
-        let without_payload = Quarantined { payload: Bytes::new(), ..entry.clone() };
-        match quarantine::publish(&*self.queue, Stage::Enricher, entry, &self.shutdown).await {
+    async fn put_aside(&self, entry: QuarantineEntry) -> Result<(), PublishError> {
+        let without_payload = entry.clone().payload(Bytes::new());
+        match quarantine::publish(&*self.queue, entry, &self.shutdown).await {
             // That it was there, and which id it has, still fits.
             Err(PublishError::TooLarge { .. }) => {
-                match quarantine::publish(&*self.queue, Stage::Enricher, without_payload, &self.shutdown).await {
+                match quarantine::publish(&*self.queue, without_payload, &self.shutdown).await {
                     Err(error @ PublishError::TooLarge { .. }) => {
                         tracing::error!(%error, "a quarantine entry is lost; raise the queue's message size");
                         Ok(())
@@ -215,12 +213,7 @@ fn note_source_error(domain: &Domain, error: &SourceError) {
 
 /// A message that is no message: all of it is put aside.
 fn garbage(subject: &str, payload: &Bytes, detail: String) -> Made {
-    let entry = Quarantined {
-        reason: reason::RECORD_BATCH_MALFORMED.into(),
-        detail: format!("message on {subject}: {detail}"),
-        payload: payload.clone(),
-        quarantined_us: Utc::now().timestamp_micros(),
-        ..Quarantined::default()
-    };
+    let detail = format!("message on {subject}: {detail}");
+    let entry = QuarantineEntry::new(Stage::Enricher, Reason::RecordBatchMalformed, detail).payload(payload.clone());
     Made { refused: vec![entry], ..Made::default() }
 }

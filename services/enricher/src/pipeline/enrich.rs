@@ -5,11 +5,12 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
-use chrono::{NaiveDate, Utc};
-use lake_proto::queue::v1::{Quarantined, Record, RecordBatch};
+use chrono::NaiveDate;
+use lake_proto::queue::v1::{Record, RecordBatch};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Domain, Kind};
 use lake_shared::names;
+use lake_shared::quarantine::{DocumentIdentity, QuarantineEntry, Reason, Stage};
 use lake_shared::queue::Message;
 use serde_json::{Map, Value};
 
@@ -23,24 +24,6 @@ use crate::rows::message::{self, Header, Oversized};
 use crate::rows::{Row, RowsBuilder, Table};
 use crate::transform::Transforms;
 
-/// Why something is in quarantine; stable codes.
-pub mod reason {
-    /// A message that is no batch of records.
-    pub const RECORD_BATCH_MALFORMED: &str = "record_batch_malformed";
-    /// A document that is not a JSON object.
-    pub const DOCUMENT_MALFORMED: &str = "document_malformed";
-    /// A record without a type.
-    pub const RECORD_TYPE_MISSING: &str = "record_type_missing";
-    /// A row that is larger than a message may be.
-    pub const RECORD_TOO_LARGE: &str = "record_too_large";
-    /// A tombstone that is larger than a message may be.
-    pub const TOMBSTONE_TOO_LARGE: &str = "tombstone_too_large";
-    /// More cells than `columns_max`.
-    pub const RECORD_TOO_WIDE: &str = "record_too_wide";
-    /// A bug: making rows of the message failed.
-    pub const ENRICHER_FAILED: &str = "enricher_failed";
-}
-
 /// A message of records, its documents parsed.
 pub struct Opened {
     batch: Arc<RecordBatch>,
@@ -49,7 +32,7 @@ pub struct Opened {
     pub domain: Domain,
     document_type: Option<DocumentType>,
     records: Vec<OpenedRecord>,
-    refused: Vec<Quarantined>,
+    refused: Vec<QuarantineEntry>,
 }
 
 struct OpenedRecord {
@@ -68,7 +51,7 @@ pub struct Made {
     /// To be queued.
     pub messages: Vec<Message>,
     /// To be put aside.
-    pub refused: Vec<Quarantined>,
+    pub refused: Vec<QuarantineEntry>,
     /// Rows in the messages.
     pub rows: usize,
 }
@@ -95,7 +78,7 @@ pub fn open(batch: Arc<RecordBatch>, kind: Kind, options: &EnricherOptions) -> O
     for (place, record) in batch.records.iter().enumerate() {
         if document_type.is_none() {
             let detail = "record has no type, so it has no table; fetch it again".to_owned();
-            refused.push(quarantined(&batch, record, reason::RECORD_TYPE_MISSING, detail));
+            refused.push(quarantined(&batch, record, Reason::RecordTypeMissing, detail));
             continue;
         }
         match parse(&record.document) {
@@ -107,7 +90,7 @@ pub fn open(batch: Arc<RecordBatch>, kind: Kind, options: &EnricherOptions) -> O
                 document,
             }),
             Err(error) => {
-                refused.push(quarantined(&batch, record, reason::DOCUMENT_MALFORMED, Chain(&error).to_string()));
+                refused.push(quarantined(&batch, record, Reason::DocumentMalformed, Chain(&error).to_string()));
             }
         }
     }
@@ -196,7 +179,7 @@ impl Opened {
                     "{cells} cells are more than columns_max = {}; raise it, or drop fields by a transform",
                     options.columns_max
                 );
-                maker.made.refused.push(quarantined(&self.batch, record, reason::RECORD_TOO_WIDE, detail));
+                maker.made.refused.push(quarantined(&self.batch, record, Reason::RecordTooWide, detail));
                 continue;
             }
             if builder.is_full(options.columns_max) {
@@ -249,7 +232,7 @@ impl Maker<'_> {
         for Oversized { place, size, .. } in oversized {
             let detail = format!("row needs a message of {size} bytes, the queue takes {}", self.size_max);
             let record = &batch.records[places[place]];
-            self.made.refused.push(quarantined(batch, record, reason::RECORD_TOO_LARGE, detail));
+            self.made.refused.push(quarantined(batch, record, Reason::RecordTooLarge, detail));
         }
         Ok(())
     }
@@ -260,13 +243,11 @@ impl Maker<'_> {
         parts.into_iter().for_each(|part| self.add_message(part.payload));
         for Oversized { place, size, .. } in oversized {
             let tombstone = &batch.tombstones[place];
-            self.made.refused.push(Quarantined {
-                reason: reason::TOMBSTONE_TOO_LARGE.into(),
-                detail: format!("tombstone needs a message of {size} bytes, the queue takes {}", self.size_max),
-                id: tombstone.id.clone(),
-                lineage: tombstone.lineage.clone(),
-                ..of_batch(batch)
-            });
+            let detail = format!("tombstone needs a message of {size} bytes, the queue takes {}", self.size_max);
+            let entry = QuarantineEntry::new(Stage::Enricher, Reason::TombstoneTooLarge, detail)
+                .document(identity(batch, &tombstone.id))
+                .lineage(tombstone.lineage.clone());
+            self.made.refused.push(entry);
         }
         Ok(())
     }
@@ -294,28 +275,23 @@ pub fn refuse_all(
     let options = EnricherOptions::default();
     let mut made = open(Arc::new(tombstones), kind, &options).make(None, &options, delivery_id, size_max)?;
     let refused =
-        batch.records.iter().map(|record| quarantined(batch, record, reason::ENRICHER_FAILED, detail.to_owned()));
+        batch.records.iter().map(|record| quarantined(batch, record, Reason::EnricherFailed, detail.to_owned()));
     made.refused.extend(refused);
     Ok(made)
 }
 
-fn quarantined(batch: &RecordBatch, record: &Record, reason: &str, detail: String) -> Quarantined {
-    Quarantined {
-        reason: reason.into(),
-        detail,
-        id: record.id.clone(),
-        payload: record.document.clone(),
-        lineage: record.lineage.clone(),
-        ..of_batch(batch)
-    }
+fn quarantined(batch: &RecordBatch, record: &Record, reason: Reason, detail: String) -> QuarantineEntry {
+    QuarantineEntry::new(Stage::Enricher, reason, detail)
+        .document(identity(batch, &record.id))
+        .lineage(record.lineage.clone())
+        .payload(record.document.clone())
 }
 
-fn of_batch(batch: &RecordBatch) -> Quarantined {
-    Quarantined {
+fn identity(batch: &RecordBatch, id: &str) -> DocumentIdentity {
+    DocumentIdentity {
         domain: batch.domain.clone(),
-        kind: batch.kind,
-        r#type: batch.r#type.clone().unwrap_or_default(),
-        quarantined_us: Utc::now().timestamp_micros(),
-        ..Quarantined::default()
+        kind: Kind::from_proto(batch.kind),
+        document_type: batch.r#type.clone().unwrap_or_default(),
+        id: id.to_owned(),
     }
 }

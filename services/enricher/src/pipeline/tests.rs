@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use lake_proto::queue::v1::{Invalidation, Record, RecordBatch, Tombstone};
+use lake_shared::quarantine::Reason;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::wire;
 use serde_json::{Value, json};
 
 use self::lake::{FakeHq, Lake, PATIENCE, StrictQueue, column, safe};
-use super::enrich::{self, reason};
+use super::enrich;
 use super::*;
 
 mod lake;
@@ -122,7 +123,7 @@ async fn garbage_goes_to_quarantine_and_the_rest_goes_on() {
     safe(lake.publish(Bytes::from_static(b"garbage"))).await;
     let (subject, entry) = lake.quarantined().await;
     assert_eq!(subject, "lake.quarantine.enricher");
-    assert_eq!((entry.reason.as_str(), &entry.payload[..]), (reason::RECORD_BATCH_MALFORMED, &b"garbage"[..]));
+    assert_eq!((entry.reason.as_str(), &entry.payload[..]), (Reason::RecordBatchMalformed.code(), &b"garbage"[..]));
     safe(lake.publish(wire::encode(&RecordBatch { kind: 77, ..cases(Vec::new()) }))).await;
     assert!(lake.quarantined().await.1.detail.contains("77"));
 
@@ -135,14 +136,14 @@ async fn garbage_goes_to_quarantine_and_the_rest_goes_on() {
     for _ in 0..3 {
         let (_, entry) = lake.quarantined().await;
         assert_eq!((entry.domain.as_str(), entry.r#type.as_str()), ("demo", "person"));
-        assert_eq!(entry.reason, reason::DOCUMENT_MALFORMED);
+        assert_eq!(entry.reason, Reason::DocumentMalformed.code());
         put_aside.push(entry.id);
     }
     put_aside.sort();
     assert_eq!(put_aside, ["bad1", "bad2", "bad3"]);
     let untyped = RecordBatch { r#type: None, ..cases(vec![record("c", json!({}))]) };
     safe(lake.publish(wire::encode(&untyped))).await;
-    assert_eq!(lake.quarantined().await.1.reason, reason::RECORD_TYPE_MISSING);
+    assert_eq!(lake.quarantined().await.1.reason, Reason::RecordTypeMissing.code());
 }
 
 /// Text that cannot be compressed.
@@ -167,7 +168,7 @@ async fn records_that_are_too_large_or_too_wide_are_put_aside_with_their_size() 
     let mut batch = cases(vec![record("wide", wide), record("c", json!({"text": "x"}))]);
     assert_eq!(lake.column(&batch, "/text").await, [some("c", "x")]);
     let (_, entry) = lake.quarantined().await;
-    assert_eq!((entry.reason.as_str(), entry.id.as_str()), (reason::RECORD_TOO_WIDE, "wide"));
+    assert_eq!((entry.reason.as_str(), entry.id.as_str()), (Reason::RecordTooWide.code(), "wide"));
     assert!(entry.detail.contains("101"));
     // The queue itself would not take the record; ask the code that comes after it.
     batch.records = vec![record("large", large)];
@@ -178,7 +179,7 @@ async fn records_that_are_too_large_or_too_wide_are_put_aside_with_their_size() 
         .make(Some(&surroundings), &EnricherOptions::default(), "7", 20_000)
         .unwrap();
     assert_eq!((made.messages.len(), made.rows, made.refused.len()), (0, 0, 1));
-    assert_eq!((made.refused[0].reason.as_str(), made.refused[0].id.as_str()), (reason::RECORD_TOO_LARGE, "large"));
+    assert_eq!((made.refused[0].reason, made.refused[0].document.id.as_str()), (Reason::RecordTooLarge, "large"));
     assert!(made.refused[0].detail.contains("20000"), "{}", made.refused[0].detail);
 }
 
@@ -292,7 +293,7 @@ fn a_batch_that_makes_the_enricher_fail_is_refused_but_its_tombstones_go_on() {
     let made =
         enrich::refuse_all(&Arc::new(batch), lake_shared::identity::Kind::Case, "panicked", "7", 10_000).unwrap();
     assert_eq!((made.messages.len(), made.refused.len()), (1, 1));
-    assert_eq!((made.refused[0].reason.as_str(), made.refused[0].payload.len()), (reason::ENRICHER_FAILED, 2));
+    assert_eq!((made.refused[0].reason, made.refused[0].payload.len()), (Reason::EnricherFailed, 2));
 }
 
 #[test]

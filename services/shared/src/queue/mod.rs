@@ -14,9 +14,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use self::publish_until_safe::publish_until_safe;
+
 pub mod jetstream;
 pub mod memory;
 mod naming;
+mod publish_until_safe;
 
 /// The work queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
