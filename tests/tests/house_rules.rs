@@ -63,8 +63,43 @@ const ENGINE_STOREYS: &[&[&str]] = &[
     &[imports::FACE],
 ];
 
-/// Modules that import each other in a circle, and why they may for now. It only ever gets shorter: an entry without a circle fails the test.
-const CIRCLES_ALLOWED: &[(&str, &[&str], &str)] = &[];
+/// It only ever gets shorter: an entry without a circle fails the test.
+const CIRCLES_ALLOWED: &[Allowed] = &[
+    Allowed {
+        within: "services/hq/src::postgres",
+        modules: &["config", "database", "records", "tables"],
+        reason: "the connections take their limits from the section, which opens them; cut it by moving `Limits` and `connect_options`",
+    },
+    Allowed {
+        within: "services/hq/src::xform",
+        modules: &["document", "entity"],
+        reason: "an entity may hold elements: the two call each other on nested input",
+    },
+    Allowed {
+        within: "services/fetcher/src",
+        modules: &["domain_pace", "fetch", "pipeline"],
+        reason: "`Fetcher` is declared where it runs; cut it by a module of its own for `Fetcher` and `Stopping`",
+    },
+    Allowed {
+        within: "services/writer/src",
+        modules: &["metastore", "table_store"],
+        reason: "the metastore stores `TombstoneOrder`; cut it by moving `order_guard` out of `table_store`",
+    },
+    Allowed {
+        within: "services/writer/src::compaction",
+        modules: &["clustering", "plan"],
+        reason: "both make jobs of the same facts of files; cut it by a module of their own for these",
+    },
+];
+
+/// Modules that may import each other in a circle for now.
+#[derive(Clone, Copy)]
+struct Allowed {
+    /// Folder of the crate, and the module that they are in where it is not the crate's root.
+    within: &'static str,
+    modules: &'static [&'static str],
+    reason: &'static str,
+}
 
 /// Fails with the list, unless it is empty.
 fn assert_none(found: &[String], what_to_do: &str) {
@@ -106,18 +141,18 @@ fn no_modules_import_each_other_in_a_circle() {
     let mut found = Vec::new();
     for folder in CRATES {
         for circle in circles::circles(&CrateModules::of(folder, &sources_below(folder)).imports()) {
-            let known = allowed.iter().position(|(below, modules, _)| {
-                *below == format!("{folder}::{}", circle.parent) && **modules == circle.modules[..]
-            });
+            let within =
+                if circle.parent.is_empty() { folder.to_owned() } else { format!("{folder}::{}", circle.parent) };
+            let known = allowed.iter().position(|known| known.within == within && *known.modules == circle.modules[..]);
             match known {
                 Some(position) => drop(allowed.remove(position)),
-                None => found.push(format!("{folder}: {circle}")),
+                None => found.push(format!("{within}: {circle}")),
             }
         }
     }
     assert_none(&found, "cut one import of each circle, for instance by moving what both need to a module of its own:");
-    let gone: Vec<String> = allowed.iter().map(|(below, modules, _)| format!("{below}: {modules:?}")).collect();
-    assert_none(&gone, "these circles are cut: take them out of CIRCLES_ALLOWED");
+    let gone = allowed.iter().map(|gone| format!("{}: {} ({})", gone.within, gone.modules.join(", "), gone.reason));
+    assert_none(&gone.collect::<Vec<_>>(), "these circles are cut, or have other modules now: correct CIRCLES_ALLOWED");
 }
 
 #[test]

@@ -18,8 +18,7 @@ pub struct Circle {
 
 impl fmt::Display for Circle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parent = if self.parent.is_empty() { "the crate's root" } else { &self.parent };
-        write!(f, "{} in {parent}:\n    {}", self.modules.join(", "), self.imports.join("\n    "))
+        write!(f, "{}\n    {}", self.modules.join(", "), self.imports.join("\n    "))
     }
 }
 

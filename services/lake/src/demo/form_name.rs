@@ -1,19 +1,16 @@
 //! The name that people gave a form, for a list of tables.
 //!
 //! The xmlns of a form is an identifier; its name is in each submission, as the attribute `name` of the XML's root. So it is in the table, and
-//! the newest submission has the newest name. Only the log and two columns of one data file are read, from any object store.
-
-use std::sync::Arc;
+//! the newest submission has the newest name. The end of the log and one data file are read, from any object store.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use futures::TryStreamExt as _;
 use lake_writer::metastore::TableState;
 use lake_writer::table_store::schema_plan::{TableSchema, VERSION_SOURCE};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 /// Source path of a form's name, as the column's metadata has it.
@@ -28,7 +25,7 @@ const COMMITS_READ_MAX: i64 = 20;
 ///
 /// # Errors
 /// The log or a data file cannot be read.
-pub async fn newest(table: Arc<dyn ObjectStore>, state: &TableState) -> anyhow::Result<Option<String>> {
+pub async fn newest(table: &dyn ObjectStore, state: &TableState) -> anyhow::Result<Option<String>> {
     let (Some(latest), Some(schema)) = (state.version, &state.schema) else { return Ok(None) };
     let schema = TableSchema::of_delta(&serde_json::from_str(schema)?).map_err(anyhow::Error::msg)?;
     let (Some(name), Some(version)) = (schema.column(NAME_SOURCE), schema.column(VERSION_SOURCE)) else {
@@ -44,7 +41,7 @@ pub async fn newest(table: Arc<dyn ObjectStore>, state: &TableState) -> anyhow::
         };
         let Some(file) = added_file(&String::from_utf8_lossy(&entry)) else { continue };
         let path = Path::from_url_path(file)?;
-        if let Some(name) = name_of_newest_row(Arc::clone(&table), path, &name.name, &version.name).await? {
+        if let Some(name) = name_of_newest_row(table, path, &name.name, &version.name).await? {
             return Ok(Some(name));
         }
     }
@@ -59,14 +56,16 @@ fn added_file(entry: &str) -> Option<String> {
 }
 
 async fn name_of_newest_row(
-    table: Arc<dyn ObjectStore>,
+    table: &dyn ObjectStore,
     file: Path,
     name: &str,
     version: &str,
 ) -> anyhow::Result<Option<String>> {
-    let builder = ParquetRecordBatchStreamBuilder::new(ParquetObjectReader::new(table, file)).await?;
+    // Whole: what one batch brought is small.
+    let bytes = table.get(&file).await?.bytes().await?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
     let columns = ProjectionMask::columns(builder.parquet_schema(), [name, version]);
-    let batches: Vec<RecordBatch> = builder.with_projection(columns).build()?.try_collect().await?;
+    let batches: Vec<RecordBatch> = builder.with_projection(columns).build()?.collect::<Result<_, _>>()?;
     let newest = batches.iter().filter_map(|batch| {
         let names = batch.column_by_name(name)?.as_string_opt::<i32>()?;
         let versions = batch.column_by_name(version)?.as_primitive_opt::<Int64Type>()?;
@@ -80,6 +79,8 @@ async fn name_of_newest_row(
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use std::sync::Arc;
+
     use arrow::array::{ArrayRef, Int64Array, StringArray};
     use lake_writer::table_store::conversion::ColumnType;
     use lake_writer::table_store::schema_plan::Column;
@@ -92,8 +93,8 @@ mod tests {
     type Rows = [(Option<&'static str>, i64)];
 
     /// A table of one commit for each data file; `false`: the commit compacts.
-    async fn table(files: &[(&Rows, bool)]) -> (Arc<dyn ObjectStore>, TableState) {
-        let store = Arc::new(InMemory::new());
+    async fn table(files: &[(&Rows, bool)]) -> (InMemory, TableState) {
+        let store = InMemory::new();
         for (commit, (rows, changes_data)) in files.iter().enumerate() {
             let names: ArrayRef = Arc::new(rows.iter().map(|(name, _)| *name).collect::<StringArray>());
             let versions: ArrayRef = Arc::new(rows.iter().map(|(_, version)| *version).collect::<Int64Array>());
@@ -130,17 +131,17 @@ mod tests {
             (&[(None, 11)], true),
         ])
         .await;
-        assert_eq!(newest(store, &state).await.unwrap().as_deref(), Some("Household visit"));
+        assert_eq!(newest(&store, &state).await.unwrap().as_deref(), Some("Household visit"));
     }
 
     #[tokio::test]
     async fn a_table_without_names_or_without_its_log_has_none() {
         let (store, state) = table(&[(&[(None, 1)], true)]).await;
-        assert_eq!(newest(Arc::clone(&store), &state).await.unwrap(), None);
+        assert_eq!(newest(&store, &state).await.unwrap(), None);
         let later = TableState { version: Some(70), ..state.clone() };
-        assert_eq!(newest(Arc::clone(&store), &later).await.unwrap(), None);
+        assert_eq!(newest(&store, &later).await.unwrap(), None);
         let other_columns = TableSchema { columns: Vec::new() }.to_delta().to_string();
         let without_column = TableState { schema: Some(other_columns), ..state };
-        assert_eq!(newest(store, &without_column).await.unwrap(), None);
+        assert_eq!(newest(&store, &without_column).await.unwrap(), None);
     }
 }

@@ -1,13 +1,11 @@
 //! What the demo shows at its end: the tables, and how to open one.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Kind;
 use lake_writer::metastore::{Metastore, TableRecord};
-use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
 use super::form_name;
@@ -66,8 +64,8 @@ async fn form_name_of(table: &TableRecord) -> Option<String> {
         return None;
     }
     let read = async {
-        let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(local_folder(table)?)?);
-        form_name::newest(store, &table.state).await
+        let store = LocalFileSystem::new_with_prefix(local_folder(table)?)?;
+        form_name::newest(&store, &table.state).await
     };
     read.await.unwrap_or_else(|error| {
         tracing::warn!(table = table.name, error = %Chain(&*error), "the form's name cannot be read");
@@ -75,7 +73,7 @@ async fn form_name_of(table: &TableRecord) -> Option<String> {
     })
 }
 
-fn local_folder(table: &TableRecord) -> anyhow::Result<std::path::PathBuf> {
+fn local_folder(table: &TableRecord) -> anyhow::Result<PathBuf> {
     let folder = url::Url::parse(&table.location)?.to_file_path();
     folder.map_err(|()| anyhow::anyhow!("{} is no local folder", table.location))
 }
