@@ -55,7 +55,9 @@ const TEXTS: [&str; 8] = [
 /// Storeys of the engine, from the ground up: a module may import only modules of storeys below its own. The last one is the face, `mod.rs`.
 const ENGINE: &str = "table_store::delta";
 const ENGINE_STOREYS: &[&[&str]] = &[
-    &["clock", "error", "options", "permanent_error"],
+    &["clock", "options"],
+    &["error"],
+    &["permanent_error"],
     &["files"],
     &["log"],
     &["space"],
