@@ -14,7 +14,7 @@ use lake_hq::source::{
 };
 use lake_hq::users::NoUsers;
 use lake_proto::queue::v1::{Quarantined, RecordBatch};
-use lake_shared::queue::{Consumer, ConsumerOptions, Heard, Message, PublishError, Queue, QueueError, Stream};
+use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 use lake_shared::wire;
 use serde_json::json;
 
@@ -49,21 +49,21 @@ struct World {
 
 #[async_trait]
 impl HqDatabase for World {
-    async fn cases(&self, ids: &[String], _: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn cases(&self, ids: &[String], _: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         let rows = |id: &String| {
             let (domain, deleted) = self.cases.get(id)?;
             let case = json!({"case_id": id, "domain": domain, "type": "person", "deleted": deleted,
                 "server_modified_on": "2026-01-05T10:11:12.240000Z", "case_json": "{}"});
             Some(CaseRows { case: case.as_object()?.clone(), ..CaseRows::default() })
         };
-        Ok(ids.iter().map(|id| Sighting { id: id.clone(), observed_us: 1, rows: rows(id) }).collect())
+        Ok(ids.iter().map(|id| Observation { id: id.clone(), observed_us: 1, rows: rows(id) }).collect())
     }
-    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         self.wanted.lock().unwrap().extend_from_slice(wanted);
         let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
         self.cases(&ids, ReadFrom::Primary).await
     }
-    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
         let forms = self.forms.lock().unwrap();
         let mut readings = self.form_readings.lock().unwrap();
         readings.push((ids.iter().cloned().collect(), from));
@@ -80,16 +80,16 @@ impl HqDatabase for World {
             Some(FormRows { form: row.as_object()?.clone(), xml: key.map(blob), ..FormRows::default() })
         };
         let observed_us = readings.len() as i64;
-        Ok(ids.iter().map(|id| Sighting { id: id.clone(), observed_us, rows: rows(id) }).collect())
+        Ok(ids.iter().map(|id| Observation { id: id.clone(), observed_us, rows: rows(id) }).collect())
     }
-    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Observation<FormRows>>, SourceError> {
         let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
         self.forms(&ids, ReadFrom::Replica).await
     }
     async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
         Ok(LocationRows::default())
     }
-    async fn location_ways_up(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
+    async fn location_ancestors(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
         Ok(Vec::new())
     }
     async fn location_children(&self, _: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
@@ -133,7 +133,7 @@ impl Queue for World {
     async fn broadcast(&self, _: &str, _: Bytes) -> Result<(), QueueError> {
         Ok(())
     }
-    async fn listen(&self, _: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+    async fn listen(&self, _: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
         Ok(Box::pin(futures::stream::empty()))
     }
     fn payload_size_max(&self) -> usize {

@@ -12,17 +12,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metric_names;
 
-/// Documents become at least so many times smaller; where they do not, a message that is too large is halved, after it was made in vain.
+/// Documents usually become at least so many times smaller. Where they do not, a message turns out too large only after it was encoded, and is
+/// halved and encoded again.
 const COMPRESSION_USUAL: usize = 3;
 
-/// What one subject gets.
+/// The subject of a document or tombstone, by its parts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
-    /// Project space.
+    /// Project space of the documents.
     pub domain: Domain,
-    /// What the documents are.
+    /// Kind of the documents.
     pub kind: Kind,
-    /// Their type; `None` for tombstones whose type is not known.
+    /// Type of the documents; `None` for tombstones whose type is not known.
     pub document_type: Option<DocumentType>,
 }
 
@@ -33,13 +34,13 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Adds a document.
+    /// Adds a document to those of its subject.
     pub fn record(&mut self, destination: Destination, record: Record) {
         metrics::counter!(metric_names::RECORDS_TOTAL, "kind" => destination.kind.name()).increment(1);
         self.batches.entry(destination).or_default().0.push(record);
     }
 
-    /// Adds a tombstone.
+    /// Adds a tombstone to those of its subject.
     pub fn tombstone(&mut self, destination: Destination, tombstone: Tombstone) {
         metrics::counter!(
             metric_names::TOMBSTONES_TOTAL, "kind" => destination.kind.name(), "reason" => tombstone.reason.clone()
@@ -71,8 +72,11 @@ impl Outgoing {
         batches
     }
 
-    /// Publishes everything; `Ok` when all of it is safe on the queue. A record that alone is too large goes to quarantine.
-    /// `Closed` when shutdown came first.
+    /// Publishes everything; returns when all of it is safe on the queue. A record that is too large for a message of its own goes to
+    /// quarantine.
+    ///
+    /// # Errors
+    /// [`PublishError::Closed`] when the queue is closed or `shutdown` comes first.
     pub async fn publish(
         self,
         queue: &dyn Queue,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::timestamp;
 
-/// One message.
+/// One message of the change feed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChangeMeta {
     /// Case id, form id, location id, or `_id` of a CouchDB document; never empty, never normalised.
@@ -26,7 +26,7 @@ pub struct ChangeMeta {
     pub document_subtype: Option<String>,
     /// Project space; a hint, the row has the truth.
     pub domain: Option<String>,
-    /// What the publisher thought; a hint.
+    /// Whether the publisher took the change for a deletion; a hint, the row decides.
     pub is_deletion: bool,
     /// When this message was made, UTC microseconds.
     pub published_at_us: Option<i64>,
@@ -64,7 +64,10 @@ impl ChangeMetaError {
 }
 
 impl ChangeMeta {
-    /// Reads the value of a Kafka message.
+    /// Parses the value of a Kafka message.
+    ///
+    /// # Errors
+    /// Where it is not a JSON object with a `document_id`.
     pub fn parse(bytes: &[u8]) -> Result<Self, ChangeMetaError> {
         let message = match serde_json::from_slice::<Value>(bytes).map_err(ChangeMetaError::MalformedJson)? {
             Value::Object(message) => message,

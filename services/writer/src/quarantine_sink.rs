@@ -111,7 +111,7 @@ mod tests {
     use bytes::Bytes;
     use futures::stream::BoxStream;
     use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
-    use lake_shared::queue::{Consumer, Heard, Message, PublishError, QueueError};
+    use lake_shared::queue::{Broadcast, Consumer, Message, PublishError, QueueError};
 
     use super::*;
     use crate::metastore::QuarantineFilter;
@@ -141,7 +141,7 @@ mod tests {
             self.queue.broadcast(subject, payload).await
         }
 
-        async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+        async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
             self.queue.listen(pattern).await
         }
 

@@ -22,7 +22,7 @@ use self::json_column::parse;
 pub struct DocumentError {
     /// What the document is.
     pub kind: Kind,
-    /// Its id.
+    /// Id of the document.
     pub id: String,
     /// The column, for example `case_json`.
     pub column: &'static str,

@@ -46,7 +46,7 @@ impl Stage {
 /// As much as is known of the document that an entry is about; a text is empty where it is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DocumentIdentity {
-    /// Project space.
+    /// Project space of the document.
     pub domain: String,
     /// What the document is; `None` where the message does not say, or names a kind that is not known.
     pub kind: Option<Kind>,

@@ -1,4 +1,4 @@
-//! A lake with a fake HQ in front and somebody who takes its rows, all in one process.
+//! A lake with a fake HQ and a consumer of its rows, all in one process.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,11 +11,11 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use lake_hq::source::{
     BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationNode, LocationRows,
-    LocationStep, ReadFrom, Sighting, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
+    LocationStep, Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
 };
 use lake_proto::queue::v1::{Quarantined, RecordBatch, RowBatch};
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
-use lake_shared::queue::{Consumer, ConsumerOptions, Heard, Message, PublishError, Queue, QueueError, Stream};
+use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 use lake_shared::wire;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -73,16 +73,16 @@ impl FakeHq {
 
 #[async_trait]
 impl HqDatabase for FakeHq {
-    async fn cases(&self, _: &[String], _: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn cases(&self, _: &[String], _: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         Ok(Vec::new())
     }
-    async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
         Ok(Vec::new())
     }
     async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
         Ok(LocationRows::default())
     }
-    async fn location_ways_up(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
+    async fn location_ancestors(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
         Ok(Vec::new())
     }
     async fn location_children(&self, _: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
@@ -148,7 +148,7 @@ impl Queue for StrictQueue {
     async fn broadcast(&self, subject: &str, payload: Bytes) -> Result<(), QueueError> {
         self.inner.broadcast(subject, payload).await
     }
-    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
         self.inner.listen(pattern).await
     }
     fn payload_size_max(&self) -> usize {
