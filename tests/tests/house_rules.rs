@@ -55,7 +55,7 @@ const TEXTS: [&str; 8] = [
 /// Storeys of the engine, from the ground up: a module may import only modules of storeys below its own. The last one is the face, `mod.rs`.
 const ENGINE: &str = "table_store::delta";
 const ENGINE_STOREYS: &[&[&str]] = &[
-    &["clock", "options"],
+    &["clock", "options", "table_number"],
     &["error"],
     &["permanent_error"],
     &["files"],
@@ -68,13 +68,13 @@ const ENGINE_STOREYS: &[&[&str]] = &[
 /// It only ever gets shorter: an entry without a circle fails the test.
 const CIRCLES_ALLOWED: &[Allowed] = &[
     Allowed {
-        within: "services/hq/src::postgres",
-        modules: &["config", "database", "records", "tables"],
+        within: "services/hq/src",
+        modules: &["postgres::config", "postgres::database", "postgres::records", "postgres::tables"],
         reason: "the connections take their limits from the section, which opens them; cut it by moving `Limits` and `connect_options`",
     },
     Allowed {
-        within: "services/hq/src::xform",
-        modules: &["document", "entity"],
+        within: "services/hq/src",
+        modules: &["xform::document", "xform::entity"],
         reason: "an entity may hold elements: the two call each other on nested input",
     },
     Allowed {
@@ -88,8 +88,8 @@ const CIRCLES_ALLOWED: &[Allowed] = &[
         reason: "the metastore stores `TombstoneOrder`; cut it by moving `order_guard` out of `table_store`",
     },
     Allowed {
-        within: "services/writer/src::compaction",
-        modules: &["clustering", "plan"],
+        within: "services/writer/src",
+        modules: &["compaction::clustering", "compaction::plan"],
         reason: "both make jobs of the same facts of files; cut it by a module of their own for these",
     },
 ];
@@ -97,7 +97,7 @@ const CIRCLES_ALLOWED: &[Allowed] = &[
 /// Modules that may import each other in a circle for now.
 #[derive(Clone, Copy)]
 struct Allowed {
-    /// Folder of the crate, and the module that they are in where it is not the crate's root.
+    /// Folder of the crate.
     within: &'static str,
     modules: &'static [&'static str],
     reason: &'static str,
@@ -143,12 +143,10 @@ fn no_modules_import_each_other_in_a_circle() {
     let mut found = Vec::new();
     for folder in CRATES {
         for circle in circles::circles(&CrateModules::of(folder, &sources_below(folder)).imports()) {
-            let within =
-                if circle.parent.is_empty() { folder.to_owned() } else { format!("{folder}::{}", circle.parent) };
-            let known = allowed.iter().position(|known| known.within == within && *known.modules == circle.modules[..]);
+            let known = allowed.iter().position(|known| known.within == folder && *known.modules == circle.modules[..]);
             match known {
                 Some(position) => drop(allowed.remove(position)),
-                None => found.push(format!("{within}: {circle}")),
+                None => found.push(format!("{folder}: {circle}")),
             }
         }
     }

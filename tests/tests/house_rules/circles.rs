@@ -5,12 +5,10 @@ use std::fmt;
 
 use crate::imports::{CrateModules, FACE, Import, ModulePath};
 
-/// Children of one module that import each other.
+/// Modules that import each other, directly or by way of others of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Circle {
-    /// The module that they are in; empty for the crate's root.
-    pub parent: String,
-    /// All modules of the knot, by name.
+    /// All modules of the knot, by path.
     pub modules: Vec<String>,
     /// An import for each pair of them.
     pub imports: Vec<String>,
@@ -22,54 +20,64 @@ impl fmt::Display for Circle {
     }
 }
 
-/// Edges between the children of one module: from, to, and the import with the place that it is in.
-type Edges<'a> = BTreeMap<&'a str, BTreeMap<&'a str, &'a str>>;
+/// Edges between modules: from, to, and the import with the place that it is in.
+type Edges<'a> = BTreeMap<String, BTreeMap<String, &'a str>>;
 
-/// The circles among the children of each module, whatever is deeper in a child counting as the child. A module and its own children may
-/// import each other, as `mod.rs` and its folder are one thing.
+/// The circles among the files of a crate, and among its top-level modules, where whatever is deeper in a folder counts as the folder. A module
+/// and those inside it may import each other, as `mod.rs` and its folder are one thing.
 pub fn circles(imports: &[Import]) -> Vec<Circle> {
-    let mut levels: BTreeMap<&[String], Edges> = BTreeMap::new();
+    let (mut files, mut top_level) = (Edges::new(), Edges::new());
     for Import { from, to, code } in imports {
-        let shared = from.iter().zip(to).take_while(|(one, other)| one == other).count();
-        if let (Some(one), Some(other)) = (from.get(shared), to.get(shared)) {
-            levels.entry(&from[..shared]).or_default().entry(one).or_default().entry(other).or_insert(code);
+        if !from.starts_with(to) && !to.starts_with(from) {
+            files.entry(from.join("::")).or_default().entry(to.join("::")).or_insert(code);
+        }
+        if let (Some(one), Some(other)) = (from.first(), to.first())
+            && one != other
+        {
+            top_level.entry(one.clone()).or_default().entry(other.clone()).or_insert(code);
         }
     }
-    let of_level = |(parent, edges): (&[String], Edges)| {
-        let knots = knots(&edges).into_iter().map(|knot| circle(parent.join("::"), &knot, &edges));
-        knots.collect::<Vec<_>>()
-    };
-    levels.into_iter().flat_map(of_level).collect()
+    let mut found = circles_of(&files);
+    for circle in circles_of(&top_level) {
+        if found.iter().all(|known| known.modules != circle.modules) {
+            found.push(circle);
+        }
+    }
+    found
 }
 
-fn circle(parent: String, knot: &BTreeSet<&str>, edges: &Edges) -> Circle {
-    let mut imports = Vec::new();
-    for from in knot {
-        let inside = edges[from].iter().filter(|(to, _)| knot.contains(*to));
-        imports.extend(inside.map(|(to, code)| format!("{from} imports {to}: {code}")));
-    }
-    Circle { parent, modules: knot.iter().map(|name| (*name).to_owned()).collect(), imports }
+fn circles_of(edges: &Edges) -> Vec<Circle> {
+    let circle = |knot: BTreeSet<String>| {
+        let mut imports = Vec::new();
+        for from in &knot {
+            let inside = edges[from].iter().filter(|(to, _)| knot.contains(*to));
+            imports.extend(inside.map(|(to, code)| format!("{from} imports {to}: {code}")));
+        }
+        Circle { modules: knot.into_iter().collect(), imports }
+    };
+    knots(edges).into_iter().map(circle).collect()
 }
 
 /// Sets of at least two modules each of which reaches all the others.
-fn knots<'a>(edges: &Edges<'a>) -> Vec<BTreeSet<&'a str>> {
-    let reached: BTreeMap<&str, BTreeSet<&str>> = edges.keys().map(|from| (*from, reachable(from, edges))).collect();
+fn knots(edges: &Edges) -> BTreeSet<BTreeSet<String>> {
+    let reached: BTreeMap<&String, BTreeSet<&String>> =
+        edges.keys().map(|from| (from, reachable(from, edges))).collect();
     let mut knots = BTreeSet::new();
     for (from, reaches) in &reached {
         if reaches.contains(from) {
-            let back = |to: &&&str| reached.get(**to).is_some_and(|reaches| reaches.contains(from));
-            knots.insert(reaches.iter().filter(back).copied().collect::<BTreeSet<&str>>());
+            let back = |to: &&&String| reached.get(**to).is_some_and(|reaches| reaches.contains(from));
+            knots.insert(reaches.iter().filter(back).map(|to| (*to).clone()).collect());
         }
     }
-    knots.into_iter().collect()
+    knots
 }
 
-fn reachable<'a>(from: &str, edges: &Edges<'a>) -> BTreeSet<&'a str> {
+fn reachable<'a>(from: &'a String, edges: &'a Edges) -> BTreeSet<&'a String> {
     let mut reached = BTreeSet::new();
     let mut next = vec![from];
     while let Some(module) = next.pop() {
         for to in edges.get(module).into_iter().flat_map(BTreeMap::keys) {
-            if reached.insert(*to) {
+            if reached.insert(to) {
                 next.push(to);
             }
         }
@@ -120,40 +128,47 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_through_three_modules_is_found_with_its_imports() {
+    fn a_circle_through_three_files_is_found_with_its_imports() {
         let files = [
-            ("lib.rs", "mod a; mod b; mod c; mod d;"),
-            ("a.rs", "use crate::b::B;"),
-            ("b/mod.rs", "mod deep;"),
-            ("b/deep.rs", "fn f() { crate::c::run() }"),
-            ("c.rs", "use super::a::A; use super::d::D;"),
-            ("d.rs", ""),
+            ("lib.rs", "mod x;"),
+            ("x/mod.rs", "mod a; mod b; mod c; mod d; pub use self::a::A;"),
+            ("x/a.rs", "use super::b::deep::B;"),
+            ("x/b/mod.rs", "mod deep;"),
+            ("x/b/deep.rs", "fn f() { crate::x::c::run() }"),
+            ("x/c.rs", "use crate::x::A; use super::d::D;"),
+            ("x/d.rs", ""),
         ];
         let found = circles(&crate_of(&files).imports());
         assert_eq!(found.len(), 1, "{found:#?}");
-        assert_eq!((found[0].parent.as_str(), &found[0].modules[..]), ("", &["a", "b", "c"].map(str::to_owned)[..]));
+        assert_eq!(found[0].modules, ["x::a", "x::b::deep", "x::c"]);
         assert_eq!(
             found[0].imports,
             [
-                "a imports b: crate::b::B in c/src/a.rs:1",
-                "b imports c: crate::c::run in c/src/b/deep.rs:1",
-                "c imports a: super::a::A in c/src/c.rs:1",
+                "x::a imports x::b::deep: super::b::deep::B in c/src/x/a.rs:1",
+                "x::b::deep imports x::c: crate::x::c::run in c/src/x/b/deep.rs:1",
+                "x::c imports x::a: crate::x::A in c/src/x/c.rs:1",
             ]
         );
     }
 
     #[test]
-    fn circles_are_looked_for_in_each_folder() {
-        let files = [
-            ("lib.rs", "mod a;"),
-            ("a/mod.rs", "mod x; mod y; mod z; pub use x::X;"),
-            ("a/x.rs", "use super::y::Y;"),
-            ("a/y.rs", "use super::X;"),
-            ("a/z.rs", "use super::X;"),
-        ];
-        let found = circles(&crate_of(&files).imports());
-        assert_eq!(found.iter().map(|circle| circle.modules.join(" ")).collect::<Vec<_>>(), ["x y"]);
-        assert_eq!(found[0].parent, "a");
+    fn folders_count_as_one_at_the_top_level_only() {
+        let tree = |top: &str| {
+            let files = [
+                ("lib.rs".to_owned(), "mod a; mod b; mod x;"),
+                ("x/mod.rs".to_owned(), "mod a; mod b;"),
+                (format!("{top}a/mod.rs"), "mod low; mod high;"),
+                (format!("{top}a/low.rs"), ""),
+                (format!("{top}a/high.rs"), "use super::super::b::B;"),
+                (format!("{top}b.rs"), "use super::a::low::Low;"),
+            ];
+            let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
+            circles(&crate_of(&files).imports())
+        };
+        let found = tree("");
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!(found[0].modules, ["a", "b"]);
+        assert_eq!(tree("x/"), []);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use lake_proto::queue::v1::RowBatch;
 use lake_shared::queue::Delivery;
 use lake_shared::wire;
 
+use super::buffer_tests::NoReceipt;
 use super::decode::{Decoded, decode};
-use super::held_tests::NoReceipt;
 use super::tests::payload;
 
 fn decoded(batch: &RowBatch) -> Decoded {
