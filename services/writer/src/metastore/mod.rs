@@ -17,6 +17,7 @@ use crate::table_store::order_guard::TombstoneOrder;
 pub mod connect;
 #[doc(hidden)]
 pub mod contract;
+mod migrations;
 pub mod postgres;
 mod rows;
 mod sql;

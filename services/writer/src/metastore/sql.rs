@@ -315,7 +315,7 @@ macro_rules! metastore_adapter {
         impl $crate::metastore::Metastore for $adapter {
             async fn migrate(&self) -> Result<(), MetastoreError> {
                 self.reach().await?;
-                Self::MIGRATIONS.run(&self.pool).await.map_err(|source| MetastoreError {
+                Self::migrator().run(&self.pool).await.map_err(|source| MetastoreError {
                     action: "create or update its tables".into(),
                     source: source.into(),
                 })
