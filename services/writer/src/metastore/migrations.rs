@@ -8,12 +8,16 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 type MigrationText = (i64, &'static str, &'static str);
 
 /// Those for Postgres.
-pub(super) const POSTGRES: &[MigrationText] =
-    &[(1, "metastore", include_str!("../../migrations/postgres/0001_metastore.sql"))];
+pub(super) const POSTGRES: &[MigrationText] = &[
+    (1, "metastore", include_str!("../../migrations/postgres/0001_metastore.sql")),
+    (2, "lease_address", include_str!("../../migrations/postgres/0002_lease_address.sql")),
+];
 
 /// Those for SQLite.
-pub(super) const SQLITE: &[MigrationText] =
-    &[(1, "metastore", include_str!("../../migrations/sqlite/0001_metastore.sql"))];
+pub(super) const SQLITE: &[MigrationText] = &[
+    (1, "metastore", include_str!("../../migrations/sqlite/0001_metastore.sql")),
+    (2, "lease_address", include_str!("../../migrations/sqlite/0002_lease_address.sql")),
+];
 
 /// Runs what a database lacks of these migrations.
 pub(super) fn migrator(texts: &[MigrationText]) -> Migrator {
@@ -38,7 +42,9 @@ mod tests {
             let mut files: Vec<(String, String)> = std::fs::read_dir(folder)
                 .unwrap()
                 .map(|entry| entry.unwrap().path())
-                .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(path).unwrap()))
+                .map(|path| {
+                    (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(path).unwrap())
+                })
                 .collect();
             files.sort();
             let listed: Vec<(String, String)> = texts
