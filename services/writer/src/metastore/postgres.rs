@@ -15,7 +15,7 @@ use super::migrations;
 use super::rows::{self, storable};
 use super::sql::{failed, metastore_adapter};
 use super::{
-    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, StoredTombstone, TableRecord, TableState,
+    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, RecordedState, StoredTombstone, TableRecord,
 };
 use crate::key_index::IdHash;
 

@@ -309,6 +309,34 @@ async fn a_commit_of_somebody_else_between_check_and_commit_makes_a_rewrite_vain
 }
 
 #[tokio::test]
+async fn vectors_of_a_rewrite_that_meets_another_commit_are_deleted() {
+    let lake = Lake::new().await;
+    let (store, gate) = lake.open_gated(merging());
+    files_of_rows(&store, 4, 25).await;
+    let log = Log::of(&lake, "t");
+    gate.hold_next(Files::Data);
+    let racing = async {
+        gate.held().await;
+        // So the new file gets a deletion vector when it is committed.
+        store.apply(batch(&[], vec![tombstone(&numbered_id(3), None, 9)])).await.unwrap();
+        gate.hold_next(Files::Commits);
+        gate.release();
+        gate.held().await;
+        assert_eq!(log.orphaned_vectors().len(), 1);
+        let active = log.active();
+        let paths: Vec<&str> = active.keys().map(String::as_str).collect();
+        log.rewrite(&paths, false, |_| true).await;
+        gate.release();
+    };
+    let space = space();
+    let (compacted, ()) = tokio::join!(store.compact(&space), racing);
+    compacted.unwrap();
+    assert_eq!(lake.read("t").await.len(), 99);
+    assert_eq!((log.orphans(), log.orphaned_vectors()), (BTreeSet::new(), BTreeSet::new()));
+    assert_known(&lake, &store).await;
+}
+
+#[tokio::test]
 async fn a_row_that_changes_its_type_during_a_rewrite_is_in_one_table() {
     let lake = Lake::new().await;
     let (store, gate) = lake.open_gated(merging());

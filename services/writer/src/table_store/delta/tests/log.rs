@@ -113,7 +113,17 @@ impl Log {
         self.files("parquet").difference(&named).cloned().collect()
     }
 
-    /// A commit of somebody else.
+    /// Names of files of deletion vectors that no version names.
+    pub(super) fn orphaned_vectors(&self) -> BTreeSet<String> {
+        let adds = self.versions().into_iter().flat_map(|version| self.actions(version, "add"));
+        let named: BTreeSet<String> = adds
+            .filter_map(|add| serde_json::from_value(add.get("deletionVector")?.clone()).ok())
+            .filter_map(|descriptor| Some(deletion_vectors::path_of(&descriptor)?.to_string()))
+            .collect();
+        self.files("bin").difference(&named).cloned().collect()
+    }
+
+    /// A commit of another program.
     pub(super) fn commit(&self, mut actions: Vec<Value>) {
         actions.insert(0, json!({ "commitInfo": { "timestamp": now_ms(), "operation": "UNKNOWN" } }));
         let lines: String = actions.iter().map(|action| format!("{action}\n")).collect();
