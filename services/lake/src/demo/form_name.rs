@@ -5,7 +5,7 @@
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use lake_writer::metastore::TableState;
+use lake_writer::metastore::RecordedState;
 use lake_writer::table_store::schema_plan::{TableSchema, VERSION_SOURCE};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -25,7 +25,7 @@ const COMMITS_READ_MAX: i64 = 20;
 ///
 /// # Errors
 /// The log or a data file cannot be read.
-pub async fn newest(table: &dyn ObjectStore, state: &TableState) -> anyhow::Result<Option<String>> {
+pub async fn newest(table: &dyn ObjectStore, state: &RecordedState) -> anyhow::Result<Option<String>> {
     let (Some(latest), Some(schema)) = (state.version, &state.schema) else { return Ok(None) };
     let schema = TableSchema::of_delta(&serde_json::from_str(schema)?).map_err(anyhow::Error::msg)?;
     let (Some(name), Some(version)) = (schema.column(NAME_SOURCE), schema.column(VERSION_SOURCE)) else {
@@ -93,7 +93,7 @@ mod tests {
     type Rows = [(Option<&'static str>, i64)];
 
     /// A table of one commit for each data file; `false`: the commit compacts.
-    async fn table(files: &[(&Rows, bool)]) -> (InMemory, TableState) {
+    async fn table(files: &[(&Rows, bool)]) -> (InMemory, RecordedState) {
         let store = InMemory::new();
         for (commit, (rows, changes_data)) in files.iter().enumerate() {
             let names: ArrayRef = Arc::new(rows.iter().map(|(name, _)| *name).collect::<StringArray>());
@@ -120,7 +120,7 @@ mod tests {
         ];
         let schema = TableSchema { columns }.to_delta().to_string();
         let version = i64::try_from(files.len()).unwrap() - 1;
-        (store, TableState { version: Some(version), schema: Some(schema), ..TableState::default() })
+        (store, RecordedState { version: Some(version), schema: Some(schema), ..RecordedState::default() })
     }
 
     #[tokio::test]
@@ -138,10 +138,10 @@ mod tests {
     async fn a_table_without_names_or_without_its_log_has_none() {
         let (store, state) = table(&[(&[(None, 1)], true)]).await;
         assert_eq!(newest(&store, &state).await.unwrap(), None);
-        let later = TableState { version: Some(70), ..state.clone() };
+        let later = RecordedState { version: Some(70), ..state.clone() };
         assert_eq!(newest(&store, &later).await.unwrap(), None);
         let other_columns = TableSchema { columns: Vec::new() }.to_delta().to_string();
-        let without_column = TableState { schema: Some(other_columns), ..state };
+        let without_column = RecordedState { schema: Some(other_columns), ..state };
         assert_eq!(newest(&store, &without_column).await.unwrap(), None);
     }
 }
