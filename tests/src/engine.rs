@@ -2,16 +2,16 @@
 
 mod rows;
 mod source;
-mod time;
-mod watched;
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures::FutureExt;
-use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::names;
+use lake_test_kit::delegating_store::DelegatingStore;
+use lake_test_kit::faults::Faults;
+pub use lake_test_kit::rows::{Cell, NewRow, record_batch, space, tombstone};
+use lake_test_kit::waiting;
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::sqlite::SqliteMetastore;
 use lake_writer::table_store::TableStore;
@@ -21,12 +21,9 @@ use lake_writer::table_store::lake_store::{LakeStore, LakeStoreConfig};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
-use tokio::sync::Notify;
 
-pub use self::rows::{Cell, NewRow, batch, record_batch, tombstone, write_parquet};
+pub use self::rows::{batch, write_parquet};
 pub use self::source::{Expected, State, Word, space_batch};
-pub use self::time::{NOTE, data_files, pass_time, set_back_note};
-pub use self::watched::{Step, Watched, Watcher};
 use crate::readers::Snapshot;
 
 /// How an engine is set up in a test: what every test may choose, whatever the engine calls it.
@@ -154,8 +151,8 @@ pub struct EngineLake {
     folder: TempDir,
     /// What the engine keeps beside the lake: the database of the metastore, and derived data.
     own: TempDir,
-    /// Told when a data file is about to be written.
-    writing: Arc<Notify>,
+    /// Tells when a data file is about to be written. Nothing fails.
+    faults: Arc<Faults>,
 }
 
 impl EngineLake {
@@ -173,7 +170,7 @@ impl EngineLake {
     /// When folders or the metastore cannot be made.
     pub async fn with_prefix(prefix: &str) -> anyhow::Result<Self> {
         let (folder, own) = (TempDir::with_prefix(prefix)?, TempDir::with_prefix("lake-test-own-")?);
-        let lake = Self { folder, own, writing: Arc::default() };
+        let lake = Self { folder, own, faults: Arc::default() };
         lake.metastore().migrate().await?;
         Ok(lake)
     }
@@ -190,13 +187,7 @@ impl EngineLake {
     pub fn open(&self, setting: &Setting) -> anyhow::Result<DeltaTableStore> {
         let root = self.folder.path().display().to_string();
         let store = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None })?;
-        let writing = Arc::clone(&self.writing);
-        let watcher: Watcher = Arc::new(move |step, path| {
-            if step == Step::Write && path.as_ref().ends_with(".parquet") && !path.as_ref().contains("_delta_log") {
-                writing.notify_one();
-            }
-        });
-        let store = store.wrapped(|inner| Arc::new(Watched::new(inner, watcher)));
+        let store = store.wrapped(|inner| DelegatingStore::over(inner, Arc::clone(&self.faults)));
         Ok(DeltaTableStore::new(
             Arc::new(store),
             Arc::new(self.metastore()),
@@ -206,30 +197,17 @@ impl EngineLake {
 
     /// Does something while compaction writes the files that it has chosen, or after it if it writes none.
     pub async fn beside_compaction<T>(&self, store: &DeltaTableStore, work: impl Future<Output = T>) -> T {
-        let (space, ended) = (space(), Notify::new());
-        // What was told before does not count.
-        let _ = self.writing.notified().now_or_never();
-        let compacting = async {
-            // Whatever becomes of it, it is not what is tested.
-            let _ = store.compact(&space).await;
-            ended.notify_one();
-        };
-        let working = async {
-            tokio::select! {
-                () = self.writing.notified() => {}
-                () = ended.notified() => {}
-            }
-            work.await
-        };
-        tokio::join!(compacting, working).1
+        let space = space();
+        // Whether compaction succeeds is not what is tested.
+        waiting::beside(&self.faults.writing, store.compact(&space), work).await
     }
 
     /// The folder of a table.
     pub fn table(&self, document_type: &str) -> PathBuf {
-        self.folder.path().join(names::table_path(&TableKey { space: space(), document_type: document_type.into() }))
+        self.folder.path().join(names::table_path(&lake_test_kit::rows::table(document_type)))
     }
 
-    /// Leaves the folder on disk for whoever wants to know what is wrong with its tables.
+    /// Leaves the folder on disk, so that a person can look at its tables.
     pub fn keep(self) -> PathBuf {
         self.folder.keep()
     }
@@ -246,9 +224,4 @@ impl EngineLake {
     pub async fn snapshot(&self, document_type: &str) -> anyhow::Result<Option<Snapshot>> {
         Snapshot::read(&self.table(document_type), None).await
     }
-}
-
-/// The space that all batches are for.
-pub fn space() -> Space {
-    Space { domain: "demo.space/..".into(), kind: Kind::Case }
 }

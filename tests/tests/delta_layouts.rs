@@ -133,7 +133,7 @@ async fn live(lake: &EngineLake, setting: &Setting, supervisors: &[&str]) -> BTr
         let leaving: Vec<_> = if round == 0 { Vec::new() } else { leaving.collect() };
         held.extend(rows.iter().map(|row| (row.id.clone(), row.clone())));
         leaving.iter().for_each(|leaving| drop(held.remove(&leaving.id)));
-        store.apply(batch(&[(TYPE, rows)], leaving).unwrap()).await.unwrap();
+        store.apply(batch(&[(TYPE, rows)], leaving)).await.unwrap();
     }
     held
 }
@@ -166,7 +166,7 @@ async fn conditions_are_answered_from_every_layout() {
         let held = live(&lake, &setting, supervisors).await;
         if maintained {
             let store = lake.open(&setting).unwrap();
-            store.apply(batch(&[], Vec::new()).unwrap()).await.unwrap();
+            store.apply(batch(&[], Vec::new())).await.unwrap();
             store.maintain(&space()).await.unwrap();
         }
         let (folder, table) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
@@ -221,10 +221,10 @@ async fn two_thousand_partitions_with_odd_values() {
         row(&format!("id-{id:04}"), version, cells)
     };
     let mut rows: Vec<NewRow> = (0..4_000).map(|id| of(id, 1)).collect();
-    store.apply(batch(&[(TYPE, rows.clone())], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, rows.clone())], Vec::new())).await.unwrap();
     let again: Vec<NewRow> = (0..4_000).step_by(16).map(|id| of(id, 2)).collect();
     again.iter().enumerate().for_each(|(n, row)| rows[n * 16] = row.clone());
-    store.apply(batch(&[(TYPE, again)], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, again)], Vec::new())).await.unwrap();
 
     let (folder, table) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
     assert_eq!(told(&table, &table.rows), expected(&rows));
@@ -257,7 +257,7 @@ async fn values_that_folders_cannot_tell_are_right_in_all_readers_but_polars() {
         row(&format!("id-{id}"), 1, names.get(id % 5).map(|name| ("+supervisor_id", Cell::Text(name.clone()))))
     };
     let rows: Vec<NewRow> = (0..50).map(of).collect();
-    store.apply(batch(&[(TYPE, rows.clone())], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, rows.clone())], Vec::new())).await.unwrap();
     let (folder, table) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
     assert_eq!(told(&table, &table.rows), expected(&rows));
     let mut inquiry = Inquiry::of_columns(&table, &["_id", "supervisor_id"], 3);
@@ -299,13 +299,13 @@ async fn two_thousand_columns_and_names_that_collide() {
         cells: colliding.iter().map(|name| ((*name).to_owned(), Cell::Text("first".into()))).collect(),
         ..of(0, 0, 1)
     };
-    store.apply(batch(&[(TYPE, vec![first])], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, vec![first])], Vec::new())).await.unwrap();
     let mut rows: Vec<NewRow> = (0..40).map(|id| of(id, 1, if id == 0 { 1 } else { 3 })).collect();
-    store.apply(batch(&[(TYPE, rows.clone())], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, rows.clone())], Vec::new())).await.unwrap();
     for (version, ids) in [(2, 3..9), (3, 7..11)] {
         let again: Vec<NewRow> = ids.clone().map(|id| of(id, version, 97)).collect();
         rows[ids].clone_from_slice(&again);
-        store.apply(batch(&[(TYPE, again)], Vec::new()).unwrap()).await.unwrap();
+        store.apply(batch(&[(TYPE, again)], Vec::new())).await.unwrap();
     }
     let (folder, table) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
     assert_eq!(table.kinds.len(), 2_000);
@@ -374,7 +374,7 @@ async fn a_type_changes_and_the_past_keeps_the_old_one() {
         ];
         for step in steps {
             held.extend(step.iter().map(|row| (row.id.clone(), row.clone())));
-            store.apply(batch(&[(TYPE, step)], Vec::new()).unwrap()).await.unwrap();
+            store.apply(batch(&[(TYPE, step)], Vec::new())).await.unwrap();
             past.push((lake.snapshot(TYPE).await.unwrap().unwrap(), expected(held.values())));
         }
         let kinds = |at: usize| ["long", "double", "boolean", "same"].map(|name| past[at].0.kinds[name].as_str());
@@ -407,7 +407,7 @@ async fn vectors_hide_rows_over_the_borders_of_row_groups() {
         // In the order of ids within the file, as the months are.
         row(&format!("id-{id:06}"), version, [("/n", Cell::Number(id as i64)), ("+month", month((id / 70_000) as i64))])
     };
-    store.apply(batch(&[(TYPE, (0..ROWS).map(|id| of(id, 1)).collect())], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, (0..ROWS).map(|id| of(id, 1)).collect())], Vec::new())).await.unwrap();
     let (folder, first) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
     let file = SerializedFileReader::new(File::open(first.used.iter().next().unwrap()).unwrap()).unwrap();
     let groups: Vec<usize> = file.metadata().row_groups().iter().map(|group| group.num_rows() as usize).collect();
@@ -425,7 +425,7 @@ async fn vectors_hide_rows_over_the_borders_of_row_groups() {
     let changed: Vec<NewRow> = (0..ROWS).filter(|&id| id % 997 == 3 || near(id)).map(|id| of(id, 2)).collect();
     let gone = |id: usize| id % 1_009 == 7 && !near(id) && id % 997 != 3;
     let leaving = (0..ROWS).filter(|&id| gone(id)).map(|id| tombstone(&format!("id-{id:06}"), Some(2), 2)).collect();
-    store.apply(batch(&[(TYPE, changed.clone())], leaving).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, changed.clone())], leaving)).await.unwrap();
 
     let table = lake.snapshot(TYPE).await.unwrap().unwrap();
     assert!(table.hidden_rows > 270 && table.files == 2, "{} hidden rows, {} files", table.hidden_rows, table.files);

@@ -93,7 +93,7 @@ async fn agree(seed: u64, setting: &Setting, with_spark: bool) {
         }
         let version_us = 1_000 * (number + 1);
         let tombstones = step.leaving.iter().map(|id| tombstone(id, Some(version_us), version_us)).collect();
-        store.apply(batch(&[(TYPE, step.entering)], tombstones).unwrap()).await.unwrap();
+        store.apply(batch(&[(TYPE, step.entering)], tombstones)).await.unwrap();
         if random.random_range(0..4) == 0 {
             store.maintain(&space()).await.unwrap();
         }
@@ -142,7 +142,7 @@ async fn goes_on_after(setting: &Setting, supervisor: &str, by_spark: &[&str]) {
             let cells = BTreeMap::from([("+supervisor_id".to_owned(), Cell::Text(supervisor.to_owned()))]);
             NewRow { id: format!("id-{id:02}"), version_us, observed_us: version_us, cells }
         });
-        store.apply(batch(&[(TYPE, rows.collect())], Vec::new()).unwrap()).await.unwrap();
+        store.apply(batch(&[(TYPE, rows.collect())], Vec::new())).await.unwrap();
     };
     apply(0..20, 1).await;
     apply(20..40, 1).await;

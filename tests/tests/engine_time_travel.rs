@@ -8,14 +8,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lake_tests::engine::{
-    Cell, DeletionVectors, EngineLake, NewRow, Setting, batch, data_files, pass_time, set_back_note, space, tombstone,
-};
+use lake_test_kit::time::{HOUR_MS, data_files, pass_time, set_back_note};
+use lake_tests::engine::{Cell, DeletionVectors, EngineLake, NewRow, Setting, batch, space, tombstone};
 use lake_tests::readers::{Reader, Readers, Row};
 use lake_writer::table_store::TableStore;
 
 const TYPE: &str = "person";
-const HOUR_MS: i64 = 3_600_000;
 
 /// Twenty commits: rows enter, are replaced a few at a time, and leave; columns come and one changes its type.
 async fn live(lake: &EngineLake, setting: &Setting) -> BTreeMap<u64, Vec<Row>> {
@@ -31,7 +29,7 @@ async fn live(lake: &EngineLake, setting: &Setting) -> BTreeMap<u64, Vec<Row>> {
             NewRow { id: format!("id-{id}"), version_us: step, observed_us: step, cells }
         });
         let leaving = (0..3).map(|n| tombstone(&format!("id-{}", 399 - 3 * step - n), Some(step), step)).collect();
-        store.apply(batch(&[(TYPE, rows.collect())], leaving).unwrap()).await.unwrap();
+        store.apply(batch(&[(TYPE, rows.collect())], leaving)).await.unwrap();
         if step % 6 == 5 {
             store.maintain(&space()).await.unwrap();
         }
@@ -67,7 +65,7 @@ async fn cleaned_up(setting: &Setting) {
     assert!(files(&table).len() < before, "{setting:?}");
     // Nothing says when deletion vectors fell out of use, so the first clean-up that meets them may take note only.
     let orphaned = |path: &str| orphans.iter().any(|orphan| orphan.ends_with(path));
-    if set_back_note(&table, 72 * HOUR_MS, orphaned).unwrap() {
+    if set_back_note(&table, 72 * HOUR_MS, orphaned).unwrap().is_some() {
         store.maintain(&space()).await.unwrap();
     }
     for orphan in &orphans {
@@ -86,7 +84,7 @@ async fn cleaned_up(setting: &Setting) {
 
     // The lake lives on.
     let row = NewRow { id: "late".into(), version_us: 99, observed_us: 99, cells: BTreeMap::new() };
-    store.apply(batch(&[(TYPE, vec![row])], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, vec![row])], Vec::new())).await.unwrap();
     let snapshot = lake.snapshot(TYPE).await.unwrap().unwrap();
     assert!(snapshot.version > latest && snapshot.rows.iter().any(|row| row["_id"] == "late"));
     for reader in Reader::QUICK {

@@ -169,5 +169,4 @@ impl<'c> Walk<'c> {
 }
 
 #[cfg(test)]
-#[path = "subtree_tests.rs"]
 mod tests;

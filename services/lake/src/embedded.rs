@@ -88,5 +88,4 @@ impl Embedded {
 }
 
 #[cfg(test)]
-#[path = "embedded_tests.rs"]
 mod tests;

@@ -133,5 +133,4 @@ fn ledger_json(value: &Columns, location_id: &Value) -> Value {
 }
 
 #[cfg(test)]
-#[path = "case_tests.rs"]
 mod tests;

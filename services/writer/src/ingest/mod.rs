@@ -25,18 +25,12 @@ use crate::metric_names;
 use crate::table_store::TableStore;
 
 mod decode;
-#[cfg(test)]
-mod decode_tests;
 mod flush;
 mod held;
-#[cfg(test)]
-mod held_tests;
 mod message;
 mod narrow;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod trouble_tests;
 
 /// When rows are committed; section `[ingest]`.
 #[derive(Clone, Debug, Deserialize)]

@@ -1,6 +1,10 @@
 //! Ingest over the in-process queue with a store that only remembers.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod decode;
+mod held;
+mod trouble;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

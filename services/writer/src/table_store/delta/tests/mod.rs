@@ -3,9 +3,7 @@
 
 mod cleanup;
 mod compaction;
-mod flaky;
 mod foreign;
-mod gate;
 mod index;
 mod int96;
 mod lake;

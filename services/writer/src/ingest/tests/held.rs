@@ -11,9 +11,9 @@ use lake_shared::identity::Kind;
 use lake_shared::queue::{QueueError, Receipt};
 use tokio::time::Instant;
 
-use super::IngestOptions;
-use super::held::{Held, RETRY, SLOW_AFTER, Space};
-use super::message::{HeldMessage, bytes_of, merged};
+use crate::ingest::IngestOptions;
+use crate::ingest::held::{Held, RETRY, SLOW_AFTER, Space};
+use crate::ingest::message::{HeldMessage, bytes_of, merged};
 use crate::table_store::{SpaceBatch, TableRows};
 
 const SECOND: Duration = Duration::from_secs(1);
