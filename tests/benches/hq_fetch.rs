@@ -13,7 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use lake_hq::blobs::{BlobStoreConfig, BlobsConfig, ObjectBlobs};
 use lake_hq::documents::{case, form};
 use lake_hq::postgres::PostgresHq;
-use lake_hq::source::{BlobStore, CaseRows, FormRows, HqDatabase, Sighting, Wanted};
+use lake_hq::source::{BlobStore, CaseRows, FormRows, HqDatabase, Observation, Wanted};
 use lake_hq::xform::form_json;
 use lake_tests::two_shards::{TwoShards, place_of};
 
@@ -63,8 +63,8 @@ async fn measure(what: &str, shards: &mut TwoShards, mut batch: impl AsyncFnMut(
     report(what, statements / BATCHES, &mut took);
 }
 
-async fn with_xml(blobs: &ObjectBlobs, sightings: Vec<Sighting<FormRows>>) -> Vec<(FormRows, bytes::Bytes)> {
-    futures::stream::iter(sightings.into_iter().filter_map(|sighting| sighting.rows))
+async fn with_xml(blobs: &ObjectBlobs, observations: Vec<Observation<FormRows>>) -> Vec<(FormRows, bytes::Bytes)> {
+    futures::stream::iter(observations.into_iter().filter_map(|observation| observation.rows))
         .map(async |rows| {
             let xml = blobs.get(rows.xml.as_ref().unwrap()).await?.unwrap();
             Ok::<_, lake_hq::source::SourceError>((rows, xml))
@@ -75,8 +75,8 @@ async fn with_xml(blobs: &ObjectBlobs, sightings: Vec<Sighting<FormRows>>) -> Ve
         .unwrap()
 }
 
-fn case_rows(sightings: Vec<Sighting<CaseRows>>) -> impl Iterator<Item = CaseRows> {
-    sightings.into_iter().filter_map(|sighting| sighting.rows)
+fn case_rows(observations: Vec<Observation<CaseRows>>) -> impl Iterator<Item = CaseRows> {
+    observations.into_iter().filter_map(|observation| observation.rows)
 }
 
 #[tokio::main]

@@ -24,7 +24,7 @@ use lake_hq::source::Hq;
 use lake_shared::identity::Domain;
 use lake_shared::names;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
-use lake_shared::queue::{Consumer, ConsumerOptions, Heard, Message, PublishError, Queue, QueueError, Stream};
+use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 use lake_tests::location_hq::{DOMAIN, LocationHq};
 use lake_tests::parts::wait_until;
 use serde_json::json;
@@ -79,7 +79,7 @@ impl Queue for Counter {
     async fn broadcast(&self, _: &str, _: Bytes) -> Result<(), QueueError> {
         Ok(())
     }
-    async fn listen(&self, _: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+    async fn listen(&self, _: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
         Ok(Box::pin(futures::stream::pending()))
     }
     fn payload_size_max(&self) -> usize {
@@ -121,7 +121,8 @@ impl<'h> Lake<'h> {
 async fn tree_in_memory(hq: &LocationHq, ports: &Hq) {
     let domain = Domain::from(DOMAIN);
     let trees = Trees::new(ports.database.clone(), &CacheOptions::default());
-    let places = measure("the whole tree into the enricher's cache", trees.places(&domain, i64::MIN)).await.unwrap();
+    let places =
+        measure("the whole tree into the enricher's cache", trees.domain_locations(&domain, i64::MIN)).await.unwrap();
     println!("{:<58} {} locations, {} types", "", places.nodes(), places.type_columns().len());
     drop(places);
     let leaf = hq.levels[6].0;
@@ -129,9 +130,9 @@ async fn tree_in_memory(hq: &LocationHq, ports: &Hq) {
         .await
         .unwrap();
     trees.forget(Some(&names::token(DOMAIN)), &[hq.id_of(leaf).await.unwrap()]);
-    measure("the tree brought up to date after one change", trees.places(&domain, i64::MIN)).await.unwrap();
+    measure("the tree brought up to date after one change", trees.domain_locations(&domain, i64::MIN)).await.unwrap();
     trees.forget(Some(&names::token(DOMAIN)), &[]);
-    let began = measure("the whole tree read again", trees.places(&domain, i64::MIN)).await.unwrap();
+    let began = measure("the whole tree read again", trees.domain_locations(&domain, i64::MIN)).await.unwrap();
     let id = hq.id_of(hq.levels[6].0 + 300_000).await.unwrap();
     let started = Instant::now();
     for _ in 0..100_000 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lake_hq::documents::case::{CaseOptions, to_json};
 use lake_hq::postgres::{HqPostgresConfig, PostgresHq};
-use lake_hq::source::{BlobReference, HqDatabase, LocationKeys, ReadFrom, Sighting, SourceError};
+use lake_hq::source::{BlobReference, HqDatabase, LocationKeys, Observation, ReadFrom, SourceError};
 use lake_tests::parts::{Port, Postgres, wait_until};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -99,9 +99,10 @@ fn ids(of: &[&str]) -> Vec<String> {
     of.iter().map(|id| (*id).to_owned()).collect()
 }
 
-fn by_id<T>(sightings: Vec<Sighting<T>>) -> HashMap<String, Sighting<T>> {
-    let count = sightings.len();
-    let by_id: HashMap<_, _> = sightings.into_iter().map(|sighting| (sighting.id.clone(), sighting)).collect();
+fn by_id<T>(observations: Vec<Observation<T>>) -> HashMap<String, Observation<T>> {
+    let count = observations.len();
+    let by_id: HashMap<_, _> =
+        observations.into_iter().map(|observation| (observation.id.clone(), observation)).collect();
     assert_eq!(by_id.len(), count, "an id was answered twice");
     by_id
 }
@@ -133,7 +134,7 @@ async fn cases_come_with_everything_that_belongs_to_them() {
     let after = now_us(&mut installation.admin).await;
 
     assert_eq!(found.len(), 6);
-    assert!(found.values().all(|sighting| (before..=after).contains(&sighting.observed_us)));
+    assert!(found.values().all(|observation| (before..=after).contains(&observation.observed_us)));
     for missing in ["c 1", "nul\0", "", "x'); drop table blobs_blobmeta; --"] {
         assert_eq!(found[missing].rows, None, "{missing:?}");
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lake_hq::postgres::{HqPostgresConfig, PostgresHq, Sharding};
-use lake_hq::source::{CaseRows, HqDatabase, ReadFrom, Sighting, SourceError, Wanted};
+use lake_hq::source::{CaseRows, HqDatabase, Observation, ReadFrom, SourceError, Wanted};
 use lake_tests::two_shards::{TwoShards, place_of, run};
 use sqlx::{Connection, PgConnection};
 
@@ -45,10 +45,10 @@ fn wanted(ids: &[String], changed_us: i64, deleted: bool) -> Vec<Wanted> {
 }
 
 /// How many were found; every id must be answered once.
-fn found<T>(asked: usize, sightings: &[Sighting<T>]) -> usize {
+fn found<T>(asked: usize, observations: &[Observation<T>]) -> usize {
     let by_id: HashMap<&str, bool> =
-        sightings.iter().map(|sighting| (sighting.id.as_str(), sighting.rows.is_some())).collect();
-    assert_eq!((by_id.len(), sightings.len()), (asked, asked));
+        observations.iter().map(|observation| (observation.id.as_str(), observation.rows.is_some())).collect();
+    assert_eq!((by_id.len(), observations.len()), (asked, asked));
     by_id.values().filter(|found| **found).count()
 }
 
@@ -128,9 +128,9 @@ async fn all_shards_are_asked_where_that_is_configured_and_rows_left_behind_do_n
     let older = "update form_processor_commcarecasesql set name = 'old', server_modified_on = '2020-01-01T00:00:00Z' where case_id = '";
     run(&shards.url("p2"), &format!("{older}{}'", left_behind[0])).await.unwrap();
     let hq = connect(&config).await;
-    let sightings = hq.latest_cases(&wanted(&ids("id", 500), 0, false)).await.unwrap();
-    assert_eq!(found(500, &sightings), 500);
-    let moved = sightings.iter().find(|sighting| sighting.id == left_behind[0]).unwrap();
+    let observations = hq.latest_cases(&wanted(&ids("id", 500), 0, false)).await.unwrap();
+    assert_eq!(found(500, &observations), 500);
+    let moved = observations.iter().find(|observation| observation.id == left_behind[0]).unwrap();
     assert_eq!(moved.rows.as_ref().unwrap().case["name"], "Asha");
     assert_eq!(moved.rows.as_ref().unwrap().transactions.len(), 4);
 }
@@ -203,22 +203,22 @@ async fn a_replica_that_is_older_than_the_change_does_not_count() {
             .await
             .unwrap();
     }
-    let named = |sightings: &[Sighting<CaseRows>], name: &str| {
-        sightings.iter().filter(|one| one.rows.as_ref().is_some_and(|rows| rows.case["name"] == name)).count()
+    let named = |observations: &[Observation<CaseRows>], name: &str| {
+        observations.iter().filter(|one| one.rows.as_ref().is_some_and(|rows| rows.case["name"] == name)).count()
     };
     let now_us = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap();
     let begin = shards.log_end();
-    let sightings = hq.latest_cases(&wanted(&all, now_us - 60_000_000, false)).await.unwrap();
-    assert_eq!(named(&sightings, "old"), 500);
+    let observations = hq.latest_cases(&wanted(&all, now_us - 60_000_000, false)).await.unwrap();
+    assert_eq!(named(&observations, "old"), 500);
     assert_eq!(shards.statements_since(begin), counts([("r1", 4), ("r2", 4)]));
     let begin = shards.log_end();
-    let sightings = hq.latest_cases(&wanted(&all, now_us + 3_600_000_000, false)).await.unwrap();
-    assert_eq!((named(&sightings, "new"), found(500, &sightings)), (500, 500));
+    let observations = hq.latest_cases(&wanted(&all, now_us + 3_600_000_000, false)).await.unwrap();
+    assert_eq!((named(&observations, "new"), found(500, &observations)), (500, 500));
     assert_eq!(shards.statements_since(begin), counts([("p1", 4), ("p2", 4), ("r1", 4), ("r2", 4)]));
     // What is gone from the primary is gone, even if the old replica has it.
     run(&shards.url("p1"), "truncate form_processor_commcarecasesql cascade").await.unwrap();
-    let sightings = hq.latest_cases(&wanted(&all, now_us + 3_600_000_000, false)).await.unwrap();
-    assert_eq!(found(500, &sightings), by_place(&all)[1].len());
+    let observations = hq.latest_cases(&wanted(&all, now_us + 3_600_000_000, false)).await.unwrap();
+    assert_eq!(found(500, &observations), by_place(&all)[1].len());
 }
 
 #[tokio::test]
@@ -276,8 +276,8 @@ async fn no_more_connections_are_opened_than_allowed_and_statements_have_a_time_
     let hq = connect(&config).await;
     let asked = wanted(&ids("id", 500), 0, false);
     let many = (0..20).map(|_| hq.latest_cases(&asked));
-    for sightings in futures::future::join_all(many).await {
-        assert_eq!(found(500, &sightings.unwrap()), 500);
+    for observations in futures::future::join_all(many).await {
+        assert_eq!(found(500, &observations.unwrap()), 500);
     }
     let mut admin = PgConnection::connect(&shards.url("main")).await.unwrap();
     let sql =

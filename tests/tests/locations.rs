@@ -401,7 +401,7 @@ async fn trees_and_ways_are_read_as_hq_has_them() {
     assert_eq!(read(DOMAIN, changed(stamp, 3, false)).await.len(), 3 + types.len());
 
     let ways = async |ids: &[i64]| {
-        let mut ids: Vec<i64> = database.location_ways_up(ids).await.unwrap().iter().map(|step| step.id).collect();
+        let mut ids: Vec<i64> = database.location_ancestors(ids).await.unwrap().iter().map(|step| step.id).collect();
         ids.sort_unstable();
         ids
     };

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{join_all, try_join_all};
 use lake_shared::queue::jetstream::{JetStreamConfig, JetStreamQueue};
-use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Heard, Message, PublishError, Queue, Stream};
+use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Delivery, Message, PublishError, Queue, Stream};
 use lake_tests::parts::{Nats, Port, parts_dir, wait_until};
 use tokio::time::{sleep, timeout};
 
@@ -172,11 +172,11 @@ async fn a_listener_hears_that_the_connection_was_away() {
     let mut listener = queue.listen("lake.changes.>").await.unwrap();
     queue.broadcast("lake.changes.a", Bytes::from_static(b"1")).await.unwrap();
     let told = |payload: &'static [u8]| {
-        Some(Heard::Broadcast { subject: "lake.changes.a".into(), payload: Bytes::from_static(payload) })
+        Some(Broadcast::Message { subject: "lake.changes.a".into(), payload: Bytes::from_static(payload) })
     };
     assert_eq!(timeout(PATIENCE, listener.next()).await.unwrap(), told(b"1"));
     server.restart().unwrap();
-    assert_eq!(timeout(PATIENCE, listener.next()).await.unwrap(), Some(Heard::MaybeMissed));
+    assert_eq!(timeout(PATIENCE, listener.next()).await.unwrap(), Some(Broadcast::MaybeMissed));
     // From now on nothing is missed any more.
     queue.broadcast("lake.changes.a", Bytes::from_static(b"2")).await.unwrap();
     assert_eq!(timeout(PATIENCE, listener.next()).await.unwrap(), told(b"2"));

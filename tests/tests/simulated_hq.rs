@@ -433,12 +433,12 @@ async fn a_life_in_groups_is_the_same_life_in_memory() {
 
     let cases = ids_of(&life.turns, Table::Case);
     let mut present = 0;
-    for sighting in expected.database.cases(&cases, ReadFrom::Primary).await.unwrap() {
-        let id = sighting.id;
-        let case = sighting.rows.as_ref().map(|rows| comparable(Value::Object(rows.case.clone())));
+    for observation in expected.database.cases(&cases, ReadFrom::Primary).await.unwrap() {
+        let id = observation.id;
+        let case = observation.rows.as_ref().map(|rows| comparable(Value::Object(rows.case.clone())));
         present += usize::from(case.is_some());
         assert_eq!(rows_of(&databases, Table::Case, &id).await, Vec::from_iter(case), "case {id}");
-        let rows = sighting.rows.unwrap_or_default();
+        let rows = observation.rows.unwrap_or_default();
         let by_identifier = |mut rows: Vec<Value>| {
             rows.sort_by_key(|row| row["identifier"].to_string());
             rows
@@ -458,11 +458,11 @@ async fn a_life_in_groups_is_the_same_life_in_memory() {
     assert!(present > 100, "{present} cases");
 
     let forms = ids_of(&life.turns, Table::Form);
-    for sighting in expected.database.forms(&forms, ReadFrom::Primary).await.unwrap() {
-        let id = sighting.id;
-        let form = sighting.rows.as_ref().map(|rows| comparable(Value::Object(rows.form.clone())));
+    for observation in expected.database.forms(&forms, ReadFrom::Primary).await.unwrap() {
+        let id = observation.id;
+        let form = observation.rows.as_ref().map(|rows| comparable(Value::Object(rows.form.clone())));
         assert_eq!(rows_of(&databases, Table::Form, &id).await, Vec::from_iter(form), "form {id}");
-        let rows = sighting.rows.unwrap_or_default();
+        let rows = observation.rows.unwrap_or_default();
         let operations = rows.operations.into_iter().map(|row| comparable(Value::Object(row)));
         assert_eq!(rows_of(&databases, Table::FormOperation, &id).await, operations.collect::<Vec<_>>(), "form {id}");
         let mut meta = rows_of(&databases, Table::BlobMeta, &id).await;

@@ -8,21 +8,21 @@ use serde::Deserialize;
 
 use crate::options::EnricherOptions;
 
-/// Everything.
+/// The whole configuration file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnricherConfig {
-    /// Logs and HTTP.
+    /// Section `[telemetry]`: logs, and the HTTP address of `/live`, `/ready` and `/metrics`.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
-    /// Threads and shutdown.
+    /// Section `[process]`: number of threads and time to shut down.
     #[serde(default)]
     pub process: ProcessConfig,
-    /// HQ's locations and users.
+    /// Section `[hq]`: HQ's databases and users; locations are read from the main database.
     pub hq: HqConfig,
-    /// The queue from the fetchers and to the writer.
+    /// Section `[queue]`: the queue from the fetchers and to the writer.
     pub queue: JetStreamConfig,
-    /// Rows.
+    /// Section `[enricher]`: how rows are made.
     #[serde(default)]
     pub enricher: EnricherOptions,
 }

@@ -15,24 +15,27 @@ pub const DEPTH_MAX: usize = 100;
 /// A record whose document cannot be used. It will not get better by itself: quarantine it.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
-    /// Not JSON.
+    /// The document is not JSON.
     #[error("document of {size} bytes is not JSON; fetch it again")]
     Malformed {
-        /// Size in bytes.
+        /// Size of the document in bytes.
         size: usize,
-        /// Where and why.
+        /// Where parsing failed, and why.
         #[source]
         source: serde_json::Error,
     },
-    /// JSON, but not an object.
+    /// The document is JSON, but not an object.
     #[error("document of {size} bytes is JSON but not an object; fetch it again")]
     NoObject {
-        /// Size in bytes.
+        /// Size of the document in bytes.
         size: usize,
     },
 }
 
-/// Parses a document.
+/// Parses a document; what is nested deeper than [`DEPTH_MAX`] becomes text.
+///
+/// # Errors
+/// Where the document is not a JSON object.
 pub fn parse(document: &[u8]) -> Result<Map<String, Value>, DocumentError> {
     let size = document.len();
     match serde_json::from_slice(&shallow(document)).map_err(|source| DocumentError::Malformed { size, source })? {
@@ -41,13 +44,16 @@ pub fn parse(document: &[u8]) -> Result<Map<String, Value>, DocumentError> {
     }
 }
 
-/// Parses the document of a case without those of its `case_json` that stand at the top level too, under a name that is nobody else's: half
-/// of a case, and only shown where everything of it is wanted.
+/// Parses the document of a case without the members of its `case_json` that stand at the top level too, under a name that no other column
+/// takes. They are half of a case, and are shown only where all of `case_json` is wanted.
+///
+/// # Errors
+/// As [`parse`].
 pub fn parse_case_without_copies(document: &[u8]) -> Result<Map<String, Value>, DocumentError> {
     let json = shallow(document);
     let mut deserializer = serde_json::Deserializer::from_slice(&json);
     let members = deserializer.deserialize_map(Case).and_then(|members| deserializer.end().map(|()| members));
-    // Whatever is unusual is left to the one that takes everything.
+    // A document of an unusual shape is parsed as a whole.
     members.or_else(|_| parse(document))
 }
 

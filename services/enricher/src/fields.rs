@@ -7,17 +7,17 @@ use lake_shared::identity::Kind;
 /// How a fixed field is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldType {
-    /// As it is.
+    /// Text as it is; an object becomes further columns.
     Text,
     /// JSON text of whatever it is; normally an array.
     JsonText,
-    /// UTC microseconds.
+    /// A date-time in UTC, in microseconds since 1970.
     Timestamp,
-    /// true or false.
+    /// A truth value.
     Boolean,
-    /// 64 bits, signed.
+    /// A whole number of 64 bits, signed.
     Integer,
-    /// 64 bit floating point.
+    /// A floating-point number of 64 bits.
     Double,
 }
 
@@ -28,7 +28,7 @@ pub struct FixedField {
     pub name: &'static str,
     /// Its source path: `/` and the key.
     pub path: &'static str,
-    /// Its type.
+    /// How its values are kept.
     pub field_type: FieldType,
 }
 

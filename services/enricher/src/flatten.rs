@@ -20,7 +20,7 @@ pub enum CaseJson {
     /// Only properties that are not visible at the top level, because HQ or the lake has a column of that name.
     #[default]
     Hidden,
-    /// All of them.
+    /// All properties, those that are visible at the top level too.
     All,
     /// None: properties with a taken name are lost.
     None,
@@ -29,15 +29,15 @@ pub enum CaseJson {
 /// A value in a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell<'a> {
-    /// Any text.
+    /// Text; also an array, as its JSON.
     Text(Cow<'a, str>),
     /// UTC microseconds since 1970.
     Timestamp(i64),
-    /// Truth.
+    /// A truth value.
     Boolean(bool),
-    /// Whole number.
+    /// A whole number of 64 bits.
     Integer(i64),
-    /// Floating point.
+    /// A finite floating-point number of 64 bits.
     Double(f64),
 }
 
@@ -67,7 +67,7 @@ impl Flattening<'_> {
                     // A fixed text that is an object: more columns, as anywhere else.
                     Typed::Nested => below(&mut path, key, value, &mut sink),
                 }
-            } else if self.kind == Kind::Case && key == "case_json" {
+            } else if key == "case_json" && self.has_properties_twice() {
                 self.case_json_cells(&mut path, value, &mut sink);
             } else {
                 below(&mut path, key, value, &mut sink);
@@ -79,9 +79,18 @@ impl Flattening<'_> {
     fn is_left_out(&self, key: &str) -> bool {
         // Only a case has free names at its top level. HQ's own fields stay, whatever a location type is called
         // (`user` would take `user_id`); only HQ's `type` is the lake's `+type`.
-        self.kind == Kind::Case
-            && self.lake_columns.contains(key)
-            && (key == "type" || !fields::hides_case_property(key))
+        match self.kind {
+            Kind::Case => self.lake_columns.contains(key) && (key == "type" || !fields::hides_case_property(key)),
+            Kind::Form | Kind::Location => false,
+        }
+    }
+
+    /// Whether the document's free members stand in `case_json` a second time.
+    fn has_properties_twice(&self) -> bool {
+        match self.kind {
+            Kind::Case => true,
+            Kind::Form | Kind::Location => false,
+        }
     }
 
     fn case_json_cells<'d>(&self, path: &mut String, properties: &'d Value, sink: &mut impl FnMut(&str, Cell<'d>)) {

@@ -23,7 +23,7 @@ pub struct EnricherOptions {
     pub case_json: CaseJson,
     /// Most cells of one record; a wider one goes to quarantine. A batch closes when it has that many columns of its own.
     pub columns_max: usize,
-    /// Remembered locations and users.
+    /// Sizes and ages of the caches of locations and users.
     pub caches: CacheOptions,
     /// Changes of documents before they are saved.
     pub transforms: Vec<Rule>,
@@ -45,7 +45,10 @@ impl Default for EnricherOptions {
 }
 
 impl EnricherOptions {
-    /// Rules that types cannot express. The error names the key.
+    /// Checks rules that types cannot express.
+    ///
+    /// # Errors
+    /// Where a value is out of its range, or a transform cannot be used; the text names the key.
     pub fn validate(&self) -> Result<(), String> {
         let positive = [
             ("workers", self.workers as u64),
@@ -62,7 +65,7 @@ impl EnricherOptions {
         transform::validate(&self.transforms).map_err(|trouble| format!("enricher.{trouble}"))
     }
 
-    /// How long an unacknowledged message is left alone.
+    /// `acknowledge_within_seconds` as a duration.
     pub fn acknowledge_within(&self) -> Duration {
         Duration::from_secs(self.acknowledge_within_seconds)
     }

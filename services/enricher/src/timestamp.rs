@@ -23,7 +23,7 @@ pub fn date(text: &str) -> Option<NaiveDate> {
     EPOCH.checked_add_signed(chrono::TimeDelta::try_days(day)?)
 }
 
-/// 1970-01-01.
+/// 1970-01-01, from which days and microseconds are counted.
 pub(crate) const EPOCH: NaiveDate = NaiveDate::from_ymd_opt(1970, 1, 1).expect("the epoch is a date");
 
 struct Parsed {

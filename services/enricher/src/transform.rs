@@ -19,7 +19,7 @@ pub const STEPS_MAX: usize = 30;
 /// Members that identify a row; no rule may change them.
 const IDENTITY: [&str; 3] = ["_id", "domain", "type"];
 
-/// One `[[enricher.transforms]]`.
+/// One section `[[enricher.transforms]]`: which documents it concerns, and what is done to them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -38,8 +38,7 @@ pub struct Rule {
 
 fn kind_by_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Kind>, D::Error> {
     let Some(name) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
-    kind.map(Some).ok_or_else(|| serde::de::Error::custom("kind must be case, form or location"))
+    Kind::of_name(&name).map(Some).ok_or_else(|| serde::de::Error::custom("kind must be case, form or location"))
 }
 
 /// One change of a document, for example `{ drop = "/phone_number" }`.
@@ -50,21 +49,21 @@ pub enum Action {
     Drop(Pointer),
     /// Gives the field another key in the same object. What had that key is replaced.
     Rename {
-        /// The field.
+        /// The field that is renamed.
         path: Pointer,
-        /// Its new key.
+        /// Its new key in the same object.
         to: String,
     },
     /// Sets a text, number or truth value. Objects on the way that are missing are made.
     Set {
-        /// The field.
+        /// The field that is set.
         path: Pointer,
-        /// Its value.
+        /// The text, number or truth value that it gets.
         value: Value,
     },
     /// Copies a field, with everything below it. Does nothing where there is no such field, or where an array is on the way.
     Copy {
-        /// What is copied.
+        /// The field that is copied, with everything below it.
         from: Pointer,
         /// Where to; what was there is replaced.
         to: Pointer,
@@ -72,7 +71,7 @@ pub enum Action {
     /// Replaces the value by the SHA-256 of `salt` and its text, as 64 hex digits. Null stays null.
     /// Without a salt, short values such as telephone numbers can be found by trying all of them.
     Hash {
-        /// The field.
+        /// The field that is hashed.
         path: Pointer,
         /// Put before the value; keep it secret, and the same for all fields that are to be joined.
         #[serde(default)]
@@ -104,6 +103,9 @@ impl Pointer {
 }
 
 impl Rule {
+    /// Checks what types cannot express.
+    ///
+    /// # Errors
     /// What is wrong with the rule, in one line.
     pub fn validate(&self) -> Result<(), String> {
         for action in &self.actions {
@@ -145,14 +147,15 @@ impl<'r> Transforms<'r> {
         Self { kind, actions: rules.flat_map(|rule| &rule.actions).collect() }
     }
 
-    /// Changes a document.
+    /// Applies the rules' actions to a document, in the order of the configuration.
     pub fn apply(&self, document: &mut Map<String, Value>) {
         for action in &self.actions {
             apply(action, document, Reach::Everything);
-            if self.kind != Kind::Case {
-                continue;
-            }
-            if let Some(Value::Object(properties)) = document.get_mut("case_json") {
+            let second_copy = match self.kind {
+                Kind::Case => document.get_mut("case_json"),
+                Kind::Form | Kind::Location => None,
+            };
+            if let Some(Value::Object(properties)) = second_copy {
                 apply(action, properties, Reach::WhatIsThere);
             }
         }
@@ -260,7 +263,10 @@ fn hash(salt: &Secret, value: &Value) -> Option<String> {
     Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// What is wrong with the rules, in one line that names the rule by number.
+/// Checks every rule of the configuration.
+///
+/// # Errors
+/// What is wrong with the first rule that cannot be used, in one line that names the rule by number.
 pub fn validate(rules: &[Rule]) -> Result<(), String> {
     for (number, rule) in rules.iter().enumerate() {
         rule.validate().map_err(|trouble| format!("transforms[{number}]: {trouble}"))?;

@@ -7,7 +7,7 @@ use lake_shared::identity::{DocumentType, Kind};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
-/// Section `[take]`.
+/// Section `[take]`: what is taken into the lake.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TakeConfig {
@@ -41,13 +41,13 @@ impl TakeConfig {
     }
 }
 
-/// What is allowed.
+/// Names that are taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AllowList {
-    /// No restriction.
+    /// Every name is taken.
     #[default]
     Everything,
-    /// Exactly these.
+    /// Only these names are taken.
     Only(HashSet<String>),
 }
 
@@ -69,14 +69,14 @@ impl AllowList {
 
 impl<'de> Deserialize<'de> for AllowList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Written)
+        deserializer.deserialize_any(AllowListVisitor)
     }
 }
 
-/// Takes both ways of writing a list.
-struct Written;
+/// Reads a list in either form: `"everything"`, or names.
+struct AllowListVisitor;
 
-impl<'de> Visitor<'de> for Written {
+impl<'de> Visitor<'de> for AllowListVisitor {
     type Value = AllowList;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,25 +10,25 @@ use crate::allow_list::TakeConfig;
 use crate::change_feed::kafka::KafkaConfig;
 use crate::options::FetchOptions;
 
-/// Everything.
+/// The whole configuration file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FetcherConfig {
-    /// Logs and HTTP.
+    /// Section `[telemetry]`: logs, and the HTTP address of `/live`, `/ready` and `/metrics`.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
-    /// Threads and shutdown.
+    /// Section `[process]`: number of threads and time to shut down.
     #[serde(default)]
     pub process: ProcessConfig,
-    /// HQ's change feed.
+    /// Section `[kafka]`: HQ's change feed.
     pub kafka: KafkaConfig,
-    /// HQ's stores.
+    /// Section `[hq]`: HQ's databases, blob stores and users.
     pub hq: HqConfig,
-    /// The queue to the enrichers.
+    /// Section `[queue]`: the queue to the enrichers.
     pub queue: JetStreamConfig,
-    /// Allow-lists.
+    /// Section `[take]`: the domains, case types and forms that are taken.
     pub take: TakeConfig,
-    /// Batches.
+    /// Section `[fetch]`: sizes of batches and pace of domains.
     #[serde(default)]
     pub fetch: FetchOptions,
 }

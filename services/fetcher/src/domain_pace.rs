@@ -1,8 +1,8 @@
-//! So many records a second for each domain, so that one that floods the feed does not have HQ to itself.
+//! Limits the records that are read for one domain in a second, so that a domain that floods the feed does not have HQ to itself.
 //!
-//! Invariants: a domain that has had its share waits alone: what other domains have in the same batch is read at once, and a batch
-//! of which only such a remainder is left gives up its place among the batches in flight. What waits is bounded: when the waiting room is full,
-//! batches keep their places, and in the end the feed stops until there is room.
+//! Invariants: a domain that has used up its share waits alone: records of other domains in the same batch are read at once, and a batch
+//! of which only such a remainder is left gives up its permit among the batches in flight. The records that wait are bounded: when
+//! `waiting_records_max` is reached, batches keep their permits, and in the end the feed stops until some have been read.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use lake_hq::pace::bucket::DomainBuckets;
 use lake_shared::identity::Kind;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::collapse::Change;
+use crate::coalesce::Change;
 use crate::fetch::Changes;
 use crate::metric_names;
 use crate::options::FetchOptions;
@@ -21,24 +21,24 @@ use crate::options::FetchOptions;
 pub(crate) type ByKind = BTreeMap<Kind, Changes>;
 
 /// A change with its kind and id.
-pub(crate) type Entry = (Kind, String, Change);
+pub(crate) type DomainChange = (Kind, String, Change);
 
-/// What may be read now, and what has to wait, by domain.
+/// Changes that may be read now, and those that have to wait, by domain.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Admitted {
     pub(crate) now: ByKind,
-    pub(crate) later: BTreeMap<String, Vec<Entry>>,
+    pub(crate) later: BTreeMap<String, Vec<DomainChange>>,
 }
 
-/// The pace of each domain, and the places of batches in flight.
+/// The pace of each domain, and the permits of batches in flight.
 pub(crate) struct DomainPace {
     began: Instant,
     /// `None` where domains are not limited.
     buckets: Option<Mutex<DomainBuckets>>,
-    places: Arc<Semaphore>,
-    /// Places for what has waited. Of their own: the others may be held by batches that want to wait but find no room, and would keep those
-    /// who could make room from doing so.
-    late_places: Arc<Semaphore>,
+    batch_permits: Arc<Semaphore>,
+    /// Permits for portions that have waited. They are apart from the others, which may all be held by batches that have to wait but find
+    /// no room: with one kind of permit, portions that could make room would never be read.
+    late_permits: Arc<Semaphore>,
     room: Arc<Semaphore>,
     room_max: usize,
     portion_max: usize,
@@ -52,37 +52,37 @@ impl DomainPace {
             began: Instant::now(),
             portion_max: options.domain_burst_records.min(options.max_records).max(1),
             buckets: buckets.map(Mutex::new),
-            places: Arc::new(Semaphore::new(options.batches_in_flight_max.max(1))),
-            late_places: Arc::new(Semaphore::new(options.batches_in_flight_max.max(1))),
+            batch_permits: Arc::new(Semaphore::new(options.batches_in_flight_max.max(1))),
+            late_permits: Arc::new(Semaphore::new(options.batches_in_flight_max.max(1))),
             room: Arc::new(Semaphore::new(options.waiting_records_max.max(1))),
             room_max: options.waiting_records_max.max(1),
         }
     }
 
-    /// A place among the batches in flight, when there is one. `None` never comes: the places are not closed.
-    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).acquire_owned().await.ok()
+    /// Waits for one of the `batches_in_flight_max` permits. `None` never comes, as the semaphore is not closed.
+    pub(crate) async fn batch_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.batch_permits).acquire_owned().await.ok()
     }
 
-    /// A place for a portion that has waited.
-    pub(crate) async fn late_place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.late_places).acquire_owned().await.ok()
+    /// Waits for a permit to read a portion that has waited.
+    pub(crate) async fn late_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.late_permits).acquire_owned().await.ok()
     }
 
-    /// Room for so many records that wait, when there is enough; a batch larger than the room has it to itself.
+    /// Waits until so many more records may wait. A batch with more than `waiting_records_max` is let in when no other records wait.
     pub(crate) async fn room(&self, records: usize) -> Option<OwnedSemaphorePermit> {
         let records = u32::try_from(records.min(self.room_max)).unwrap_or(u32::MAX);
         Arc::clone(&self.room).acquire_many_owned(records).await.ok()
     }
 
-    /// Lets through what the domains still may have.
+    /// Divides changes into those that may be read now and those that exceed their domain's share.
     pub(crate) fn admit(&self, changes: ByKind) -> Admitted {
         let Some(buckets) = &self.buckets else { return Admitted { now: changes, later: BTreeMap::new() } };
         admit(&mut buckets.lock().unwrap_or_else(PoisonError::into_inner), self.began.elapsed(), changes)
     }
 
-    /// Takes a portion off what waits, and tells how long it has to wait.
-    pub(crate) fn next_portion(&self, domain: &str, waiting: &mut Vec<Entry>) -> Option<(ByKind, Duration)> {
+    /// Takes a portion off the changes that wait, and says how long it has to wait.
+    pub(crate) fn next_portion(&self, domain: &str, waiting: &mut Vec<DomainChange>) -> Option<(ByKind, Duration)> {
         let count = waiting.len().min(self.portion_max);
         let portion = by_kind(waiting.drain(..count));
         let wait = match &self.buckets {
@@ -100,13 +100,13 @@ impl DomainPace {
 }
 
 fn admit(buckets: &mut DomainBuckets, now: Duration, changes: ByKind) -> Admitted {
-    let mut by_domain: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
+    let mut by_domain: BTreeMap<String, Vec<DomainChange>> = BTreeMap::new();
     let mut admitted = Admitted::default();
     for (kind, changes) in changes {
         for (id, change) in changes {
             match change.domain.clone() {
                 Some(domain) => by_domain.entry(domain).or_default().push((kind, id, change)),
-                // Nobody's share. There are hardly any.
+                // It counts for no domain's share; such messages are rare.
                 None => {
                     admitted.now.entry(kind).or_default().insert(id, change);
                 }
@@ -125,7 +125,7 @@ fn admit(buckets: &mut DomainBuckets, now: Duration, changes: ByKind) -> Admitte
     admitted
 }
 
-fn by_kind(entries: impl Iterator<Item = Entry>) -> ByKind {
+fn by_kind(entries: impl Iterator<Item = DomainChange>) -> ByKind {
     let mut changes = ByKind::new();
     for (kind, id, change) in entries {
         changes.entry(kind).or_default().insert(id, change);
@@ -179,7 +179,7 @@ mod tests {
         let options =
             FetchOptions { domain_records_per_second: 1, domain_burst_records: 40, ..FetchOptions::default() };
         let pace = DomainPace::new(&options);
-        let mut waiting: Vec<Entry> = pace.admit(changes(&[(Kind::Case, "d", 130)])).later.remove("d").unwrap();
+        let mut waiting: Vec<DomainChange> = pace.admit(changes(&[(Kind::Case, "d", 130)])).later.remove("d").unwrap();
         let mut seen = Vec::new();
         while let Some(portion) = pace.next_portion("d", &mut waiting) {
             seen.push(portion);

@@ -12,31 +12,31 @@ use std::time::Instant;
 use chrono::Utc;
 use lake_hq::document_rules::{self, Disposition, TombstoneReason};
 use lake_hq::documents::case;
-use lake_hq::source::{CaseRows, Sighting, Wanted};
-use lake_proto::queue::v1::{Lineage, Quarantined, Record, Tombstone};
+use lake_hq::source::{CaseRows, Observation, Wanted};
+use lake_proto::queue::v1::{Lineage, Record, Tombstone};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Domain, Kind};
-use lake_shared::quarantine;
+use lake_shared::quarantine::{self, DocumentIdentity, QuarantineEntry, Reason, Stage};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use crate::collapse::Change;
+use crate::coalesce::Change;
 use crate::metric_names;
 use crate::pipeline::{Fetcher, Stopping};
 use crate::publisher::{Destination, Outgoing};
 
-/// Ids of a batch and what the messages said of them.
+/// Ids of a batch, each with what the messages said of it.
 pub(crate) type Changes = HashMap<String, Change>;
 
-/// Documents and tombstones of a batch, and what had to be put aside.
+/// Documents and tombstones of a batch, and the records that cannot be published.
 #[derive(Default)]
 pub(crate) struct Fetched {
     pub(crate) outgoing: Outgoing,
-    pub(crate) quarantined: Vec<Quarantined>,
+    pub(crate) quarantined: Vec<QuarantineEntry>,
 }
 
 impl Fetcher {
-    /// Reads the current state of these ids and publishes what it means.
+    /// Reads the current state of these ids and publishes it as documents and tombstones.
     pub(crate) async fn fetch(
         &self,
         kind: Kind,
@@ -53,36 +53,36 @@ impl Fetcher {
         self.publish(fetched, shutdown).await
     }
 
-    /// Puts aside what cannot be handled, then publishes the rest; back when all of it is safe.
+    /// Quarantines the records that cannot be published, then publishes the others; returns when all of them are safe on the queue.
     pub(crate) async fn publish(&self, fetched: Fetched, shutdown: &CancellationToken) -> Result<(), Stopping> {
         for entry in fetched.quarantined {
-            quarantine::publish(&*self.queue, quarantine::Stage::Fetcher, entry, shutdown).await?;
+            quarantine::publish(&*self.queue, entry, shutdown).await?;
         }
         Ok(fetched.outgoing.publish(&*self.queue, self.options.max_records, shutdown).await?)
     }
 
     async fn fetch_cases(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<Fetched, Stopping> {
         let (database, wanted) = (&self.hq.database, wanted(changes));
-        let sightings = self.until_answered(shutdown, || database.latest_cases(&wanted)).await?;
+        let observations = self.until_answered(shutdown, || database.latest_cases(&wanted)).await?;
         let mut fetched = Fetched::default();
-        for sighting in sightings {
-            self.add_case(&mut fetched, changes, sighting);
+        for observation in observations {
+            self.add_case(&mut fetched, changes, observation);
         }
         Ok(fetched)
     }
 
-    fn add_case(&self, fetched: &mut Fetched, changes: &Changes, sighting: Sighting<CaseRows>) {
-        let disposition = document_rules::of_case(sighting.rows.as_ref());
-        self.add(fetched, Kind::Case, changes, &sighting.id, sighting.observed_us, disposition, || {
-            match &sighting.rows {
+    fn add_case(&self, fetched: &mut Fetched, changes: &Changes, observation: Observation<CaseRows>) {
+        let disposition = document_rules::of_case(observation.rows.as_ref());
+        self.add(fetched, Kind::Case, changes, &observation.id, observation.observed_us, disposition, || {
+            match &observation.rows {
                 Some(rows) => case::to_json(rows, self.case_options).map_err(|error| Chain(&error).to_string()),
                 None => Ok(Map::new()),
             }
         });
     }
 
-    /// Adds what one sighting means: a record, a tombstone, or nothing where the domain is not taken.
-    #[allow(clippy::too_many_arguments, reason = "one sighting, taken apart")]
+    /// Adds what one observation means: a record, a tombstone, or nothing where the domain is not taken.
+    #[allow(clippy::too_many_arguments, reason = "one observation, taken apart")]
     pub(crate) fn add(
         &self,
         fetched: &mut Fetched,
@@ -126,7 +126,7 @@ impl Fetcher {
                 let announced = || changes.get(id).into_iter().flat_map(Change::domains).map(Domain::from).collect();
                 let domains: Vec<Domain> = domain.map_or_else(announced, |domain| vec![domain]);
                 if domains.is_empty() {
-                    // Nobody can say whose it was; with a domain unknown to the message too, it never was in the lake.
+                    // Neither row nor message names a domain. No live record is without one, so the id never was in the lake.
                     skipped("missing_without_domain");
                 }
                 let document_type = document_type.filter(|_| reason != TombstoneReason::Missing);
@@ -154,27 +154,24 @@ fn unreadable(
     id: &str,
     detail: String,
     lineage: Lineage,
-) -> Quarantined {
-    Quarantined {
-        reason: "document_unreadable".into(),
-        detail: format!("{kind} {id} of domain {domain}: {detail}"),
+) -> QuarantineEntry {
+    let document = DocumentIdentity {
         domain: domain.as_str().into(),
-        kind: kind.to_proto().into(),
-        r#type: document_type.as_str().into(),
+        kind: Some(kind),
+        document_type: document_type.as_str().into(),
         id: id.into(),
-        lineage: Some(lineage),
-        quarantined_us: Utc::now().timestamp_micros(),
-        ..Quarantined::default()
-    }
+    };
+    let detail = format!("{kind} {id} of domain {domain}: {detail}");
+    QuarantineEntry::new(Stage::Fetcher, Reason::DocumentUnreadable, detail).document(document).lineage(Some(lineage))
 }
 
-/// The lineage of an id, read just now.
+/// The lineage of an id whose record was read at this moment.
 pub(crate) fn lineage(changes: &Changes, id: &str) -> Lineage {
     let lineage = changes.get(id).map(|change| change.lineage.clone()).unwrap_or_default();
     Lineage { fetched_us: Utc::now().timestamp_micros(), ..lineage }
 }
 
-/// What is asked of HQ. Was the newest message published at some time, then a copy of the database as old as that may not have its change.
+/// The ids to ask HQ for, each with the time of its newest message: a replica that is older than the message may not have the change.
 pub(crate) fn wanted(changes: &Changes) -> Vec<Wanted> {
     let wanted = |(id, change): (&String, &Change)| Wanted {
         id: id.clone(),

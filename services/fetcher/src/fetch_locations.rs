@@ -1,9 +1,9 @@
 //! Locations: a changed one re-emits itself and everything below it, as the rows of its descendants hold its name and place.
 //!
 //! HQ publishes a move, a rename or a retyping for that location alone (reference §6.4); archiving and deletion are published for each
-//! descendant too. So every message means: the location and all below. A location that HQ does not have any more becomes a tombstone, by
-//! its own message, as do its former descendants by theirs; one whose delete message is replayed and that is there is emitted.
-//! An archived one is live.
+//! descendant too. So every message means: the location and all below. A location that HQ no longer has becomes a tombstone because of its
+//! own message, and its former descendants because of theirs. A location that is there is emitted, even when its message says that it was
+//! deleted: such messages are replayed. An archived location is live.
 //!
 //! A message costs memory for chunks, not for the tree ([`crate::subtree`]), and three statements per chunk, none per location. A chunk is
 //! read when the one before is safe on the queue; messages are done when all chunks are. Messages of one batch whose subtrees overlap
@@ -16,16 +16,16 @@ use std::collections::{BTreeMap, HashSet};
 
 use lake_hq::document_rules;
 use lake_hq::documents::location;
-use lake_hq::locations::WaysUp;
+use lake_hq::locations::AncestorPaths;
 use lake_hq::source::{LocationKeys, LocationRow};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Domain, Kind};
 use tokio_util::sync::CancellationToken;
 
-use crate::collapse::Change;
+use crate::coalesce::Change;
 use crate::fetch::{Changes, Fetched};
 use crate::pipeline::{Fetcher, Stopping};
-use crate::subtree::{Met, Walk};
+use crate::subtree::{SubtreeWalk, VisitedLocation};
 
 impl Fetcher {
     /// Publishes the rows that change with these locations.
@@ -42,8 +42,8 @@ impl Fetcher {
             return Ok(());
         }
         let keys: Vec<i64> = taken.iter().map(|row| row.id).collect();
-        let ways = WaysUp::new(self.until_answered(shutdown, || database.location_ways_up(&keys)).await?);
-        let mut walk = Walk::new(&changes, taken, ways);
+        let ancestors = AncestorPaths::new(self.until_answered(shutdown, || database.location_ancestors(&keys)).await?);
+        let mut walk = SubtreeWalk::new(&changes, taken, ancestors);
         let mut emitted = 0;
         while let Some(chunk) = walk.chunk() {
             let unread = walk.unread(&chunk);
@@ -52,18 +52,18 @@ impl Fetcher {
             } else {
                 self.until_answered(shutdown, || database.location_rows(LocationKeys::Ids(&unread))).await?.rows
             };
-            let met = walk.meet(chunk, read);
-            emitted += met.len();
-            self.publish_met(&met, &changes, observed_us, shutdown).await?;
-            let keys: Vec<i64> = met.iter().map(|met| met.row.id).collect();
+            let visited = walk.visit(chunk, read);
+            emitted += visited.len();
+            self.publish_visited(&visited, &changes, observed_us, shutdown).await?;
+            let keys: Vec<i64> = visited.iter().map(|location| location.row.id).collect();
             let children = self.until_answered(shutdown, || database.location_children(&keys)).await?;
-            walk.descend(met, children);
+            walk.descend(visited, children);
         }
         tracing::debug!(changed = changes.len(), emitted, "locations and what is below them emitted");
         Ok(())
     }
 
-    /// Caches forget before the records arrive that want the new state.
+    /// Tells the caches first, so that they have forgotten the old state when the records arrive.
     async fn tell_caches(
         &self,
         changes: &Changes,
@@ -101,26 +101,33 @@ impl Fetcher {
         self.publish(fetched, shutdown).await
     }
 
-    async fn publish_met(
+    async fn publish_visited(
         &self,
-        met: &[Met],
+        visited: &[VisitedLocation],
         changes: &Changes,
         observed_us: i64,
         shutdown: &CancellationToken,
     ) -> Result<(), Stopping> {
-        let causes: Changes = met.iter().map(|met| (met.row.location_id.clone(), met.cause(changes).clone())).collect();
+        let causes: Changes =
+            visited.iter().map(|one| (one.row.location_id.clone(), one.cause(changes).clone())).collect();
         let mut fetched = Fetched::default();
-        for met in met {
-            let disposition = document_rules::of_location(Some(&met.row));
-            self.add(&mut fetched, Kind::Location, &causes, &met.row.location_id, observed_us, disposition, || {
-                location::to_json(&met.row, &met.lineage()).map_err(|error| Chain(&error).to_string())
-            });
+        for location in visited {
+            let disposition = document_rules::of_location(Some(&location.row));
+            self.add(
+                &mut fetched,
+                Kind::Location,
+                &causes,
+                &location.row.location_id,
+                observed_us,
+                disposition,
+                || location::to_json(&location.row, &location.lineage()).map_err(|error| Chain(&error).to_string()),
+            );
         }
         self.publish(fetched, shutdown).await
     }
 }
 
-/// What HQ does not have.
+/// Changed locations that HQ does not have.
 fn missing<'c>(changes: &'c Changes, found: &[LocationRow]) -> Vec<(&'c str, &'c Change)> {
     let found: HashSet<&str> = found.iter().map(|row| &*row.location_id).collect();
     let gone = changes.iter().filter(|(id, _)| !found.contains(id.as_str()));

@@ -4,7 +4,7 @@
 
 pub mod allow_list;
 pub mod change_feed;
-pub mod collapse;
+pub mod coalesce;
 pub mod config;
 mod domain_pace;
 mod fetch;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lake_fetcher::change_feed::ChangeFeed;
 use lake_fetcher::change_feed::kafka::KafkaFeed;
-use lake_fetcher::collapse::{LEDGER_TOPIC, USER_TOPICS};
+use lake_fetcher::coalesce::{LEDGER_TOPIC, USER_TOPICS};
 use lake_fetcher::config::FetcherConfig;
 use lake_fetcher::pipeline::{self, Fetcher};
 use lake_hq::connect::connect_when_there;

@@ -1,8 +1,8 @@
-//! What can be configured about fetching.
+//! Section `[fetch]` of the configuration: sizes of batches and pace of domains.
 
 use serde::Deserialize;
 
-/// Section `[fetch]`.
+/// Section `[fetch]`: sizes of batches and pace of domains.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FetchOptions {
@@ -12,9 +12,9 @@ pub struct FetchOptions {
     pub linger_ms: u64,
     /// Batches that are read and published at the same time.
     pub batches_in_flight_max: usize,
-    /// Records that are read for one domain in a second, on average; 0: any number. A domain that has more waits; the others go on.
+    /// Records that are read for one domain in a second, on average; 0: no limit. Further records of the domain wait; the others go on.
     pub domain_records_per_second: u32,
-    /// Records that one domain may have at once after it was quiet.
+    /// Records of one domain that are read without waiting after it was quiet.
     pub domain_burst_records: usize,
     /// Records of all domains together that may wait for their turn. Beyond that the feed waits too.
     pub waiting_records_max: usize,
@@ -34,7 +34,10 @@ impl Default for FetchOptions {
 }
 
 impl FetchOptions {
-    /// Rules beyond types. The error names the key.
+    /// Checks rules that types cannot express.
+    ///
+    /// # Errors
+    /// Where a value is out of its range; the error names the key.
     pub fn validate(&self) -> anyhow::Result<()> {
         anyhow::ensure!((1..=5_000).contains(&self.max_records), "key `fetch.max_records`: must be 1 to 5000");
         anyhow::ensure!(self.batches_in_flight_max >= 1, "key `fetch.batches_in_flight_max`: must be at least 1");

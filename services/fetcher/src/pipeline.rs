@@ -1,8 +1,8 @@
 //! From change messages to records on the queue.
 //!
 //! A message is reported done only when everything that came of it is safe on the queue. Batches overlap; their order does not matter, as
-//! each reads the current state and the writer keeps the newest. What a domain has beyond its share is read later than the rest of its batch;
-//! see [`crate::domain_pace`].
+//! each reads the current state and the writer keeps the newest. Records beyond their domain's share are read later than the rest of their
+//! batch; see [`crate::domain_pace`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,22 +20,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::allow_list::TakeConfig;
 use crate::change_feed::{ChangeFeed, FeedMessage, Position};
-use crate::collapse::{Work, collapse};
-use crate::domain_pace::{Admitted, ByKind, DomainPace, Entry};
+use crate::coalesce::{CoalescedChanges, coalesce};
+use crate::domain_pace::{Admitted, ByKind, DomainChange, DomainPace};
 use crate::metric_names;
 use crate::options::FetchOptions;
 
-/// What a fetcher works with.
+/// Everything that a fetcher needs: where it reads, where it publishes, and its options.
 pub struct Fetcher {
-    /// Where documents are read.
+    /// HQ, from which documents are read.
     pub hq: Hq,
-    /// Where they go.
+    /// The queue on which they are published.
     pub queue: Arc<dyn Queue>,
-    /// What is taken.
+    /// Domains, case types and forms that are taken into the lake.
     pub take: TakeConfig,
-    /// What a case's document holds.
+    /// Parts of a case's document that are left out.
     pub case_options: CaseOptions,
-    /// How.
+    /// Sizes of batches and pace of domains.
     pub options: FetchOptions,
 }
 
@@ -49,7 +49,10 @@ impl From<PublishError> for Stopping {
     }
 }
 
-/// Runs until `shutdown` or until the feed closes; then finishes what is in flight and reports it to the feed.
+/// Runs until `shutdown` or until the feed closes; then finishes the batches in flight and reports them to the feed.
+///
+/// # Errors
+/// None at present: trouble with HQ and the queue is waited out.
 pub async fn run(feed: Arc<dyn ChangeFeed>, fetcher: Arc<Fetcher>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut in_flight = JoinSet::new();
     let pace = Arc::new(DomainPace::new(&fetcher.options));
@@ -60,17 +63,17 @@ pub async fn run(feed: Arc<dyn ChangeFeed>, fetcher: Arc<Fetcher>, shutdown: Can
             () = shutdown.cancelled() => None,
         };
         let Some(messages) = gathered else { break };
-        let place = tokio::select! {
-            place = pace.place() => place,
+        let permit = tokio::select! {
+            permit = pace.batch_permit() => permit,
             () = shutdown.cancelled() => None,
         };
-        let Some(place) = place else { break };
+        let Some(permit) = permit else { break };
         let (feed, fetcher, pace, shutdown) =
             (Arc::clone(&feed), Arc::clone(&fetcher), Arc::clone(&pace), shutdown.clone());
         in_flight.spawn(async move {
             let positions: Vec<Position> = messages.iter().map(|message| message.position.clone()).collect();
             let started = Instant::now();
-            match fetcher.handle(messages, &pace, place, &shutdown).await {
+            match fetcher.handle(messages, &pace, permit, &shutdown).await {
                 Ok(()) => feed.done(&positions),
                 Err(Stopping) => {
                     tracing::info!(messages = positions.len(), "stopping; a batch is left for the next fetcher")
@@ -98,27 +101,27 @@ async fn gather(feed: &dyn ChangeFeed, options: &FetchOptions) -> Option<Vec<Fee
 }
 
 impl Fetcher {
-    /// Does everything that a batch of messages asks for.
+    /// Reads and publishes everything that a batch of messages asks for.
     async fn handle(
         &self,
         messages: Vec<FeedMessage>,
         pace: &DomainPace,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         shutdown: &CancellationToken,
     ) -> Result<(), Stopping> {
         for message in &messages {
             metrics::counter!(metric_names::MESSAGES_TOTAL, "topic" => message.position.topic.to_string()).increment(1);
         }
-        let work = collapse(&messages, &self.take, chrono::Utc::now().timestamp_micros());
+        let coalesced = coalesce(&messages, &self.take);
         drop(messages);
-        for (reason, count) in &work.skipped {
+        for (reason, count) in &coalesced.skipped {
             metrics::counter!(metric_names::MESSAGES_SKIPPED_TOTAL, "reason" => *reason).increment(*count);
         }
-        // Caches forget before the records arrive that want the new state.
-        self.invalidate(&work, shutdown).await?;
-        let Work { changes, quarantined, .. } = work;
+        // The caches are told first, so that they have forgotten the old state when the records arrive.
+        self.invalidate(&coalesced, shutdown).await?;
+        let CoalescedChanges { changes, quarantined, .. } = coalesced;
         for entry in quarantined {
-            quarantine::publish(&*self.queue, quarantine::Stage::Fetcher, entry, shutdown).await?;
+            quarantine::publish(&*self.queue, entry, shutdown).await?;
         }
         let Admitted { now, later } = pace.admit(changes);
         self.fetch_all(now, shutdown).await?;
@@ -127,8 +130,8 @@ impl Fetcher {
         }
         let waiting: usize = later.values().map(Vec::len).sum();
         let _room = unless_stopping(pace.room(waiting), shutdown).await?;
-        drop(place);
-        let _waiting = Waiting::of(waiting);
+        drop(permit);
+        let _waiting = WaitingRecordsGauge::of(waiting);
         let domains = later.into_iter().map(|(domain, rest)| self.fetch_at_pace(domain, rest, pace, shutdown));
         futures::future::try_join_all(domains).await?;
         Ok(())
@@ -140,24 +143,24 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Reads what a domain has beyond its share, a portion whenever it may have one.
+    /// Reads the changes of a domain that exceed its share, one portion whenever its pace allows it.
     async fn fetch_at_pace(
         &self,
         domain: String,
-        mut rest: Vec<Entry>,
+        mut rest: Vec<DomainChange>,
         pace: &DomainPace,
         shutdown: &CancellationToken,
     ) -> Result<(), Stopping> {
         while let Some((portion, wait)) = pace.next_portion(&domain, &mut rest) {
             unless_stopping(tokio::time::sleep(wait), shutdown).await?;
-            let _place = unless_stopping(pace.late_place(), shutdown).await?;
+            let _permit = unless_stopping(pace.late_permit(), shutdown).await?;
             self.fetch_all(portion, shutdown).await?;
         }
         Ok(())
     }
 
-    async fn invalidate(&self, work: &Work, shutdown: &CancellationToken) -> Result<(), Stopping> {
-        for (domain, users) in &work.users {
+    async fn invalidate(&self, coalesced: &CoalescedChanges, shutdown: &CancellationToken) -> Result<(), Stopping> {
+        for (domain, users) in &coalesced.users {
             let domain = if domain.is_empty() { names::UNKNOWN.to_owned() } else { names::token(domain) };
             self.broadcast(format!("lake.invalidate.user.{domain}"), users.iter().cloned().collect(), shutdown).await?;
         }
@@ -184,7 +187,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Reads from HQ until it answers. Trouble that somebody has to mend is logged as an error and waited for as well: nothing is dropped.
+    /// Reads from HQ until it answers. Trouble that an operator has to mend is logged as an error and waited out as well: nothing is dropped.
     pub(crate) async fn until_answered<T, F>(
         &self,
         shutdown: &CancellationToken,
@@ -197,25 +200,29 @@ impl Fetcher {
         loop {
             match read().await {
                 Ok(answer) => return Ok(answer),
-                Err(error @ SourceError::Unavailable { .. }) => tracing::warn!(%error, "hq"),
-                Err(error @ SourceError::Refused { .. }) => tracing::error!(%error, "hq; somebody has to act"),
+                Err(error @ SourceError::Unavailable { .. }) => {
+                    tracing::warn!(%error, "HQ cannot be read; trying again")
+                }
+                Err(error @ SourceError::Refused { .. }) => {
+                    tracing::error!(%error, "HQ refuses to be read; an operator has to act, until then records wait")
+                }
             }
             pause(&mut backoff, shutdown).await?;
         }
     }
 }
 
-/// Records that wait for their domain's turn, as the gauge shows them.
-struct Waiting(f64);
+/// Counts records that wait for their domain's pace in the gauge, until it is dropped.
+struct WaitingRecordsGauge(f64);
 
-impl Waiting {
+impl WaitingRecordsGauge {
     fn of(records: usize) -> Self {
         metrics::gauge!(metric_names::WAITING_RECORDS).increment(records as f64);
         Self(records as f64)
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingRecordsGauge {
     fn drop(&mut self) {
         metrics::gauge!(metric_names::WAITING_RECORDS).decrement(self.0);
     }

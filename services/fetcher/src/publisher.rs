@@ -2,26 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use lake_proto::queue::v1::{Quarantined, Record, RecordBatch, Tombstone};
+use lake_proto::queue::v1::{Record, RecordBatch, Tombstone};
 use lake_shared::identity::{DocumentType, Domain, Kind};
-use lake_shared::queue::{Message, PublishError, Queue};
-use lake_shared::{names, quarantine, wire};
+use lake_shared::quarantine::{self, DocumentIdentity, QuarantineEntry, Reason, Stage};
+use lake_shared::queue::{Message, PublishError, Queue, publish_until_safe};
+use lake_shared::{names, wire};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::metric_names;
 
-/// Documents become at least so many times smaller; where they do not, a message that is too large is halved, after it was made in vain.
+/// Documents usually become at least so many times smaller. Where they do not, a message turns out too large only after it was encoded, and is
+/// halved and encoded again.
 const COMPRESSION_USUAL: usize = 3;
 
-/// What one subject gets.
+/// The subject of a document or tombstone, by its parts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
-    /// Project space.
+    /// Project space of the documents.
     pub domain: Domain,
-    /// What the documents are.
+    /// Kind of the documents.
     pub kind: Kind,
-    /// Their type; `None` for tombstones whose type is not known.
+    /// Type of the documents; `None` for tombstones whose type is not known.
     pub document_type: Option<DocumentType>,
 }
 
@@ -32,13 +34,13 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Adds a document.
+    /// Adds a document to those of its subject.
     pub fn record(&mut self, destination: Destination, record: Record) {
         metrics::counter!(metric_names::RECORDS_TOTAL, "kind" => destination.kind.name()).increment(1);
         self.batches.entry(destination).or_default().0.push(record);
     }
 
-    /// Adds a tombstone.
+    /// Adds a tombstone to those of its subject.
     pub fn tombstone(&mut self, destination: Destination, tombstone: Tombstone) {
         metrics::counter!(
             metric_names::TOMBSTONES_TOTAL, "kind" => destination.kind.name(), "reason" => tombstone.reason.clone()
@@ -70,8 +72,11 @@ impl Outgoing {
         batches
     }
 
-    /// Publishes everything; `Ok` when all of it is safe on the queue. A record that alone is too large goes to quarantine.
-    /// `Closed` when shutdown came first.
+    /// Publishes everything; returns when all of it is safe on the queue. A record that is too large for a message of its own goes to
+    /// quarantine.
+    ///
+    /// # Errors
+    /// [`PublishError::Closed`] when the queue is closed or `shutdown` comes first.
     pub async fn publish(
         self,
         queue: &dyn Queue,
@@ -111,13 +116,13 @@ async fn publish_batch(
             payload: wire::encode(&batch),
             dedupe_id: uuid::Uuid::new_v4().to_string(),
         };
-        match quarantine::publish_until_safe(queue, message, shutdown).await {
+        match publish_until_safe(queue, message, shutdown).await {
             Ok(()) => {}
             Err(PublishError::TooLarge { size, size_max, .. }) => {
                 if let Some(half) = split(&mut batch) {
                     open.extend([batch, half]);
                 } else {
-                    put_aside(queue, &batch, size, size_max, shutdown).await?;
+                    quarantine_single(queue, &batch, size, size_max, shutdown).await?;
                 }
             }
             Err(error) => return Err(error),
@@ -142,7 +147,8 @@ fn split(batch: &mut RecordBatch) -> Option<RecordBatch> {
     Some(half)
 }
 
-async fn put_aside(
+/// Quarantines the only record of a batch.
+async fn quarantine_single(
     queue: &dyn Queue,
     batch: &RecordBatch,
     size: usize,
@@ -150,22 +156,22 @@ async fn put_aside(
     shutdown: &CancellationToken,
 ) -> Result<(), PublishError> {
     let Some(record) = batch.records.first() else { return Ok(()) };
-    let entry = Quarantined {
-        reason: "record_too_large".into(),
-        detail: format!(
-            "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; \
-             raise the queue's payload limit and replay it",
-            record.encoded_len()
-        ),
+    let document = DocumentIdentity {
         domain: batch.domain.clone(),
-        kind: batch.kind,
-        r#type: batch.r#type.clone().unwrap_or_default(),
+        kind: Kind::from_proto(batch.kind),
+        document_type: batch.r#type.clone().unwrap_or_default(),
         id: record.id.clone(),
-        payload: record.document.clone(),
-        lineage: record.lineage.clone(),
-        quarantined_us: chrono::Utc::now().timestamp_micros(),
     };
-    quarantine::publish(queue, quarantine::Stage::Fetcher, entry, shutdown).await
+    let detail = format!(
+        "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; \
+         raise the queue's payload limit and replay it",
+        record.encoded_len()
+    );
+    let entry = QuarantineEntry::new(Stage::Fetcher, Reason::RecordTooLarge, detail)
+        .document(document)
+        .lineage(record.lineage.clone())
+        .payload(record.document.clone());
+    quarantine::publish(queue, entry, shutdown).await
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! HQ's blob store: a folder, a bucket, or several of them asked in order, as HQ does while it migrates.
 //!
 //! Invariants: one blob cannot stop or exhaust the process: keys that HQ would not make, blobs over the size limit and blobs in no store are "not
-//! there" (the caller puts the form aside), while a store that does not answer is an error, never "not there"; no more reads are in flight than
+//! there" (the caller quarantines the form), while a store that does not answer is an error, never "not there"; no more reads are in flight than
 //! the turns allow, however many are asked for.
 
 use std::io::Read;
@@ -29,7 +29,7 @@ use crate::source::{BlobReference, BlobStore, SourceError};
 const EXPAND_ASIDE_BYTES: usize = 256 * 1024;
 /// Object stores vary more than databases do: only when reads take so many times as long as usual are fewer in flight.
 const SLOW_DOWN_FACTOR: f64 = 2.5;
-/// Tries of one read before it counts as failed; whoever asked tries again later.
+/// Tries of one read before it counts as failed; the caller tries again later.
 const TRIES_MAX: usize = 3;
 
 /// Where form XML is.
@@ -41,7 +41,7 @@ pub struct BlobsConfig {
     /// Most reads at one time; fewer while the stores answer slowly.
     #[serde(default = "defaults::reads_max")]
     pub reads_max: usize,
-    /// Largest blob, bytes, expanded. A form over it is put aside.
+    /// Largest blob, bytes, expanded. A form with a larger one goes to quarantine.
     #[serde(default = "defaults::size_max_bytes")]
     pub size_max_bytes: u64,
     /// How long one request may take, milliseconds.
@@ -50,7 +50,10 @@ pub struct BlobsConfig {
 }
 
 impl BlobsConfig {
-    /// Rules that types cannot express. The error names the key and what to do.
+    /// Checks rules that types cannot express.
+    ///
+    /// # Errors
+    /// The key and what to do about it.
     pub fn validate(&self) -> Result<(), String> {
         if self.stores.is_empty() {
             return Err("key `hq.blobs.stores`: none is configured; name a folder or an s3_bucket".into());
@@ -90,7 +93,7 @@ pub struct BlobStoreConfig {
     /// Address of an S3 look-alike, for example `https://s3.example.org`. Without it, Amazon.
     #[serde(default)]
     pub endpoint: Option<String>,
-    /// Region; default `us-east-1`.
+    /// Region of the bucket; default `us-east-1`.
     #[serde(default)]
     pub region: Option<String>,
     /// Access key. Without it, the usual AWS environment variables and roles apply.
@@ -134,6 +137,9 @@ struct Store {
 
 impl ObjectBlobs {
     /// Checks the configuration, opens the stores and asks each whether it is there.
+    ///
+    /// # Errors
+    /// [`SourceError::Unavailable`] where a store does not answer; [`SourceError::Refused`] where the configuration or a permission is wrong.
     pub async fn connect(config: &BlobsConfig) -> Result<Self, SourceError> {
         if config.stores.is_empty() {
             return Err(SourceError::Refused {
@@ -150,7 +156,7 @@ impl ObjectBlobs {
         Ok(blobs)
     }
 
-    /// What limits the reads in flight.
+    /// The turns that limit the reads in flight.
     pub fn turns(&self) -> &Arc<Turns> {
         &self.turns
     }
@@ -166,8 +172,8 @@ impl BlobStore for ObjectBlobs {
         let turn = self.turns.take().await;
         for (number, store) in self.stores.iter().enumerate() {
             match store.read_timed(&path, self.size_max, &turn, number).await? {
-                Found::Nothing => {}
-                Found::TooLarge(bytes) => {
+                BlobLookUp::Nothing => {}
+                BlobLookUp::TooLarge(bytes) => {
                     tracing::warn!(
                         key = blob.key,
                         store = store.name,
@@ -177,7 +183,7 @@ impl BlobStore for ObjectBlobs {
                     );
                     return Ok(None);
                 }
-                Found::Bytes(stored) => return Ok(self.expand(stored, blob).await),
+                BlobLookUp::Bytes(stored) => return Ok(self.expand(stored, blob).await),
             }
         }
         Ok(None)
@@ -193,7 +199,7 @@ impl BlobStore for ObjectBlobs {
 
 impl ObjectBlobs {
     async fn expand(&self, stored: Bytes, blob: &BlobReference) -> Option<Bytes> {
-        // XML never begins so. The column alone would fail on blobs that somebody restored expanded.
+        // XML never begins so. The column alone would fail on blobs that were restored expanded.
         if !stored.starts_with(&[0x1f, 0x8b]) {
             if blob.compressed {
                 tracing::debug!(key = blob.key, "blob should be compressed but is not; taken as it is");
@@ -217,7 +223,7 @@ impl ObjectBlobs {
                 None
             }
             Err(error) => {
-                // Not XML either, so the form is put aside as unreadable, which it is.
+                // It is not XML either, so the form goes to quarantine as not well-formed.
                 tracing::warn!(key = blob.key, %error, "blob is broken gzip; handed on as it is");
                 Some(stored)
             }
@@ -239,13 +245,15 @@ fn path_of_key(key: &str) -> Option<Path> {
     (key.chars().all(safe_character) && key.split('/').all(safe_part)).then(|| Path::parse(key).ok())?
 }
 
-enum Found {
+/// What a store has under a key.
+enum BlobLookUp {
     Nothing,
+    /// A blob over the limit, with its size in bytes.
     TooLarge(u64),
     Bytes(Bytes),
 }
 
-impl Found {
+impl BlobLookUp {
     /// Answers that can be compared: of the same store, and about as large.
     fn class(&self, store: usize) -> Class {
         let size = match self {
@@ -279,7 +287,13 @@ impl Store {
     }
 
     /// Reads, and tells the turn how that went.
-    async fn read_timed(&self, path: &Path, size_max: u64, turn: &Turn, number: usize) -> Result<Found, SourceError> {
+    async fn read_timed(
+        &self,
+        path: &Path,
+        size_max: u64,
+        turn: &Turn,
+        number: usize,
+    ) -> Result<BlobLookUp, SourceError> {
         let began = Instant::now();
         let found = self.read(path, size_max).await;
         match &found {
@@ -290,19 +304,19 @@ impl Store {
         found
     }
 
-    async fn read(&self, path: &Path, size_max: u64) -> Result<Found, SourceError> {
+    async fn read(&self, path: &Path, size_max: u64) -> Result<BlobLookUp, SourceError> {
         let result = match self.objects.get_opts(path, GetOptions::default()).await {
             Ok(result) => result,
             Err(error @ Error::NotFound { .. }) => {
                 self.check_still_there(&error).await?;
-                return Ok(Found::Nothing);
+                return Ok(BlobLookUp::Nothing);
             }
             Err(error) => return Err(self.error("read a blob", &error)),
         };
         if result.meta.size > size_max {
-            return Ok(Found::TooLarge(result.meta.size));
+            return Ok(BlobLookUp::TooLarge(result.meta.size));
         }
-        result.bytes().await.map(Found::Bytes).map_err(|error| self.error("read a blob", &error))
+        result.bytes().await.map(BlobLookUp::Bytes).map_err(|error| self.error("read a blob", &error))
     }
 
     /// "Not found" also comes from a bucket or a folder that is not there at all. That must not look like thousands of missing blobs.

@@ -4,11 +4,12 @@
 //! everything else is read tolerantly. Unknown keys are ignored, missing ones and ones of an unexpected type are defaulted.
 
 use lake_shared::identity::Kind;
+use lake_shared::quarantine::Reason;
 use serde_json::{Map, Value};
 
 use crate::timestamp;
 
-/// One message.
+/// One message of the change feed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChangeMeta {
     /// Case id, form id, location id, or `_id` of a CouchDB document; never empty, never normalised.
@@ -25,7 +26,7 @@ pub struct ChangeMeta {
     pub document_subtype: Option<String>,
     /// Project space; a hint, the row has the truth.
     pub domain: Option<String>,
-    /// What the publisher thought; a hint.
+    /// Whether the publisher took the change for a deletion; a hint, the row decides.
     pub is_deletion: bool,
     /// When this message was made, UTC microseconds.
     pub published_at_us: Option<i64>,
@@ -37,7 +38,7 @@ pub struct ChangeMeta {
     pub associated_document_id: Option<String>,
 }
 
-/// Why a message cannot be used. It will never be readable: put it aside.
+/// Why a message cannot be used. It will never be readable: quarantine it.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeMetaError {
     /// Not JSON, or not UTF-8.
@@ -52,18 +53,21 @@ pub enum ChangeMetaError {
 }
 
 impl ChangeMetaError {
-    /// Stable code, for quarantine entries and metrics.
-    pub const fn code(&self) -> &'static str {
+    /// Why the message goes to quarantine.
+    pub const fn reason(&self) -> Reason {
         match self {
-            Self::MalformedJson(_) => "change_malformed_json",
-            Self::NotAnObject => "change_not_an_object",
-            Self::MissingDocumentId => "change_missing_document_id",
+            Self::MalformedJson(_) => Reason::ChangeMalformedJson,
+            Self::NotAnObject => Reason::ChangeNotAnObject,
+            Self::MissingDocumentId => Reason::ChangeMissingDocumentId,
         }
     }
 }
 
 impl ChangeMeta {
-    /// Reads the value of a Kafka message.
+    /// Parses the value of a Kafka message.
+    ///
+    /// # Errors
+    /// Where it is not a JSON object with a `document_id`.
     pub fn parse(bytes: &[u8]) -> Result<Self, ChangeMetaError> {
         let message = match serde_json::from_slice::<Value>(bytes).map_err(ChangeMetaError::MalformedJson)? {
             Value::Object(message) => message,
@@ -190,7 +194,12 @@ mod tests {
             (b"{\"document_id\": \"\"}", "change_missing_document_id"),
             (b"{\"document_id\": {}}", "change_missing_document_id"),
         ] {
-            assert_eq!(ChangeMeta::parse(bytes).unwrap_err().code(), code, "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                ChangeMeta::parse(bytes).unwrap_err().reason().code(),
+                code,
+                "{}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 }

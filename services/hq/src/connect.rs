@@ -1,4 +1,4 @@
-//! The ports of a real HQ, out of configuration.
+//! Connecting to HQ's databases, blob stores and users, as the section `[hq]` says.
 
 use std::sync::Arc;
 
@@ -16,17 +16,20 @@ use crate::users::{CouchdbUsers, ElasticsearchUsers, NoUsers, UsersConfig};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HqConfig {
-    /// Cases, forms, locations.
+    /// Databases with cases, forms and locations.
     pub database: HqPostgresConfig,
-    /// Form XML.
+    /// Stores of form XML.
     pub blobs: BlobsConfig,
-    /// Users; without it nobody has a location.
+    /// Directory of users; without it no user has a location.
     #[serde(default)]
     pub users: UsersConfig,
 }
 
 impl HqConfig {
-    /// Rules that types cannot express, as far as they can be checked without a server. The error names the key and what to do.
+    /// Checks rules that types cannot express, as far as that is possible without a server.
+    ///
+    /// # Errors
+    /// The key and what to do about it.
     pub fn validate(&self) -> Result<(), String> {
         self.database.validate()?;
         self.blobs.validate()?;
@@ -39,8 +42,11 @@ impl HqConfig {
     }
 }
 
-/// Connects to all of them. A server that is not there (yet) is [`SourceError::Unavailable`]: wait and call again. Wrong configuration is
-/// [`SourceError::Refused`]: somebody has to act.
+/// Connects to databases, blob stores and users.
+///
+/// # Errors
+/// [`SourceError::Unavailable`] where a server is not there (yet): wait and call again. [`SourceError::Refused`] where the configuration is
+/// wrong: an operator has to act.
 pub async fn connect(config: &HqConfig) -> Result<Hq, SourceError> {
     let database = PostgresHq::connect(&config.database);
     let blobs = ObjectBlobs::connect(&config.blobs);
@@ -50,6 +56,9 @@ pub async fn connect(config: &HqConfig) -> Result<Hq, SourceError> {
 }
 
 /// Connects to the user directory alone.
+///
+/// # Errors
+/// As [`connect`].
 pub async fn connect_users(config: &UsersConfig) -> Result<Arc<dyn UserDirectory>, SourceError> {
     Ok(match config {
         UsersConfig::Elasticsearch(config) => Arc::new(ElasticsearchUsers::connect(config).await?),
@@ -58,14 +67,17 @@ pub async fn connect_users(config: &UsersConfig) -> Result<Arc<dyn UserDirectory
     })
 }
 
-/// Connects, waiting with back-off for servers that are not there yet. The error is one that waiting does not mend.
+/// Connects, waiting with back-off for servers that are not there yet.
+///
+/// # Errors
+/// [`SourceError::Refused`] alone, which waiting does not mend.
 pub async fn connect_when_there(config: &HqConfig) -> Result<Hq, SourceError> {
     let mut backoff = Backoff::default();
     loop {
         match connect(config).await {
             Err(error @ SourceError::Unavailable { .. }) => {
                 let wait = backoff.next_wait();
-                tracing::warn!(%error, wait_ms = milliseconds(wait), "hq is not there yet; check the section [hq]");
+                tracing::warn!(%error, wait_ms = milliseconds(wait), "HQ is not there yet; check the section [hq]");
                 tokio::time::sleep(wait).await;
             }
             other => return other,

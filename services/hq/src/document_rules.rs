@@ -17,7 +17,7 @@ const FORM_STATE_NORMAL: i64 = 1;
 /// Bit that marked deleted forms before `deleted_on` existed.
 const FORM_STATE_DELETED_BIT: i64 = 64;
 
-/// What a sighting means.
+/// What a record that was read, or its absence, means for the lake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Disposition {
     /// The record is live: its row goes into the table of its type.
@@ -29,16 +29,16 @@ pub enum Disposition {
         /// Greater replaces smaller, microseconds: `server_modified_on` of a case, `server_modified_on` or else `received_on` of a form,
         /// `last_modified` of a location.
         version_us: i64,
-        /// Whose location goes with it: a case's `user_id` (that is, `modified_by`), a form's `user_id`. `None` where the row has none or an
+        /// The user whose location the row gets: a case's `user_id` (that is, `modified_by`), a form's `user_id`. `None` where the row has none or an
         /// empty one (a form's XML may still name one) and for locations.
         user_id: Option<String>,
     },
     /// The id leaves every table of its space.
     Tombstone {
-        /// Why.
+        /// Why the record is not in the lake.
         reason: TombstoneReason,
         /// Version of the row that is no longer live; `None` where there is no row. Not the time of the deletion: order by the
-        /// sighting's clock.
+        /// clock at the reading.
         version_us: Option<i64>,
         /// Project space, from the row; `None` where there is no row.
         domain: Option<Domain>,
@@ -52,9 +52,9 @@ pub enum Disposition {
 pub enum TombstoneReason {
     /// HQ has no such row: hard-deleted, purged, or never there.
     Missing,
-    /// Soft-deleted.
+    /// HQ has a row that is marked as deleted.
     Deleted,
-    /// A form that somebody archived; may come back.
+    /// A form that was archived; may come back.
     Archived,
     /// The old version of an edited form.
     Deprecated,

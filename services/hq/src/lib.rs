@@ -9,21 +9,21 @@
 //!
 //! * *A deletion names no type; a deleted case is announced as saved; forms that are not live come as ordinary saves.* The row decides
 //!   ([`document_rules`]; `every_operation_of_hq_on_forms`, `…_on_cases`), and the tables follow (lake: `embedded::tests`).
-//! * *The old version of an edited form is not announced.* It is of another state and leaves wherever it is met (the same tests).
-//! * *Repeats and floods.* One read for each id of a batch (fetcher: `duplicates_of_an_id_collapse_and_a_deletion_is_remembered`); a domain that
+//! * *The old version of an edited form is not announced.* Its state is another one, and it leaves the lake when it is read (the same tests).
+//! * *Repeats and floods.* One read for each id of a batch (fetcher: `duplicates_of_an_id_coalesce_and_a_deletion_is_remembered`); a domain that
 //!   floods waits alone (fetcher: `a_domain_that_floods_the_feed_waits_alone`).
 //! * *Any order.* Version, then the database's clock at reading; what is older never wins (writer: `order_guard`, `delta/tests/model`).
-//! * *Lost messages, silent purges and hard deletes, repairs by SQL.* No reading can know of them. Whoever brings the id, a replay or a
-//!   reconciliation, gets what is true: a row, or none, which is a deletion (`every_operation_of_hq_on_cases`).
+//! * *Lost messages, silent purges and hard deletes, repairs by SQL.* The lake cannot know of them. A replay or a
+//!   reconciliation that names the id gets what is true: a row, or none, which is a deletion (`every_operation_of_hq_on_cases`).
 //! * *Old forms of the message, unknown keys.* Only the id is needed ([`change_meta`]; `missing_fields_are_defaulted_and_unknown_ones_ignored`).
 //!
 //! Fetching
 //!
 //! * *A row is not there yet.* What a replica does not have is asked of the primary ([`postgres`]; `a_replica_does_not_count_for_what_is_newer_than_it`).
-//! * *The XML is missing, broken, or HQ itself cannot convert it.* The row stays with `form = {}`, and somebody is told ([`blobs`],
+//! * *The XML is missing, broken, or HQ itself cannot convert it.* The row stays with `form = {}`, and the form goes to quarantine ([`blobs`],
 //!   `stores_are_asked_in_order`; simulated HQ: `forms_are_read_as_the_life_wrote_them`). A store that does not answer is waited for
 //!   (`a_folder_that_goes_away_is_not_a_missing_blob`).
-//! * *Nobody checks the domain.* The row's counts (`the_domain_of_the_row_counts`; fetcher: `the_domain_of_the_row_decides_…`).
+//! * *A message names a wrong domain.* The row's domain counts (`the_domain_of_the_row_counts`; fetcher: `the_domain_of_the_row_decides_…`).
 //! * *The text of the id decides the shard.* It is never changed, and bound, never written into SQL (`check_vectors_hold`; tests: `hq_postgres`).
 //! * *pgbouncer, time-outs, a role that may only read.* (tests: `a_cancelled_or_timed_out_read_leaves_nothing_behind`,
 //!   `what_somebody_must_act_on_is_refused_and_what_passes_is_not`)
@@ -42,7 +42,7 @@
 //! * *Odd xmlns, case types, names of location types.* Escaped before they are a path (shared: `hostile_names_become_plain_tokens_and_come_back`;
 //!   tests: `locations_come_with_their_types_…`).
 //! * *Very large forms.* Limits on the blob (`what_is_too_large_is_not_read_packed_or_not`), on the XML (`xform_rules`: `limits`) and on the row (enricher:
-//!   `columns_max`) put one record aside.
+//!   `columns_max`) put one record into quarantine.
 //! * *U+0000 and halves of surrogate pairs.* ([`documents`]; `half_a_surrogate_pair_does_not_cost_the_case`, `odd_case_json_…`; an id with U+0000
 //!   is not asked for; tests: `hq_records`)
 //!

@@ -1,6 +1,6 @@
-//! The location tree of one domain, in memory, and ways up where it is not.
+//! The location tree of one domain, in memory, and paths to the root where the tree is not at hand.
 //!
-//! What of HQ's locations (reference §6, §10) concerns whoever reads them, and where it is met:
+//! How HQ's locations behave (reference §6, §10), and what this module does about it:
 //! - Archived locations stay, as ancestors and as rows: HQ archives by `save()`, not by deletion, and its hierarchy still names them.
 //! - HQ keeps circles out with application code only, and a parent can be of another domain only by error. So every walk ends: upwards after
 //!   [`HOPS_MAX`] or at a repeated node, downwards at a node that it has passed. A parent that is not among the rows counts as none.
@@ -13,17 +13,17 @@
 //! - Types without any location have columns too, so that a column does not come and go with the last location of its type.
 //! - Ids are compared as text, untouched; type names are used as they are, with spaces and capitals.
 
+mod ancestor_paths;
 mod location_types;
+mod node_index;
 mod nodes;
-mod place_index;
 mod refresh;
 mod segments;
 mod tree;
-mod ways_up;
 
+pub use self::ancestor_paths::AncestorPaths;
 pub use self::refresh::{Refresh, WholeTreeNeeded};
 pub use self::tree::{Location, LocationTree, TreeBuilder};
-pub use self::ways_up::WaysUp;
 
 /// Most levels that a walk upwards takes.
 pub const HOPS_MAX: usize = 50;
@@ -50,7 +50,7 @@ mod tests {
         LocationTree::from_rows(LocationRows { observed_us: 9, rows })
     }
 
-    fn way<'t>(tree: &'t LocationTree, location_id: &str) -> Vec<&'t str> {
+    fn path<'t>(tree: &'t LocationTree, location_id: &str) -> Vec<&'t str> {
         tree.ancestors_or_self(location_id).unwrap().iter().map(|location| location.location_id).collect()
     }
 
@@ -68,15 +68,15 @@ mod tests {
     #[test]
     fn ancestors_come_from_the_root_down() {
         let tree = country();
-        assert_eq!(way(&tree, "v1"), ["s", "d1", "v1"]);
-        assert_eq!(way(&tree, "s"), ["s"]);
+        assert_eq!(path(&tree, "v1"), ["s", "d1", "v1"]);
+        assert_eq!(path(&tree, "s"), ["s"]);
         assert!(tree.ancestors_or_self("gone").is_none());
     }
 
     #[test]
     fn lookups_and_type_names() {
         let tree = country();
-        assert_eq!(tree.get("d2").unwrap().type_place, Some(0));
+        assert_eq!(tree.get("d2").unwrap().type_index, Some(0));
         assert!(tree.get("D2").is_none());
         let names: Vec<&str> = tree.type_names().iter().map(|name| &**name).collect();
         assert_eq!(names, ["District", "State", "village"]);
@@ -96,15 +96,15 @@ mod tests {
         builder.take(&TreeRow::Type { id: 2, name: "Health Post" });
         let tree = builder.finish(1);
         let names: Vec<&str> = tree.type_names().iter().map(|name| &**name).collect();
-        assert_eq!((names, tree.get("s").unwrap().type_place), (vec!["Health Post", "State"], Some(1)));
+        assert_eq!((names, tree.get("s").unwrap().type_index), (vec!["Health Post", "State"], Some(1)));
     }
 
     #[test]
     fn cycles_end() {
         let tree =
             tree(&[(1, "a", "t", Some(3)), (2, "b", "t", Some(1)), (3, "c", "t", Some(2)), (4, "self", "t", Some(4))]);
-        assert_eq!(way(&tree, "a"), ["b", "c", "a"]);
-        assert_eq!(way(&tree, "self"), ["self"]);
+        assert_eq!(path(&tree, "a"), ["b", "c", "a"]);
+        assert_eq!(path(&tree, "self"), ["self"]);
     }
 
     #[test]
@@ -114,8 +114,8 @@ mod tests {
             .map(|level| (level, names[level as usize].as_str(), "t", (level > 0).then(|| level - 1)))
             .collect();
         let tree = tree(&rows);
-        let way = way(&tree, "l199");
-        assert_eq!((way.len(), way[0], way[HOPS_MAX]), (HOPS_MAX + 1, "l149", "l199"));
+        let path = path(&tree, "l199");
+        assert_eq!((path.len(), path[0], path[HOPS_MAX]), (HOPS_MAX + 1, "l149", "l199"));
     }
 
     #[test]
@@ -127,7 +127,7 @@ mod tests {
             (3, "c", "t", None),
             (1, "a", "t", None),
         ]);
-        assert_eq!((way(&tree, "a"), way(&tree, "b"), tree.len()), (vec!["a"], vec!["a", "b"], 3));
+        assert_eq!((path(&tree, "a"), path(&tree, "b"), tree.len()), (vec!["a"], vec!["a", "b"], 3));
         let empty = LocationTree::from_rows(LocationRows::default());
         assert!(empty.is_empty() && empty.type_names().is_empty() && empty.get("a").is_none());
     }

@@ -22,9 +22,9 @@ pub fn hash_of(id: &str) -> u32 {
 pub struct ShardRange {
     /// Name of the database, for messages.
     pub name: String,
-    /// First shard.
+    /// Number of its first shard.
     pub first: u32,
-    /// Last shard.
+    /// Number of its last shard.
     pub last: u32,
 }
 
@@ -32,7 +32,7 @@ pub struct ShardRange {
 #[derive(Clone, Debug)]
 pub struct ShardMap {
     mask: u32,
-    /// Last shard of each database, ascending, with its place in the list that the map was made from.
+    /// Last shard of each database, ascending, with its index in the list that the map was made from.
     ends: Vec<(u32, usize)>,
 }
 
@@ -42,51 +42,54 @@ pub enum ShardMapError {
     /// The hash is masked, so other counts cannot be.
     #[error("shard_count is {0}, but must be a power of two; take it from HQ's settings (usually 1024)")]
     CountNotPowerOfTwo(u32),
-    /// Nothing to route to.
+    /// No range at all, so no id has a database.
     #[error("no shard ranges are given")]
     Empty,
-    /// Ends swapped.
+    /// A range whose first shard comes after its last.
     #[error("database {name}: first shard {first} is greater than last shard {last}")]
     Reversed {
-        /// The database.
+        /// Name of the database.
         name: String,
-        /// Its first shard.
+        /// First shard of its range.
         first: u32,
-        /// Its last shard.
+        /// Last shard of its range.
         last: u32,
     },
     /// Shards that no database has.
     #[error("shards {first} to {last} belong to no database; ranges must be contiguous and cover 0 to shard_count - 1")]
     Gap {
-        /// First one missing.
+        /// First shard that is missing.
         first: u32,
-        /// Last one missing.
+        /// Last shard that is missing.
         last: u32,
     },
     /// A shard that two databases have.
     #[error("shard {shard} belongs to both {one} and {other}; ranges must not overlap")]
     Overlap {
-        /// The shard.
+        /// Number of the shard.
         shard: u32,
-        /// One database.
+        /// Name of one of the databases.
         one: String,
-        /// The other.
+        /// Name of the other database.
         other: String,
     },
     /// A range that goes beyond the count.
     #[error("database {name} ends with shard {last}, but the last of {count} shards is {}", count - 1)]
     BeyondCount {
-        /// The database.
+        /// Name of the database.
         name: String,
-        /// Its last shard.
+        /// Last shard of its range.
         last: u32,
-        /// Shards there are.
+        /// Number of shards in all.
         count: u32,
     },
 }
 
 impl ShardMap {
     /// Checks the ranges (in any order) and makes the map.
+    ///
+    /// # Errors
+    /// What is wrong with the ranges.
     pub fn new(shard_count: u32, ranges: &[ShardRange]) -> Result<Self, ShardMapError> {
         if !shard_count.is_power_of_two() {
             return Err(ShardMapError::CountNotPowerOfTwo(shard_count));
@@ -98,10 +101,10 @@ impl ShardMap {
             return Err(ShardMapError::Reversed { name: range.name.clone(), first: range.first, last: range.last });
         }
         let mut order: Vec<usize> = (0..ranges.len()).collect();
-        order.sort_by_key(|&place| ranges[place].first);
+        order.sort_by_key(|&index| ranges[index].first);
         let mut expected = 0;
         let mut before: Option<&ShardRange> = None;
-        for range in order.iter().map(|&place| &ranges[place]) {
+        for range in order.iter().map(|&index| &ranges[index]) {
             if range.last >= shard_count {
                 return Err(ShardMapError::BeyondCount {
                     name: range.name.clone(),
@@ -122,7 +125,7 @@ impl ShardMap {
         if expected < shard_count {
             return Err(ShardMapError::Gap { first: expected, last: shard_count - 1 });
         }
-        Ok(Self { mask: shard_count - 1, ends: order.into_iter().map(|place| (ranges[place].last, place)).collect() })
+        Ok(Self { mask: shard_count - 1, ends: order.into_iter().map(|index| (ranges[index].last, index)).collect() })
     }
 
     /// The shard of an id.
@@ -130,7 +133,7 @@ impl ShardMap {
         hash_of(id) & self.mask
     }
 
-    /// The place, in the list that the map was made from, of the database that holds an id.
+    /// The index, in the list that the map was made from, of the database that holds an id.
     pub fn database_of(&self, id: &str) -> usize {
         let shard = self.shard_of(id);
         let at = self.ends.partition_point(|&(last, _)| last < shard);
@@ -173,17 +176,17 @@ mod tests {
             &ranges(&[("p3", 410, 614), ("p1", 0, 204), ("p5", 820, 1023), ("p2", 205, 409), ("p4", 615, 819)]),
         )
         .unwrap();
-        for (id, place) in [("", 3), ("0", 0), ("1", 2), ("abc", 4), ("95dece4cd7c945ec83c6d2dd04d38673", 1)] {
-            assert_eq!(map.database_of(id), place, "{id}");
+        for (id, index) in [("", 3), ("0", 0), ("1", 2), ("abc", 4), ("95dece4cd7c945ec83c6d2dd04d38673", 1)] {
+            assert_eq!(map.database_of(id), index, "{id}");
         }
     }
 
     #[test]
     fn borders_belong_to_the_range_that_names_them() {
         // `abc` is in shard 734.
-        for (last, place) in [(733, 1), (734, 0)] {
+        for (last, index) in [(733, 1), (734, 0)] {
             let map = ShardMap::new(1024, &ranges(&[("a", 0, last), ("b", last + 1, 1023)])).unwrap();
-            assert_eq!(map.database_of("abc"), place);
+            assert_eq!(map.database_of("abc"), index);
         }
     }
 

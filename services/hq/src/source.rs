@@ -26,7 +26,7 @@ pub enum ReadFrom {
 /// An id to be read in its latest state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// The id.
+    /// The id as the message has it.
     pub id: String,
     /// When HQ said that it changed, microseconds; 0 where that is not known. A replica that has no transaction as new as that may not
     /// know of the change, and does not count.
@@ -35,9 +35,9 @@ pub struct Wanted {
     pub deleted: bool,
 }
 
-/// What was seen of one id.
+/// The state of one id at the moment of a reading.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sighting<T> {
+pub struct Observation<T> {
     /// The id that was asked for, untouched.
     pub id: String,
     /// The database's own clock when it was asked (for a replica: of the newest transaction it has), in microseconds.
@@ -47,27 +47,27 @@ pub struct Sighting<T> {
     pub rows: Option<T>,
 }
 
-/// Everything `CommCareCase.to_json()` needs.
+/// The rows that `CommCareCase.to_json()` needs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CaseRows {
-    /// `form_processor_commcarecasesql`.
+    /// The row of `form_processor_commcarecasesql`.
     pub case: Columns,
-    /// `form_processor_commcarecaseindexsql`, by `id`.
+    /// Rows of `form_processor_commcarecaseindexsql`, by `id`.
     pub indices: Vec<Columns>,
-    /// `form_processor_casetransaction`, not revoked ones, by `server_date`, `id`. Empty where not asked for.
+    /// Rows of `form_processor_casetransaction` that are not revoked, by `server_date`, `id`. Empty where not asked for.
     pub transactions: Vec<Columns>,
-    /// `form_processor_caseattachmentsql`, by `id`.
+    /// Rows of `form_processor_caseattachmentsql`, by `id`.
     pub attachments: Vec<Columns>,
-    /// `form_processor_ledgervalue`, by `section_id`, `entry_id`; `None` where not asked for.
+    /// Rows of `form_processor_ledgervalue`, by `section_id`, `entry_id`; `None` where not asked for.
     pub ledger_values: Option<Vec<Columns>>,
 }
 
-/// Everything `XFormInstance.to_json()` needs besides the XML itself.
+/// The rows that `XFormInstance.to_json()` needs besides the XML itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FormRows {
-    /// `form_processor_xforminstancesql`.
+    /// The row of `form_processor_xforminstancesql`.
     pub form: Columns,
-    /// `form_processor_xformoperationsql`, by `date`, `id`.
+    /// Rows of `form_processor_xformoperationsql`, by `date`, `id`.
     pub operations: Vec<Columns>,
     /// Where the XML is, from `blobs_blobmeta`; `None` where HQ has no such row.
     pub xml: Option<BlobReference>,
@@ -93,13 +93,13 @@ pub struct LocationRow {
     pub id: i64,
     /// Identity outside the database.
     pub location_id: String,
-    /// Project space.
+    /// Project space of the location.
     pub domain: String,
     /// Name, may be null.
     pub name: Option<String>,
-    /// `locations_locationtype.name`.
+    /// Name of its type, `locations_locationtype.name`.
     pub type_name: String,
-    /// `locations_locationtype.code`.
+    /// Code of its type, `locations_locationtype.code`.
     pub type_code: Option<String>,
     /// Unique within the domain.
     pub site_code: String,
@@ -107,15 +107,15 @@ pub struct LocationRow {
     pub external_id: Option<String>,
     /// Custom fields: text of a JSON object.
     pub metadata: String,
-    /// Degrees.
+    /// Latitude in degrees; HQ shows 0 as null.
     pub latitude: Option<f64>,
-    /// Degrees.
+    /// Longitude in degrees; HQ shows 0 as null.
     pub longitude: Option<f64>,
-    /// Hidden in HQ, still an ancestor.
+    /// Whether it is archived: hidden in HQ, still an ancestor.
     pub is_archived: bool,
-    /// Microseconds.
+    /// When it was archived, in microseconds since 1970.
     pub archived_on_us: Option<i64>,
-    /// Microseconds.
+    /// When it was last saved, in microseconds since 1970.
     pub last_modified_us: i64,
     /// `id` of the parent; `None` at the top.
     pub parent_id: Option<i64>,
@@ -140,7 +140,7 @@ impl LocationRow {
     }
 }
 
-/// Some locations.
+/// The answer to [`HqDatabase::location_rows`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LocationRows {
     /// The database's clock when it was asked, in microseconds.
@@ -152,20 +152,20 @@ pub struct LocationRows {
 /// Which locations to read.
 #[derive(Clone, Copy, Debug)]
 pub enum LocationKeys<'k> {
-    /// By `location_id`.
+    /// Those with these `location_id`s.
     LocationIds(&'k [String]),
-    /// By primary key.
+    /// Those with these primary keys.
     Ids(&'k [i64]),
 }
 
-/// One location on somebody's way up.
+/// One location on the path from a location up to the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocationStep {
-    /// Primary key.
+    /// Primary key in HQ's database.
     pub id: i64,
     /// Identity outside the database.
     pub location_id: String,
-    /// Project space.
+    /// Project space of the location.
     pub domain: String,
     /// `id` of the parent; `None` at the top.
     pub parent_id: Option<i64>,
@@ -180,19 +180,19 @@ pub struct LocationNode<'r> {
     pub location_id: &'r str,
     /// Name, may be null.
     pub name: Option<&'r str>,
-    /// `locations_locationtype.id`.
+    /// Key of its type, `locations_locationtype.id`.
     pub type_id: i64,
-    /// `locations_locationtype.name`.
+    /// Name of its type, `locations_locationtype.name`.
     pub type_name: &'r str,
     /// Unique within the domain.
     pub site_code: &'r str,
-    /// Degrees.
+    /// Latitude in degrees; HQ shows 0 as null.
     pub latitude: Option<f64>,
-    /// Degrees.
+    /// Longitude in degrees; HQ shows 0 as null.
     pub longitude: Option<f64>,
-    /// Hidden in HQ, still an ancestor.
+    /// Whether it is archived: hidden in HQ, still an ancestor.
     pub is_archived: bool,
-    /// Microseconds.
+    /// When it was last saved, in microseconds since 1970.
     pub last_modified_us: i64,
     /// `id` of the parent; `None` at the top.
     pub parent_id: Option<i64>,
@@ -203,12 +203,12 @@ pub struct LocationNode<'r> {
 pub enum TreeRow<'r> {
     /// A location type of the domain, whether a location has it or not.
     Type {
-        /// `locations_locationtype.id`.
+        /// Key of its type, `locations_locationtype.id`.
         id: i64,
-        /// `locations_locationtype.name`.
+        /// Name of its type, `locations_locationtype.name`.
         name: &'r str,
     },
-    /// A location.
+    /// A location of the domain.
     Location(LocationNode<'r>),
     /// How many locations the domain has.
     Count(i64),
@@ -220,15 +220,15 @@ pub type TakeTreeRow<'t> = dyn for<'r> FnMut(TreeRow<'r>) + Send + 't;
 /// How much of a domain's tree to read.
 #[derive(Clone, Copy, Debug)]
 pub enum TreeExtent<'e> {
-    /// All locations.
+    /// All locations of the domain.
     Whole,
-    /// Those that changed.
+    /// The locations that changed.
     Changed {
         /// Those with `last_modified` at this time or later, microseconds.
         since_us: i64,
-        /// And those with these ids.
+        /// And those with these `location_id`s.
         location_ids: &'e [String],
-        /// At most so many.
+        /// Most rows to read.
         rows_max: usize,
         /// Whether to count all locations of the domain too.
         count: bool,
@@ -246,34 +246,35 @@ pub enum SourceError {
         /// What the other side says, without secrets.
         reason: String,
     },
-    /// Lasting: missing table or column, no permission, wrong password. Somebody has to act.
+    /// Lasting: missing table or column, no permission, wrong password. An operator has to act.
     #[error("cannot {action}: {reason}")]
     Refused {
-        /// What was tried.
+        /// What was tried, for example `list bucket blobdb`.
         action: String,
         /// What the other side says and what to do, without secrets.
         reason: String,
     },
 }
 
-/// HQ's database: shards and main together.
+/// HQ's databases, shards and main together. Each method fails with [`SourceError::Unavailable`] where trying again later helps, and with
+/// [`SourceError::Refused`] where it does not.
 #[async_trait]
 pub trait HqDatabase: Send + Sync + 'static {
     /// Reads cases. Answers each different id once, in any order; soft-deleted cases are found; domains are not checked.
-    async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError>;
+    async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError>;
 
-    /// Reads forms of every state. Same rules.
-    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError>;
+    /// Reads forms of every state, by the rules of [`HqDatabase::cases`].
+    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError>;
 
     /// Reads cases as they are now, or later. Replicas are preferred; what they do not have (yet) is read from the primary. Answers each
     /// different id once. An adapter without replicas has nothing to choose.
-    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
         self.cases(&ids, ReadFrom::Primary).await
     }
 
-    /// Reads forms as they are now, or later. Same rules.
-    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    /// Reads forms as they are now, or later, by the rules of [`HqDatabase::latest_cases`].
+    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Observation<FormRows>>, SourceError> {
         let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
         self.forms(&ids, ReadFrom::Primary).await
     }
@@ -282,7 +283,7 @@ pub trait HqDatabase: Send + Sync + 'static {
     async fn location_rows(&self, keys: LocationKeys<'_>) -> Result<LocationRows, SourceError>;
 
     /// These locations and everything above them within their domains, each once, in one statement; ends at circles.
-    async fn location_ways_up(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError>;
+    async fn location_ancestors(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError>;
 
     /// `(id, parent_id)` of the locations directly below these, within their domains, in one statement.
     async fn location_children(&self, parent_ids: &[i64]) -> Result<Vec<(i64, i64)>, SourceError>;
@@ -328,10 +329,10 @@ pub trait UserDirectory: Send + Sync + 'static {
 /// The ports of one HQ, as the services hold them.
 #[derive(Clone)]
 pub struct Hq {
-    /// Rows.
+    /// Cases, forms and locations.
     pub database: Arc<dyn HqDatabase>,
-    /// Form XML.
+    /// Stores of form XML.
     pub blobs: Arc<dyn BlobStore>,
-    /// Users.
+    /// Directory of users and their locations.
     pub users: Arc<dyn UserDirectory>,
 }

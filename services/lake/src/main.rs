@@ -12,7 +12,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use lake_fetcher::change_feed::ChangeFeed;
 use lake_fetcher::change_feed::kafka::KafkaFeed;
-use lake_fetcher::collapse::{LEDGER_TOPIC, USER_TOPICS};
+use lake_fetcher::coalesce::{LEDGER_TOPIC, USER_TOPICS};
 use lake_hq::connect::connect_when_there;
 use lake_shared::identity::Kind;
 use lake_shared::service::{self, Verb};

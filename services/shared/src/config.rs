@@ -18,22 +18,25 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("configuration file {path} cannot be read: {reason}; check --config")]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// What the operating system says.
         reason: String,
     },
     /// A key is unknown, missing, of the wrong type or out of range.
     #[error("configuration {source_name}: {reason}")]
     Invalid {
-        /// File or environment.
+        /// Path of the file, or `environment`.
         source_name: String,
-        /// Which key and what is wrong.
+        /// The key and what is wrong with it.
         reason: String,
     },
 }
 
 /// Reads the file, applies the environment, and parses the result.
+///
+/// # Errors
+/// Where the file cannot be read, or a key is unknown, missing, of the wrong type or out of range.
 pub fn load<C: DeserializeOwned>(path: Option<&Path>) -> Result<C, ConfigError> {
     let mut figment = Figment::new();
     if let Some(path) = path {
@@ -53,7 +56,7 @@ fn describe(path: Option<&Path>, error: figment::Error) -> ConfigError {
     use figment::error::Kind;
     let from_file =
         path.map_or_else(|| "environment (no --config given)".to_owned(), |path| path.display().to_string());
-    // Only the first trouble: one clear line. A value is not shown, it may be a secret.
+    // Only the first error, as one clear line. Values are not shown: they may be secrets.
     let Some(first) = error.into_iter().next() else {
         return ConfigError::Invalid { source_name: from_file, reason: "it cannot be understood".into() };
     };

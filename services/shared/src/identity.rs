@@ -13,14 +13,14 @@ pub const FORM_DESIGNER_PREFIX: &str = "http://openrosa.org/formdesigner/";
 pub enum Kind {
     /// A case: a person, household, anything followed over time.
     Case,
-    /// A submitted form.
+    /// A form that was submitted.
     Form,
     /// A place in a domain's location tree.
     Location,
 }
 
 impl Kind {
-    /// All kinds.
+    /// All kinds, in the order of their names.
     pub const ALL: [Self; 3] = [Self::Case, Self::Form, Self::Location];
 
     /// Name in subjects: `case`, `form`, `location`.
@@ -30,6 +30,11 @@ impl Kind {
             Self::Form => "form",
             Self::Location => "location",
         }
+    }
+
+    /// The inverse of [`Kind::name`].
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     /// HQ's Kafka topic of this kind, which also names the folder: `case-sql`, `form-sql`, `location`.
@@ -123,9 +128,9 @@ impl DocumentType {
 /// All tables of one domain and kind: the unit of writer ownership. An id lives in at most one table of its space.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Space {
-    /// The project space.
+    /// The project space whose tables they are.
     pub domain: Domain,
-    /// What its documents are.
+    /// Kind of its documents.
     pub kind: Kind,
 }
 
@@ -135,7 +140,7 @@ impl fmt::Display for Space {
     }
 }
 
-/// One Delta table.
+/// Identity of one Delta table: its space, and the type of its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableKey {
     /// The space the table belongs to.
@@ -147,5 +152,24 @@ pub struct TableKey {
 impl fmt::Display for TableKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.space, self.document_type)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_the_messages_is_in_the_list_and_comes_back_by_its_names() {
+        let of_messages: Vec<Kind> = (1..)
+            .map_while(|number| proto::Kind::try_from(number).is_ok().then_some(number))
+            .filter_map(Kind::from_proto)
+            .collect();
+        assert_eq!(of_messages, Kind::ALL);
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_proto(kind.to_proto().into()), Some(kind));
+            assert_eq!(Kind::of_topic(kind.topic()), Some(kind));
+            assert_eq!(Kind::of_name(kind.name()), Some(kind));
+        }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A *token* holds only `A-Z a-z 0-9 _ -`; every other byte of the UTF-8 text becomes `~HH`. The empty text is `~`,
 //! the text `_` is `~5F` (the token `_` is free to mean "unknown"). A token longer than [`TOKEN_LENGTH_MAX`] is cut
-//! and ends in `~~` and 32 hex digits of a hash: that one form cannot be undone from the token alone, so whoever makes it
-//! also carries the full text (queue messages and the metastore do).
+//! and ends in `~~` and 32 hex digits of a hash: that one form cannot be undone from the token alone, so queue messages and
+//! the metastore carry the full text too.
 //!
 //! In paths `.` stands for `~`, as clients of object stores write `~` in more than one way: DuckDB 1.5 looks for the deletion vectors of a
 //! table under `%7E`. A token has no other `.`, so paths are as reversible; that of the empty text is `.-`.
@@ -105,7 +105,7 @@ pub fn table_path_suffix(table: &TableKey) -> String {
     format!("..{}", &table_fingerprint(table)[..12])
 }
 
-/// Folder of a space, relative to some root.
+/// Folder of a space, relative to the lake's root or to that of the key index.
 pub fn space_path(space: &Space) -> String {
     format!("{}/{}", folder(space.domain.as_str()), space.kind.topic())
 }

@@ -20,7 +20,7 @@ pub const EXIT_USAGE: u8 = 64;
 /// Exit code for everything else that went wrong.
 pub const EXIT_FAILURE: u8 = 1;
 
-/// How long the end waits for threads that block.
+/// How long the process waits at its end for threads that block.
 const BLOCKED_AT_END_MAX: Duration = Duration::from_millis(500);
 
 /// Section `[process]` of every service.
@@ -41,17 +41,20 @@ impl Default for ProcessConfig {
 
 /// What [`run`] needs of a service's configuration.
 pub trait ServiceConfig: DeserializeOwned + Send + 'static {
-    /// Section `[telemetry]`.
+    /// Section `[telemetry]`: logs and HTTP.
     fn telemetry(&self) -> &TelemetryConfig;
-    /// Section `[process]`.
+    /// Section `[process]`: threads and shutdown.
     fn process(&self) -> &ProcessConfig;
-    /// Rules that types cannot express. The error names the key.
+    /// Checks rules that types cannot express.
+    ///
+    /// # Errors
+    /// Where the configuration cannot be used; the text names the key.
     fn validate(&self) -> anyhow::Result<()> {
         Ok(())
     }
 }
 
-/// Where the configuration comes from.
+/// The argument that names the configuration file.
 #[derive(Args, Debug)]
 pub struct ConfigArgument {
     /// TOML file; LAKE_* environment variables override its keys
@@ -84,6 +87,9 @@ pub struct CommandLine {
 }
 
 /// Reads and validates a configuration.
+///
+/// # Errors
+/// Where the file cannot be read, or a key is unknown, missing or out of range; the text names the key.
 pub fn load<C: ServiceConfig>(argument: &ConfigArgument) -> anyhow::Result<C> {
     let configuration: C = config::load(argument.config.as_deref())?;
     telemetry::log_filter(configuration.telemetry())?;
@@ -110,10 +116,13 @@ where
     }
 }
 
-/// The command line of this process; otherwise the reason (or the help that was asked for) has been shown.
+/// Parses the command line of this process.
+///
+/// # Errors
+/// The exit code, after the reason (or the help that was asked for) has been printed.
 pub fn command_line<P: Parser>() -> Result<P, ExitCode> {
     P::try_parse().map_err(|error| {
-        // Nobody is left to tell.
+        // If standard error is closed, the exit code still says it.
         let _ = error.print();
         ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 })
     })
@@ -184,6 +193,9 @@ fn usage_error(name: &str, error: &anyhow::Error) -> ExitCode {
 }
 
 /// The async runtime of a service.
+///
+/// # Errors
+/// Where its threads cannot be started.
 pub fn runtime(process: &ProcessConfig) -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if process.threads > 0 {
@@ -222,7 +234,7 @@ where
         tracing::info!(service = name, "stopped");
         outcome
     });
-    // A look-up of a name or a request of the Kafka client may block for longer; nothing hangs on it any more.
+    // A name look-up or a request of the Kafka client may block for longer; its result is not needed any more.
     runtime.shutdown_timeout(BLOCKED_AT_END_MAX);
     outcome
 }

@@ -31,8 +31,10 @@ impl TaskGroup {
         self.tasks.spawn(async move { (name, task.await) });
     }
 
-    /// Waits for the end: a signal, `stop`, or the first task that ends. Then drains all the others.
-    /// The error is that of the first task that failed.
+    /// Waits for `stop` or the first task that ends, then drains all the others.
+    ///
+    /// # Errors
+    /// What the first task failed with; also where a task ended by itself before `stop`.
     pub async fn run_until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let mut failure = None;
         tokio::select! {
@@ -91,7 +93,7 @@ pub async fn signal() {
     tracing::info!("stopping; signal again to leave at once");
 }
 
-/// What tells a process to end.
+/// The signals that tell a process to end.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,

@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 pub struct TelemetryConfig {
     /// Address of `/live`, `/ready` and `/metrics`.
     pub http_address: SocketAddr,
-    /// `json` or `text`.
+    /// Form of the log lines: `json` or `text`.
     pub log_format: LogFormat,
     /// Filter in the syntax of tracing's `EnvFilter`, for example `info,lake_writer=debug`; `LAKE_LOG` overrides it.
     pub log_filter: String,
@@ -43,11 +43,14 @@ impl Default for TelemetryConfig {
 pub enum LogFormat {
     /// One JSON object a line, for machines.
     Json,
-    /// For people.
+    /// Plain lines, for people.
     Text,
 }
 
-/// What is logged: `LAKE_LOG`, else `telemetry.log_filter`. A filter that cannot be used is an error that names it.
+/// The filter that decides what is logged: `LAKE_LOG`, else `telemetry.log_filter`.
+///
+/// # Errors
+/// Where the filter cannot be parsed; the text names the variable or key.
 pub fn log_filter(config: &TelemetryConfig) -> anyhow::Result<EnvFilter> {
     let (key, filter) = match std::env::var("LAKE_LOG") {
         Ok(filter) => ("variable `LAKE_LOG`", filter),
@@ -62,7 +65,10 @@ pub fn log_filter(config: &TelemetryConfig) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(&filter).map_err(|error| anyhow::anyhow!("{key}: `{filter}` is not valid ({error}); {ADVICE}"))
 }
 
-/// Starts logging to standard error; errors as [`log_filter`].
+/// Starts logging to standard error.
+///
+/// # Errors
+/// As [`log_filter`]; and where logging was started before in this process.
 pub fn install_logs(config: &TelemetryConfig) -> anyhow::Result<()> {
     let filter = log_filter(config)?;
     let subscriber = tracing_subscriber::fmt()
@@ -77,6 +83,9 @@ pub fn install_logs(config: &TelemetryConfig) -> anyhow::Result<()> {
 }
 
 /// Starts collecting metrics for [`serve`].
+///
+/// # Errors
+/// Where metrics are collected already in this process.
 pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
     const SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
     Ok(PrometheusBuilder::new()
@@ -88,7 +97,7 @@ pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
 pub struct Check {
     /// What is asked, for example `queue`.
     pub name: &'static str,
-    /// Asks it; the error is shown to the operator.
+    /// Asks the dependency; the error is shown to the operator.
     pub ask: Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }
 
@@ -112,7 +121,10 @@ const CHECK_WITHIN: Duration = Duration::from_secs(3);
 /// What `/ready` asks, once the service is put together; until then it answers "starting".
 pub type Checks = Arc<OnceLock<Vec<Check>>>;
 
-/// Takes the address for [`serve`], so that a wrong one is noticed at once.
+/// Binds the address for [`serve`], so that a wrong one is noticed at once.
+///
+/// # Errors
+/// Where the address cannot be bound.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         anyhow::anyhow!("telemetry.http_address {address} cannot be bound ({error}); choose a free address")
@@ -120,6 +132,9 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves `/live` (the process runs), `/ready` (every check passes; 503 with one line per failure otherwise) and `/metrics`.
+///
+/// # Errors
+/// Where the listener fails.
 pub async fn serve(
     listener: TcpListener,
     metrics: PrometheusHandle,
@@ -139,7 +154,7 @@ pub async fn serve(
     }
 }
 
-/// Folds what histograms have gathered, which would stay in memory value by value where nobody asks for metrics.
+/// Folds the values of histograms, which would otherwise stay in memory one by one until `/metrics` is read.
 async fn keep_up(metrics: PrometheusHandle) {
     loop {
         tokio::time::sleep(UPKEEP_EVERY).await;
@@ -147,7 +162,10 @@ async fn keep_up(metrics: PrometheusHandle) {
     }
 }
 
-/// Asks `/ready` of a service on this machine. The error says what is not ready.
+/// Asks `/ready` of a service on this machine.
+///
+/// # Errors
+/// Where the service does not answer or is not ready; the text says what is not.
 pub fn ask_ready(address: SocketAddr) -> anyhow::Result<()> {
     use std::io::{Read, Write};
     let mut address = address;

@@ -16,7 +16,7 @@ pub enum WireError {
     Compression {
         /// Size of the payload in bytes.
         size: usize,
-        /// What zstd says.
+        /// The error of zstd.
         #[source]
         source: std::io::Error,
     },
@@ -41,6 +41,9 @@ fn unreachable_compression(error: &std::io::Error) -> ! {
 }
 
 /// The message in a payload of the queue.
+///
+/// # Errors
+/// Where the payload is not a message of this type; it never will be.
 pub fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, WireError> {
     let size = payload.len();
     let plain = decompress(payload).map_err(|source| WireError::Compression { size, source })?;
@@ -78,7 +81,7 @@ mod tests {
         assert!(payload.len() < 1_000);
         assert_eq!(decode::<RecordBatch>(&payload).unwrap(), batch);
         assert!(matches!(decode::<RecordBatch>(b"garbage"), Err(WireError::Compression { .. })));
-        // Of a stream, which does not say its size.
+        // A payload made by a stream does not say its size.
         let streamed = zstd::stream::encode_all(&*prost::Message::encode_to_vec(&batch), 1).unwrap();
         assert_eq!(decode::<RecordBatch>(&streamed).unwrap(), batch);
         let no_message = zstd::bulk::compress(&[0xff; 20], 1).unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lake_proto::queue::v1::Quarantined;
 use lake_shared::error_chain::Chain;
+use lake_shared::quarantine::{QuarantineEntry, Reason, Stage};
 use lake_shared::queue::{ConsumerOptions, Delivery, Queue, Stream};
 use lake_shared::retry::Backoff;
 use lake_shared::wire;
@@ -92,13 +93,11 @@ async fn unreadable(
     delivery: &Delivery,
     error: &wire::WireError,
 ) -> Result<(), MetastoreError> {
-    let entry = Quarantined {
-        reason: "quarantine_entry_malformed".into(),
-        detail: format!("message {} on {}: {}", delivery.id, delivery.subject, Chain(error)),
-        payload: delivery.payload.clone(),
-        quarantined_us: chrono::Utc::now().timestamp_micros(),
-        ..Quarantined::default()
-    };
+    let detail = format!("message {} on {}: {}", delivery.id, delivery.subject, Chain(error));
+    let entry = QuarantineEntry::new(Stage::Writer, Reason::QuarantineEntryMalformed, detail)
+        .payload(delivery.payload.clone())
+        .into_message();
+    // The stage is that of the subject: whose entry it was.
     metastore.quarantine(stage, &entry).await
 }
 
@@ -112,7 +111,7 @@ mod tests {
     use bytes::Bytes;
     use futures::stream::BoxStream;
     use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
-    use lake_shared::queue::{Consumer, Heard, Message, PublishError, QueueError};
+    use lake_shared::queue::{Broadcast, Consumer, Message, PublishError, QueueError};
 
     use super::*;
     use crate::metastore::QuarantineFilter;
@@ -142,7 +141,7 @@ mod tests {
             self.queue.broadcast(subject, payload).await
         }
 
-        async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+        async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
             self.queue.listen(pattern).await
         }
 

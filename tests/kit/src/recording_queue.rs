@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use lake_shared::queue::{Consumer, ConsumerOptions, Heard, Message, PublishError, Queue, QueueError, Stream};
+use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 
 /// The largest message that it takes, bytes.
 const PAYLOAD_SIZE_MAX: usize = 8 << 20;
@@ -40,7 +40,7 @@ impl Queue for RecordingQueue {
         Ok(())
     }
 
-    async fn listen(&self, _: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+    async fn listen(&self, _: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
         Ok(Box::pin(futures::stream::pending()))
     }
 

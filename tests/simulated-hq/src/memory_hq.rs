@@ -12,7 +12,7 @@ use bytes::Bytes;
 use chrono::DateTime;
 use lake_hq::source::{
     BlobReference, BlobStore, CaseRows, Columns, FormRows, Hq, HqDatabase, LocationKeys, LocationRow, LocationRows,
-    LocationStep, ReadFrom, Sighting, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
+    LocationStep, Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
 };
 use serde_json::Value;
 
@@ -79,13 +79,13 @@ impl MemoryHq {
         self.observed_us.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last))).map_or(now, next)
     }
 
-    fn sightings<T>(&self, ids: &[String], look: impl Fn(&Stores, &str) -> Option<T>) -> Vec<Sighting<T>> {
+    fn observations<T>(&self, ids: &[String], look: impl Fn(&Stores, &str) -> Option<T>) -> Vec<Observation<T>> {
         let stores = self.read();
         let observed_us = self.observe();
         let mut asked: Vec<&String> = ids.iter().collect();
         asked.sort_unstable();
         asked.dedup();
-        asked.into_iter().map(|id| Sighting { id: id.clone(), observed_us, rows: look(&stores, id) }).collect()
+        asked.into_iter().map(|id| Observation { id: id.clone(), observed_us, rows: look(&stores, id) }).collect()
     }
 }
 
@@ -240,12 +240,12 @@ fn primary_location(document: &Value, domain: &str) -> Option<String> {
 
 #[async_trait]
 impl HqDatabase for MemoryHq {
-    async fn cases(&self, ids: &[String], _from: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
-        Ok(self.sightings(ids, Stores::case))
+    async fn cases(&self, ids: &[String], _from: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
+        Ok(self.observations(ids, Stores::case))
     }
 
-    async fn forms(&self, ids: &[String], _from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
-        Ok(self.sightings(ids, Stores::form))
+    async fn forms(&self, ids: &[String], _from: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
+        Ok(self.observations(ids, Stores::form))
     }
 
     async fn location_rows(&self, keys: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
@@ -258,7 +258,7 @@ impl HqDatabase for MemoryHq {
         Ok(LocationRows { observed_us, rows: stores.all_locations().filter(asked).collect() })
     }
 
-    async fn location_ways_up(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
+    async fn location_ancestors(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
         let stores = self.read();
         let rows: HashMap<i64, LocationRow> = stores.all_locations().map(|row| (row.id, row)).collect();
         let mut steps: BTreeMap<i64, LocationStep> = BTreeMap::new();

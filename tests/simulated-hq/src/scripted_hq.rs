@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use lake_hq::source::{
-    BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationRows, LocationStep, ReadFrom,
-    Sighting, SourceError, TakeTreeRow, TreeExtent, UserDirectory, Wanted,
+    BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationRows, LocationStep,
+    Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, UserDirectory, Wanted,
 };
 
 use crate::memory_hq::MemoryHq;
@@ -27,7 +27,7 @@ pub enum Question {
     /// Rows of locations.
     LocationRows,
     /// Locations above others.
-    LocationWaysUp,
+    LocationAncestors,
     /// Locations below others.
     LocationChildren,
     /// The whole location tree of a domain.
@@ -135,19 +135,19 @@ impl<S: Script> ScriptedHq<S> {
 
 #[async_trait]
 impl<S: Script> HqDatabase for ScriptedHq<S> {
-    async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         self.answer(Question::Cases(ids.to_vec(), from), self.memory.cases(ids, from)).await
     }
 
-    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
         self.answer(Question::Forms(ids.to_vec(), from), self.memory.forms(ids, from)).await
     }
 
-    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         self.answer(Question::LatestCases(wanted.to_vec()), self.memory.latest_cases(wanted)).await
     }
 
-    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Observation<FormRows>>, SourceError> {
         self.answer(Question::LatestForms(wanted.to_vec()), self.memory.latest_forms(wanted)).await
     }
 
@@ -155,8 +155,8 @@ impl<S: Script> HqDatabase for ScriptedHq<S> {
         self.answer(Question::LocationRows, self.memory.location_rows(keys)).await
     }
 
-    async fn location_ways_up(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
-        self.answer(Question::LocationWaysUp, self.memory.location_ways_up(ids)).await
+    async fn location_ancestors(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
+        self.answer(Question::LocationAncestors, self.memory.location_ancestors(ids)).await
     }
 
     async fn location_children(&self, parent_ids: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {

@@ -17,7 +17,7 @@ use futures::StreamExt;
 use futures::future::{join_all, select_all};
 use lake_shared::identity::Kind;
 use lake_shared::names;
-use lake_shared::queue::{ConsumerOptions, Heard, Message, PublishError, Stream};
+use lake_shared::queue::{Broadcast, ConsumerOptions, Message, PublishError, Stream};
 use tokio::time::{sleep, timeout};
 
 use self::ground::{
@@ -367,8 +367,8 @@ async fn hostile_names_arrive_as_they_are(ground: Ground) {
     all_safe(published).await;
 }
 
-fn told(subject: &str, payload: &str) -> Heard {
-    Heard::Broadcast { subject: subject.into(), payload: Bytes::copy_from_slice(payload.as_bytes()) }
+fn told(subject: &str, payload: &str) -> Broadcast {
+    Broadcast::Message { subject: subject.into(), payload: Bytes::copy_from_slice(payload.as_bytes()) }
 }
 
 async fn broadcasts_reach_who_listens_now(ground: Ground) {
@@ -406,7 +406,7 @@ async fn a_slow_listener_holds_up_nobody_and_hears_of_it(ground: Ground) {
         timeout(PATIENCE, broadcast).await.unwrap().unwrap();
     }
     let mut heard = 0;
-    while timeout(PATIENCE, slow.next()).await.unwrap().unwrap() != Heard::MaybeMissed {
+    while timeout(PATIENCE, slow.next()).await.unwrap().unwrap() != Broadcast::MaybeMissed {
         heard += 1;
     }
     assert!(heard < 20_000, "{heard}");

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use lake_hq::source::Hq;
 use lake_proto::queue::v1::Invalidation;
 use lake_shared::names::UNKNOWN;
-use lake_shared::queue::{Heard, Queue};
+use lake_shared::queue::{Broadcast, Queue};
 use lake_shared::retry::Backoff;
 use lake_shared::wire;
 
@@ -24,14 +24,14 @@ pub mod trees;
 pub mod user_entries;
 pub mod users;
 
-/// What the caches listen to.
+/// The broadcasts that the caches listen to.
 const PATTERN: &str = "lake.invalidate.>";
 
 /// All caches of one enricher.
 pub struct Caches {
-    /// Location trees.
+    /// Location trees, by domain.
     pub trees: Trees,
-    /// Locations of users.
+    /// Locations of users, by user and domain.
     pub users: Users,
 }
 
@@ -41,21 +41,21 @@ impl Caches {
         Self { trees: Trees::new(hq.database.clone(), options), users: Users::new(hq.users.clone(), options) }
     }
 
-    /// Listens, and drops what is said to have changed, for ever. `listening` is called once, when the first broadcast can be heard.
+    /// Listens to invalidations for ever, and drops the entries that they name. `listening` is called once, when the first broadcast can be received.
     pub async fn keep_current(&self, queue: &dyn Queue, listening: impl FnOnce()) {
         let mut listening = Some(listening);
         let mut backoff = Backoff::default();
         loop {
             match queue.listen(PATTERN).await {
-                Ok(mut heard) => {
-                    // Nothing was heard until now.
+                Ok(mut broadcasts) => {
+                    // Invalidations sent until now were not received.
                     self.forget_all();
                     backoff = Backoff::default();
                     if let Some(listening) = listening.take() {
                         listening();
                     }
-                    while let Some(heard) = heard.next().await {
-                        self.hear(&heard);
+                    while let Some(broadcast) = broadcasts.next().await {
+                        self.invalidate(&broadcast);
                     }
                     tracing::debug!("the queue ended the broadcasts");
                 }
@@ -68,13 +68,13 @@ impl Caches {
         }
     }
 
-    fn hear(&self, heard: &Heard) {
-        match heard {
-            Heard::MaybeMissed => {
+    fn invalidate(&self, broadcast: &Broadcast) {
+        match broadcast {
+            Broadcast::MaybeMissed => {
                 tracing::info!("invalidations may have been missed; caches cleared");
                 self.forget_all();
             }
-            Heard::Broadcast { subject, payload } => {
+            Broadcast::Message { subject, payload } => {
                 let mut tokens = subject.split('.').skip(2);
                 let (what, domain) = (tokens.next(), tokens.next());
                 let domain = domain.filter(|token| *token != UNKNOWN);
@@ -99,7 +99,7 @@ impl Caches {
     }
 }
 
-/// The ids of an invalidation. Of one that cannot be read: none, which means all.
+/// The ids of an invalidation. One that cannot be decoded counts as one without ids, which invalidates everything of the domain.
 fn ids(payload: &Bytes) -> Vec<String> {
     wire::decode::<Invalidation>(payload).unwrap_or_default().ids
 }

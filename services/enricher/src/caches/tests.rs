@@ -86,10 +86,10 @@ fn demo() -> Domain {
     "demo".into()
 }
 
-fn invalidation(what: &str, domain: &str, ids: &[&str]) -> Heard {
+fn invalidation(what: &str, domain: &str, ids: &[&str]) -> Broadcast {
     let ids = ids.iter().map(|id| (*id).to_owned()).collect();
     let payload = wire::encode(&Invalidation { ids });
-    Heard::Broadcast { subject: format!("lake.invalidate.{what}.{domain}"), payload }
+    Broadcast::Message { subject: format!("lake.invalidate.{what}.{domain}"), payload }
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_tree_is_read_once_by_all_who_wait_for_it() {
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let caches = Arc::clone(&caches);
-            tokio::spawn(async move { caches.trees.places(&demo(), i64::MIN).await.unwrap().observed_us() })
+            tokio::spawn(async move { caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us() })
         })
         .collect();
     hq.script.entered().await;
@@ -112,20 +112,21 @@ async fn a_tree_is_read_once_by_all_who_wait_for_it() {
 
 #[tokio::test]
 async fn a_tree_that_changes_while_it_is_read_is_read_again_by_later_calls() {
-    for heard in [invalidation("location", "demo", &["l"]), invalidation("location", "_", &[]), Heard::MaybeMissed] {
+    for heard in [invalidation("location", "demo", &["l"]), invalidation("location", "_", &[]), Broadcast::MaybeMissed]
+    {
         let hq = gated_hq(0);
         let caches = caches(&hq, &CacheOptions::default());
         let early = {
             let caches = Arc::clone(&caches);
-            tokio::spawn(async move { caches.trees.places(&demo(), i64::MIN).await.unwrap().observed_us() })
+            tokio::spawn(async move { caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us() })
         };
         hq.script.entered().await;
-        caches.hear(&heard);
+        caches.invalidate(&heard);
         hq.script.open.add_permits(2);
         assert_eq!(early.await.unwrap(), 2);
-        assert_eq!(caches.trees.places(&demo(), i64::MIN).await.unwrap().observed_us(), 3);
-        caches.hear(&invalidation("location", "other", &[]));
-        assert_eq!(caches.trees.places(&demo(), i64::MIN).await.unwrap().observed_us(), 3);
+        assert_eq!(caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us(), 3);
+        caches.invalidate(&invalidation("location", "other", &[]));
+        assert_eq!(caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us(), 3);
         assert_eq!(hq.times_asked(), 2);
     }
 }
@@ -134,25 +135,25 @@ async fn a_tree_that_changes_while_it_is_read_is_read_again_by_later_calls() {
 async fn a_tree_is_read_again_when_it_is_older_than_wanted_or_too_old() {
     let hq = gated_hq(10);
     let cached = caches(&hq, &CacheOptions::default());
-    assert_eq!(cached.trees.places(&demo(), 2).await.unwrap().observed_us(), 2);
-    assert_eq!(cached.trees.places(&demo(), 2).await.unwrap().observed_us(), 2);
-    assert_eq!(cached.trees.places(&demo(), 3).await.unwrap().observed_us(), 3);
+    assert_eq!(cached.trees.domain_locations(&demo(), 2).await.unwrap().observed_us(), 2);
+    assert_eq!(cached.trees.domain_locations(&demo(), 2).await.unwrap().observed_us(), 2);
+    assert_eq!(cached.trees.domain_locations(&demo(), 3).await.unwrap().observed_us(), 3);
     // Not new enough even then: the caller has to decide.
-    assert_eq!(cached.trees.places(&demo(), 9).await.unwrap().observed_us(), 4);
+    assert_eq!(cached.trees.domain_locations(&demo(), 9).await.unwrap().observed_us(), 4);
     let never = caches(&hq, &CacheOptions { location_max_age_seconds: 0, ..CacheOptions::default() });
-    never.trees.places(&demo(), i64::MIN).await.unwrap();
-    never.trees.places(&demo(), i64::MIN).await.unwrap();
+    never.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
+    never.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
     let whole = caches(&hq, &CacheOptions { location_whole_max_age_seconds: 0, ..CacheOptions::default() });
-    whole.trees.places(&demo(), i64::MIN).await.unwrap();
-    whole.hear(&invalidation("location", "demo", &["l1"]));
-    whole.trees.places(&demo(), i64::MIN).await.unwrap();
+    whole.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
+    whole.invalidate(&invalidation("location", "demo", &["l1"]));
+    whole.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
     assert_eq!(asked(&hq)[3..], ["demo", "demo changed  counted", "demo", "demo"]);
 }
 
 /// Locations that a call finds.
 async fn found(caches: &Caches, ids: &[&str]) -> Vec<bool> {
-    let places = caches.trees.places(&demo(), i64::MIN).await.unwrap();
-    ids.iter().map(|id| places.tree().get(id).is_some()).collect()
+    let locations = caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
+    ids.iter().map(|id| locations.tree().get(id).is_some()).collect()
 }
 
 #[tokio::test]
@@ -161,20 +162,20 @@ async fn only_what_changed_is_read_and_a_missed_deletion_heals() {
     let caches = caches(&hq, &CacheOptions::default());
     assert_eq!(found(&caches, &["l1", "l3"]).await, [true, false]);
     hq.memory.change(&[location_of("demo", 3)]);
-    caches.hear(&invalidation("location", "demo", &["l3"]));
+    caches.invalidate(&invalidation("location", "demo", &["l3"]));
     assert_eq!(found(&caches, &["l1", "l3"]).await, [true, true]);
     hq.memory.change(&[remove_location(3)]);
-    caches.hear(&invalidation("location", "demo", &["l3"]));
+    caches.invalidate(&invalidation("location", "demo", &["l3"]));
     assert_eq!(found(&caches, &["l1", "l3"]).await, [true, false]);
     // Of this deletion nobody hears; the count shows it.
     hq.memory.change(&[remove_location(2)]);
-    caches.hear(&Heard::MaybeMissed);
+    caches.invalidate(&Broadcast::MaybeMissed);
     assert_eq!(found(&caches, &["l1", "l2"]).await, [true, false]);
     // A change of nobody knows what, and of too many: all of it.
-    caches.hear(&invalidation("location", "demo", &[]));
+    caches.invalidate(&invalidation("location", "demo", &[]));
     found(&caches, &[]).await;
     let many: Vec<String> = (0..6_000).map(|number| number.to_string()).collect();
-    caches.hear(&invalidation("location", "demo", &many.iter().map(String::as_str).collect::<Vec<_>>()));
+    caches.invalidate(&invalidation("location", "demo", &many.iter().map(String::as_str).collect::<Vec<_>>()));
     found(&caches, &[]).await;
     let expected = ["demo", "demo changed l3", "demo changed l3", "demo changed  counted", "demo", "demo", "demo"];
     assert_eq!(asked(&hq), expected);
@@ -186,13 +187,13 @@ async fn changed_ids_are_asked_for_until_an_answer_came() {
     let caches = caches(&hq, &CacheOptions { location_whole_max_age_seconds: 1_000, ..CacheOptions::default() });
     found(&caches, &[]).await;
     hq.script.entered().await;
-    caches.hear(&invalidation("location", "demo", &["l1"]));
+    caches.invalidate(&invalidation("location", "demo", &["l1"]));
     let cancelled = tokio::spawn({
         let caches = Arc::clone(&caches);
         async move { found(&caches, &[]).await.len() }
     });
     hq.script.entered().await;
-    caches.hear(&invalidation("location", "demo", &["l2"]));
+    caches.invalidate(&invalidation("location", "demo", &["l2"]));
     cancelled.abort();
     assert!(cancelled.await.unwrap_err().is_cancelled());
     hq.script.open.add_permits(10);
@@ -209,14 +210,14 @@ async fn the_least_recently_used_tree_goes_first() {
     let hq = gated_hq(100);
     // Each tree counts four.
     let caches = caches(&hq, &CacheOptions { location_nodes_max: 9, ..CacheOptions::default() });
-    let read = async |domain: &str| drop(caches.trees.places(&domain.into(), i64::MIN).await.unwrap());
+    let read = async |domain: &str| drop(caches.trees.domain_locations(&domain.into(), i64::MIN).await.unwrap());
     for domain in ["a", "b", "a", "c", "a", "b"] {
         read(domain).await;
     }
     assert_eq!(asked(&hq), ["a", "b", "c", "b"]);
     let small = super::tests::caches(&hq, &CacheOptions { location_nodes_max: 1, ..CacheOptions::default() });
-    small.trees.places(&demo(), i64::MIN).await.unwrap();
-    small.trees.places(&demo(), i64::MIN).await.unwrap();
+    small.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
+    small.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
     assert_eq!(hq.times_asked(), 5);
 }
 
@@ -228,7 +229,9 @@ async fn a_look_up_that_was_cancelled_does_not_block_the_next() {
         let caches = Arc::clone(&caches);
         tokio::spawn(async move {
             let (ids, domain) = (BTreeMap::from([("u", 0)]), demo());
-            tokio::join!(caches.trees.places(&domain, i64::MIN), caches.users.locations(&domain, &ids)).0.is_ok()
+            tokio::join!(caches.trees.domain_locations(&domain, i64::MIN), caches.users.locations(&domain, &ids))
+                .0
+                .is_ok()
         })
     };
     hq.script.entered().await;
@@ -236,7 +239,7 @@ async fn a_look_up_that_was_cancelled_does_not_block_the_next() {
     cancelled.abort();
     assert!(cancelled.await.unwrap_err().is_cancelled());
     hq.script.open.add_permits(2);
-    caches.trees.places(&demo(), i64::MIN).await.unwrap();
+    caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
     assert_eq!(caches.users.locations(&demo(), &BTreeMap::from([("u", 0)])).await.unwrap().len(), 1);
 }
 
@@ -260,16 +263,16 @@ async fn users_are_asked_for_in_bulk_and_once() {
     assert_eq!(looked_up(&caches, &["u1", "u2", "system"]).await, [some("u1"), some("u2"), None]);
     assert_eq!(looked_up(&caches, &["u1", "u3", "system"]).await, [some("u1"), some("u3"), None]);
     assert_eq!(asked(&hq), ["system u1 u2", "u3"]);
-    caches.hear(&invalidation("user", "_", &["u1", "unknown"]));
-    caches.hear(&invalidation("location", "demo", &[]));
+    caches.invalidate(&invalidation("user", "_", &["u1", "unknown"]));
+    caches.invalidate(&invalidation("location", "demo", &[]));
     looked_up(&caches, &["u1", "u2"]).await;
-    caches.hear(&invalidation("user", "demo", &[]));
+    caches.invalidate(&invalidation("user", "demo", &[]));
     looked_up(&caches, &["u2"]).await;
     let unreadable =
-        Heard::Broadcast { subject: "lake.invalidate.user.demo".into(), payload: Bytes::from_static(b"garbage") };
-    caches.hear(&unreadable);
+        Broadcast::Message { subject: "lake.invalidate.user.demo".into(), payload: Bytes::from_static(b"garbage") };
+    caches.invalidate(&unreadable);
     looked_up(&caches, &["u2"]).await;
-    caches.hear(&Heard::MaybeMissed);
+    caches.invalidate(&Broadcast::MaybeMissed);
     looked_up(&caches, &["u2"]).await;
     assert_eq!(asked(&hq)[2..], ["u1", "u2", "u2", "u2"]);
 }
@@ -292,7 +295,7 @@ async fn a_user_who_changes_while_being_looked_up_is_looked_up_again() {
         tokio::spawn(async move { looked_up(&caches, &["u1", "u2"]).await.len() })
     };
     hq.script.entered().await;
-    caches.hear(&invalidation("user", "_", &["u1"]));
+    caches.invalidate(&invalidation("user", "_", &["u1"]));
     hq.script.open.add_permits(2);
     assert_eq!(early.await.unwrap(), 2);
     looked_up(&caches, &["u1", "u2"]).await;
@@ -334,7 +337,7 @@ async fn what_hq_answers_just_after_a_change_is_soon_asked_for_again() {
     {
         hq.forget_questions();
         if heard {
-            caches.hear(&invalidation("user", "_", &["u1"]));
+            caches.invalidate(&invalidation("user", "_", &["u1"]));
         }
         let asked_again = heard || published_us() > 0;
         looked_up_for(&caches, &["u1"], published_us()).await;

@@ -5,11 +5,11 @@
 //! counted: so a missed message heals, also one of a deletion, which leaves no stamp. What goes past HQ's `save()` leaves no trace at all,
 //! so after `location_whole_max_age_seconds` the whole is read again.
 //!
-//! Refreshing copies nothing but what has changed. Before a whole tree is read again the one before is let go, so that a domain is held twice
-//! only as long as a message that had it is in work; and only [`WHOLE_READS_MAX`] whole trees are read at a time.
+//! Refreshing copies nothing but what has changed. Before a whole tree is read again the earlier one is dropped, so that a domain is in memory
+//! twice only as long as a message in work still uses the earlier one; and only [`WHOLE_READS_MAX`] whole trees are read at a time.
 //!
 //! A counter orders calls, loads and invalidations. A tree may be used by a call if its load began after the last invalidation, or after
-//! the call itself (so that calls that wait for one load share it even when invalidations rain down). Ids of invalidations are kept until a
+//! the call itself (so that calls that wait for one load share it even when invalidations come in quick succession). Ids of invalidations are kept until a
 //! load that began after them has succeeded.
 
 use std::collections::HashMap;
@@ -23,66 +23,66 @@ use lake_shared::names;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::location_columns::DomainLocations;
 use crate::metric_names;
 use crate::options::CacheOptions;
-use crate::place::DomainPlaces;
 
 /// Whole trees that are read at the same time.
 const WHOLE_READS_MAX: usize = 2;
 /// Ids of changed locations that are kept for a domain; with more the whole tree is read.
 const CHANGED_IDS_MAX: usize = 5_000;
 
-/// See the module.
+/// The cache of location trees.
 pub struct Trees {
     database: Arc<dyn HqDatabase>,
     max_age: Duration,
     whole_max_age: Duration,
     nodes_max: usize,
     whole_reads: Semaphore,
-    state: Mutex<State>,
+    state: Mutex<TreesState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Counts everything that happens.
+struct TreesState {
+    /// Counts calls, loads and invalidations; orders them.
     clock: u64,
-    /// When all trees were last said to have changed.
+    /// Clock of the last invalidation of all trees.
     all_changed: u64,
-    /// By domain token.
-    domains: HashMap<String, Slot>,
+    /// Cached trees by domain, each as a token of its name.
+    domains: HashMap<String, CachedDomain>,
 }
 
 #[derive(Default)]
-struct Slot {
-    held: Option<Held>,
+struct CachedDomain {
+    held: Option<CachedTree>,
     changed: u64,
-    /// Locations that changed, and when that was last said.
+    /// Locations that changed, each with the clock of its last invalidation.
     changed_ids: HashMap<String, u64>,
-    /// When a change was last told that no ids explain.
+    /// Clock of the last invalidation that named no ids, or too many.
     whole_changed: u64,
     used: u64,
-    /// Held by the one task that loads.
+    /// Locked by the one task that loads the tree.
     loading: Arc<tokio::sync::Mutex<()>>,
 }
 
-struct Held {
-    places: Arc<DomainPlaces>,
+struct CachedTree {
+    locations: Arc<DomainLocations>,
     load_began: u64,
     loaded: Instant,
     whole: WholeRead,
 }
 
-/// What a call may use.
+/// Which trees a call may use.
 #[derive(Clone, Copy)]
-struct Wanted {
+struct TreeRequest {
     came: u64,
     observed_us_min: i64,
 }
 
-/// What a load has to do.
-enum Load {
+/// How much of a tree has to be read.
+enum TreeRead {
     Whole,
-    Changes { held: Arc<DomainPlaces>, whole: WholeRead, ids: Vec<String>, count: bool },
+    Changes { held: Arc<DomainLocations>, whole: WholeRead, ids: Vec<String>, count: bool },
 }
 
 /// When a tree was last read as a whole.
@@ -92,59 +92,61 @@ struct WholeRead {
     done: Instant,
 }
 
-impl State {
+impl TreesState {
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
     }
 
-    fn usable(&mut self, token: &str, wanted: Wanted, max_age: Duration) -> Option<Arc<DomainPlaces>> {
+    fn usable(&mut self, token: &str, request: TreeRequest, max_age: Duration) -> Option<Arc<DomainLocations>> {
         let (now, all_changed) = (self.tick(), self.all_changed);
-        let slot = self.domains.get_mut(token)?;
-        let held = slot.held.as_ref()?;
-        let current = held.load_began > slot.changed.max(all_changed) && held.loaded.elapsed() < max_age;
-        let usable = (current || held.load_began > wanted.came) && held.places.observed_us() >= wanted.observed_us_min;
+        let cached = self.domains.get_mut(token)?;
+        let held = cached.held.as_ref()?;
+        let current = held.load_began > cached.changed.max(all_changed) && held.loaded.elapsed() < max_age;
+        let usable =
+            (current || held.load_began > request.came) && held.locations.observed_us() >= request.observed_us_min;
         usable.then(|| {
-            slot.used = now;
-            Arc::clone(&held.places)
+            cached.used = now;
+            Arc::clone(&held.locations)
         })
     }
 
-    /// What has to be read of a domain now. Where it is all of it, the tree that is held is let go.
-    fn load(&mut self, token: &str, max_age: Duration, whole_max_age: Duration) -> Load {
+    /// How much has to be read of a domain now. Where it is the whole tree, the cached one is dropped.
+    fn next_read(&mut self, token: &str, max_age: Duration, whole_max_age: Duration) -> TreeRead {
         let all_changed = self.all_changed;
-        let Some(slot) = self.domains.get_mut(token) else { return Load::Whole };
-        let keeps = |held: &Held| held.whole.began > slot.whole_changed && held.whole.done.elapsed() < whole_max_age;
-        let Some(held) = slot.held.take().filter(keeps) else { return Load::Whole };
-        let load = Load::Changes {
-            held: Arc::clone(&held.places),
+        let Some(cached) = self.domains.get_mut(token) else { return TreeRead::Whole };
+        let keeps =
+            |held: &CachedTree| held.whole.began > cached.whole_changed && held.whole.done.elapsed() < whole_max_age;
+        let Some(held) = cached.held.take().filter(keeps) else { return TreeRead::Whole };
+        let read = TreeRead::Changes {
+            held: Arc::clone(&held.locations),
             whole: held.whole,
-            ids: slot.changed_ids.keys().cloned().collect(),
+            ids: cached.changed_ids.keys().cloned().collect(),
             count: held.load_began <= all_changed || held.loaded.elapsed() >= max_age,
         };
-        slot.held = Some(held);
-        load
+        cached.held = Some(held);
+        read
     }
 
-    fn put(&mut self, token: String, places: Arc<DomainPlaces>, load_began: u64, whole: Option<WholeRead>) {
+    fn put(&mut self, token: String, locations: Arc<DomainLocations>, load_began: u64, whole: Option<WholeRead>) {
         let (used, loaded) = (self.tick(), Instant::now());
-        let slot = self.domains.entry(token).or_default();
-        slot.used = used;
-        slot.changed_ids.retain(|_, changed| *changed > load_began);
+        let cached = self.domains.entry(token).or_default();
+        cached.used = used;
+        cached.changed_ids.retain(|_, changed| *changed > load_began);
         let whole = whole.unwrap_or(WholeRead { began: load_began, done: loaded });
-        slot.held = Some(Held { places, load_began, loaded, whole });
+        cached.held = Some(CachedTree { locations, load_began, loaded, whole });
     }
 
-    /// Lets trees go, least recently used first, until the bound is kept; never the one just used.
+    /// Drops trees, least recently used first, until the bound is kept; never the one just used.
     fn keep_bound(&mut self, nodes_max: usize) {
         // An empty tree counts too: there may be very many domains.
-        let size = |slot: &Slot| slot.held.as_ref().map_or(0, |held| held.places.nodes() + 1);
+        let size = |cached: &CachedDomain| cached.held.as_ref().map_or(0, |held| held.locations.nodes() + 1);
         let mut nodes: usize = self.domains.values().map(size).sum();
         let mut by_use: Vec<(u64, String)> = self
             .domains
             .iter()
-            .filter(|(_, slot)| slot.held.is_some())
-            .map(|(token, slot)| (slot.used, token.clone()))
+            .filter(|(_, cached)| cached.held.is_some())
+            .map(|(token, cached)| (cached.used, token.clone()))
             .collect();
         by_use.sort_unstable();
         by_use.pop();
@@ -152,18 +154,18 @@ impl State {
             if nodes <= nodes_max {
                 break;
             }
-            if let Some(slot) = self.domains.get_mut(&token) {
-                nodes -= size(slot);
-                slot.held = None;
+            if let Some(cached) = self.domains.get_mut(&token) {
+                nodes -= size(cached);
+                cached.held = None;
             }
         }
-        self.domains.retain(|_, slot| slot.held.is_some() || Arc::strong_count(&slot.loading) > 1);
+        self.domains.retain(|_, cached| cached.held.is_some() || Arc::strong_count(&cached.loading) > 1);
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         metrics::gauge!(metric_names::CACHE_ENTRIES, "cache" => "locations").set(nodes as f64);
     }
 }
 
-impl Slot {
+impl CachedDomain {
     fn forget(&mut self, now: u64, ids: &[String]) {
         self.changed = now;
         if ids.is_empty() || self.changed_ids.len() + ids.len() > CHANGED_IDS_MAX {
@@ -176,7 +178,7 @@ impl Slot {
 }
 
 impl Trees {
-    /// Nothing is loaded yet.
+    /// A cache without any tree, in front of HQ's database.
     pub fn new(database: Arc<dyn HqDatabase>, options: &CacheOptions) -> Self {
         Self {
             database,
@@ -188,65 +190,72 @@ impl Trees {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TreesState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tree of a domain, brought up to date unless it is held and current, and at least as new as `observed_us_min` on the database's
-    /// clock. If even a tree read now is older than that, it is returned as it is: the caller decides how long to wait.
-    pub async fn places(&self, domain: &Domain, observed_us_min: i64) -> Result<Arc<DomainPlaces>, SourceError> {
+    /// The locations of a domain, read or refreshed unless a current tree is cached that is at least as new as `observed_us_min` on the
+    /// database's clock. If even a tree read now is older than that, it is returned as it is: the caller decides how long to wait.
+    ///
+    /// # Errors
+    /// What reading HQ's database fails with.
+    pub async fn domain_locations(
+        &self,
+        domain: &Domain,
+        observed_us_min: i64,
+    ) -> Result<Arc<DomainLocations>, SourceError> {
         let token = names::token(domain.as_str());
-        let (wanted, loading) = {
+        let (request, loading) = {
             let mut state = self.lock();
-            let wanted = Wanted { came: state.tick(), observed_us_min };
-            if let Some(places) = state.usable(&token, wanted, self.max_age) {
+            let request = TreeRequest { came: state.tick(), observed_us_min };
+            if let Some(locations) = state.usable(&token, request, self.max_age) {
                 metrics::counter!(metric_names::CACHE_HITS_TOTAL, "cache" => "locations").increment(1);
-                return Ok(places);
+                return Ok(locations);
             }
-            (wanted, Arc::clone(&state.domains.entry(token.clone()).or_default().loading))
+            (request, Arc::clone(&state.domains.entry(token.clone()).or_default().loading))
         };
         let _only_one = loading.lock().await;
-        let (load_began, load) = {
+        let (load_began, read) = {
             let mut state = self.lock();
-            if let Some(places) = state.usable(&token, wanted, self.max_age) {
-                return Ok(places);
+            if let Some(locations) = state.usable(&token, request, self.max_age) {
+                return Ok(locations);
             }
-            (state.tick(), state.load(&token, self.max_age, self.whole_max_age))
+            (state.tick(), state.next_read(&token, self.max_age, self.whole_max_age))
         };
         metrics::counter!(metric_names::CACHE_MISSES_TOTAL, "cache" => "locations").increment(1);
-        let refreshed = match load {
-            Load::Whole => None,
-            Load::Changes { held, whole, ids, count } => {
-                self.refresh(domain, held, ids, count).await?.map(|places| (places, whole))
+        let refreshed = match read {
+            TreeRead::Whole => None,
+            TreeRead::Changes { held, whole, ids, count } => {
+                self.refresh(domain, held, ids, count).await?.map(|locations| (locations, whole))
             }
         };
-        let (places, whole) = match refreshed {
-            Some((places, whole)) => (places, Some(whole)),
+        let (locations, whole) = match refreshed {
+            Some((locations, whole)) => (locations, Some(whole)),
             None => {
-                self.let_go(&token);
+                self.drop_tree(&token);
                 (self.read_whole(domain).await?, None)
             }
         };
         let mut state = self.lock();
-        state.put(token, Arc::clone(&places), load_began, whole);
+        state.put(token, Arc::clone(&locations), load_began, whole);
         state.keep_bound(self.nodes_max);
-        Ok(places)
+        Ok(locations)
     }
 
-    fn let_go(&self, token: &str) {
-        if let Some(slot) = self.lock().domains.get_mut(token) {
-            slot.held = None;
+    fn drop_tree(&self, token: &str) {
+        if let Some(cached) = self.lock().domains.get_mut(token) {
+            cached.held = None;
         }
     }
 
-    /// The tree with what changed; `None` where the whole has to be read.
+    /// The tree with its changes; `None` where the whole has to be read.
     async fn refresh(
         &self,
         domain: &Domain,
-        held: Arc<DomainPlaces>,
+        held: Arc<DomainLocations>,
         ids: Vec<String>,
         count: bool,
-    ) -> Result<Option<Arc<DomainPlaces>>, SourceError> {
+    ) -> Result<Option<Arc<DomainLocations>>, SourceError> {
         let tree = held.tree();
         let extent = TreeExtent::Changed {
             since_us: tree.changed_since_us(),
@@ -260,7 +269,7 @@ impl Trees {
         match refresh.finish(observed_us) {
             Ok(tree) => {
                 tracing::debug!(%domain, named = ids.len(), count, "location tree brought up to date");
-                Ok(Some(DomainPlaces::new(tree)))
+                Ok(Some(DomainLocations::new(tree)))
             }
             Err(reason) => {
                 if reason == WholeTreeNeeded::OtherCount {
@@ -272,7 +281,7 @@ impl Trees {
         }
     }
 
-    async fn read_whole(&self, domain: &Domain) -> Result<Arc<DomainPlaces>, SourceError> {
+    async fn read_whole(&self, domain: &Domain) -> Result<Arc<DomainLocations>, SourceError> {
         let trouble = |reason: String| SourceError::Unavailable {
             action: format!("make the location tree of domain {domain}"),
             reason,
@@ -282,21 +291,21 @@ impl Trees {
         let mut take = |row: TreeRow<'_>| builder.take(&row);
         let observed_us = self.database.location_tree(domain.as_str(), TreeExtent::Whole, &mut take).await?;
         // Hundreds of thousands of locations take a while to index.
-        let make = move || DomainPlaces::new(builder.finish(observed_us));
-        let places = tokio::task::spawn_blocking(make).await.map_err(|error| trouble(error.to_string()))?;
-        tracing::debug!(%domain, locations = places.nodes(), "location tree read");
-        Ok(places)
+        let make = move || DomainLocations::new(builder.finish(observed_us));
+        let locations = tokio::task::spawn_blocking(make).await.map_err(|error| trouble(error.to_string()))?;
+        tracing::debug!(%domain, locations = locations.nodes(), "location tree read");
+        Ok(locations)
     }
 
-    /// These locations of the domain changed (unknown which where there are none), or something in any domain where the token is absent.
+    /// Takes note that these locations of the domain changed (without ids: any of them), or, without a domain, any location of any domain.
     pub fn forget(&self, domain_token: Option<&str>, ids: &[String]) {
         let mut state = self.lock();
         let now = state.tick();
         match domain_token {
             None => state.all_changed = now,
             Some(token) => {
-                if let Some(slot) = state.domains.get_mut(token) {
-                    slot.forget(now, ids);
+                if let Some(cached) = state.domains.get_mut(token) {
+                    cached.forget(now, ids);
                 }
             }
         }

@@ -1,11 +1,12 @@
-//! Locations of users as they are remembered. No waiting and no clock here: the time is handed in.
+//! The cache of users' locations. No waiting and no clock here: the time is handed in.
 //!
-//! Two shelves: what is used moves to (or stays on) the new shelf; when that is half of the bound, it becomes the old shelf and what
-//! was on the old one is let go. So the bound holds, and what is used within half a bound of other entries stays.
+//! Two generations: an entry that is used moves to the new generation, or stays there. When the new generation has half as many entries as
+//! the bound, it becomes the old one, and the entries of the old one are dropped. So the bound holds, and an entry that is used again within
+//! half a bound of other entries stays.
 //!
 //! A change of a user is heard of before every copy of the user's document shows it (Elasticsearch is refreshed every few seconds, HQ's own
-//! consumer is behind). So an answer that was read soon after a change is young: it is used, but not kept beyond the time in which
-//! the change must have arrived everywhere.
+//! consumer is behind). So an answer that was read soon after a change may be an old one: it is used, but not kept beyond the time in
+//! which the change must have arrived everywhere.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,13 +14,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Where a user is assigned; `None` where nowhere.
+/// The location that a user is assigned to; `None` for a user without one.
 pub type UserLocation = Option<Arc<str>>;
 
 /// Most changes that are noted while look-ups are under way; beyond, everything counts as changed.
 const NOTED_MAX: usize = 10_000;
 
-struct Entry {
+struct UserEntry {
     domain: Arc<str>,
     location: UserLocation,
     /// When HQ was asked.
@@ -27,7 +28,7 @@ struct Entry {
     until: Instant,
 }
 
-impl Entry {
+impl UserEntry {
     fn is_good(&self, now: Instant, read_since: Option<Instant>) -> bool {
         self.until > now && read_since.is_none_or(|since| self.read >= since)
     }
@@ -35,13 +36,13 @@ impl Entry {
 
 /// Entries by user id; nearly always one domain each.
 #[derive(Default)]
-struct Shelf {
-    users: HashMap<Arc<str>, Vec<Entry>>,
+struct Generation {
+    users: HashMap<Arc<str>, Vec<UserEntry>>,
     entries: usize,
 }
 
-impl Shelf {
-    fn take(&mut self, domain: &str, user_id: &str) -> Option<Entry> {
+impl Generation {
+    fn take(&mut self, domain: &str, user_id: &str) -> Option<UserEntry> {
         let entries = self.users.get_mut(user_id)?;
         let place = entries.iter().position(|entry| &*entry.domain == domain)?;
         let entry = entries.swap_remove(place);
@@ -52,7 +53,7 @@ impl Shelf {
         Some(entry)
     }
 
-    fn put(&mut self, user_id: Arc<str>, entry: Entry) {
+    fn put(&mut self, user_id: Arc<str>, entry: UserEntry) {
         self.users.entry(user_id).or_default().push(entry);
         self.entries += 1;
     }
@@ -77,9 +78,9 @@ pub struct LookUp {
     asked: Instant,
 }
 
-/// Users that changed not long ago, and when. Two shelves again: nothing is remembered for longer than twice the time, nor more than twice
-/// [`NOTED_MAX`]; beyond that, everyone counts as changed.
-struct Changes {
+/// Users that changed not long ago, and when. Two generations again: no change is remembered for longer than twice `settle`, nor more
+/// than twice [`NOTED_MAX`] changes; beyond that, every user counts as changed.
+struct RecentChanges {
     settle: Duration,
     new: HashMap<Arc<str>, Instant>,
     old: HashMap<Arc<str>, Instant>,
@@ -87,7 +88,7 @@ struct Changes {
     everyone: Option<Instant>,
 }
 
-impl Changes {
+impl RecentChanges {
     fn note(&mut self, user_id: &str, now: Instant) {
         if self.settle.is_zero() {
             return;
@@ -107,41 +108,42 @@ impl Changes {
         self.everyone = Some(now);
     }
 
-    /// Until when the user's change may not be seen everywhere; `None` where there was none.
+    /// Until when HQ may still give the answer from before the user's last change; `None` without a recent change.
     fn settled(&self, user_id: &str) -> Option<Instant> {
         let changed = [self.new.get(user_id), self.old.get(user_id), self.everyone.as_ref()];
         changed.into_iter().flatten().max().map(|changed| *changed + self.settle)
     }
 }
 
-/// See the module.
+/// The cache of users' locations, with what invalidates it.
 pub struct UserEntries {
     entries_max: usize,
-    new: Shelf,
-    old: Shelf,
-    /// Counts look-ups and changes.
+    new: Generation,
+    old: Generation,
+    /// Counts look-ups and changes; orders them.
     clock: u64,
     under_way: usize,
     all_changed: u64,
     changed_domains: HashMap<Arc<str>, u64>,
     changed_users: HashMap<Arc<str>, u64>,
-    lately: Changes,
+    recent_changes: RecentChanges,
 }
 
 impl UserEntries {
     /// Remembers at most `entries_max` users. `settle`: how long after a change of a user HQ may still give the old answer.
     pub fn new(entries_max: usize, settle: Duration) -> Self {
-        let lately = Changes { settle, new: HashMap::new(), old: HashMap::new(), turned: None, everyone: None };
+        let recent_changes =
+            RecentChanges { settle, new: HashMap::new(), old: HashMap::new(), turned: None, everyone: None };
         Self {
             entries_max,
-            new: Shelf::default(),
-            old: Shelf::default(),
+            new: Generation::default(),
+            old: Generation::default(),
             clock: 0,
             under_way: 0,
             all_changed: 0,
             changed_domains: HashMap::new(),
             changed_users: HashMap::new(),
-            lately,
+            recent_changes,
         }
     }
 
@@ -150,12 +152,12 @@ impl UserEntries {
         self.new.entries + self.old.entries
     }
 
-    /// Whether none is.
+    /// Whether no user is remembered.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What is remembered of a user; `None` where nothing is, or it is too old, or HQ was asked before `read_since`.
+    /// The remembered location of a user; `None` where none is remembered, or it is too old, or HQ was asked before `read_since`.
     pub fn find(
         &mut self,
         domain: &Arc<str>,
@@ -169,11 +171,11 @@ impl UserEntries {
         }
         let entry = self.old.take(domain, user_id).filter(|entry| entry.is_good(now, read_since))?;
         let location = entry.location.clone();
-        self.shelve(user_id.into(), entry);
+        self.remember(user_id.into(), entry);
         Some(location)
     }
 
-    fn shelve(&mut self, user_id: Arc<str>, entry: Entry) {
+    fn remember(&mut self, user_id: Arc<str>, entry: UserEntry) {
         if self.new.entries + 1 > (self.entries_max / 2).max(1) {
             self.old = std::mem::take(&mut self.new);
         }
@@ -187,7 +189,8 @@ impl UserEntries {
         LookUp { began: self.clock, asked: now }
     }
 
-    /// Remembers an answer, unless the user may have changed since the look-up began; a young one not for longer than it is young.
+    /// Remembers an answer, unless the user may have changed since the look-up began. After a recent change of the user it is remembered only until
+    /// HQ must have seen the change.
     pub fn put(&mut self, look_up: LookUp, domain: &Arc<str>, user_id: &str, location: UserLocation, until: Instant) {
         let since = |at: Option<&u64>| at.is_some_and(|at| *at > look_up.began);
         let changed = self.all_changed > look_up.began
@@ -200,12 +203,12 @@ impl UserEntries {
         self.new.take(domain, user_id);
         self.old.take(domain, user_id);
         let read = look_up.asked;
-        let settled = self.lately.settled(user_id).filter(|settled| *settled > read);
+        let settled = self.recent_changes.settled(user_id).filter(|settled| *settled > read);
         let until = settled.map_or(until, |settled| until.min(settled));
-        self.shelve(user_id.into(), Entry { domain: Arc::clone(domain), location, read, until });
+        self.remember(user_id.into(), UserEntry { domain: Arc::clone(domain), location, read, until });
     }
 
-    /// The look-up is over, whatever came of it.
+    /// Ends a look-up, successful or not.
     pub fn end(&mut self, _look_up: LookUp) {
         self.under_way = self.under_way.saturating_sub(1);
         if self.under_way == 0 {
@@ -214,9 +217,9 @@ impl UserEntries {
         }
     }
 
-    /// A user changed, in whatever domain.
+    /// Takes note that a user changed, in whatever domain.
     pub fn forget_user(&mut self, user_id: &str, now: Instant) {
-        self.lately.note(user_id, now);
+        self.recent_changes.note(user_id, now);
         self.new.remove_user(user_id);
         self.old.remove_user(user_id);
         self.clock += 1;
@@ -230,9 +233,9 @@ impl UserEntries {
         }
     }
 
-    /// Anyone in this domain may have changed.
+    /// Takes note that any user of this domain may have changed.
     pub fn forget_domain(&mut self, domain: &str, now: Instant) {
-        self.lately.note_everyone(now);
+        self.recent_changes.note_everyone(now);
         self.new.remove_domain(domain);
         self.old.remove_domain(domain);
         self.clock += 1;
@@ -246,11 +249,11 @@ impl UserEntries {
         }
     }
 
-    /// Anyone may have changed.
+    /// Takes note that any user may have changed.
     pub fn forget_all(&mut self, now: Instant) {
-        self.lately.note_everyone(now);
-        self.new = Shelf::default();
-        self.old = Shelf::default();
+        self.recent_changes.note_everyone(now);
+        self.new = Generation::default();
+        self.old = Generation::default();
         self.clock += 1;
         self.all_changed = self.clock;
     }
@@ -415,7 +418,7 @@ mod tests {
         for number in 0..NOTED_MAX + 1 {
             fixture.entries.forget_user(&number.to_string(), fixture.now);
         }
-        assert_eq!(fixture.entries.lately.new.len(), NOTED_MAX);
+        assert_eq!(fixture.entries.recent_changes.new.len(), NOTED_MAX);
         fixture.look_up("somebody");
         fixture.pass(3);
         assert!(!fixture.held("somebody"), "with so many changes everyone may have changed");
@@ -425,7 +428,7 @@ mod tests {
         fixture.entries.forget_user("u", fixture.now);
         fixture.pass(3);
         fixture.entries.forget_user("u", fixture.now);
-        assert_eq!((fixture.entries.lately.new.len(), fixture.entries.lately.old.len()), (1, 1));
+        assert_eq!((fixture.entries.recent_changes.new.len(), fixture.entries.recent_changes.old.len()), (1, 1));
     }
 
     #[test]

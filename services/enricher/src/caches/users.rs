@@ -27,7 +27,7 @@ use crate::options::CacheOptions;
 /// Most users in one question.
 const ASKED_MAX: usize = 1_000;
 
-/// See the module.
+/// The cache of users' locations, in front of HQ's user directory.
 pub struct Users {
     directory: Arc<dyn UserDirectory>,
     max_age: Duration,
@@ -37,7 +37,7 @@ pub struct Users {
 }
 
 impl Users {
-    /// Nothing is known yet.
+    /// A cache without any user, in front of HQ's user directory.
     pub fn new(directory: Arc<dyn UserDirectory>, options: &CacheOptions) -> Self {
         let settle = Duration::from_secs(options.user_settle_seconds);
         Self {
@@ -53,8 +53,11 @@ impl Users {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The location of each of these users, who all get an answer. Asks HQ for those only that are not remembered. With each user comes when
-    /// the newest change that wants to know was published, microseconds since 1970.
+    /// The location of each of these users; every one of them gets an answer. HQ is asked only for those that are not remembered. `wanted` has,
+    /// for each user, the time at which the newest of the records that need the location was published, in microseconds since 1970.
+    ///
+    /// # Errors
+    /// What asking HQ's user directory fails with.
     pub async fn locations(
         &self,
         domain: &Domain,
@@ -66,11 +69,13 @@ impl Users {
         {
             let (now, now_us, mut entries) = (Instant::now(), Utc::now().timestamp_micros(), self.lock());
             for (user_id, published_us) in wanted {
-                let published = young(*published_us, now_us, self.settle).and_then(|age| now.checked_sub(age));
+                let published = recent_age(*published_us, now_us, self.settle).and_then(|age| now.checked_sub(age));
                 match entries.find(&key, user_id, now, published) {
                     Some(location) => drop(locations.insert((*user_id).to_owned(), location)),
-                    None => missing
-                        .push(Asked { user_id: (*user_id).to_owned(), settled: published.map(|at| at + self.settle) }),
+                    None => missing.push(MissingUser {
+                        user_id: (*user_id).to_owned(),
+                        settled: published.map(|at| at + self.settle),
+                    }),
                 }
             }
         }
@@ -86,7 +91,7 @@ impl Users {
         &self,
         domain: &Domain,
         key: &Arc<str>,
-        asked: &[Asked],
+        asked: &[MissingUser],
         locations: &mut HashMap<String, UserLocation>,
     ) -> Result<(), SourceError> {
         let look_up = UnderWay { users: self, look_up: self.lock().begin(Instant::now()) };
@@ -94,7 +99,7 @@ impl Users {
         let mut answers = self.directory.locations(domain.as_str(), &user_ids).await?;
         let now = Instant::now();
         let mut entries = self.lock();
-        for Asked { user_id, settled } in asked {
+        for MissingUser { user_id, settled } in asked {
             let location: UserLocation =
                 answers.remove(user_id).flatten().filter(|location| !location.is_empty()).map(Into::into);
             let max_age = if location.is_some() { self.max_age } else { self.max_age_without_location };
@@ -107,7 +112,7 @@ impl Users {
         Ok(())
     }
 
-    /// These users changed (in whatever domain); without ids, everyone of the domain, or everyone at all.
+    /// Takes note that these users changed (in whatever domain); without ids, every user of the domain; without a domain too, every user.
     pub fn forget(&self, domain_token: Option<&str>, user_ids: &[String]) {
         let (now, mut entries) = (Instant::now(), self.lock());
         match (domain_token, user_ids) {
@@ -119,14 +124,15 @@ impl Users {
 }
 
 /// A user that HQ has to be asked for.
-struct Asked {
+struct MissingUser {
     user_id: String,
-    /// Until when the answer may be an old one; `None` where it cannot.
+    /// Until when HQ may still give an old answer; `None` where it does not.
     settled: Option<Instant>,
 }
 
-/// The age of a change, if it is so young that its user's document may have changed with it. Clocks differ: a change of the future is of now.
-fn young(published_us: i64, now_us: i64, settle: Duration) -> Option<Duration> {
+/// The age of a change that was published less than `settle` ago, so that its user may have changed with it. As clocks differ, a time of
+/// publication in the future counts as now.
+fn recent_age(published_us: i64, now_us: i64, settle: Duration) -> Option<Duration> {
     let age = Duration::from_micros(u64::try_from(now_us.saturating_sub(published_us)).unwrap_or(0));
     (age < settle).then_some(age)
 }

@@ -5,56 +5,39 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
-use chrono::{NaiveDate, Utc};
-use lake_proto::queue::v1::{Quarantined, Record, RecordBatch};
+use chrono::NaiveDate;
+use lake_proto::queue::v1::{Record, RecordBatch};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Domain, Kind};
 use lake_shared::names;
+use lake_shared::quarantine::{DocumentIdentity, QuarantineEntry, Reason, Stage};
 use lake_shared::queue::Message;
 use serde_json::{Map, Value};
 
 use crate::caches::user_entries::UserLocation;
 use crate::document;
 use crate::flatten::{self, CaseJson};
+use crate::location_columns::DomainLocations;
 use crate::month;
 use crate::options::EnricherOptions;
-use crate::place::DomainPlaces;
 use crate::rows::message::{self, Header, Oversized};
 use crate::rows::{Row, RowsBuilder, Table};
 use crate::transform::Transforms;
 
-/// Why something is in quarantine; stable codes.
-pub mod reason {
-    /// A message that is no batch of records.
-    pub const RECORD_BATCH_MALFORMED: &str = "record_batch_malformed";
-    /// A document that is not a JSON object.
-    pub const DOCUMENT_MALFORMED: &str = "document_malformed";
-    /// A record without a type.
-    pub const RECORD_TYPE_MISSING: &str = "record_type_missing";
-    /// A row that is larger than a message may be.
-    pub const RECORD_TOO_LARGE: &str = "record_too_large";
-    /// A tombstone that is larger than a message may be.
-    pub const TOMBSTONE_TOO_LARGE: &str = "tombstone_too_large";
-    /// More cells than `columns_max`.
-    pub const RECORD_TOO_WIDE: &str = "record_too_wide";
-    /// A bug: making rows of the message failed.
-    pub const ENRICHER_FAILED: &str = "enricher_failed";
-}
-
-/// A message of records, its documents parsed.
-pub struct Opened {
+/// A message of records whose documents are parsed.
+pub struct ParsedBatch {
     batch: Arc<RecordBatch>,
     kind: Kind,
-    /// Project space.
+    /// Project space of all its records.
     pub domain: Domain,
     document_type: Option<DocumentType>,
-    records: Vec<OpenedRecord>,
-    refused: Vec<Quarantined>,
+    records: Vec<ParsedRecord>,
+    quarantined: Vec<QuarantineEntry>,
 }
 
-struct OpenedRecord {
-    /// Which record of the batch it is.
-    place: usize,
+struct ParsedRecord {
+    /// Index of the record in the batch.
+    index: usize,
     document: Map<String, Value>,
     month: Option<NaiveDate>,
     user_id: Option<String>,
@@ -62,59 +45,67 @@ struct OpenedRecord {
     owner_id: Option<String>,
 }
 
-/// What comes of a message.
+/// What is published for one message of records.
 #[derive(Debug, Default)]
-pub struct Made {
-    /// To be queued.
+pub struct RowMessages {
+    /// Messages of rows and tombstones, for the stream of rows.
     pub messages: Vec<Message>,
-    /// To be put aside.
-    pub refused: Vec<Quarantined>,
-    /// Rows in the messages.
+    /// Records and tombstones that cannot be passed on, for the stream of quarantine.
+    pub quarantined: Vec<QuarantineEntry>,
+    /// Number of rows in the messages.
     pub rows: usize,
 }
 
-/// What HQ says about the place of the rows.
-pub struct Surroundings {
-    /// The domain's locations.
-    pub places: Arc<DomainPlaces>,
-    /// Location of each user.
+/// What HQ says about the locations of the rows.
+pub struct EnrichmentContext {
+    /// Location tree of the project space.
+    pub locations: Arc<DomainLocations>,
+    /// Location of each user who is named by a record.
     pub user_locations: HashMap<String, UserLocation>,
 }
 
-/// Parses the documents of a batch, as far as these options show them. Those that cannot be used are put aside, the others go on.
-pub fn open(batch: Arc<RecordBatch>, kind: Kind, options: &EnricherOptions) -> Opened {
+/// Parses the documents of a batch, as far as these options show them. Those that cannot be parsed go to quarantine, the others go on.
+pub fn parse(batch: Arc<RecordBatch>, kind: Kind, options: &EnricherOptions) -> ParsedBatch {
     // A rule may copy or rename anything, so it gets the whole document.
-    let without_copies = kind == Kind::Case && options.case_json != CaseJson::All && options.transforms.is_empty();
-    let parse = if without_copies { document::parse_case_without_copies } else { document::parse };
+    let without_copies = match kind {
+        Kind::Case => options.case_json != CaseJson::All && options.transforms.is_empty(),
+        Kind::Form | Kind::Location => false,
+    };
+    let parse_document = if without_copies { document::parse_case_without_copies } else { document::parse };
     let document_type = match (&batch.r#type, kind) {
         (Some(name), _) => Some(DocumentType::from(name.as_str())),
         (None, Kind::Location) if !batch.records.is_empty() => Some(DocumentType::location()),
         (None, _) => None,
     };
-    let (mut records, mut refused) = (Vec::with_capacity(batch.records.len()), Vec::new());
-    for (place, record) in batch.records.iter().enumerate() {
+    let (mut records, mut quarantined) = (Vec::with_capacity(batch.records.len()), Vec::new());
+    for (index, record) in batch.records.iter().enumerate() {
         if document_type.is_none() {
             let detail = "record has no type, so it has no table; fetch it again".to_owned();
-            refused.push(quarantined(&batch, record, reason::RECORD_TYPE_MISSING, detail));
+            quarantined.push(quarantine_entry(&batch, record, Reason::RecordTypeMissing, detail));
             continue;
         }
-        match parse(&record.document) {
-            Ok(document) => records.push(OpenedRecord {
-                place,
+        match parse_document(&record.document) {
+            Ok(document) => records.push(ParsedRecord {
+                index,
                 month: month::month(kind, &document),
                 user_id: month::user_id(kind, &document).map(str::to_owned),
                 owner_id: month::owner_id(kind, &document).map(str::to_owned),
                 document,
             }),
             Err(error) => {
-                refused.push(quarantined(&batch, record, reason::DOCUMENT_MALFORMED, Chain(&error).to_string()));
+                quarantined.push(quarantine_entry(
+                    &batch,
+                    record,
+                    Reason::DocumentMalformed,
+                    Chain(&error).to_string(),
+                ));
             }
         }
     }
-    Opened { domain: batch.domain.as_str().into(), batch, kind, document_type, records, refused }
+    ParsedBatch { domain: batch.domain.as_str().into(), batch, kind, document_type, records, quarantined }
 }
 
-impl Opened {
+impl ParsedBatch {
     /// Whether HQ has to be asked at all.
     pub fn has_rows(&self) -> bool {
         !self.records.is_empty()
@@ -126,7 +117,7 @@ impl Opened {
         let mut users = BTreeMap::new();
         for record in &self.records {
             if let Some(user_id) = record.user_id.as_deref() {
-                let lineage = self.batch.records[record.place].lineage.as_ref();
+                let lineage = self.batch.records[record.index].lineage.as_ref();
                 let published_us = lineage.map_or(0, |lineage| lineage.published_us);
                 let newest = users.entry(user_id).or_insert(published_us);
                 *newest = published_us.max(*newest);
@@ -137,21 +128,26 @@ impl Opened {
 
     /// How new the location tree must be, in microseconds of the database's clock: rows of locations show it as it was when they were read.
     pub fn tree_observed_us_min(&self) -> i64 {
-        if self.kind != Kind::Location {
-            return i64::MIN;
+        let observed_us = self.records.iter().map(|record| self.batch.records[record.index].observed_us);
+        match self.kind {
+            Kind::Location => observed_us.max().unwrap_or(i64::MIN),
+            Kind::Case | Kind::Form => i64::MIN,
         }
-        self.records.iter().map(|record| self.batch.records[record.place].observed_us).max().unwrap_or(i64::MIN)
     }
 
-    /// Makes the rows and their messages. `delivery_id` makes the messages recognisable when they are queued twice.
-    pub fn make(
+    /// Makes the rows and their messages, none larger than `size_max` bytes. `delivery_id` makes the messages recognisable when they are
+    /// queued twice. Without a context, only the tombstones are passed on.
+    ///
+    /// # Errors
+    /// Where Arrow refuses to build or to encode a batch, which is a bug.
+    pub fn into_row_messages(
         mut self,
-        surroundings: Option<&Surroundings>,
+        context: Option<&EnrichmentContext>,
         options: &EnricherOptions,
         delivery_id: &str,
         size_max: usize,
-    ) -> Result<Made, ArrowError> {
-        let mut maker = Maker {
+    ) -> Result<RowMessages, ArrowError> {
+        let mut messages = MessageBuilder {
             subject: names::rows_subject(&self.domain, self.kind, self.document_type.as_ref()),
             header: Header {
                 domain: self.batch.domain.clone(),
@@ -160,54 +156,59 @@ impl Opened {
             },
             delivery_id,
             size_max,
-            made: Made { refused: std::mem::take(&mut self.refused), ..Made::default() },
+            finished: RowMessages { quarantined: std::mem::take(&mut self.quarantined), ..RowMessages::default() },
         };
-        if let (Some(document_type), Some(surroundings)) = (self.document_type.clone(), surroundings) {
+        if let (Some(document_type), Some(context)) = (self.document_type.clone(), context) {
             let table = Table {
                 domain: self.domain.clone(),
                 kind: self.kind,
                 document_type,
-                places: Arc::clone(&surroundings.places),
+                locations: Arc::clone(&context.locations),
                 case_json: options.case_json,
             };
-            self.make_rows(&table, surroundings, options, &mut maker)?;
+            self.add_records(&table, context, options, &mut messages)?;
         }
-        maker.add_tombstones(&self.batch)?;
-        Ok(maker.made)
+        messages.add_tombstones(&self.batch)?;
+        Ok(messages.finished)
     }
 
-    fn make_rows(
+    fn add_records(
         &mut self,
         table: &Table,
-        surroundings: &Surroundings,
+        context: &EnrichmentContext,
         options: &EnricherOptions,
-        maker: &mut Maker<'_>,
+        messages: &mut MessageBuilder<'_>,
     ) -> Result<(), ArrowError> {
         let transforms = Transforms::of_table(&options.transforms, &table.domain, table.kind, &table.document_type);
         let mut builder = RowsBuilder::new(table);
-        let mut places = Vec::new();
+        let mut record_indexes = Vec::new();
         // Taken one by one, so that a document is gone when its row is there.
-        for mut opened in self.records.drain(..) {
-            let record = &self.batch.records[opened.place];
-            transforms.apply(&mut opened.document);
-            let cells = flatten::cells_max(&opened.document);
+        for mut parsed in self.records.drain(..) {
+            let record = &self.batch.records[parsed.index];
+            transforms.apply(&mut parsed.document);
+            let cells = flatten::cells_max(&parsed.document);
             if cells > options.columns_max {
                 let detail = format!(
                     "{cells} cells are more than columns_max = {}; raise it, or drop fields by a transform",
                     options.columns_max
                 );
-                maker.made.refused.push(quarantined(&self.batch, record, reason::RECORD_TOO_WIDE, detail));
+                messages.finished.quarantined.push(quarantine_entry(
+                    &self.batch,
+                    record,
+                    Reason::RecordTooWide,
+                    detail,
+                ));
                 continue;
             }
             if builder.is_full(options.columns_max) {
                 let full = std::mem::replace(&mut builder, RowsBuilder::new(table));
-                maker.add_rows(&self.batch, full, &std::mem::take(&mut places))?;
+                messages.add_rows(&self.batch, full, &std::mem::take(&mut record_indexes))?;
             }
             let location_id = match table.kind {
                 Kind::Location => Some(record.id.as_str()),
                 Kind::Case | Kind::Form => {
-                    let of_user = opened.user_id.and_then(|user| surroundings.user_locations.get(&user)?.as_deref());
-                    surroundings.places.first_known([of_user, opened.owner_id.as_deref()])
+                    let of_user = parsed.user_id.and_then(|user| context.user_locations.get(&user)?.as_deref());
+                    context.locations.first_known([of_user, parsed.owner_id.as_deref()])
                 }
             };
             builder.push(&Row {
@@ -215,41 +216,46 @@ impl Opened {
                 version_us: record.version_us,
                 observed_us: record.observed_us,
                 lineage: record.lineage.as_ref(),
-                month: opened.month,
+                month: parsed.month,
                 location_id,
-                document: &opened.document,
+                document: &parsed.document,
             });
-            places.push(opened.place);
+            record_indexes.push(parsed.index);
         }
-        maker.add_rows(&self.batch, builder, &places)
+        messages.add_rows(&self.batch, builder, &record_indexes)
     }
 }
 
-/// Gathers the messages.
-struct Maker<'a> {
+/// Gathers the messages that come of one batch.
+struct MessageBuilder<'a> {
     subject: String,
     header: Header,
     delivery_id: &'a str,
     size_max: usize,
-    made: Made,
+    finished: RowMessages,
 }
 
-impl Maker<'_> {
-    /// `places`: which record of the batch each row is.
-    fn add_rows(&mut self, batch: &RecordBatch, builder: RowsBuilder<'_>, places: &[usize]) -> Result<(), ArrowError> {
+impl MessageBuilder<'_> {
+    /// `record_indexes`: for each row, the index of its record in the batch.
+    fn add_rows(
+        &mut self,
+        batch: &RecordBatch,
+        builder: RowsBuilder<'_>,
+        record_indexes: &[usize],
+    ) -> Result<(), ArrowError> {
         if builder.rows() == 0 {
             return Ok(());
         }
         let rows = builder.finish()?;
         let (parts, oversized) = message::split(&self.header, Some(&rows), &[], self.size_max)?;
         for part in parts {
-            self.made.rows += part.rows.len();
+            self.finished.rows += part.rows.len();
             self.add_message(part.payload);
         }
-        for Oversized { place, size, .. } in oversized {
+        for Oversized { index, size, .. } in oversized {
             let detail = format!("row needs a message of {size} bytes, the queue takes {}", self.size_max);
-            let record = &batch.records[places[place]];
-            self.made.refused.push(quarantined(batch, record, reason::RECORD_TOO_LARGE, detail));
+            let record = &batch.records[record_indexes[index]];
+            self.finished.quarantined.push(quarantine_entry(batch, record, Reason::RecordTooLarge, detail));
         }
         Ok(())
     }
@@ -258,15 +264,13 @@ impl Maker<'_> {
     fn add_tombstones(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         let (parts, oversized) = message::split(&self.header, None, &batch.tombstones, self.size_max)?;
         parts.into_iter().for_each(|part| self.add_message(part.payload));
-        for Oversized { place, size, .. } in oversized {
-            let tombstone = &batch.tombstones[place];
-            self.made.refused.push(Quarantined {
-                reason: reason::TOMBSTONE_TOO_LARGE.into(),
-                detail: format!("tombstone needs a message of {size} bytes, the queue takes {}", self.size_max),
-                id: tombstone.id.clone(),
-                lineage: tombstone.lineage.clone(),
-                ..of_batch(batch)
-            });
+        for Oversized { index, size, .. } in oversized {
+            let tombstone = &batch.tombstones[index];
+            let detail = format!("tombstone needs a message of {size} bytes, the queue takes {}", self.size_max);
+            let entry = QuarantineEntry::new(Stage::Enricher, Reason::TombstoneTooLarge, detail)
+                .document(identity(batch, &tombstone.id))
+                .lineage(tombstone.lineage.clone());
+            self.finished.quarantined.push(entry);
         }
         Ok(())
     }
@@ -276,46 +280,45 @@ impl Maker<'_> {
         // (configuration, locations, size limit) between two tries.
         let mut hasher = DefaultHasher::new();
         hasher.write(&payload);
-        let part = self.made.messages.len();
+        let part = self.finished.messages.len();
         let dedupe_id = format!("rows-{}-{part}-{:016x}", self.delivery_id, hasher.finish());
-        self.made.messages.push(Message { subject: self.subject.clone(), payload, dedupe_id });
+        self.finished.messages.push(Message { subject: self.subject.clone(), payload, dedupe_id });
     }
 }
 
-/// Puts every record of a batch aside and lets its tombstones go on: for a batch that makes the enricher itself fail.
-pub fn refuse_all(
+/// Quarantines every record of a batch and lets its tombstones go on: for a batch that makes the enricher itself fail.
+///
+/// # Errors
+/// Where Arrow refuses to encode the tombstones' messages, which is a bug.
+pub fn quarantine_all_records(
     batch: &Arc<RecordBatch>,
     kind: Kind,
     detail: &str,
     delivery_id: &str,
     size_max: usize,
-) -> Result<Made, ArrowError> {
+) -> Result<RowMessages, ArrowError> {
     let tombstones = RecordBatch { records: Vec::new(), ..RecordBatch::clone(batch) };
     let options = EnricherOptions::default();
-    let mut made = open(Arc::new(tombstones), kind, &options).make(None, &options, delivery_id, size_max)?;
-    let refused =
-        batch.records.iter().map(|record| quarantined(batch, record, reason::ENRICHER_FAILED, detail.to_owned()));
-    made.refused.extend(refused);
-    Ok(made)
+    let mut row_messages =
+        parse(Arc::new(tombstones), kind, &options).into_row_messages(None, &options, delivery_id, size_max)?;
+    let entries =
+        batch.records.iter().map(|record| quarantine_entry(batch, record, Reason::EnricherFailed, detail.to_owned()));
+    row_messages.quarantined.extend(entries);
+    Ok(row_messages)
 }
 
-fn quarantined(batch: &RecordBatch, record: &Record, reason: &str, detail: String) -> Quarantined {
-    Quarantined {
-        reason: reason.into(),
-        detail,
-        id: record.id.clone(),
-        payload: record.document.clone(),
-        lineage: record.lineage.clone(),
-        ..of_batch(batch)
-    }
+fn quarantine_entry(batch: &RecordBatch, record: &Record, reason: Reason, detail: String) -> QuarantineEntry {
+    QuarantineEntry::new(Stage::Enricher, reason, detail)
+        .document(identity(batch, &record.id))
+        .lineage(record.lineage.clone())
+        .payload(record.document.clone())
 }
 
-fn of_batch(batch: &RecordBatch) -> Quarantined {
-    Quarantined {
+fn identity(batch: &RecordBatch, id: &str) -> DocumentIdentity {
+    DocumentIdentity {
         domain: batch.domain.clone(),
-        kind: batch.kind,
-        r#type: batch.r#type.clone().unwrap_or_default(),
-        quarantined_us: Utc::now().timestamp_micros(),
-        ..Quarantined::default()
+        kind: Kind::from_proto(batch.kind),
+        document_type: batch.r#type.clone().unwrap_or_default(),
+        id: id.to_owned(),
     }
 }

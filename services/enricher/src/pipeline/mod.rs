@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::delivery::{Enricher, Outcome};
+use self::delivery::{Enricher, MessageOutcome};
 use crate::caches::Caches;
 use crate::metric_names;
 use crate::options::EnricherOptions;
@@ -27,7 +27,10 @@ pub mod enrich;
 /// All enrichers together are one consumer.
 pub const DURABLE_NAME: &str = "enricher";
 
-/// Runs until `shutdown`, or until the queue is closed. An error means that the options cannot be used.
+/// Runs until `shutdown`, or until the queue is closed.
+///
+/// # Errors
+/// Where the options are not valid; the error names the key.
 pub async fn run(
     queue: Arc<dyn Queue>,
     hq: Hq,
@@ -100,7 +103,7 @@ async fn pull(enricher: Arc<Enricher>, mut consumer: Box<dyn Consumer>) {
         let size = u32::try_from(delivery.payload.len().clamp(1, held_bytes_max)).unwrap_or(u32::MAX);
         let wait = enricher.shutdown.run_until_cancelled(Arc::clone(&room).acquire_many_owned(size));
         match while_in_progress(&*delivery.receipt, enricher.options.acknowledge_within(), wait).await {
-            Some(Ok(place)) => drop(held.spawn(handle(Arc::clone(&enricher), delivery, place))),
+            Some(Ok(permit)) => drop(held.spawn(handle(Arc::clone(&enricher), delivery, permit))),
             _ => give_back(delivery.receipt).await,
         }
     }
@@ -125,12 +128,12 @@ async fn handle(enricher: Arc<Enricher>, delivery: Delivery, _room: OwnedSemapho
     }
     let work = enricher.work(&subject, &payload, &id);
     match while_in_progress(&*receipt, enricher.options.acknowledge_within(), work).await {
-        Outcome::Safe => {
+        MessageOutcome::Safe => {
             if let Err(error) = receipt.acknowledge().await {
                 tracing::warn!(%error, subject, id, "records cannot be acknowledged; they will come again, which does no harm");
             }
         }
-        Outcome::Stopped => give_back(receipt).await,
+        MessageOutcome::Stopped => give_back(receipt).await,
     }
     in_flight.decrement(1);
 }

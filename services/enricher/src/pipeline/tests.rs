@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use lake_proto::queue::v1::{Invalidation, Record, RecordBatch, Tombstone};
+use lake_shared::quarantine::Reason;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::wire;
 use serde_json::{Value, json};
 
 use self::lake::{Lake, PATIENCE, StrictQueue, assign_user, column, district, fake_hq, safe};
-use super::enrich::{self, reason};
+use super::enrich;
 use super::*;
 
 mod lake;
@@ -122,7 +123,7 @@ async fn garbage_goes_to_quarantine_and_the_rest_goes_on() {
     safe(lake.publish(Bytes::from_static(b"garbage"))).await;
     let (subject, entry) = lake.quarantined().await;
     assert_eq!(subject, "lake.quarantine.enricher");
-    assert_eq!((entry.reason.as_str(), &entry.payload[..]), (reason::RECORD_BATCH_MALFORMED, &b"garbage"[..]));
+    assert_eq!((entry.reason.as_str(), &entry.payload[..]), (Reason::RecordBatchMalformed.code(), &b"garbage"[..]));
     safe(lake.publish(wire::encode(&RecordBatch { kind: 77, ..cases(Vec::new()) }))).await;
     assert!(lake.quarantined().await.1.detail.contains("77"));
 
@@ -131,18 +132,18 @@ async fn garbage_goes_to_quarantine_and_the_rest_goes_on() {
     let records =
         vec![broken("bad1", b"{\"a\":"), record("good", json!({"a": "x"})), broken("bad2", b"[]"), broken("bad3", b"")];
     assert_eq!(lake.column(&cases(records), "/a").await, [some("good", "x")]);
-    let mut put_aside = Vec::new();
+    let mut quarantined_ids = Vec::new();
     for _ in 0..3 {
         let (_, entry) = lake.quarantined().await;
         assert_eq!((entry.domain.as_str(), entry.r#type.as_str()), ("demo", "person"));
-        assert_eq!(entry.reason, reason::DOCUMENT_MALFORMED);
-        put_aside.push(entry.id);
+        assert_eq!(entry.reason, Reason::DocumentMalformed.code());
+        quarantined_ids.push(entry.id);
     }
-    put_aside.sort();
-    assert_eq!(put_aside, ["bad1", "bad2", "bad3"]);
+    quarantined_ids.sort();
+    assert_eq!(quarantined_ids, ["bad1", "bad2", "bad3"]);
     let untyped = RecordBatch { r#type: None, ..cases(vec![record("c", json!({}))]) };
     safe(lake.publish(wire::encode(&untyped))).await;
-    assert_eq!(lake.quarantined().await.1.reason, reason::RECORD_TYPE_MISSING);
+    assert_eq!(lake.quarantined().await.1.reason, Reason::RecordTypeMissing.code());
 }
 
 /// Text that cannot be compressed.
@@ -155,7 +156,7 @@ fn noise(length: usize) -> String {
 }
 
 #[tokio::test]
-async fn records_that_are_too_large_or_too_wide_are_put_aside_with_their_size() {
+async fn records_that_are_too_large_or_too_wide_go_to_quarantine_with_their_size() {
     let options =
         EnricherOptions { columns_max: 100, case_json: crate::flatten::CaseJson::All, ..EnricherOptions::default() };
     let mut lake = Lake::start_with(options, |queue| queue).await;
@@ -167,19 +168,22 @@ async fn records_that_are_too_large_or_too_wide_are_put_aside_with_their_size() 
     let mut batch = cases(vec![record("wide", wide), record("c", json!({"text": "x"}))]);
     assert_eq!(lake.column(&batch, "/text").await, [some("c", "x")]);
     let (_, entry) = lake.quarantined().await;
-    assert_eq!((entry.reason.as_str(), entry.id.as_str()), (reason::RECORD_TOO_WIDE, "wide"));
+    assert_eq!((entry.reason.as_str(), entry.id.as_str()), (Reason::RecordTooWide.code(), "wide"));
     assert!(entry.detail.contains("101"));
     // The queue itself would not take the record; ask the code that comes after it.
     batch.records = vec![record("large", large)];
     let kind = lake_shared::identity::Kind::Case;
-    let places = crate::place::DomainPlaces::new(lake_hq::locations::LocationTree::default());
-    let surroundings = enrich::Surroundings { places, user_locations: HashMap::new() };
-    let made = enrich::open(Arc::new(batch), kind, &EnricherOptions::default())
-        .make(Some(&surroundings), &EnricherOptions::default(), "7", 20_000)
+    let locations = crate::location_columns::DomainLocations::new(lake_hq::locations::LocationTree::default());
+    let context = enrich::EnrichmentContext { locations, user_locations: HashMap::new() };
+    let made = enrich::parse(Arc::new(batch), kind, &EnricherOptions::default())
+        .into_row_messages(Some(&context), &EnricherOptions::default(), "7", 20_000)
         .unwrap();
-    assert_eq!((made.messages.len(), made.rows, made.refused.len()), (0, 0, 1));
-    assert_eq!((made.refused[0].reason.as_str(), made.refused[0].id.as_str()), (reason::RECORD_TOO_LARGE, "large"));
-    assert!(made.refused[0].detail.contains("20000"), "{}", made.refused[0].detail);
+    assert_eq!((made.messages.len(), made.rows, made.quarantined.len()), (0, 0, 1));
+    assert_eq!(
+        (made.quarantined[0].reason, made.quarantined[0].document.id.as_str()),
+        (Reason::RecordTooLarge, "large")
+    );
+    assert!(made.quarantined[0].detail.contains("20000"), "{}", made.quarantined[0].detail);
 }
 
 #[tokio::test]
@@ -292,19 +296,20 @@ fn a_batch_that_makes_the_enricher_fail_is_refused_but_its_tombstones_go_on() {
     let mut batch = cases(vec![record("c", json!({}))]);
     batch.tombstones = vec![Tombstone { id: "t".into(), ..Tombstone::default() }];
     let made =
-        enrich::refuse_all(&Arc::new(batch), lake_shared::identity::Kind::Case, "panicked", "7", 10_000).unwrap();
-    assert_eq!((made.messages.len(), made.refused.len()), (1, 1));
-    assert_eq!((made.refused[0].reason.as_str(), made.refused[0].payload.len()), (reason::ENRICHER_FAILED, 2));
+        enrich::quarantine_all_records(&Arc::new(batch), lake_shared::identity::Kind::Case, "panicked", "7", 10_000)
+            .unwrap();
+    assert_eq!((made.messages.len(), made.quarantined.len()), (1, 1));
+    assert_eq!((made.quarantined[0].reason, made.quarantined[0].payload.len()), (Reason::EnricherFailed, 2));
 }
 
 #[test]
 fn a_message_made_again_has_the_same_name_and_another_content_another() {
     let made = |district: &str| {
         let batch = Arc::new(cases(vec![record("c", json!({ "district": district }))]));
-        let places = crate::place::DomainPlaces::new(lake_hq::locations::LocationTree::default());
-        let surroundings = enrich::Surroundings { places, user_locations: HashMap::new() };
-        let opened = enrich::open(batch, lake_shared::identity::Kind::Case, &EnricherOptions::default());
-        let made = opened.make(Some(&surroundings), &EnricherOptions::default(), "7", 10_000).unwrap();
+        let locations = crate::location_columns::DomainLocations::new(lake_hq::locations::LocationTree::default());
+        let context = enrich::EnrichmentContext { locations, user_locations: HashMap::new() };
+        let parsed = enrich::parse(batch, lake_shared::identity::Kind::Case, &EnricherOptions::default());
+        let made = parsed.into_row_messages(Some(&context), &EnricherOptions::default(), "7", 10_000).unwrap();
         made.messages[0].dedupe_id.clone()
     };
     assert!(made("a").starts_with("rows-7-0-"));

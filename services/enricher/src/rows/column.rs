@@ -42,15 +42,15 @@ enum Values {
         bytes: Vec<u8>,
         offsets: Vec<i32>,
     },
-    /// Timestamps and longs.
+    /// Values of timestamps and longs.
     Long(Vec<i64>),
-    /// Dates and ints.
+    /// Values of dates and ints.
     Int(Vec<i32>),
     Boolean(BooleanBufferBuilder),
     Double(Vec<f64>),
 }
 
-/// See the module.
+/// A column to which cells are added row by row.
 pub(super) struct Column {
     column_type: ColumnType,
     values: Values,

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use lake_proto::queue::v1::{RowBatch, Tombstone};
 use lake_shared::wire;
 
-/// What the messages are about.
+/// What all messages of a batch say of its table.
 #[derive(Clone, Debug, Default)]
 pub struct Header {
-    /// Project space.
+    /// Project space of the rows.
     pub domain: String,
     /// Number of the kind in queue messages.
     pub kind: i32,
@@ -25,7 +25,7 @@ pub struct Header {
 /// A message that fits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
-    /// Encoded [`RowBatch`].
+    /// A [`RowBatch`] as it is queued.
     pub payload: Bytes,
     /// Which rows of the batch are in it.
     pub rows: Range<usize>,
@@ -36,15 +36,19 @@ pub struct Part {
 /// A single row or tombstone that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oversized {
-    /// Its row in the batch, or the tombstone's number.
-    pub place: usize,
+    /// Index of the row in the batch, or of the tombstone among the tombstones.
+    pub index: usize,
     /// Whether it is a tombstone.
     pub is_tombstone: bool,
     /// Bytes of the message that it would be.
     pub size: usize,
 }
 
-/// All parts of a batch, in the order of its rows, none larger than `size_max`, and what fits nowhere.
+/// Splits a batch into parts, in the order of its rows, none larger than `size_max` bytes, and the rows and tombstones that are too large
+/// even alone.
+///
+/// # Errors
+/// Where Arrow refuses to encode the rows, which is a bug.
 pub fn split(
     header: &Header,
     batch: Option<&RecordBatch>,
@@ -74,8 +78,8 @@ pub fn split(
             parts.push(Part { payload, rows, tombstones: dead });
         } else if rows.len() + dead.len() == 1 {
             let is_tombstone = rows.is_empty();
-            let place = if is_tombstone { dead.start } else { rows.start };
-            oversized.push(Oversized { place, is_tombstone, size: payload.len() });
+            let index = if is_tombstone { dead.start } else { rows.start };
+            oversized.push(Oversized { index, is_tombstone, size: payload.len() });
         } else {
             let (first, second) = halves(rows, dead);
             rest.push(second);
@@ -98,6 +102,9 @@ fn halves(rows: Range<usize>, dead: Range<usize>) -> (Ranges, Ranges) {
 }
 
 /// One Arrow IPC stream with this batch.
+///
+/// # Errors
+/// Where Arrow refuses to encode the rows, which is a bug.
 pub fn ipc_bytes(batch: &RecordBatch) -> Result<Bytes, ArrowError> {
     // The default alignment of 64 bytes would cost 150 bytes per column and message.
     let options = IpcWriteOptions::try_new(8, false, MetadataVersion::V5)?;
@@ -107,6 +114,9 @@ pub fn ipc_bytes(batch: &RecordBatch) -> Result<Bytes, ArrowError> {
 }
 
 /// The batches of an Arrow IPC stream.
+///
+/// # Errors
+/// Where the bytes are not an Arrow IPC stream.
 pub fn read_ipc(ipc: &[u8]) -> Result<Vec<RecordBatch>, ArrowError> {
     StreamReader::try_new(ipc, None)?.collect()
 }

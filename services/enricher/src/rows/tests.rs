@@ -14,7 +14,7 @@ use serde_json::json;
 use super::message::{Header, ipc_bytes, read_ipc, split};
 use super::*;
 
-fn places(types: &[&str]) -> Arc<DomainPlaces> {
+fn locations(types: &[&str]) -> Arc<DomainLocations> {
     let rows = (0_i64..).zip(types).map(|(number, type_name)| LocationRow {
         id: number,
         location_id: format!("l{number}"),
@@ -26,7 +26,7 @@ fn places(types: &[&str]) -> Arc<DomainPlaces> {
         parent_id: number.checked_sub(1),
         ..LocationRow::default()
     });
-    DomainPlaces::new(LocationTree::from_rows(LocationRows { observed_us: 1, rows: rows.collect() }))
+    DomainLocations::new(LocationTree::from_rows(LocationRows { observed_us: 1, rows: rows.collect() }))
 }
 
 fn table(kind: Kind, types: &[&str]) -> Table {
@@ -34,7 +34,7 @@ fn table(kind: Kind, types: &[&str]) -> Table {
         domain: "demo".into(),
         kind,
         document_type: "person".into(),
-        places: places(types),
+        locations: locations(types),
         case_json: CaseJson::Hidden,
     }
 }
@@ -308,7 +308,7 @@ fn batches_over_the_limit_are_halved_and_keep_everything() {
     }
     assert_eq!(ids, ["0", "1", "2", "3", "4", "5", "7", "8", "9"]);
     assert_eq!(dead, ["t0", "t1", "t2"]);
-    assert_eq!((oversized.len(), oversized[0].place, oversized[0].is_tombstone), (1, 6, false));
+    assert_eq!((oversized.len(), oversized[0].index, oversized[0].is_tombstone), (1, 6, false));
     assert!(oversized[0].size > size_max);
 }
 

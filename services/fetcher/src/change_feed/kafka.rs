@@ -26,7 +26,7 @@ use super::offsets::Offsets;
 use super::{ChangeFeed, FeedMessage, Position};
 use crate::metric_names;
 
-/// Section `[kafka]`.
+/// Section `[kafka]`: how HQ's brokers are reached, and as which consumer group.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaConfig {
@@ -47,7 +47,10 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// Rules that types cannot express. The error names the key and what to do; values are not in it.
+    /// Checks rules that types cannot express.
+    ///
+    /// # Errors
+    /// The key and what to do about it; values are not in the text, as they may be secrets.
     pub fn validate(&self) -> Result<(), String> {
         if self.bootstrap_servers.iter().all(|server| server.trim().is_empty()) {
             return Err(
@@ -98,8 +101,10 @@ pub struct KafkaFeed {
 }
 
 impl KafkaFeed {
-    /// Joins the group and reads these topics. Brokers that cannot be reached are waited for; a property that librdkafka does not know
-    /// is an error.
+    /// Joins the group and reads these topics. Brokers that cannot be reached are waited for.
+    ///
+    /// # Errors
+    /// Where librdkafka does not know a property or refuses its value.
     pub fn subscribe(config: &KafkaConfig, topics: &[&str]) -> anyhow::Result<Arc<Self>> {
         let offsets = Arc::new(Mutex::new(Offsets::default()));
         let context = FeedContext { offsets: Arc::clone(&offsets) };
@@ -188,7 +193,7 @@ async fn poll(
     commit(&*consumer, &offsets, CommitMode::Sync);
     consumer.unsubscribe();
     if let Ok(answer) = told {
-        // Who asked may have given up waiting.
+        // `close` may have been cancelled while it waited for this.
         let _ = answer.send(());
     }
 }
@@ -216,7 +221,7 @@ fn note(error: &KafkaError) {
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
             tracing::warn!(%error, "a topic does not exist (yet); it is waited for");
         }
-        _ => tracing::warn!(%error, "kafka; will be tried again"),
+        _ => tracing::warn!(%error, "Kafka cannot be read now; will be tried again"),
     }
 }
 
@@ -307,7 +312,7 @@ impl ClientContext for FeedContext {
 
 impl ConsumerContext for FeedContext {
     fn commit_callback(&self, result: Result<(), KafkaError>, commits: &TopicPartitionList) {
-        // In the middle of a rebalance the broker refuses. Without more messages nobody would commit again.
+        // In the middle of a rebalance the broker refuses. Noted as not committed, so that it is tried again even if no more messages come.
         if let Err(error) = result {
             tracing::info!(%error, "offsets were not committed; will be tried again");
             let mut offsets = lock(&self.offsets);

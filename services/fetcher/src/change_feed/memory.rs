@@ -1,4 +1,4 @@
-//! The change feed in process: what is put in comes out, once. For the demo and fast tests.
+//! The change feed in process: each message that is published is handed out once. For the demo and fast tests.
 
 use async_trait::async_trait;
 use bytes::Bytes;

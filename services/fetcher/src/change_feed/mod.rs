@@ -12,14 +12,14 @@ pub mod kafka;
 pub mod memory;
 pub mod offsets;
 
-/// Where a message stands in the feed.
+/// Position of a message in the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Topic.
+    /// Kafka topic, for example `case-sql`.
     pub topic: Arc<str>,
-    /// Partition.
+    /// Partition of the topic.
     pub partition: i32,
-    /// Offset.
+    /// Offset within the partition.
     pub offset: i64,
     /// Which assignment of the partition to this process handed it out; reports of an older one are void.
     pub generation: u64,
@@ -28,19 +28,19 @@ pub struct Position {
 /// One message of the feed.
 #[derive(Clone, Debug)]
 pub struct FeedMessage {
-    /// Where it stands.
+    /// Its position, with which it is reported as done.
     pub position: Position,
     /// Its value; `None` for a message without one.
     pub payload: Option<Bytes>,
 }
 
-/// HQ's change feed.
+/// HQ's change feed, with the contract that the module states.
 #[async_trait]
 pub trait ChangeFeed: Send + Sync + 'static {
     /// Waits for the next message; `None` when the feed is closed. Cancel safe.
     async fn next(&self) -> Option<FeedMessage>;
 
-    /// Everything that came of these messages is durable.
+    /// Reports that everything that came of these messages is durable.
     fn done(&self, positions: &[Position]);
 
     /// Reports what is done to the broker and leaves. No message is handed out afterwards.

@@ -81,7 +81,7 @@ impl Offsets {
         }
     }
 
-    /// Forgets a partition: it belongs to somebody else now.
+    /// Forgets a partition that was taken away: another group member owns it now.
     pub fn revoke(&mut self, topic: &str, partition: i32) {
         self.partitions.remove(&(topic.to_owned(), partition));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lake_hq::documents::case::CaseOptions;
 use lake_hq::source::{ReadFrom, SourceError};
-use lake_proto::queue::v1::RecordBatch;
+use lake_proto::queue::v1::{Quarantined, RecordBatch};
 use lake_shared::wire;
 use lake_simulated_hq::memory_hq::MemoryHq;
 use lake_simulated_hq::scripted_hq::{Question, Script, ScriptedHq};

@@ -72,11 +72,16 @@ fn assert_readable(operation: &str, kind: Kind, (document_type, subtype, is_dele
     assert_eq!((meta.document_type.as_deref(), meta.document_subtype.as_deref()), (Some(document_type), subtype));
 }
 
-#[test]
-fn every_operation_of_hq_on_forms() {
+/// An operation, its message, its row, and what the lake does.
+type Operation<R> = (&'static str, Option<Says>, Option<R>, Disposition);
+
+fn saved_as(document_type: &'static str) -> Option<Says> {
+    Some((document_type, Some(XMLNS), false))
+}
+
+fn submissions_and_edits() -> Vec<Operation<FormRows>> {
     use TombstoneReason::*;
-    let saved_as = |document_type| Some((document_type, Some(XMLNS), false));
-    let table: Vec<(&str, Option<Says>, Option<FormRows>, Disposition)> = vec![
+    vec![
         ("new form", Some(SAVED_FORM), Some(form(json!({}))), enters("AAAA")),
         (
             "edit: the live form, same id",
@@ -121,6 +126,12 @@ fn every_operation_of_hq_on_forms() {
             Some(form(json!({"state": 32, "xmlns": null}))),
             leaves(SubmissionError, ""),
         ),
+    ]
+}
+
+fn archives_and_deletions_of_forms() -> Vec<Operation<FormRows>> {
+    use TombstoneReason::*;
+    vec![
         ("archive", saved_as("XFormArchived"), Some(form(json!({"state": 2}))), leaves(Archived, "AAAA")),
         ("unarchive", Some(SAVED_FORM), Some(form(json!({"state": 1}))), enters("AAAA")),
         (
@@ -170,6 +181,12 @@ fn every_operation_of_hq_on_forms() {
         ("hard delete without, seen by a replayed message", Some(SAVED_FORM), None, MISSING),
         ("purge of soft-deleted data, seen by reconciliation", None, None, MISSING),
         ("whole domain deleted", None, None, MISSING),
+    ]
+}
+
+fn messages_and_states_of_other_times() -> Vec<Operation<FormRows>> {
+    use TombstoneReason::*;
+    vec![
         (
             "resave_form, republish_doc_changes, stale_data_in_es",
             Some(SAVED_FORM),
@@ -180,17 +197,21 @@ fn every_operation_of_hq_on_forms() {
         ("message of 2015, numeric state as type", Some(("1", None, false)), Some(form(json!({}))), enters("AAAA")),
         ("a state of the future", Some(SAVED_FORM), Some(form(json!({"state": 128}))), leaves(UnknownState, "AAAA")),
         ("two states at once", Some(SAVED_FORM), Some(form(json!({"state": 3}))), leaves(UnknownState, "AAAA")),
-    ];
-    for (operation, says, row, expected) in table {
+    ]
+}
+
+#[test]
+fn every_operation_of_hq_on_forms() {
+    let operations = [submissions_and_edits(), archives_and_deletions_of_forms(), messages_and_states_of_other_times()];
+    for (operation, says, row, expected) in operations.into_iter().flatten() {
         says.into_iter().for_each(|says| assert_readable(operation, Kind::Form, says));
         assert_eq!(of_form(row.as_ref()), expected, "{operation}");
     }
 }
 
-#[test]
-fn every_operation_of_hq_on_cases() {
+fn saves_of_cases() -> Vec<Operation<CaseRows>> {
     use TombstoneReason::Deleted;
-    let table: Vec<(&str, Option<Says>, Option<CaseRows>, Disposition)> = vec![
+    vec![
         ("created by a form", Some(SAVED_CASE), Some(case(json!({}))), enters("person")),
         ("updated by a form", Some(SAVED_CASE), Some(case(json!({"case_json": "{\"a\": \"1\"}"}))), enters("person")),
         ("closed", Some(SAVED_CASE), Some(case(json!({"closed": true, "closed_on": LATER}))), enters("person")),
@@ -210,6 +231,12 @@ fn every_operation_of_hq_on_cases() {
             leaves(Deleted, "person"),
         ),
         ("its form unarchived", Some(SAVED_CASE), Some(case(json!({"deleted": false}))), enters("person")),
+    ]
+}
+
+fn deletions_of_cases() -> Vec<Operation<CaseRows>> {
+    use TombstoneReason::Deleted;
+    vec![
         (
             "soft delete keeps the row's own version, as older HQ does not touch it",
             Some(DELETED_CASE),
@@ -234,6 +261,12 @@ fn every_operation_of_hq_on_cases() {
         ("hard delete without, seen by a replayed message", Some(SAVED_CASE), None, MISSING),
         ("purge of soft-deleted data, seen by reconciliation", None, None, MISSING),
         ("whole domain deleted", None, None, MISSING),
+    ]
+}
+
+fn odd_messages_and_rows_of_cases() -> Vec<Operation<CaseRows>> {
+    use TombstoneReason::Deleted;
+    vec![
         ("a repair by SQL, without a message", None, Some(case(json!({}))), enters("person")),
         ("republished", Some(SAVED_CASE), Some(case(json!({}))), enters("person")),
         (
@@ -254,8 +287,13 @@ fn every_operation_of_hq_on_cases() {
             Some(case(json!({"type": "commcare-user"}))),
             enters("commcare-user"),
         ),
-    ];
-    for (operation, says, row, expected) in table {
+    ]
+}
+
+#[test]
+fn every_operation_of_hq_on_cases() {
+    let operations = [saves_of_cases(), deletions_of_cases(), odd_messages_and_rows_of_cases()];
+    for (operation, says, row, expected) in operations.into_iter().flatten() {
         says.into_iter().for_each(|says| assert_readable(operation, Kind::Case, says));
         assert_eq!(of_case(row.as_ref()), expected, "{operation}");
     }

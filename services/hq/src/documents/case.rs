@@ -32,7 +32,10 @@ impl Default for CaseOptions {
     }
 }
 
-/// Makes the document of one case. An error names the case.
+/// Makes the document of one case.
+///
+/// # Errors
+/// Where `case_json` is not a JSON object; the error names the case.
 pub fn to_json(rows: &CaseRows, options: CaseOptions) -> Result<Map<String, Value>, DocumentError> {
     let case = &rows.case;
     let id = case.get("case_id").and_then(Value::as_str).unwrap_or_default();

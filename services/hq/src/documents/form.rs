@@ -7,7 +7,10 @@ use super::{DocumentError, cell, json_object};
 use crate::document_rules::{TombstoneReason, form_is_gone};
 use crate::source::{Columns, FormRows};
 
-/// Makes the document of one form from its rows and its converted XML (`{}` where HQ cannot convert it). An error names the form.
+/// Makes the document of one form from its rows and its converted XML (`{}` where HQ cannot convert it).
+///
+/// # Errors
+/// Where a JSON column is not an object; the error names the form and the column.
 pub fn to_json(rows: &FormRows, data: Map<String, Value>) -> Result<Map<String, Value>, DocumentError> {
     let form = &rows.form;
     let id = form.get("form_id").and_then(Value::as_str).unwrap_or_default();

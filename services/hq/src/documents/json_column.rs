@@ -40,7 +40,7 @@ fn whole_surrogates(text: &str) -> Option<String> {
     Some(repaired)
 }
 
-/// Length of `\uXXXX`.
+/// Length of an escape `\uXXXX`, in bytes.
 const ESCAPE_BYTES: usize = 6;
 
 /// The UTF-16 unit that an escape stands for, if there is one here.

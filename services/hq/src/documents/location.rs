@@ -1,4 +1,4 @@
-//! `SQLLocation.to_json()`, with the way up to the root.
+//! `SQLLocation.to_json()`, with the ids of all ancestors.
 
 use lake_shared::identity::Kind;
 use serde_json::{Map, Value, json};
@@ -7,8 +7,11 @@ use super::{DocumentError, json_object};
 use crate::source::LocationRow;
 use crate::timestamp;
 
-/// Makes the document of one location. `lineage`: ids of its ancestors, from the parent up to the root; [`crate::locations::WaysUp::above`]
-/// says what belongs to it. An error names the location.
+/// Makes the document of one location. `lineage`: ids of its ancestors, from the parent up to the root; [`crate::locations::AncestorPaths::above`]
+/// says what belongs to it.
+///
+/// # Errors
+/// Where the custom fields are not a JSON object; the error names the location.
 pub fn to_json(row: &LocationRow, lineage: &[&str]) -> Result<Map<String, Value>, DocumentError> {
     let stored = Value::from(&*row.metadata);
     let metadata = json_object(Some(&stored), Kind::Location, &row.location_id, "metadata")?;

@@ -4,7 +4,7 @@
 //!
 //! * Half of a surrogate pair in a JSON column (`\ud800`; Python takes it, UTF-8 cannot hold it) becomes U+FFFD, and the record stays.
 //! * U+0000 (`\u0000`, possible through HQ's API) stays: JSON, Arrow and Parquet hold it.
-//! * A JSON column that is no JSON object for HQ either puts the record aside.
+//! * A record with a JSON column that is no JSON object for HQ either goes to quarantine.
 
 pub mod case;
 pub mod form;
@@ -16,26 +16,19 @@ use serde_json::{Map, Value};
 
 use self::json_column::parse;
 
-/// A row whose JSON column cannot be read. It stays unreadable until somebody repairs the row: put it aside.
+/// A row whose JSON column cannot be read. It stays unreadable until an operator repairs the row: quarantine it.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind} {id}: column {column} does not hold a JSON object; repair the row in HQ and replay the id")]
 pub struct DocumentError {
     /// What the document is.
     pub kind: Kind,
-    /// Its id.
+    /// Id of the document.
     pub id: String,
     /// The column, for example `case_json`.
     pub column: &'static str,
     /// What the parser says; `None` where it is JSON but not an object.
     #[source]
     pub source: Option<serde_json::Error>,
-}
-
-impl DocumentError {
-    /// Stable code, for quarantine entries and metrics.
-    pub const fn code(&self) -> &'static str {
-        "document_broken_json"
-    }
 }
 
 /// Reads a JSON column. HQ keeps them as text; nothing, an empty text and `null` count as `{}`.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 const NO_TYPE: u16 = u16::MAX;
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct LocationType {
     name: Arc<str>,
-    /// It is among the types of the domain.
+    /// HQ lists it among the types of the domain.
     listed: bool,
-    /// It is not, but a location has it: a fault in HQ, with which locations are to survive.
+    /// HQ does not list it, but a location has it: a fault in HQ in spite of which the locations are kept.
     foreign: bool,
-    /// Nothing was said of it before.
+    /// It was not known before this refresh.
     new: bool,
 }
 
@@ -21,26 +21,26 @@ struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Types {
     numbers: HashMap<i64, u16>,
-    entries: Vec<Entry>,
-    /// Different names, sorted.
+    types: Vec<LocationType>,
+    /// Names of the types, each once, sorted.
     names: Vec<Arc<str>>,
-    /// Where the name of each number is among them.
-    places: Vec<Option<u16>>,
+    /// For each number, the index of its type's name in `names`.
+    name_indexes: Vec<Option<u16>>,
 }
 
 impl Types {
-    /// From here on all types of the domain are told again.
+    /// Begins a refresh: all types of the domain are listed again.
     pub fn begin(&mut self) {
-        self.entries.iter_mut().for_each(|entry| entry.listed = false);
+        self.types.iter_mut().for_each(|location_type| location_type.listed = false);
     }
 
-    /// A type of the domain.
+    /// Takes over a type of the domain.
     pub fn list(&mut self, id: i64, name: &str) {
         let number = self.number(id, name);
-        if let Some(entry) = self.entries.get_mut(usize::from(number)) {
-            entry.listed = true;
-            if *entry.name != *name {
-                entry.name = name.into();
+        if let Some(location_type) = self.types.get_mut(usize::from(number)) {
+            location_type.listed = true;
+            if *location_type.name != *name {
+                location_type.name = name.into();
             }
         }
     }
@@ -50,30 +50,32 @@ impl Types {
         if let Some(number) = self.numbers.get(&id) {
             return *number;
         }
-        let Some(number) = u16::try_from(self.entries.len()).ok().filter(|number| *number != NO_TYPE) else {
+        let Some(number) = u16::try_from(self.types.len()).ok().filter(|number| *number != NO_TYPE) else {
             return NO_TYPE;
         };
         self.numbers.insert(id, number);
-        self.entries.push(Entry { name: name.into(), listed: false, foreign: false, new: true });
+        self.types.push(LocationType { name: name.into(), listed: false, foreign: false, new: true });
         number
     }
 
-    /// All was told.
+    /// Ends a refresh: types that were not listed again are dropped, unless a location has one.
     pub fn finish(&mut self) {
-        for entry in &mut self.entries {
-            entry.foreign = !entry.listed && (entry.foreign || entry.new);
-            entry.new = false;
+        for location_type in &mut self.types {
+            location_type.foreign = !location_type.listed && (location_type.foreign || location_type.new);
+            location_type.new = false;
         }
-        let there = |entry: &&Entry| entry.listed || entry.foreign;
-        self.names = self.entries.iter().filter(there).map(|entry| Arc::clone(&entry.name)).collect();
+        let there = |location_type: &&LocationType| location_type.listed || location_type.foreign;
+        self.names = self.types.iter().filter(there).map(|location_type| Arc::clone(&location_type.name)).collect();
         self.names.sort_unstable();
         self.names.dedup();
         self.names.shrink_to_fit();
-        let place = |entry: &Entry| {
-            let place = Some(entry).filter(there).and_then(|entry| self.names.binary_search(&entry.name).ok());
-            place.and_then(|place| u16::try_from(place).ok())
+        let name_index = |location_type: &LocationType| {
+            let name_index = Some(location_type)
+                .filter(there)
+                .and_then(|location_type| self.names.binary_search(&location_type.name).ok());
+            name_index.and_then(|name_index| u16::try_from(name_index).ok())
         };
-        self.places = self.entries.iter().map(place).collect();
+        self.name_indexes = self.types.iter().map(name_index).collect();
     }
 
     /// All names, each once, sorted.
@@ -81,9 +83,9 @@ impl Types {
         &self.names
     }
 
-    /// Where the name of a type is among all names; `None` where the type is gone.
-    pub fn place(&self, number: u16) -> Option<usize> {
-        self.places.get(usize::from(number)).copied().flatten().map(usize::from)
+    /// Index of a type's name among [`Types::names`]; `None` where the type is gone.
+    pub fn name_index(&self, number: u16) -> Option<usize> {
+        self.name_indexes.get(usize::from(number)).copied().flatten().map(usize::from)
     }
 }
 
@@ -104,13 +106,16 @@ mod tests {
         types.list(7, "village");
         types.finish();
         assert_eq!(names(&types), ["State", "of another domain", "village"]);
-        assert_eq!((types.place(village), types.place(foreign), types.place(99)), (Some(2), Some(1), None));
+        assert_eq!(
+            (types.name_index(village), types.name_index(foreign), types.name_index(99)),
+            (Some(2), Some(1), None)
+        );
 
         types.begin();
         types.list(7, "Ward");
         types.finish();
         assert_eq!(names(&types), ["Ward", "of another domain"], "State was deleted");
-        assert_eq!((types.place(village), types.place(foreign)), (Some(0), Some(1)));
+        assert_eq!((types.name_index(village), types.name_index(foreign)), (Some(0), Some(1)));
     }
 
     #[test]
@@ -119,6 +124,6 @@ mod tests {
         types.list(1, "village");
         let other = types.number(2, "village");
         types.finish();
-        assert_eq!((names(&types), types.place(other)), (vec!["village"], Some(0)));
+        assert_eq!((names(&types), types.name_index(other)), (vec!["village"], Some(0)));
     }
 }

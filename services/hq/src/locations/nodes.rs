@@ -3,7 +3,7 @@
 use super::segments::Segments;
 use crate::source::LocationNode;
 
-/// Bytes of one piece of text: a place in the texts is 12 bits of piece and 20 bits of offset.
+/// Bytes of one piece of text: a position in the texts is 12 bits of piece and 20 bits of offset.
 const TEXT_SIZE: usize = 1 << 20;
 const PIECES_MAX: usize = 1 << 12;
 /// `parent` of a top-level location.
@@ -30,7 +30,7 @@ struct Node {
 /// NaN where there is none.
 #[derive(Clone, Copy, Debug)]
 struct Coordinates {
-    place: u32,
+    node_index: u32,
     latitude: f64,
     longitude: f64,
 }
@@ -49,7 +49,7 @@ pub(super) struct Unpacked<'n> {
     pub is_archived: bool,
 }
 
-/// See the module.
+/// A list of packed locations.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Nodes {
     nodes: Segments<Node>,
@@ -62,15 +62,15 @@ impl Nodes {
         self.nodes.len()
     }
 
-    /// Adds a location, yet without a parent; its place. `None` where the room or an id that HQ cannot have makes that impossible.
+    /// Adds a location, yet without a parent, and gives its index. `None` where there is no room or the id is longer than HQ allows.
     pub fn push(&mut self, row: &LocationNode<'_>, type_number: u16) -> Option<u32> {
-        let place = u32::try_from(self.nodes.len()).ok().filter(|place| *place < 1 << 31)?;
+        let node_index = u32::try_from(self.nodes.len()).ok().filter(|node_index| *node_index < 1 << 31)?;
         let name = row.name.map(|name| clip(name, usize::from(NO_NAME) - 1));
         let site_code = clip(row.site_code, usize::from(u16::MAX));
         let id_size = u16::try_from(row.location_id.len()).ok().filter(|size| usize::from(*size) <= ID_SIZE_MAX)?;
         let text = self.push_texts([row.location_id, name.unwrap_or_default(), site_code])?;
         let coordinates = Coordinates {
-            place,
+            node_index,
             latitude: row.latitude.unwrap_or(f64::NAN),
             longitude: row.longitude.unwrap_or(f64::NAN),
         };
@@ -88,7 +88,7 @@ impl Nodes {
             type_number,
             id_size_and_flags: id_size | flags,
         });
-        Some(place)
+        Some(node_index)
     }
 
     fn push_texts(&mut self, texts: [&str; 3]) -> Option<u32> {
@@ -108,18 +108,18 @@ impl Nodes {
         Some(at)
     }
 
-    pub fn set_parent(&mut self, place: u32, parent: u32) {
-        if let Some(node) = self.nodes.get_mut(place as usize) {
+    pub fn set_parent(&mut self, node_index: u32, parent: u32) {
+        if let Some(node) = self.nodes.get_mut(node_index as usize) {
             node.parent = parent;
         }
     }
 
-    pub fn id(&self, place: u32) -> Option<i64> {
-        self.nodes.get(place as usize).map(|node| node.id)
+    pub fn id(&self, node_index: u32) -> Option<i64> {
+        self.nodes.get(node_index as usize).map(|node| node.id)
     }
 
-    pub fn location_id(&self, place: u32) -> Option<&str> {
-        let node = self.nodes.get(place as usize)?;
+    pub fn location_id(&self, node_index: u32) -> Option<&str> {
+        let node = self.nodes.get(node_index as usize)?;
         self.text(node, 0, usize::from(node.id_size_and_flags) & ID_SIZE_MAX)
     }
 
@@ -128,13 +128,14 @@ impl Nodes {
         self.texts.get(node.text as usize / TEXT_SIZE)?.get(begin..begin + size)
     }
 
-    pub fn get(&self, place: u32) -> Option<Unpacked<'_>> {
-        let node = self.nodes.get(place as usize)?;
+    pub fn get(&self, node_index: u32) -> Option<Unpacked<'_>> {
+        let node = self.nodes.get(node_index as usize)?;
         let id_size = usize::from(node.id_size_and_flags) & ID_SIZE_MAX;
         let name_size = if node.name_size == NO_NAME { 0 } else { usize::from(node.name_size) };
         let name = self.text(node, id_size, name_size).filter(|_| node.name_size != NO_NAME);
         let has_coordinates = node.id_size_and_flags & HAS_COORDINATES != 0;
-        let found = if has_coordinates { self.coordinates.find_by_key(&place, |entry| entry.place) } else { None };
+        let found =
+            if has_coordinates { self.coordinates.find_by_key(&node_index, |entry| entry.node_index) } else { None };
         Some(Unpacked {
             id: node.id,
             parent: node.parent,

@@ -37,7 +37,7 @@ pub struct Refresh {
 }
 
 impl Refresh {
-    /// Of a tree as it is held, with the ids that are said to have changed.
+    /// Begins with the tree as it was; `asked` are the ids that were named as changed.
     pub fn new(tree: &LocationTree, asked: impl IntoIterator<Item = String>) -> Self {
         let mut tree = tree.clone();
         tree.types.begin();
@@ -49,7 +49,7 @@ impl Refresh {
         PATCH_MIN + tree.base.nodes.len() / PATCH_PART
     }
 
-    /// One row.
+    /// Takes over one row of the answer.
     pub fn take(&mut self, row: &TreeRow<'_>) {
         match row {
             TreeRow::Type { id, name } => self.tree.types.list(*id, name),
@@ -71,11 +71,11 @@ impl Refresh {
         let type_number = self.tree.types.number(row.type_id, row.type_name);
         let tree = &mut self.tree;
         tree.newest_modified_us = tree.newest_modified_us.max(row.last_modified_us);
-        let known = tree.place(row.location_id);
-        if known.is_none() && tree.place_of_id(row.id).is_some() {
+        let known = tree.node_index(row.location_id);
+        if known.is_none() && tree.node_index_of_id(row.id).is_some() {
             return Err(WholeTreeNeeded::OtherIdentity);
         }
-        if let Some(held) = known.and_then(|place| tree.unpacked(place)) {
+        if let Some(held) = known.and_then(|node_index| tree.unpacked(node_index)) {
             if held.id != row.id {
                 return Err(WholeTreeNeeded::OtherIdentity);
             }
@@ -91,8 +91,8 @@ impl Refresh {
         }
         let at = tree.patch.nodes.push(row, type_number).ok_or(WholeTreeNeeded::OtherIdentity)?;
         match known {
-            Some(place) if tree.unpacked(place).is_none() => return Err(WholeTreeNeeded::OtherIdentity),
-            Some(place) => drop(tree.patch.replaced.insert(place, Some(at))),
+            Some(node_index) if tree.unpacked(node_index).is_none() => return Err(WholeTreeNeeded::OtherIdentity),
+            Some(node_index) => drop(tree.patch.replaced.insert(node_index, Some(at))),
             None => {
                 tree.patch.added.insert(row.location_id.into(), at | ADDED);
                 tree.patch.added_ids.insert(row.id, at | ADDED);
@@ -102,19 +102,22 @@ impl Refresh {
         Ok(())
     }
 
-    /// The tree as of now. An error means that the whole has to be read; the tree before is as it was.
+    /// The tree with its changes. The tree that it began with is as it was.
+    ///
+    /// # Errors
+    /// Why the whole tree has to be read instead.
     pub fn finish(self, observed_us: i64) -> Result<LocationTree, WholeTreeNeeded> {
         let Self { mut tree, missing, parent_ids, count, trouble, .. } = self;
         if let Some(trouble) = trouble {
             return Err(trouble);
         }
         for (at, parent_id) in parent_ids {
-            let parent = parent_id.and_then(|id| tree.place_of_id(id)).unwrap_or(NO_PARENT);
+            let parent = parent_id.and_then(|id| tree.node_index_of_id(id)).unwrap_or(NO_PARENT);
             tree.patch.nodes.set_parent(at, parent);
         }
         for location_id in missing {
-            if let Some(place) = tree.place(&location_id) {
-                tree.patch.replaced.insert(place, None);
+            if let Some(node_index) = tree.node_index(&location_id) {
+                tree.patch.replaced.insert(node_index, None);
             }
         }
         if count.is_some_and(|count| usize::try_from(count) != Ok(tree.len())) {
@@ -176,9 +179,9 @@ mod tests {
         refresh.finish(3_000_000_000)
     }
 
-    fn way(tree: &LocationTree, location_id: &str) -> Option<String> {
-        let way = tree.ancestors_or_self(location_id)?;
-        Some(way.iter().map(|location| location.name.unwrap()).collect::<Vec<_>>().join(" "))
+    fn path(tree: &LocationTree, location_id: &str) -> Option<String> {
+        let path = tree.ancestors_or_self(location_id)?;
+        Some(path.iter().map(|location| location.name.unwrap()).collect::<Vec<_>>().join(" "))
     }
 
     #[test]
@@ -187,23 +190,26 @@ mod tests {
         assert_eq!(before.changed_since_us(), 1_000_000_005 - 600_000_000);
         let rows = [row(2, "d1", "New D1", Some(3)), row(7, "v3", "V3", Some(6)), row(6, "d3", "D3", Some(1))];
         let after = refreshed(&before, &["d1", "v2", "never heard of"], &rows, Some(6)).unwrap();
-        assert_eq!(way(&after, "v1").unwrap(), "S D2 New D1 V1");
-        assert_eq!(way(&after, "v3").unwrap(), "S D3 V3");
-        assert_eq!(way(&after, "v2"), None);
+        assert_eq!(path(&after, "v1").unwrap(), "S D2 New D1 V1");
+        assert_eq!(path(&after, "v3").unwrap(), "S D3 V3");
+        assert_eq!(path(&after, "v2"), None);
         assert_eq!((after.len(), after.observed_us(), after.get("v2")), (6, 3_000_000_000, None));
-        assert_eq!(way(&before, "v1").unwrap(), "S D1 V1");
-        assert_eq!((before.len(), way(&before, "v2").unwrap().as_str(), way(&before, "v3")), (5, "S D1 V2", None));
+        assert_eq!(path(&before, "v1").unwrap(), "S D1 V1");
+        assert_eq!((before.len(), path(&before, "v2").unwrap().as_str(), path(&before, "v3")), (5, "S D1 V2", None));
 
         // Changes on top of changes: what was added is renamed, moved and deleted as well.
         let rows = [row(6, "d3", "Newer D3", None), row(7, "v3", "V3", Some(3))];
         let again = refreshed(&after, &["d3", "v1"], &rows, Some(5)).unwrap();
-        assert_eq!((way(&again, "d3").unwrap().as_str(), way(&again, "v3").unwrap().as_str()), ("Newer D3", "S D2 V3"));
-        assert_eq!(way(&again, "v1"), None);
+        assert_eq!(
+            (path(&again, "d3").unwrap().as_str(), path(&again, "v3").unwrap().as_str()),
+            ("Newer D3", "S D2 V3")
+        );
+        assert_eq!(path(&again, "v1"), None);
         let last = refreshed(&again, &["d3"], &[], Some(4)).unwrap();
-        assert_eq!((way(&last, "d3"), last.len()), (None, 4));
+        assert_eq!((path(&last, "d3"), last.len()), (None, 4));
         // A location below one that is gone is on top.
         let orphaned = refreshed(&before, &["s"], &[], None).unwrap();
-        assert_eq!(way(&orphaned, "v1").unwrap(), "D1 V1");
+        assert_eq!(path(&orphaned, "v1").unwrap(), "D1 V1");
     }
 
     #[test]
@@ -241,7 +247,7 @@ mod tests {
         refresh.take(&TreeRow::Type { id: 2, name: "Clinic" });
         let after = refresh.finish(5).unwrap();
         let names: Vec<&str> = after.type_names().iter().map(|name| &**name).collect();
-        assert_eq!((names, after.get("v1").unwrap().type_place), (vec!["Clinic", "Ward"], Some(1)));
+        assert_eq!((names, after.get("v1").unwrap().type_index), (vec!["Clinic", "Ward"], Some(1)));
     }
 
     #[test]

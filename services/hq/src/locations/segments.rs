@@ -3,7 +3,7 @@
 /// Entries of one segment.
 const SEGMENT_SIZE: usize = 8_192;
 
-/// See the module.
+/// A list in segments of equal size.
 #[derive(Clone, Debug)]
 pub(super) struct Segments<T> {
     segments: Vec<Vec<T>>,
@@ -33,19 +33,19 @@ impl<T: Copy> Segments<T> {
         self.segments.last().map_or(0, |last| (self.segments.len() - 1) * SEGMENT_SIZE + last.len())
     }
 
-    pub fn get(&self, place: usize) -> Option<&T> {
-        self.segments.get(place / SEGMENT_SIZE)?.get(place % SEGMENT_SIZE)
+    pub fn get(&self, index: usize) -> Option<&T> {
+        self.segments.get(index / SEGMENT_SIZE)?.get(index % SEGMENT_SIZE)
     }
 
-    pub fn get_mut(&mut self, place: usize) -> Option<&mut T> {
-        self.segments.get_mut(place / SEGMENT_SIZE)?.get_mut(place % SEGMENT_SIZE)
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        self.segments.get_mut(index / SEGMENT_SIZE)?.get_mut(index % SEGMENT_SIZE)
     }
 
     /// The entry with this key, in a list that ascends by key.
     pub fn find_by_key<K: Ord>(&self, key: &K, key_of: impl Fn(&T) -> K) -> Option<&T> {
         let number = self.segments.partition_point(|segment| segment.last().is_some_and(|last| key_of(last) < *key));
         let segment = self.segments.get(number)?;
-        segment.binary_search_by(|entry| key_of(entry).cmp(key)).ok().map(|place| &segment[place])
+        segment.binary_search_by(|entry| key_of(entry).cmp(key)).ok().map(|index| &segment[index])
     }
 
     /// Gives back the room of the last segment that is not used.
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_found_by_place_and_by_key_over_several_segments() {
+    fn entries_are_found_by_index_and_by_key_over_several_segments() {
         let mut list = Segments::default();
         assert_eq!((list.len(), list.get(0)), (0, None));
         let count = 2 * SEGMENT_SIZE + 5;

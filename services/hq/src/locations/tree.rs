@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::HOPS_MAX;
 use super::location_types::Types;
+use super::node_index::NodeIndex;
 use super::nodes::{NO_PARENT, Nodes, Unpacked};
-use super::place_index::PlaceIndex;
 use super::segments::Segments;
 use crate::source::{LocationNode, LocationRows, TreeRow};
 
-/// Set in the place of a location that came after the whole was read.
+/// Bit that is set in the index of a location that came after the whole was read.
 pub(super) const ADDED: u32 = 1 << 31;
 /// `parent_id` of a top-level location while the tree is read.
 const NO_PARENT_ID: i64 = i64::MIN;
@@ -28,45 +28,45 @@ pub struct Location<'t> {
     pub name: Option<&'t str>,
     /// Unique within the domain.
     pub site_code: &'t str,
-    /// Degrees.
+    /// Latitude in degrees.
     pub latitude: Option<f64>,
-    /// Degrees.
+    /// Longitude in degrees.
     pub longitude: Option<f64>,
-    /// Hidden in HQ, still an ancestor.
+    /// Whether it is archived: hidden in HQ, still an ancestor.
     pub is_archived: bool,
-    /// Where the name of its type is among [`LocationTree::type_names`].
-    pub type_place: Option<usize>,
+    /// Index of its type's name among [`LocationTree::type_names`].
+    pub type_index: Option<usize>,
 }
 
-/// What was read as a whole. Never changes.
+/// The tree as it was when it was read as a whole. Never changes.
 #[derive(Debug, Default)]
 pub(super) struct Base {
     pub nodes: Nodes,
-    by_location_id: PlaceIndex,
-    by_id: PlaceIndex,
+    by_location_id: NodeIndex,
+    by_id: NodeIndex,
     hasher: RandomState,
-    /// Different locations.
+    /// Number of different locations.
     count: usize,
 }
 
 impl Base {
-    pub fn place(&self, location_id: &str) -> Option<u32> {
+    pub fn node_index(&self, location_id: &str) -> Option<u32> {
         let hash = self.hasher.hash_one(location_id);
-        self.by_location_id.find(hash, |place| self.nodes.location_id(place) == Some(location_id))
+        self.by_location_id.find(hash, |node_index| self.nodes.location_id(node_index) == Some(location_id))
     }
 
-    pub fn place_of_id(&self, id: i64) -> Option<u32> {
-        self.by_id.find(self.hasher.hash_one(id), |place| self.nodes.id(place) == Some(id))
+    pub fn node_index_of_id(&self, id: i64) -> Option<u32> {
+        self.by_id.find(self.hasher.hash_one(id), |node_index| self.nodes.id(node_index) == Some(id))
     }
 }
 
-/// What came after.
+/// Locations that changed since the whole was read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Patch {
     pub nodes: Nodes,
-    /// Place → where it is in `nodes` now; `None` for what is gone.
+    /// Index of a location → its index in `nodes`; `None` for one that is gone.
     pub replaced: HashMap<u32, Option<u32>>,
-    /// Places of locations that the base does not have.
+    /// Indexes of locations that the base does not have.
     pub added: HashMap<Box<str>, u32>,
     pub added_ids: HashMap<i64, u32>,
 }
@@ -121,28 +121,28 @@ impl LocationTree {
         self.types.names()
     }
 
-    /// One location.
+    /// The location with this id, if the tree has it.
     pub fn get(&self, location_id: &str) -> Option<Location<'_>> {
-        self.unpacked(self.place(location_id)?).map(|node| self.location(node))
+        self.unpacked(self.node_index(location_id)?).map(|node| self.location(node))
     }
 
-    /// The way from the root down to the location itself, which is the last; `None` where there is no such location.
+    /// The locations from the root down to the location itself, which is the last; `None` where there is no such location.
     pub fn ancestors_or_self(&self, location_id: &str) -> Option<Vec<Location<'_>>> {
-        let mut place = self.place(location_id)?;
-        let mut node = self.unpacked(place)?;
-        let (mut places, mut way) = (vec![place], vec![self.location(node)]);
-        while way.len() <= HOPS_MAX {
-            place = node.parent;
-            if place == NO_PARENT || places.contains(&place) {
+        let mut node_index = self.node_index(location_id)?;
+        let mut node = self.unpacked(node_index)?;
+        let (mut node_indexes, mut path) = (vec![node_index], vec![self.location(node)]);
+        while path.len() <= HOPS_MAX {
+            node_index = node.parent;
+            if node_index == NO_PARENT || node_indexes.contains(&node_index) {
                 break;
             }
-            let Some(parent) = self.unpacked(place) else { break };
+            let Some(parent) = self.unpacked(node_index) else { break };
             node = parent;
-            places.push(place);
-            way.push(self.location(node));
+            node_indexes.push(node_index);
+            path.push(self.location(node));
         }
-        way.reverse();
-        Some(way)
+        path.reverse();
+        Some(path)
     }
 
     fn location<'t>(&self, node: Unpacked<'t>) -> Location<'t> {
@@ -153,25 +153,25 @@ impl LocationTree {
             latitude: node.latitude,
             longitude: node.longitude,
             is_archived: node.is_archived,
-            type_place: self.types.place(node.type_number),
+            type_index: self.types.name_index(node.type_number),
         }
     }
 
-    /// Where a location is known, be it still there or not.
-    pub(super) fn place(&self, location_id: &str) -> Option<u32> {
-        self.base.place(location_id).or_else(|| self.patch.added.get(location_id).copied())
+    /// Index of a location, whether it is still there or not.
+    pub(super) fn node_index(&self, location_id: &str) -> Option<u32> {
+        self.base.node_index(location_id).or_else(|| self.patch.added.get(location_id).copied())
     }
 
-    pub(super) fn place_of_id(&self, id: i64) -> Option<u32> {
-        self.patch.added_ids.get(&id).copied().or_else(|| self.base.place_of_id(id))
+    pub(super) fn node_index_of_id(&self, id: i64) -> Option<u32> {
+        self.patch.added_ids.get(&id).copied().or_else(|| self.base.node_index_of_id(id))
     }
 
-    /// What is at a place now; `None` where that is gone.
-    pub(super) fn unpacked(&self, place: u32) -> Option<Unpacked<'_>> {
-        match self.patch.replaced.get(&place) {
+    /// The location with this index as it is now; `None` where it is gone.
+    pub(super) fn unpacked(&self, node_index: u32) -> Option<Unpacked<'_>> {
+        match self.patch.replaced.get(&node_index) {
             Some(now) => self.patch.nodes.get((*now)?),
-            None if place & ADDED != 0 => self.patch.nodes.get(place & !ADDED),
-            None => self.base.nodes.get(place),
+            None if node_index & ADDED != 0 => self.patch.nodes.get(node_index & !ADDED),
+            None => self.base.nodes.get(node_index),
         }
     }
 }
@@ -187,7 +187,7 @@ pub struct TreeBuilder {
 }
 
 impl TreeBuilder {
-    /// One row.
+    /// Takes over one row of the answer.
     pub fn take(&mut self, row: &TreeRow<'_>) {
         match row {
             TreeRow::Type { id, name } => self.types.list(*id, name),
@@ -215,27 +215,27 @@ impl TreeBuilder {
         nodes.shrink();
         types.finish();
         let mut base = Base {
-            by_location_id: PlaceIndex::with_room(nodes.len()),
-            by_id: PlaceIndex::with_room(nodes.len()),
+            by_location_id: NodeIndex::with_room(nodes.len()),
+            by_id: NodeIndex::with_room(nodes.len()),
             hasher: RandomState::new(),
             count: 0,
             nodes,
         };
-        let places = || (0_u32..).take(parent_ids.len());
-        for place in places() {
-            let Some(location_id) = base.nodes.location_id(place) else { continue };
+        let node_indexes = || (0_u32..).take(parent_ids.len());
+        for node_index in node_indexes() {
+            let Some(location_id) = base.nodes.location_id(node_index) else { continue };
             let same = |held| base.nodes.location_id(held) == Some(location_id);
-            if base.by_location_id.insert(base.hasher.hash_one(location_id), place, same) {
+            if base.by_location_id.insert(base.hasher.hash_one(location_id), node_index, same) {
                 base.count += 1;
-                let id = base.nodes.id(place);
+                let id = base.nodes.id(node_index);
                 base.by_id
-                    .insert(base.hasher.hash_one(id.unwrap_or_default()), place, |held| base.nodes.id(held) == id);
+                    .insert(base.hasher.hash_one(id.unwrap_or_default()), node_index, |held| base.nodes.id(held) == id);
             }
         }
-        for place in places() {
-            let parent_id = parent_ids.get(place as usize).copied().filter(|id| *id != NO_PARENT_ID);
-            if let Some(parent) = parent_id.and_then(|id| base.place_of_id(id)) {
-                base.nodes.set_parent(place, parent);
+        for node_index in node_indexes() {
+            let parent_id = parent_ids.get(node_index as usize).copied().filter(|id| *id != NO_PARENT_ID);
+            if let Some(parent) = parent_id.and_then(|id| base.node_index_of_id(id)) {
+                base.nodes.set_parent(node_index, parent);
             }
         }
         LocationTree { observed_us, newest_modified_us, base: Arc::new(base), patch: Patch::default(), types }

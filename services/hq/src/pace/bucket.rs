@@ -1,14 +1,15 @@
-//! Token buckets: so many a second on average, so many at once. Pure: time is passed in, as the time since any fixed moment.
+//! Token buckets, which limit a rate: so many per second on average, so many at once. Pure: time is passed in, as the time since any fixed
+//! moment.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 /// Above so many domains the ones whose buckets are full are forgotten; a full bucket is what an unknown domain has.
 const DOMAINS_REMEMBERED: usize = 1_000;
-/// Nobody is told to wait for longer, however little a rate is.
+/// Longest wait that is given, however low the rate is.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// One bucket. Whoever cannot be served at once gets in line by going into debt, so that those who come later wait for longer.
+/// One bucket. A caller that cannot be served at once gets in line: the bucket goes into debt, so that later callers wait for longer.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     per_second: f64,
@@ -24,10 +25,10 @@ impl TokenBucket {
         Self { per_second: per_second.max(1e-6), burst, tokens: burst, filled_at: now }
     }
 
-    /// Takes what is there, at most `wanted`; tells how many were taken. Nothing while somebody waits in line.
+    /// Takes what is there, at most `wanted`; tells how many were taken. Takes nothing while the bucket is in debt.
     pub fn take(&mut self, now: Duration, wanted: usize) -> usize {
         self.fill(now);
-        // Not negative, and `burst` is a number that somebody configured: no value is cut off.
+        // Not negative, and at most the configured `burst`: the conversion loses nothing.
         let taken = (self.tokens.max(0.0) as usize).min(wanted);
         self.tokens -= taken as f64;
         taken

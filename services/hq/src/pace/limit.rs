@@ -1,4 +1,4 @@
-//! How much a source is asked at once, by how long its answers take. Pure: time is passed in, as the time since any fixed moment.
+//! Adapts how many requests to a source are in flight to how long its answers take. Pure: time is passed in, as the time since any fixed moment.
 //!
 //! Answers are compared with what answers of the same class (the same statement on the same database, about as large) usually take.
 //! Over a window of answers the limit falls in proportion when they took clearly longer than usual, by half at most, and at once by half
@@ -13,15 +13,15 @@ use std::time::Duration;
 
 /// A window ends no sooner, so that one moment of bad luck does not count.
 const WINDOW_SHORTEST: Duration = Duration::from_millis(200);
-/// A window ends by then, with however few answers: so that those who hardly ask are not held down by an old decision.
+/// A window ends by then, with however few answers: so that an old decision does not hold down a source that is hardly asked.
 const WINDOW_LONGEST: Duration = Duration::from_secs(3);
 /// A window needs so many answers, and two for each that may be in flight, unless it is long.
 const WINDOW_ANSWERS: usize = 4;
-/// Milliseconds that are added to every answer on both sides of the comparison: five instead of one are not trouble.
+/// Milliseconds that are added to both sides of the comparison: an answer in five milliseconds instead of one is no sign of load.
 const SLACK_MS: f64 = 5.0;
 /// One answer counts for no more than so many times what is usual.
 const OUTLIER: f64 = 10.0;
-/// How much of an improvement becomes usual with each window.
+/// Share of an improvement that becomes usual with each window.
 const BETTER: f64 = 0.25;
 /// How long it takes until most of a worsening is usual.
 const WORSE: Duration = Duration::from_secs(1800);
@@ -32,7 +32,7 @@ const OVERLOAD_IS_ONE: Duration = Duration::from_secs(1);
 /// Classes that are told apart; answers of further ones are not judged.
 const CLASSES_MAX: usize = 4_096;
 
-/// What is comparable: made by whoever asks, from the source, the question and the size of the answer.
+/// Class of answers whose times can be compared: a number that the caller makes from the source, the statement and the size of the answer.
 pub type Class = u64;
 
 /// How much may be asked at once, and how careful to be.
@@ -44,7 +44,7 @@ pub struct LimitOptions {
     pub slow_down_factor: f64,
 }
 
-/// What a window of answers led to.
+/// What an answer, or the window that it ended, led to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
     /// The window goes on.
@@ -57,7 +57,7 @@ pub enum Decision {
     Lowered(f64),
 }
 
-/// The limit and what it was decided by.
+/// The limit, and the answers by which it is decided.
 #[derive(Clone, Debug)]
 pub struct AdaptiveLimit {
     options: LimitOptions,
@@ -86,7 +86,7 @@ struct Window {
 }
 
 impl AdaptiveLimit {
-    /// Begins with the most that is allowed.
+    /// A limit that begins at `in_flight_max`.
     pub fn new(options: LimitOptions, now: Duration) -> Self {
         let limit = options.in_flight_max.max(1) as f64;
         let window = Window { began: now, ..Window::default() };
@@ -104,7 +104,7 @@ impl AdaptiveLimit {
         self.limit / self.options.in_flight_max.max(1) as f64
     }
 
-    /// An answer came.
+    /// Counts an answer, and decides when its window ends.
     pub fn answered(&mut self, now: Duration, class: Class, latency: Duration) -> Decision {
         let ms = latency.as_secs_f64() * 1e3;
         if self.usual.len() < CLASSES_MAX || self.usual.contains_key(&class) {

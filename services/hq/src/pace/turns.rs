@@ -12,21 +12,21 @@ use super::bucket::TokenBucket;
 use super::limit::{AdaptiveLimit, Class, Decision, LimitOptions};
 use crate::metric_names;
 
-/// How a source is treated.
+/// Limits for the requests to one source.
 #[derive(Clone, Copy, Debug)]
 pub struct TurnOptions {
     /// For metrics and logs: `database`, `blobs`.
     pub source: &'static str,
-    /// The adaptive limit.
+    /// Most turns at once, and how careful to be.
     pub limit: LimitOptions,
     /// Turns that begin in a second when all is well; fewer when the limit has fallen. 0: any number.
     pub per_second_max: u32,
 }
 
-/// Says how long it has been since a fixed moment.
+/// A clock: the time since a fixed moment.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// Who may ask a source now.
+/// Hands out turns at one source.
 pub struct Turns {
     source: &'static str,
     per_second_max: u32,
@@ -43,14 +43,14 @@ struct State {
     in_flight: usize,
 }
 
-/// The right to ask once, given back when dropped.
+/// Permission for one request, given back when it is dropped.
 pub struct Turn {
     turns: Arc<Turns>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Turns {
-    /// All turns are free.
+    /// A source of which no turn is out.
     pub fn new(options: TurnOptions) -> Arc<Self> {
         let began = Instant::now();
         Self::with_clock(options, Box::new(move || began.elapsed()))

@@ -115,7 +115,10 @@ impl HqPostgresConfig {
         }
     }
 
-    /// Rules that types cannot express. The error names the key and what to do; addresses are not in it.
+    /// Checks rules that types cannot express.
+    ///
+    /// # Errors
+    /// The key and what to do about it; addresses are not in the text.
     pub fn validate(&self) -> Result<(), String> {
         if self.slow_down_factor != 0.0 && !(self.slow_down_factor > 1.0 && self.slow_down_factor.is_finite()) {
             return Err("key `hq.database.slow_down_factor`: must be over 1, or 0 for never".into());
@@ -176,7 +179,7 @@ impl HqPostgresConfig {
     }
 }
 
-/// What every database is held to.
+/// Limits that hold for each database.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub connections_max: usize,

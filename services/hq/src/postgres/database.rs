@@ -24,10 +24,10 @@ use crate::source::SourceError;
 
 /// A connection that was idle for longer is not trusted: firewalls forget, servers restart.
 const IDLE_MAX: Duration = Duration::from_secs(300);
-/// The server ends a statement in time; this is what it gets on top before we believe that it is not there.
+/// Time that the server has, beyond the limit at which it ends a statement itself, before it counts as not there.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
-/// One database.
+/// One database, with its idle connections and its limits.
 pub(super) struct Database {
     name: String,
     options: PgConnectOptions,
@@ -69,7 +69,7 @@ impl Key<'_> {
 pub(super) struct Snapshot<'d> {
     database: &'d Database,
     connection: PgConnection,
-    _place: SemaphorePermit<'d>,
+    _permit: SemaphorePermit<'d>,
     turn: Option<Turn>,
     action: String,
     /// The database's clock just before the snapshot was taken, microseconds; `None` for a standby that cannot tell yet.
@@ -101,21 +101,21 @@ impl Database {
     /// Begins a read-only transaction when it is its turn. `action` goes into errors: `read 500 cases`.
     pub async fn snapshot(&self, action: &str) -> Result<Snapshot<'_>, SourceError> {
         let action = format!("{action} from {}", self.name);
-        // First a connection, then a turn: who waits for a busy database must not keep others from a database that is not.
-        let place = self.place(&action).await?;
+        // First a connection, then a turn: a read that waits for a busy database must not keep others from a database that is not busy.
+        let permit = self.connection_permit(&action).await?;
         let turn = self.turns.take().await;
-        self.begin_at(action, place, Some(turn)).await
+        self.begin_at(action, permit, Some(turn)).await
     }
 
     /// Whether a transaction can be begun. Does not wait for a turn: a probe must answer while the source is slow.
     pub async fn check(&self) -> Result<(), SourceError> {
         let action = format!("read from {}", self.name);
-        let place = self.place(&action).await?;
-        self.begin_at(action, place, None).await?.finish().await;
+        let permit = self.connection_permit(&action).await?;
+        self.begin_at(action, permit, None).await?.finish().await;
         Ok(())
     }
 
-    async fn place(&self, action: &str) -> Result<SemaphorePermit<'_>, SourceError> {
+    async fn connection_permit(&self, action: &str) -> Result<SemaphorePermit<'_>, SourceError> {
         self.connections.acquire().await.map_err(|_| SourceError::Unavailable {
             action: action.to_owned(),
             reason: "the connections are being closed".into(),
@@ -125,13 +125,13 @@ impl Database {
     async fn begin_at<'d>(
         &'d self,
         action: String,
-        place: SemaphorePermit<'d>,
+        permit: SemaphorePermit<'d>,
         turn: Option<Turn>,
     ) -> Result<Snapshot<'d>, SourceError> {
         while let Some(mut connection) = self.take_idle() {
             match self.begin(&mut connection, &action).await {
                 Ok(observed_us) => {
-                    return Ok(Snapshot { database: self, connection, _place: place, turn, action, observed_us });
+                    return Ok(Snapshot { database: self, connection, _permit: permit, turn, action, observed_us });
                 }
                 // It broke while idle, and so did probably the others: one of them after the other is given up.
                 Err(Begin::Broken) => {}
@@ -140,7 +140,7 @@ impl Database {
         }
         let mut connection = self.open(&action, turn.as_ref()).await?;
         match self.begin(&mut connection, &action).await {
-            Ok(observed_us) => Ok(Snapshot { database: self, connection, _place: place, turn, action, observed_us }),
+            Ok(observed_us) => Ok(Snapshot { database: self, connection, _permit: permit, turn, action, observed_us }),
             Err(Begin::Failed(error)) => Err(error),
             Err(Begin::Broken) => {
                 Err(SourceError::Unavailable { action, reason: "the server closed a new connection".into() })
@@ -249,7 +249,7 @@ impl Snapshot<'_> {
         }
     }
 
-    /// The clock, for those who cannot do without.
+    /// The database's clock, as an error where there is none.
     pub fn observed_us(&self) -> Result<i64, SourceError> {
         self.observed_us.ok_or_else(|| SourceError::Unavailable {
             action: self.action.clone(),

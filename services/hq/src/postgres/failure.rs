@@ -1,4 +1,4 @@
-//! What a database's trouble means: try again, or somebody has to act.
+//! Classifies errors of a database: worth trying again, or an operator has to act.
 
 use sqlx::Error;
 

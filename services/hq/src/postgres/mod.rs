@@ -7,7 +7,7 @@
 mod config;
 mod database;
 mod failure;
-mod places;
+mod locations;
 mod records;
 mod routing;
 mod shards;
@@ -20,19 +20,19 @@ use futures::future::{try_join, try_join_all};
 
 pub use self::config::{HqPostgresConfig, HqShardConfig, Sharding};
 use self::database::Database;
-use self::places::Places;
+use self::locations::LocationReader;
 use self::routing::Routing;
 use self::shards::{Asked, Shard, Shards};
 use crate::pace::Turns;
 use crate::source::{
-    CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, ReadFrom, Sighting, SourceError,
+    CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, Observation, ReadFrom, SourceError,
     TakeTreeRow, TreeExtent, Wanted,
 };
 
 /// The port [`HqDatabase`] over Postgres.
 pub struct PostgresHq {
     main: Arc<Database>,
-    places: Places,
+    locations: LocationReader,
     shards: Shards,
     turns: Arc<Turns>,
 }
@@ -41,8 +41,9 @@ impl PostgresHq {
     /// Connects to every database, looks at the tables, and checks a few rows against the shard ranges; should they not fit, every id is asked
     /// on all shards.
     ///
-    /// A server that cannot be reached is [`SourceError::Unavailable`]; ranges that cannot be, missing tables or columns and no permission
-    /// are [`SourceError::Refused`].
+    /// # Errors
+    /// [`SourceError::Unavailable`] where a server cannot be reached; [`SourceError::Refused`] where ranges, tables, columns or permissions are
+    /// not as they must be.
     pub async fn connect(config: &HqPostgresConfig) -> Result<Self, SourceError> {
         let (limits, extent, turns) = (config.limits(), config.extent(), Turns::new(config.turns()));
         let database = |name: String, url: &str| Database::new(name, url, limits, Arc::clone(&turns)).map(Arc::new);
@@ -63,16 +64,16 @@ impl PostgresHq {
                 .await
             }
         };
-        let (places, shards) = try_join(Places::connect(main.clone()), shards).await?;
+        let (locations, shards) = try_join(LocationReader::connect(main.clone()), shards).await?;
         let names = match config.shards.is_empty() {
             true => vec!["main".to_owned()],
             false => config.shards.iter().map(|shard| shard.name.clone()).collect(),
         };
         let shards = Shards::new(Routing::new(names, map), shards).await?;
-        Ok(Self { main, places, shards, turns })
+        Ok(Self { main, locations, shards, turns })
     }
 
-    /// What limits the reads in flight to all databases together.
+    /// The turns that limit the reads in flight to all databases together.
     pub fn turns(&self) -> &Arc<Turns> {
         &self.turns
     }
@@ -80,32 +81,32 @@ impl PostgresHq {
 
 #[async_trait]
 impl HqDatabase for PostgresHq {
-    async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         self.shards.read(Asked::From(from, ids)).await
     }
 
-    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
         self.shards.read(Asked::From(from, ids)).await
     }
 
-    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<CaseRows>>, SourceError> {
+    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         self.shards.read(Asked::Latest(wanted)).await
     }
 
-    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Sighting<FormRows>>, SourceError> {
+    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Observation<FormRows>>, SourceError> {
         self.shards.read(Asked::Latest(wanted)).await
     }
 
     async fn location_rows(&self, keys: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
-        self.places.rows(keys).await
+        self.locations.rows(keys).await
     }
 
-    async fn location_ways_up(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
-        self.places.ways_up(ids).await
+    async fn location_ancestors(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
+        self.locations.ancestors(ids).await
     }
 
     async fn location_children(&self, parent_ids: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
-        self.places.children(parent_ids).await
+        self.locations.children(parent_ids).await
     }
 
     async fn location_tree(
@@ -114,7 +115,7 @@ impl HqDatabase for PostgresHq {
         extent: TreeExtent<'_>,
         take: &mut TakeTreeRow<'_>,
     ) -> Result<i64, SourceError> {
-        self.places.tree(domain, extent, take).await
+        self.locations.tree(domain, extent, take).await
     }
 
     async fn check(&self) -> Result<(), SourceError> {

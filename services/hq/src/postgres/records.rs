@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::database::{Database, Key, Snapshot};
 use super::tables::{Table, TableNeed, columns_of, find_tables};
-use crate::source::{BlobReference, CaseRows, Columns, FormRows, Sighting, SourceError};
+use crate::source::{BlobReference, CaseRows, Columns, FormRows, Observation, SourceError};
 
 const CASE: &str = "form_processor_commcarecasesql";
 const INDEX: &str = "form_processor_commcarecaseindexsql";
@@ -42,7 +42,7 @@ const fn need(name: &'static str, columns: &'static [&'static str]) -> TableNeed
 /// What is read besides what every document needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extent {
-    /// Transactions of cases.
+    /// Transactions of cases, which become `actions` and `xform_ids`.
     pub transactions: bool,
     /// Ledger values of cases.
     pub ledger_values: bool,
@@ -123,7 +123,7 @@ impl Records {
     }
 
     /// Reads cases; `None` where the database is a standby that cannot tell how new it is.
-    pub async fn cases(&self, ids: &[String]) -> Result<Option<Vec<Sighting<CaseRows>>>, SourceError> {
+    pub async fn cases(&self, ids: &[String]) -> Result<Option<Vec<Observation<CaseRows>>>, SourceError> {
         let mut snapshot = self.database.snapshot(&format!("read {} cases", ids.len())).await?;
         let Some(observed_us) = snapshot.observed_us else { return Ok(None) };
         let asked = storable(ids);
@@ -144,11 +144,11 @@ impl Records {
             .await?;
         }
         snapshot.finish().await;
-        Ok(Some(sightings(ids, observed_us, found)))
+        Ok(Some(observations(ids, observed_us, found)))
     }
 
     /// Reads forms; `None` where the database is a standby that cannot tell how new it is.
-    pub async fn forms(&self, ids: &[String]) -> Result<Option<Vec<Sighting<FormRows>>>, SourceError> {
+    pub async fn forms(&self, ids: &[String]) -> Result<Option<Vec<Observation<FormRows>>>, SourceError> {
         let mut snapshot = self.database.snapshot(&format!("read {} forms", ids.len())).await?;
         let Some(observed_us) = snapshot.observed_us else { return Ok(None) };
         let asked = storable(ids);
@@ -174,7 +174,7 @@ impl Records {
             .await?;
         }
         snapshot.finish().await;
-        Ok(Some(sightings(ids, observed_us, found)))
+        Ok(Some(observations(ids, observed_us, found)))
     }
 
     /// A few ids of cases and forms that are there, to check them against the shards that the database should have.
@@ -276,8 +276,8 @@ pub(super) fn storable(ids: &[String]) -> Vec<String> {
 }
 
 /// Every id with what was found of it.
-pub(super) fn sightings<T>(ids: &[String], observed_us: i64, mut found: HashMap<String, T>) -> Vec<Sighting<T>> {
-    ids.iter().map(|id| Sighting { id: id.clone(), observed_us, rows: found.remove(id) }).collect()
+pub(super) fn observations<T>(ids: &[String], observed_us: i64, mut found: HashMap<String, T>) -> Vec<Observation<T>> {
+    ids.iter().map(|id| Observation { id: id.clone(), observed_us, rows: found.remove(id) }).collect()
 }
 
 fn blob_reference(blob: &Columns) -> BlobReference {

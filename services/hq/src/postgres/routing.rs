@@ -1,4 +1,4 @@
-//! Which databases are asked for an id: the one of its shard, or all of them.
+//! Decides which databases are asked for an id: the one of its shard, or all of them.
 //!
 //! Ranges that are wrong would make every row look deleted, so they are not believed without proof: a few rows of each database are checked
 //! against them, at start and, for a database that had no rows then, whenever an id was found nowhere. Rows in a database that should
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::metric_names;
 use crate::sharding::ShardMap;
 
-/// Databases have places: 0, 1, … in the order of the configuration.
+/// Routes ids to shard databases, which are numbered 0, 1, … in the order of the configuration.
 pub(super) struct Routing {
     /// Names of the databases, for the operator.
     names: Vec<String>,
@@ -18,7 +18,7 @@ pub(super) struct Routing {
     map: Option<ShardMap>,
     /// Whether rows were found where the map would not look for them.
     disproved: AtomicBool,
-    /// By place, whether rows were there to check the map by.
+    /// By shard, whether rows were there to check the map by.
     checked: Vec<AtomicBool>,
 }
 
@@ -39,25 +39,25 @@ impl Routing {
         self.map.is_some() && !self.disproved.load(Ordering::Acquire)
     }
 
-    /// Places of databases whose rows have not been checked yet.
+    /// Indexes of the databases whose rows have not been checked yet.
     pub fn unchecked(&self) -> Vec<usize> {
-        let unchecked = |place: &usize| !self.checked[*place].load(Ordering::Acquire);
+        let unchecked = |shard_index: &usize| !self.checked[*shard_index].load(Ordering::Acquire);
         (0..self.names.len()).filter(|_| self.is_by_hash()).filter(unchecked).collect()
     }
 
-    /// Checks the map by ids that are at a place, perhaps none. `false` when it is disproved by them.
-    pub fn check(&self, place: usize, ids: &[String]) -> bool {
+    /// Checks the map by ids that were found in a database, perhaps none. `false` when they disprove it.
+    pub fn check(&self, shard_index: usize, ids: &[String]) -> bool {
         let Some(map) = self.map.as_ref().filter(|_| self.is_by_hash()) else { return true };
-        let Some(stray) = ids.iter().find(|id| map.database_of(id) != place) else {
-            self.checked[place].fetch_or(!ids.is_empty(), Ordering::AcqRel);
-            tracing::info!(database = self.names[place], rows_checked = ids.len(), "shard database is ready");
+        let Some(stray) = ids.iter().find(|id| map.database_of(id) != shard_index) else {
+            self.checked[shard_index].fetch_or(!ids.is_empty(), Ordering::AcqRel);
+            tracing::info!(database = self.names[shard_index], rows_checked = ids.len(), "shard database is ready");
             return true;
         };
-        // Once: whoever comes second has nothing to add.
+        // The operator is told once, by the first check that finds a stray row.
         if !self.disproved.swap(true, Ordering::AcqRel) {
             metrics::gauge!(metric_names::ALL_SHARDS_ASKED).set(1.0);
             tracing::warn!(
-                database = self.names[place],
+                database = self.names[shard_index],
                 id = stray,
                 shard = map.shard_of(stray),
                 expected = self.names[map.database_of(stray)],
@@ -68,26 +68,26 @@ impl Routing {
         false
     }
 
-    /// Whether ids that are at a place, in a copy of it, are those that the map looks for there. Without a map that counts, all do.
-    pub fn fits(&self, place: usize, ids: &[String]) -> bool {
+    /// Whether the map routes these ids, found in a copy of a database, to that database. Always, where no map counts.
+    pub fn fits(&self, shard_index: usize, ids: &[String]) -> bool {
         self.map
             .as_ref()
             .filter(|_| self.is_by_hash())
-            .is_none_or(|map| ids.iter().all(|id| map.database_of(id) == place))
+            .is_none_or(|map| ids.iter().all(|id| map.database_of(id) == shard_index))
     }
 
-    /// The ids to ask at each place, each id once however often it is given.
+    /// The ids to ask at each shard, each id once however often it is given.
     pub fn route<'i>(&self, ids: impl Iterator<Item = &'i String>) -> Vec<Vec<String>> {
         let map = self.map.as_ref().filter(|_| self.is_by_hash());
         let mut seen = HashSet::new();
-        let mut by_place = vec![Vec::new(); self.names.len()];
+        let mut by_shard = vec![Vec::new(); self.names.len()];
         for id in ids.filter(|id| seen.insert(id.as_str())) {
             match map {
-                Some(map) => by_place[map.database_of(id)].push(id.clone()),
-                None => by_place.iter_mut().for_each(|ids| ids.push(id.clone())),
+                Some(map) => by_shard[map.database_of(id)].push(id.clone()),
+                None => by_shard.iter_mut().for_each(|ids| ids.push(id.clone())),
             }
         }
-        by_place
+        by_shard
     }
 }
 
@@ -163,8 +163,8 @@ mod tests {
             let routing = routing();
             assert!(routing.check(0, &ids(&[""])));
             assert_eq!(warnings.0.load(Ordering::SeqCst), 0);
-            for place in [1, 0, 1] {
-                routing.check(place, &ids(&["", "abc"]));
+            for shard_index in [1, 0, 1] {
+                routing.check(shard_index, &ids(&["", "abc"]));
             }
         });
         assert_eq!(warnings.0.load(Ordering::SeqCst), 1);

@@ -6,9 +6,9 @@
 //! try included. Whether a replica is new enough is told by HQ's time of publication and the time of the last transaction that it has; a
 //! publisher whose clock is behind that of the database by more than the replica lags could be misled by so much.
 //!
-//! Which of several sightings of an id counts, where every shard is asked: rows win over no rows; of rows in two databases (one of them
+//! Which of several observations of an id counts, where every shard is asked: rows win over no rows; of rows in two databases (one of them
 //! left over when shards were moved) the newer version. An id that none has was seen missing at the latest of their clocks, so that
-//! this certainly comes after every sighting of its rows that went before.
+//! this certainly comes after every observation of its rows that went before.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use super::records::{Extent, Records};
 use super::routing::Routing;
 use crate::document_rules::{self, Disposition};
 use crate::pace::Turns;
-use crate::source::{CaseRows, FormRows, ReadFrom, Sighting, SourceError, Wanted};
+use crate::source::{CaseRows, FormRows, Observation, ReadFrom, SourceError, Wanted};
 
-/// All of them.
+/// All databases with cases and forms, and how ids are routed to them.
 pub(super) struct Shards {
     routing: Routing,
     shards: Vec<Shard>,
@@ -60,20 +60,20 @@ impl Asked<'_> {
     }
 }
 
-/// Cases or forms.
+/// A kind of record that shards hold: cases or forms.
 pub(super) trait Document: Sized + Send {
     /// Reads them from one copy of one database.
     fn read(
         records: &Records,
         ids: &[String],
-    ) -> impl Future<Output = Result<Option<Vec<Sighting<Self>>>, SourceError>> + Send;
+    ) -> impl Future<Output = Result<Option<Vec<Observation<Self>>>, SourceError>> + Send;
 
     /// What the rows mean.
     fn disposition(&self) -> Disposition;
 }
 
 impl Document for CaseRows {
-    async fn read(records: &Records, ids: &[String]) -> Result<Option<Vec<Sighting<Self>>>, SourceError> {
+    async fn read(records: &Records, ids: &[String]) -> Result<Option<Vec<Observation<Self>>>, SourceError> {
         records.cases(ids).await
     }
 
@@ -83,7 +83,7 @@ impl Document for CaseRows {
 }
 
 impl Document for FormRows {
-    async fn read(records: &Records, ids: &[String]) -> Result<Option<Vec<Sighting<Self>>>, SourceError> {
+    async fn read(records: &Records, ids: &[String]) -> Result<Option<Vec<Observation<Self>>>, SourceError> {
         records.forms(ids).await
     }
 
@@ -120,7 +120,7 @@ impl Shards {
     /// Checks a few rows of each database. One that is a replica of another shard is not used.
     pub async fn new(routing: Routing, mut shards: Vec<Shard>) -> Result<Self, SourceError> {
         if routing.is_by_hash() {
-            for (place, shard) in shards.iter_mut().enumerate() {
+            for (shard_index, shard) in shards.iter_mut().enumerate() {
                 let (primary, replica) = try_join(shard.primary.some_ids(), async {
                     match &shard.replica {
                         Some(replica) => replica.some_ids().await,
@@ -129,7 +129,7 @@ impl Shards {
                 })
                 .await?;
                 // Where the primary is where it does not belong, so is its replica.
-                if routing.check(place, &primary) && !routing.fits(place, &replica) {
+                if routing.check(shard_index, &primary) && !routing.fits(shard_index, &replica) {
                     let database = shard.replica.take().map(|replica| replica.database().name().to_owned());
                     tracing::warn!(database, "it holds rows of another shard and is not used; check its address");
                 }
@@ -144,42 +144,48 @@ impl Shards {
     }
 
     /// Reads documents: each different id is answered once.
-    pub async fn read<T: Document>(&self, asked: Asked<'_>) -> Result<Vec<Sighting<T>>, SourceError> {
+    pub async fn read<T: Document>(&self, asked: Asked<'_>) -> Result<Vec<Observation<T>>, SourceError> {
         let was_by_hash = self.routing.is_by_hash();
-        let sightings = self.read_once(asked).await?;
+        let observations = self.read_once(asked).await?;
         // Before an id is called missing, the map that led to this answer has to be proved.
-        let missing = sightings.iter().any(|sighting| sighting.rows.is_none());
-        if was_by_hash && missing && !self.is_map_proved().await? { self.read_once(asked).await } else { Ok(sightings) }
+        let missing = observations.iter().any(|observation| observation.rows.is_none());
+        if was_by_hash && missing && !self.is_map_proved().await? {
+            self.read_once(asked).await
+        } else {
+            Ok(observations)
+        }
     }
 
     async fn is_map_proved(&self) -> Result<bool, SourceError> {
         let unchecked = self.routing.unchecked();
-        let looks = unchecked.iter().map(async |&place| Ok((place, self.shards[place].primary.some_ids().await?)));
+        let looks = unchecked
+            .iter()
+            .map(async |&shard_index| Ok((shard_index, self.shards[shard_index].primary.some_ids().await?)));
         let seen: Vec<(usize, Vec<String>)> = try_join_all(looks).await?;
-        let proved = seen.iter().all(|(place, ids)| ids.is_empty() || self.routing.check(*place, ids));
+        let proved = seen.iter().all(|(shard_index, ids)| ids.is_empty() || self.routing.check(*shard_index, ids));
         Ok(proved && self.routing.is_by_hash())
     }
 
-    async fn read_once<T: Document>(&self, asked: Asked<'_>) -> Result<Vec<Sighting<T>>, SourceError> {
+    async fn read_once<T: Document>(&self, asked: Asked<'_>) -> Result<Vec<Observation<T>>, SourceError> {
         let (of_replicas, of_primaries) = asked.ids();
         let mut later = self.routing.route(of_primaries.into_iter());
         let mut seen = self.read_first(self.routing.route(of_replicas.into_iter()), &mut later).await?;
         if let Asked::Latest(wanted) = asked {
             let again = seen.take_outdated(wanted);
-            for (place, ids) in self.routing.route(again.iter()).into_iter().enumerate() {
-                if self.shards[place].replica.is_some() {
-                    later[place].extend(ids);
+            for (shard_index, ids) in self.routing.route(again.iter()).into_iter().enumerate() {
+                if self.shards[shard_index].replica.is_some() {
+                    later[shard_index].extend(ids);
                 }
             }
         }
-        let reads = later.iter().enumerate().filter(|(_, ids)| !ids.is_empty()).map(async |(place, ids)| {
-            let shard = &self.shards[place];
+        let reads = later.iter().enumerate().filter(|(_, ids)| !ids.is_empty()).map(async |(shard_index, ids)| {
+            let shard = &self.shards[shard_index];
             T::read(&shard.primary, ids).await?.ok_or_else(|| shard.no_clock())
         });
-        for sighting in try_join_all(reads).await?.into_iter().flatten() {
-            seen.add(sighting, false);
+        for observation in try_join_all(reads).await?.into_iter().flatten() {
+            seen.add(observation, false);
         }
-        Ok(seen.into_sightings())
+        Ok(seen.into_observations())
     }
 
     /// The first try: replicas. A database without one is asked for everything now, also for what is in `later`; a replica that cannot tell
@@ -190,22 +196,22 @@ impl Shards {
         later: &mut [Vec<String>],
     ) -> Result<Seen<T>, SourceError> {
         let mut reads = Vec::new();
-        for (place, mut ids) in ids.into_iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
-            let shard = &self.shards[place];
+        for (shard_index, mut ids) in ids.into_iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
+            let shard = &self.shards[shard_index];
             if shard.replica.is_none() {
-                ids.append(&mut later[place]);
+                ids.append(&mut later[shard_index]);
             }
             reads.push(async move {
-                let sightings = T::read(shard.replica.as_ref().unwrap_or(&shard.primary), &ids).await?;
-                Ok::<_, SourceError>((place, ids, sightings))
+                let observations = T::read(shard.replica.as_ref().unwrap_or(&shard.primary), &ids).await?;
+                Ok::<_, SourceError>((shard_index, ids, observations))
             });
         }
         let mut seen = Seen::default();
-        for (place, ids, sightings) in try_join_all(reads).await? {
-            let shard = &self.shards[place];
-            match sightings {
-                Some(sightings) => sightings.into_iter().for_each(|one| seen.add(one, shard.replica.is_some())),
-                None if shard.replica.is_some() => later[place].extend(ids),
+        for (shard_index, ids, observations) in try_join_all(reads).await? {
+            let shard = &self.shards[shard_index];
+            match observations {
+                Some(observations) => observations.into_iter().for_each(|one| seen.add(one, shard.replica.is_some())),
+                None if shard.replica.is_some() => later[shard_index].extend(ids),
                 None => return Err(shard.no_clock()),
             }
         }
@@ -224,7 +230,7 @@ impl Shard {
 
 /// What was seen of each id so far, and whether on a replica.
 struct Seen<T> {
-    by_id: HashMap<String, (Sighting<T>, bool)>,
+    by_id: HashMap<String, (Observation<T>, bool)>,
 }
 
 impl<T> Default for Seen<T> {
@@ -234,26 +240,26 @@ impl<T> Default for Seen<T> {
 }
 
 impl<T: Document> Seen<T> {
-    fn add(&mut self, sighting: Sighting<T>, on_replica: bool) {
-        match self.by_id.get_mut(&sighting.id) {
+    fn add(&mut self, observation: Observation<T>, on_replica: bool) {
+        match self.by_id.get_mut(&observation.id) {
             None => {
-                self.by_id.insert(sighting.id.clone(), (sighting, on_replica));
+                self.by_id.insert(observation.id.clone(), (observation, on_replica));
             }
-            Some((known, was_on_replica)) if is_better(&sighting, known) => {
-                (*known, *was_on_replica) = (sighting, on_replica);
+            Some((known, was_on_replica)) if is_better(&observation, known) => {
+                (*known, *was_on_replica) = (observation, on_replica);
             }
             Some(_) => {}
         }
     }
 
-    /// Ids that a primary has to be asked for: those that nobody has, and those that a replica had from before their change. What the
+    /// Ids that a primary has to be asked for: those that no database has, and those that a replica had from before their change. What the
     /// replica said of these does not count.
     fn take_outdated(&mut self, wanted: &[Wanted]) -> Vec<String> {
         let mut outdated = Vec::new();
         for Wanted { id, changed_us, .. } in wanted {
             match self.by_id.get(id) {
-                Some((sighting, _)) if sighting.rows.is_none() => outdated.push(id.clone()),
-                Some((sighting, true)) if sighting.observed_us < *changed_us => {
+                Some((observation, _)) if observation.rows.is_none() => outdated.push(id.clone()),
+                Some((observation, true)) if observation.observed_us < *changed_us => {
                     outdated.push(id.clone());
                     self.by_id.remove(id);
                 }
@@ -263,12 +269,12 @@ impl<T: Document> Seen<T> {
         outdated
     }
 
-    fn into_sightings(self) -> Vec<Sighting<T>> {
-        self.by_id.into_values().map(|(sighting, _)| sighting).collect()
+    fn into_observations(self) -> Vec<Observation<T>> {
+        self.by_id.into_values().map(|(observation, _)| observation).collect()
     }
 }
 
-fn is_better<T: Document>(one: &Sighting<T>, than: &Sighting<T>) -> bool {
+fn is_better<T: Document>(one: &Observation<T>, than: &Observation<T>) -> bool {
     match (&one.rows, &than.rows) {
         (Some(one_rows), Some(than_rows)) => {
             (version_us(one_rows), one.observed_us) > (version_us(than_rows), than.observed_us)
@@ -293,24 +299,25 @@ mod tests {
 
     use super::*;
 
-    fn sighting(observed_us: i64, modified_on: Option<&str>) -> Sighting<CaseRows> {
+    fn observation(observed_us: i64, modified_on: Option<&str>) -> Observation<CaseRows> {
         let rows = modified_on.map(|at| CaseRows {
             case: json!({"case_id": "c", "domain": "d", "server_modified_on": at}).as_object().unwrap().clone(),
             ..CaseRows::default()
         });
-        Sighting { id: "c".into(), observed_us, rows }
+        Observation { id: "c".into(), observed_us, rows }
     }
 
     #[test]
     fn rows_win_over_none_and_the_newer_version_over_what_was_left_behind() {
         let (old, new) = (Some("2026-01-01T00:00:00.000000Z"), Some("2026-01-02T00:00:00.000000Z"));
-        let all = [sighting(5, None), sighting(3, old), sighting(2, new), sighting(9, None), sighting(7, old)];
+        let all =
+            [observation(5, None), observation(3, old), observation(2, new), observation(9, None), observation(7, old)];
         for turned in 0..all.len() {
             let mut seen = Seen::default();
             let mut order = all.to_vec();
             order.rotate_left(turned);
-            order.into_iter().for_each(|sighting| seen.add(sighting, false));
-            assert_eq!(seen.into_sightings(), [sighting(2, new)]);
+            order.into_iter().for_each(|observation| seen.add(observation, false));
+            assert_eq!(seen.into_observations(), [observation(2, new)]);
         }
     }
 
@@ -321,21 +328,21 @@ mod tests {
             [(true, 9, true), (true, 5, false), (true, 0, false), (false, 9, false)]
         {
             let mut seen = Seen::default();
-            seen.add(sighting(5, row), seen_on_replica);
+            seen.add(observation(5, row), seen_on_replica);
             let wanted = [Wanted { id: "c".into(), changed_us, deleted: false }];
             assert_eq!(!seen.take_outdated(&wanted).is_empty(), outdated, "{seen_on_replica} {changed_us}");
             // The primary does not have it any more.
-            seen.add(sighting(10, None), false);
-            assert_eq!(seen.into_sightings(), [if outdated { sighting(10, None) } else { sighting(5, row) }]);
+            seen.add(observation(10, None), false);
+            assert_eq!(seen.into_observations(), [if outdated { observation(10, None) } else { observation(5, row) }]);
         }
     }
 
     #[test]
-    fn an_id_that_nobody_has_was_missing_at_the_latest_of_the_clocks() {
+    fn an_id_that_no_database_has_was_missing_at_the_latest_of_the_clocks() {
         for order in [[5, 9, 7], [9, 7, 5], [7, 5, 9]] {
             let mut seen = Seen::default();
-            order.into_iter().for_each(|observed_us| seen.add(sighting(observed_us, None), false));
-            assert_eq!(seen.into_sightings(), [sighting(9, None)]);
+            order.into_iter().for_each(|observed_us| seen.add(observation(observed_us, None), false));
+            assert_eq!(seen.into_observations(), [observation(9, None)]);
         }
     }
 }

@@ -135,14 +135,14 @@ fn check_table(need: &TableNeed, exists: bool, columns: &[(String, String)]) -> 
 pub(super) fn columns_of(row: &PgRow) -> Result<Columns, sqlx::Error> {
     let mut columns = Columns::with_capacity(row.len());
     for column in row.columns() {
-        let place = column.ordinal();
+        let column_index = column.ordinal();
         let value = match column.type_info().name() {
-            "INT2" => row.try_get::<Option<i16>, _>(place)?.map(Value::from),
-            "INT4" => row.try_get::<Option<i32>, _>(place)?.map(Value::from),
-            "INT8" => row.try_get::<Option<i64>, _>(place)?.map(Value::from),
-            "BOOL" => row.try_get::<Option<bool>, _>(place)?.map(Value::from),
-            "TIMESTAMPTZ" | "TIMESTAMP" => instant(row, place)?.and_then(timestamp::format_us).map(Value::from),
-            _ => row.try_get::<Option<String>, _>(place)?.map(Value::from),
+            "INT2" => row.try_get::<Option<i16>, _>(column_index)?.map(Value::from),
+            "INT4" => row.try_get::<Option<i32>, _>(column_index)?.map(Value::from),
+            "INT8" => row.try_get::<Option<i64>, _>(column_index)?.map(Value::from),
+            "BOOL" => row.try_get::<Option<bool>, _>(column_index)?.map(Value::from),
+            "TIMESTAMPTZ" | "TIMESTAMP" => instant(row, column_index)?.and_then(timestamp::format_us).map(Value::from),
+            _ => row.try_get::<Option<String>, _>(column_index)?.map(Value::from),
         };
         columns.insert(column.name().to_owned(), value.unwrap_or(Value::Null));
     }
@@ -150,8 +150,8 @@ pub(super) fn columns_of(row: &PgRow) -> Result<Columns, sqlx::Error> {
 }
 
 /// A timestamp column in microseconds since 1970. `None` for null, and for infinity, which HQ cannot hold either.
-pub(super) fn instant(row: &PgRow, place: usize) -> Result<Option<i64>, sqlx::Error> {
-    let value = row.try_get_raw(place)?;
+pub(super) fn instant(row: &PgRow, column_index: usize) -> Result<Option<i64>, sqlx::Error> {
+    let value = row.try_get_raw(column_index)?;
     if value.is_null() {
         return Ok(None);
     }

@@ -12,7 +12,7 @@ use super::http::Server;
 use super::{REQUESTS_MAX, primary_location, unanswered};
 use crate::source::{SourceError, UserDirectory};
 
-/// HQ's CouchDB.
+/// How HQ's CouchDB is reached.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CouchdbConfig {
@@ -43,6 +43,9 @@ pub struct CouchdbUsers {
 
 impl CouchdbUsers {
     /// Checks the configuration and asks whether the database is there.
+    ///
+    /// # Errors
+    /// [`SourceError::Unavailable`] where the server does not answer; [`SourceError::Refused`] where address, database or permission is wrong.
     pub async fn connect(config: &CouchdbConfig) -> Result<Self, SourceError> {
         let server =
             Server::new("CouchDB", &config.url, config.user.as_ref(), config.password.as_ref(), config.timeout_ms)?;

@@ -12,7 +12,7 @@ use super::http::Server;
 use super::{FIELDS, REQUESTS_MAX, primary_location, unanswered};
 use crate::source::{SourceError, UserDirectory};
 
-/// HQ's Elasticsearch.
+/// How HQ's Elasticsearch is reached.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ElasticsearchConfig {
@@ -23,7 +23,7 @@ pub struct ElasticsearchConfig {
     /// Name of the mapping type, `user` in HQ; needed before version 7, where there are no types any more.
     #[serde(default)]
     pub type_name: Option<String>,
-    /// How to ask.
+    /// Which request is used.
     #[serde(default)]
     pub mode: ElasticsearchMode,
     /// User name, where one is needed.
@@ -62,6 +62,9 @@ pub struct ElasticsearchUsers {
 
 impl ElasticsearchUsers {
     /// Checks the configuration and asks whether the index is there.
+    ///
+    /// # Errors
+    /// [`SourceError::Unavailable`] where the server does not answer; [`SourceError::Refused`] where address, index or permission is wrong.
     pub async fn connect(config: &ElasticsearchConfig) -> Result<Self, SourceError> {
         let server = Server::new(
             "Elasticsearch",

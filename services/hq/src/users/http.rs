@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::source::SourceError;
 
-/// One server.
+/// A server that users are asked for over HTTP.
 pub(super) struct Server {
     client: Client,
     base: Url,

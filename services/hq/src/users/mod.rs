@@ -55,7 +55,10 @@ pub enum UsersConfig {
 }
 
 impl UsersConfig {
-    /// Rules that types cannot express. The error names the key and what to do; addresses are not in it.
+    /// Checks rules that types cannot express.
+    ///
+    /// # Errors
+    /// The key and what to do about it; addresses are not in the text.
     pub fn validate(&self) -> Result<(), String> {
         let url = match self {
             Self::Elasticsearch(config) => &config.url,
@@ -103,7 +106,7 @@ fn location_text(location_id: &Value) -> Option<String> {
     location_id.as_str().filter(|id| !id.is_empty()).map(str::to_owned)
 }
 
-/// An answer for everybody, and the different ids to ask for, in batches.
+/// An empty answer for every id, and the different ids to ask for, in batches.
 fn unanswered(user_ids: &[String]) -> (HashMap<String, Option<String>>, Vec<Vec<String>>) {
     let answers = user_ids.iter().map(|id| (id.clone(), None)).collect();
     let mut seen: HashSet<&str> = NOT_USERS.into_iter().collect();

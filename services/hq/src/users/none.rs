@@ -1,4 +1,4 @@
-//! No user directory: everybody is nowhere.
+//! No user directory: no user has a location.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::source::{SourceError, UserDirectory};
 
-/// Answers "no location" for everybody.
+/// Answers that no user has a location.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoUsers;
 

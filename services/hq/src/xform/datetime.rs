@@ -48,7 +48,7 @@ impl UtcText {
         self.length += 1;
     }
 
-    /// Faster than formatting.
+    /// Writes digits by hand, which is faster than formatting.
     fn push_number(&mut self, number: u32, digits_min: u32) {
         let digits = number.checked_ilog10().map_or(1, |log| log + 1).max(digits_min);
         for place in (0..digits).rev() {

@@ -19,7 +19,7 @@ const COMPARED_ATTRIBUTES_MAX: usize = 16;
 const NAMESPACE_GROWTH_MAX: usize = 16;
 const NAMESPACE_BYTES_FREE: usize = 16 << 20;
 
-/// Parses a form.
+/// Parses the checked text of a form into a tree.
 ///
 /// # Errors
 /// `NotWellFormed` for what lxml rejects; `Raises` for what HQ's conversion stumbles over, if all else is in order.

@@ -5,11 +5,11 @@ use serde_json::{Map, Value};
 /// A member's key. Names come from XML, so they need no escaping in JSON; namespace names may.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Key<'k> {
-    /// A child element.
+    /// The key of a child element: its local name.
     Name(&'k str),
-    /// `@name`
+    /// The key `@name` of an attribute.
     Attribute(&'k str),
-    /// `@{namespace}name`
+    /// The key `@{namespace}name` of an attribute with a namespace.
     NamespacedAttribute(&'k str, &'k str),
     /// `@xmlns`, `#text` or `#type`
     Marker(&'static str),
@@ -51,7 +51,7 @@ impl<'o> TextSink<'o> {
         Self { out }
     }
 
-    /// Ends the document.
+    /// Called once, after the last member of the root.
     pub(super) fn finish(self) {
         if self.out.last() == Some(&b',') {
             self.out.pop();
@@ -136,7 +136,7 @@ fn escape(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&bytes[written..]);
 }
 
-/// Builds values.
+/// Builds [`Value`]s of what the conversion hands over.
 #[derive(Default)]
 pub(super) struct ValueSink {
     open: Vec<Container>,

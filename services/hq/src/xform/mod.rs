@@ -1,7 +1,7 @@
 //! Conversion of a submitted form's XML into the `form` object of HQ's `XFormInstance.to_json()`.
 //!
 //! HQ computes `scrub_meta(adjust_datetimes(xml2json(xml) + "#type"))` with lxml; this module gives the same members, values
-//! and member order without building a DOM. The way of one form:
+//! and member order without building a DOM. The steps for one form:
 //!
 //! 1. `encoding`: bytes to checked text with `\n` line ends, borrowed where the form is plain UTF-8;
 //! 2. `document`: one pass over the text, checking all that libxml2 checks, into a flat `tree` of borrowed slices in which

@@ -37,7 +37,7 @@ impl<'a> Namespaces<'a> {
         &self.names[id.0 as usize]
     }
 
-    /// The id of a name, if it was met before.
+    /// The id of a name, if the document has used it before.
     fn known(&self, name: &str) -> Option<NamespaceId> {
         let scanned = &self.names[..self.names.len().min(SCAN_MAX)];
         match scanned.iter().position(|known| known == name) {

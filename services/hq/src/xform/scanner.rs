@@ -285,9 +285,9 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// May begin a name.
+/// Class of bytes that may begin a name.
 const START: u8 = 1;
-/// May stand in a name.
+/// Class of bytes that may be part of a name.
 const NAME: u8 = 2;
 
 /// Classes of ASCII bytes; all others are 0 and decided by character.

@@ -25,7 +25,7 @@ pub(super) struct Attribute<'a> {
 
 #[derive(Debug)]
 pub(super) struct Element<'a> {
-    /// Local name.
+    /// Local name, without prefix and namespace.
     pub(super) name: &'a str,
     /// Character data before the first child element.
     pub(super) text: Cow<'a, str>,

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 pub use self::config::JetStreamConfig;
 use self::connection::Connection;
 use self::consumer::JetStreamConsumer;
-use super::{Consumer, ConsumerOptions, Heard, Message, PublishError, Queue, QueueError, Stream, naming};
+use super::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream, naming};
 use crate::error_chain::Chain;
 use crate::names;
 
@@ -128,7 +128,7 @@ impl Queue for JetStreamQueue {
         told.await.map_err(|reason| QueueError { action: format!("broadcast on {subject}"), reason })
     }
 
-    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
         listener::listen(&self.connection, pattern).await
     }
 

@@ -1,8 +1,7 @@
 //! The queue inside one process.
 //!
-//! Nothing is stored, so `publish` resolves only when the final consumer has acknowledged the message: whoever waits for it
-//! knows that what came of it is durable. A process that dies loses the messages, and their publishers, who never heard
-//! `Ok`, send them again.
+//! Nothing is stored, so `publish` resolves only when the final consumer has acknowledged the message: its `Ok` means that what
+//! came of the message is durable. A process that dies loses the messages; their publishers, which got no `Ok`, send them again.
 //!
 //! Invariants: a message leaves by being acknowledged or by [`MemoryQueue::close`]; each stream has room of its own, so that
 //! one full stage cannot starve the stage that would empty it; no lock is held while waiting.
@@ -17,14 +16,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::held::{Found, HandedOut, Held};
 use self::listeners::Listeners;
+use self::stream_messages::{HandedOut, StreamMessages, Submission};
 use super::{
-    Consumer, ConsumerOptions, Delivery, Heard, Message, PublishError, Queue, QueueError, Receipt, Stream, naming,
+    Broadcast, Consumer, ConsumerOptions, Delivery, Message, PublishError, Queue, QueueError, Receipt, Stream, naming,
 };
 
-mod held;
 mod listeners;
+mod stream_messages;
 
 /// Limits of a [`MemoryQueue`]; each stream has them for itself.
 #[derive(Clone, Debug)]
@@ -61,9 +60,9 @@ struct Room {
 }
 
 /// One stream, shared by the queue, its consumers and their receipts.
-struct Work {
+struct SharedStream {
     stream: Stream,
-    held: Mutex<Held<Room>>,
+    held: Mutex<StreamMessages<Room>>,
     /// One wake-up for each message that can be handed out, and one for all when the next timer comes earlier.
     changed: Notify,
     messages: Arc<Semaphore>,
@@ -71,13 +70,13 @@ struct Work {
     closed: CancellationToken,
 }
 
-impl Work {
-    fn lock(&self) -> MutexGuard<'_, Held<Room>> {
+impl SharedStream {
+    fn lock(&self) -> MutexGuard<'_, StreamMessages<Room>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what is held, and wakes everyone who sleeps too long if the next timer comes earlier now.
-    fn change<T>(&self, change: impl FnOnce(&mut Held<Room>, Instant) -> T) -> T {
+    /// Changes the messages, and wakes the sleeping consumers if the next timer comes earlier now.
+    fn change<T>(&self, change: impl FnOnce(&mut StreamMessages<Room>, Instant) -> T) -> T {
         let mut held = self.lock();
         let before = held.next_timer();
         let outcome = change(&mut held, Instant::now());
@@ -97,21 +96,21 @@ impl Work {
 /// The queue of one process. See the module for what it promises.
 pub struct MemoryQueue {
     options: MemoryQueueOptions,
-    work: [Arc<Work>; Stream::ALL.len()],
+    streams: [Arc<SharedStream>; Stream::ALL.len()],
     listeners: Listeners,
     closed: CancellationToken,
 }
 
 impl MemoryQueue {
-    /// An empty queue.
+    /// A queue without messages.
     pub fn new(options: MemoryQueueOptions) -> Arc<Self> {
         let closed = CancellationToken::new();
         let messages_max = options.messages_held_max.clamp(1, Semaphore::MAX_PERMITS);
         let bytes_max = usize::try_from(options.bytes_held_max).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
-        let work = Stream::ALL.map(|stream| {
-            Arc::new(Work {
+        let streams = Stream::ALL.map(|stream| {
+            Arc::new(SharedStream {
                 stream,
-                held: Mutex::new(Held::new(options.dedupe_window)),
+                held: Mutex::new(StreamMessages::new(options.dedupe_window)),
                 changed: Notify::new(),
                 messages: Arc::new(Semaphore::new(messages_max)),
                 bytes: Arc::new(Semaphore::new(bytes_max)),
@@ -119,34 +118,34 @@ impl MemoryQueue {
             })
         });
         let listeners = Listeners::new(options.broadcasts_held_max);
-        Arc::new(Self { options, work, listeners, closed })
+        Arc::new(Self { options, streams, listeners, closed })
     }
 
-    /// Ends the queue: publishers get [`PublishError::Closed`], consumers and listeners `None`. What was not acknowledged is
-    /// let go; its publishers never heard `Ok`.
+    /// Ends the queue: publishers get [`PublishError::Closed`], consumers and listeners `None`. Messages that were not
+    /// acknowledged are dropped; their publishers got no `Ok`.
     pub fn close(&self) {
         self.closed.cancel();
-        for work in &self.work {
-            work.lock().clear();
-            work.changed.notify_waiters();
+        for shared in &self.streams {
+            shared.lock().clear();
+            shared.changed.notify_waiters();
         }
         self.listeners.close();
     }
 
-    fn work(&self, stream: Stream) -> &Arc<Work> {
+    fn shared(&self, stream: Stream) -> &Arc<SharedStream> {
         match stream {
-            Stream::Records => &self.work[0],
-            Stream::Rows => &self.work[1],
-            Stream::Quarantine => &self.work[2],
+            Stream::Records => &self.streams[0],
+            Stream::Rows => &self.streams[1],
+            Stream::Quarantine => &self.streams[2],
         }
     }
 
     /// Waits until the message fits.
-    async fn room(&self, work: &Work, size: usize) -> Option<Room> {
+    async fn room(&self, shared: &SharedStream, size: usize) -> Option<Room> {
         let bytes = u32::try_from(size).unwrap_or(u32::MAX).clamp(1, self.options.bytes_held_max.max(1));
         let room = async {
-            let message = Arc::clone(&work.messages).acquire_owned().await.ok()?;
-            let bytes = Arc::clone(&work.bytes).acquire_many_owned(bytes).await.ok()?;
+            let message = Arc::clone(&shared.messages).acquire_owned().await.ok()?;
+            let bytes = Arc::clone(&shared.bytes).acquire_many_owned(bytes).await.ok()?;
             Some(Room { _message: message, _bytes: bytes })
         };
         self.closed.run_until_cancelled(room).await.flatten()
@@ -165,26 +164,26 @@ impl Queue for MemoryQueue {
         if size > size_max {
             return Err(PublishError::TooLarge { subject: message.subject, size, size_max });
         }
-        let work = self.work(stream);
+        let shared = self.shared(stream);
         // A repetition of what is held must not wait for room: it would wait for itself.
-        let known = work.lock().find(Instant::now(), &message.dedupe_id);
+        let known = shared.lock().find(Instant::now(), &message.dedupe_id);
         let acknowledged = match known {
-            Found::Acknowledged => return Ok(()),
-            Found::Held(acknowledged) => acknowledged,
-            Found::Nothing => {
-                let room = self.room(work, size).await.ok_or(PublishError::Closed)?;
-                let mut held = work.lock();
+            Submission::Acknowledged => return Ok(()),
+            Submission::Pending(acknowledged) => acknowledged,
+            Submission::New => {
+                let room = self.room(shared, size).await.ok_or(PublishError::Closed)?;
+                let mut held = shared.lock();
                 // Under the lock, since `close` cancels first and then clears under it.
                 if self.closed.is_cancelled() {
                     return Err(PublishError::Closed);
                 }
                 match held.find(Instant::now(), &message.dedupe_id) {
-                    Found::Acknowledged => return Ok(()),
-                    Found::Held(acknowledged) => acknowledged,
-                    Found::Nothing => {
+                    Submission::Acknowledged => return Ok(()),
+                    Submission::Pending(acknowledged) => acknowledged,
+                    Submission::New => {
                         let acknowledged = held.hold(message, room);
                         drop(held);
-                        work.changed.notify_one();
+                        shared.changed.notify_one();
                         acknowledged
                     }
                 }
@@ -195,13 +194,14 @@ impl Queue for MemoryQueue {
 
     async fn consumer(&self, stream: Stream, options: ConsumerOptions) -> Result<Box<dyn Consumer>, QueueError> {
         naming::check_group(stream, &options)?;
-        let work = Arc::clone(self.work(stream));
+        let shared = Arc::clone(self.shared(stream));
         let action = naming::group_action(stream, &options.durable_name);
-        work.lock()
+        shared
+            .lock()
             .join(options)
             .map_err(|group| QueueError { action, reason: format!("the consumer {group} reads the stream already") })?;
-        work.changed.notify_waiters();
-        Ok(Box::new(MemoryConsumer { work }))
+        shared.changed.notify_waiters();
+        Ok(Box::new(MemoryConsumer { shared }))
     }
 
     async fn broadcast(&self, subject: &str, payload: Bytes) -> Result<(), QueueError> {
@@ -210,7 +210,7 @@ impl Queue for MemoryQueue {
         Ok(())
     }
 
-    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
         naming::check_pattern(pattern)?;
         Ok(self.listeners.listen(pattern))
     }
@@ -228,24 +228,24 @@ impl Queue for MemoryQueue {
 }
 
 struct MemoryConsumer {
-    work: Arc<Work>,
+    shared: Arc<SharedStream>,
 }
 
 #[async_trait]
 impl Consumer for MemoryConsumer {
     async fn next(&mut self) -> Option<Result<Delivery, QueueError>> {
         loop {
-            let changed = self.work.changed.notified();
+            let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             // Registered before looking, so that nothing that happens in between is slept through.
             changed.as_mut().enable();
-            if self.work.closed.is_cancelled() {
+            if self.shared.closed.is_cancelled() {
                 return None;
             }
-            if let Some(handed_out) = self.work.change(|held, now| held.hand_out(now)) {
+            if let Some(handed_out) = self.shared.change(|held, now| held.hand_out(now)) {
                 return Some(Ok(self.delivery(handed_out)));
             }
-            let timer = self.work.lock().next_timer();
+            let timer = self.shared.lock().next_timer();
             match timer {
                 None => changed.await,
                 Some(at) => tokio::select! {
@@ -260,14 +260,14 @@ impl Consumer for MemoryConsumer {
 impl MemoryConsumer {
     fn delivery(&self, handed_out: HandedOut) -> Delivery {
         let HandedOut { id, subject, payload, attempts } = handed_out;
-        let receipt = MemoryReceipt { work: Arc::clone(&self.work), id, attempts, answered: false };
+        let receipt = MemoryReceipt { shared: Arc::clone(&self.shared), id, attempts, answered: false };
         Delivery { subject, payload, id: id.to_string(), attempts, receipt: Box::new(receipt) }
     }
 }
 
 /// Dropping it without an answer gives the message back at once.
 struct MemoryReceipt {
-    work: Arc<Work>,
+    shared: Arc<SharedStream>,
     id: u64,
     attempts: u64,
     answered: bool,
@@ -276,9 +276,9 @@ struct MemoryReceipt {
 impl MemoryReceipt {
     fn give_back(&mut self, after: Duration) {
         self.answered = true;
-        self.work.change(|held, now| held.give_back(now, self.id, self.attempts, after));
+        self.shared.change(|held, now| held.give_back(now, self.id, self.attempts, after));
         // Either this message or, while it is delayed, another one can be handed out now.
-        self.work.changed.notify_one();
+        self.shared.changed.notify_one();
     }
 }
 
@@ -286,10 +286,10 @@ impl MemoryReceipt {
 impl Receipt for MemoryReceipt {
     async fn acknowledge(mut self: Box<Self>) -> Result<(), QueueError> {
         self.answered = true;
-        let held = self.work.change(|held, now| held.acknowledge(now, self.id));
-        self.work.changed.notify_one();
-        if !held && self.work.closed.is_cancelled() {
-            return Err(self.work.error(&format!("acknowledge message {}", self.id), "the queue is closed"));
+        let held = self.shared.change(|held, now| held.acknowledge(now, self.id));
+        self.shared.changed.notify_one();
+        if !held && self.shared.closed.is_cancelled() {
+            return Err(self.shared.error(&format!("acknowledge message {}", self.id), "the queue is closed"));
         }
         Ok(())
     }
@@ -300,11 +300,11 @@ impl Receipt for MemoryReceipt {
     }
 
     async fn in_progress(&self) -> Result<(), QueueError> {
-        if self.work.change(|held, now| held.extend(now, self.id, self.attempts)) {
+        if self.shared.change(|held, now| held.extend(now, self.id, self.attempts)) {
             return Ok(());
         }
         let action = format!("keep message {}", self.id);
-        Err(self.work.error(&action, "it took too long and is handed out again"))
+        Err(self.shared.error(&action, "it took too long and is handed out again"))
     }
 }
 

@@ -6,7 +6,7 @@
 //!   out again after the acknowledgement time-out, a `retry`, or when its receipt is dropped. No order is promised.
 //! - A consumer holds at most `in_flight_max` unacknowledged messages.
 //! - A full queue makes `publish` wait or fail with [`PublishError::Unavailable`]; it never drops a message.
-//! - Broadcasts reach those who listen at that moment and nobody else.
+//! - Broadcasts reach the listeners of that moment only.
 
 use std::time::Duration;
 
@@ -14,23 +14,26 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use self::publish_until_safe::publish_until_safe;
+
 pub mod jetstream;
 pub mod memory;
 mod naming;
+mod publish_until_safe;
 
-/// The work queues.
+/// The work queues between the services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// Full documents, `lake.records.>`: fetcher to enricher.
     Records,
     /// Flattened rows, `lake.rows.>`: enricher to writer.
     Rows,
-    /// What could not be handled, `lake.quarantine.>`: everyone to the metastore.
+    /// Records that could not be handled, `lake.quarantine.>`: every service to the metastore.
     Quarantine,
 }
 
 impl Stream {
-    /// All streams.
+    /// All streams, in the order in which a record passes through them.
     pub const ALL: [Self; 3] = [Self::Records, Self::Rows, Self::Quarantine];
 
     /// The subjects of the stream.
@@ -62,7 +65,7 @@ impl Stream {
 pub struct Message {
     /// Subject, made by `crate::names`.
     pub subject: String,
-    /// Encoded by [`crate::wire`].
+    /// A message encoded by [`crate::wire`].
     pub payload: Bytes,
     /// A second message with the same id within the dedupe window is dropped; make it once per content, before any retry.
     pub dedupe_id: String,
@@ -118,37 +121,52 @@ pub struct QueueError {
 /// The queue as producers and consumers see it.
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
-    /// Queues a message. `Ok` means it is safe; repeating a message after an error is safe too.
+    /// Queues a message. `Ok` means that it is safe; repeating a message after an error is safe too.
+    ///
+    /// # Errors
+    /// See [`PublishError`]: only [`PublishError::Unavailable`] is worth trying again.
     async fn publish(&self, message: Message) -> Result<(), PublishError>;
 
-    /// A consumer of a stream. Making it again with the same name joins the same group.
+    /// Joins the group of consumers with this name; a stream has one group.
+    ///
+    /// # Errors
+    /// Where the options cannot be used, another group reads the stream, or the server does not answer.
     async fn consumer(&self, stream: Stream, options: ConsumerOptions) -> Result<Box<dyn Consumer>, QueueError>;
 
-    /// Tells everyone who listens now; nobody is waited for.
+    /// Sends a broadcast to the listeners of this moment, without waiting for any of them.
+    ///
+    /// # Errors
+    /// Where the subject belongs to a stream or is not valid, or the server does not answer.
     async fn broadcast(&self, subject: &str, payload: Bytes) -> Result<(), QueueError>;
 
-    /// Hears broadcasts from now on. `pattern` as in NATS: `*` is one token, a last `>` the rest.
-    /// After a lost connection broadcasts may have been missed: the item [`Heard::MaybeMissed`] says so.
-    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError>;
+    /// Listens to broadcasts from now on. `pattern` as in NATS: `*` is one token, a last `>` the rest.
+    /// After a lost connection broadcasts may have been missed: the item [`Broadcast::MaybeMissed`] says so.
+    ///
+    /// # Errors
+    /// Where the pattern is not valid, or the server does not answer.
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError>;
 
     /// Largest payload in bytes.
     fn payload_size_max(&self) -> usize;
 
     /// Whether messages can be queued now; for `/ready`.
+    ///
+    /// # Errors
+    /// What prevents it, for the operator.
     async fn check(&self) -> Result<(), QueueError>;
 }
 
-/// What a listener hears.
+/// What a listener receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// A broadcast.
-    Broadcast {
-        /// Its subject.
+pub enum Broadcast {
+    /// A message that was broadcast.
+    Message {
+        /// Subject that it was sent on.
         subject: String,
-        /// Its payload.
+        /// Payload as it was sent.
         payload: Bytes,
     },
-    /// The connection was away for a moment; something may have been missed.
+    /// The connection was lost for a moment, so broadcasts may have been missed.
     MaybeMissed,
 }
 
@@ -164,7 +182,7 @@ pub trait Consumer: Send {
 pub struct Delivery {
     /// Subject it was published on.
     pub subject: String,
-    /// Its payload.
+    /// Payload as it was published.
     pub payload: Bytes,
     /// Identity within the stream, the same at each redelivery.
     pub id: String,
@@ -174,16 +192,24 @@ pub struct Delivery {
     pub receipt: Box<dyn Receipt>,
 }
 
-/// The answer to a delivery.
+/// How a consumer answers a delivery.
 #[async_trait]
 pub trait Receipt: Send + Sync {
-    /// Everything that came of the message is durable; it is not needed any more.
-    /// An error means that it may come again, which must do no harm.
+    /// Says that everything that came of the message is durable, so it is not needed any more.
+    ///
+    /// # Errors
+    /// Where the queue cannot be told: the message may come again, which must do no harm.
     async fn acknowledge(self: Box<Self>) -> Result<(), QueueError>;
 
-    /// Hand it out again after a while.
+    /// Asks for the message to be handed out again after a while.
+    ///
+    /// # Errors
+    /// Where the queue cannot be told: the message comes again after the acknowledgement time-out.
     async fn retry(self: Box<Self>, after: Duration) -> Result<(), QueueError>;
 
-    /// Still at work: starts the acknowledgement time-out anew.
+    /// Says that the message is still worked on, which starts its acknowledgement time-out anew.
+    ///
+    /// # Errors
+    /// Where the queue cannot be told, or has handed the message out again.
     async fn in_progress(&self) -> Result<(), QueueError>;
 }

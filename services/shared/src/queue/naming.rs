@@ -1,4 +1,4 @@
-//! What subjects, patterns and consumer groups both adapters take. The rules are those of NATS, so that what works in one
+//! Rules for subjects, patterns and consumer groups, the same in both adapters. They are those of NATS, so that what works in one
 //! process works on a server too.
 
 use super::{ConsumerOptions, QueueError, Stream};
@@ -44,7 +44,7 @@ pub(super) fn check_broadcast(subject: &str) -> Result<(), QueueError> {
     }
 }
 
-/// Refuses patterns that nobody can listen to.
+/// Refuses patterns that are not valid.
 pub(super) fn check_pattern(pattern: &str) -> Result<(), QueueError> {
     if is_pattern(pattern) {
         return Ok(());
@@ -68,7 +68,7 @@ pub(super) fn check_group(stream: Stream, options: &ConsumerOptions) -> Result<(
     Err(QueueError { action: group_action(stream, name), reason: reason.into() })
 }
 
-/// What is tried when a consumer is made, for errors.
+/// The action of an error that occurs while a consumer is created.
 pub(super) fn group_action(stream: Stream, durable_name: &str) -> String {
     format!("create consumer {durable_name} on {}", stream.name())
 }

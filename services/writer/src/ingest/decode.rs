@@ -7,9 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::record_batch::RecordBatch;
-use lake_proto::queue::v1::{Quarantined, RowBatch};
+use lake_proto::queue::v1::RowBatch;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Kind, Space};
+use lake_shared::quarantine::{DocumentIdentity, QuarantineEntry, Reason, Stage};
 use lake_shared::queue::Delivery;
 use lake_shared::wire;
 
@@ -21,7 +22,7 @@ pub(super) enum Decoded {
     /// Rows and tombstones of a space, and the bytes that they take in memory.
     Rows(SpaceBatch, usize),
     /// Nothing that can be applied.
-    Malformed(Box<Quarantined>),
+    Malformed(Box<QuarantineEntry>),
 }
 
 /// Decodes a message of the stream of rows. Never panics, whatever is in it.
@@ -107,14 +108,15 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 fn malformed(delivery: &Delivery, batch: RowBatch, detail: String) -> Decoded {
-    Decoded::Malformed(Box::new(Quarantined {
-        reason: "row_batch_malformed".into(),
-        detail: format!("message {} on {}: {detail}", delivery.id, delivery.subject),
+    let document = DocumentIdentity {
         domain: batch.domain,
-        kind: batch.kind,
-        r#type: batch.r#type.unwrap_or_default(),
-        payload: delivery.payload.clone(),
-        quarantined_us: chrono::Utc::now().timestamp_micros(),
-        ..Quarantined::default()
-    }))
+        kind: Kind::from_proto(batch.kind),
+        document_type: batch.r#type.unwrap_or_default(),
+        id: String::new(),
+    };
+    let detail = format!("message {} on {}: {detail}", delivery.id, delivery.subject);
+    let entry = QuarantineEntry::new(Stage::Writer, Reason::RowBatchMalformed, detail)
+        .document(document)
+        .payload(delivery.payload.clone());
+    Decoded::Malformed(Box::new(entry))
 }

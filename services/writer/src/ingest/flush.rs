@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{TryStreamExt, stream};
-use lake_proto::queue::v1::Quarantined;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Space, TableKey};
-use lake_shared::quarantine::{self, Stage};
+use lake_shared::quarantine::{self, QuarantineEntry, Reason};
 use lake_shared::queue::{Queue, Receipt};
 use lake_shared::retry::{Backoff, milliseconds};
 use tokio::time::Instant;
@@ -49,11 +48,6 @@ enum Unfinished {
 pub(super) const TRIES_AT_FIRST: u32 = 4;
 /// Tries of one that has.
 pub(super) const TRIES_LATER: u32 = 1;
-
-/// Why a row is in quarantine: the store does not take it, whatever else comes with it.
-const ROW_IMPOSSIBLE: &str = "row_impossible";
-/// The same: its table can take no rows until somebody repairs it.
-const TABLE_UNUSABLE: &str = "table_unusable";
 
 /// Rows on their way to quarantine at once.
 const PUT_ASIDE_AT_ONCE: usize = 32;
@@ -100,9 +94,9 @@ impl Flush {
     }
 
     /// Puts a message aside that cannot be understood.
-    pub(super) async fn put_aside(&self, entry: Quarantined, receipt: Box<dyn Receipt>) {
+    pub(super) async fn put_aside(&self, entry: QuarantineEntry, receipt: Box<dyn Receipt>) {
         let published = {
-            let publishing = quarantine::publish(self.queue.as_ref(), Stage::Writer, entry, &self.shutdown);
+            let publishing = quarantine::publish(self.queue.as_ref(), entry, &self.shutdown);
             let mut publishing = std::pin::pin!(publishing);
             loop {
                 tokio::select! {
@@ -133,7 +127,7 @@ impl Flush {
     /// and its bad rows would be put aside each time.
     async fn apply(&self, batch: SpaceBatch, tries: u32) -> Result<(), Unfinished> {
         let mut parts = vec![batch];
-        let mut refused: Vec<(SpaceBatch, &'static str, String)> = Vec::new();
+        let mut refused: Vec<(SpaceBatch, Reason, String)> = Vec::new();
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;
@@ -141,12 +135,12 @@ impl Flush {
             match self.apply_until_answered(&part, tries).await? {
                 Answer::Applied => {}
                 Answer::BadRows(_) if part.len() > 1 => parts.extend(narrow::halves(&part)),
-                Answer::BadRows(detail) => refused.push((part, ROW_IMPOSSIBLE, detail)),
+                Answer::BadRows(detail) => refused.push((part, Reason::RowImpossible, detail)),
                 Answer::UnusableTable(table, detail) => {
                     let (rows, rest) = narrow::parted(part, &table.document_type);
                     parts.push(rest);
                     tracing::warn!(%table, rows = rows.len(), "rows for a table that cannot be used go to quarantine");
-                    refused.extend(rows.into_iter().map(|row| (row, TABLE_UNUSABLE, detail.clone())));
+                    refused.extend(rows.into_iter().map(|row| (row, Reason::TableUnusable, detail.clone())));
                 }
             }
         }
@@ -155,8 +149,8 @@ impl Flush {
         putting.try_for_each_concurrent(PUT_ASIDE_AT_ONCE, |entry| self.quarantine(entry)).await
     }
 
-    async fn quarantine(&self, entry: Quarantined) -> Result<(), Unfinished> {
-        let put = quarantine::publish(self.queue.as_ref(), Stage::Writer, entry, &self.shutdown).await;
+    async fn quarantine(&self, entry: QuarantineEntry) -> Result<(), Unfinished> {
+        let put = quarantine::publish(self.queue.as_ref(), entry, &self.shutdown).await;
         put.map_err(|error| {
             tracing::warn!(%error, "row cannot be put aside now");
             Unfinished::Stopped

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
-use lake_proto::queue::v1::Quarantined;
 use lake_shared::identity::{DocumentType, Space};
+use lake_shared::quarantine::QuarantineEntry;
 use lake_shared::queue::Receipt;
 
 use crate::table_store::SpaceBatch;
@@ -75,7 +75,7 @@ pub(super) fn bytes_of(batch: &SpaceBatch) -> usize {
 }
 
 /// Bytes that a malformed message takes while it is put aside: its payload, and the encoded entry with the payload in it.
-pub(super) fn bytes_aside(entry: &Quarantined) -> usize {
+pub(super) fn bytes_aside(entry: &QuarantineEntry) -> usize {
     ASIDE_BYTES + 2 * entry.payload.len()
 }
 

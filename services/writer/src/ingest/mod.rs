@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lake_proto::queue::v1::Quarantined;
+use lake_shared::quarantine::QuarantineEntry;
 use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, QueueError, Receipt, Stream};
 use lake_shared::retry::{Backoff, milliseconds};
 use serde::Deserialize;
@@ -240,7 +240,7 @@ impl Ingest {
         }
     }
 
-    fn put_aside(&mut self, entry: Quarantined, receipt: Box<dyn Receipt>) {
+    fn put_aside(&mut self, entry: QuarantineEntry, receipt: Box<dyn Receipt>) {
         let bytes = message::bytes_aside(&entry);
         if self.held.put_aside(bytes, &self.options) {
             let flush = self.flush.clone();

@@ -5,8 +5,9 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use arrow::json::LineDelimitedWriter;
 use arrow::record_batch::RecordBatch;
-use lake_proto::queue::v1::{Lineage, Quarantined};
+use lake_proto::queue::v1::Lineage;
 use lake_shared::identity::DocumentType;
+use lake_shared::quarantine::{DocumentIdentity, QuarantineEntry, Reason, Stage};
 
 use crate::table_store::conversion::{ColumnType, converted};
 use crate::table_store::schema_plan::ID_SOURCE;
@@ -54,23 +55,21 @@ pub(super) fn parted(batch: SpaceBatch, document_type: &DocumentType) -> (Vec<Sp
 }
 
 /// The quarantine entry of a batch with a single row or tombstone.
-pub(super) fn entry(batch: &SpaceBatch, reason: &str, detail: String) -> Quarantined {
-    let mut entry = Quarantined {
-        reason: reason.into(),
-        detail,
+pub(super) fn entry(batch: &SpaceBatch, reason: Reason, detail: String) -> QuarantineEntry {
+    let document = DocumentIdentity {
         domain: batch.space.domain.to_string(),
-        kind: batch.space.kind.to_proto() as i32,
-        quarantined_us: chrono::Utc::now().timestamp_micros(),
-        ..Quarantined::default()
+        kind: Some(batch.space.kind),
+        ..DocumentIdentity::default()
     };
+    let mut entry = QuarantineEntry::new(Stage::Writer, reason, detail).document(document);
     if let Some(tombstone) = batch.tombstones.first() {
-        entry.id.clone_from(&tombstone.id);
+        entry.document.id.clone_from(&tombstone.id);
         entry.lineage.clone_from(&tombstone.lineage);
     }
     if let Some(table) = batch.upserts.first() {
-        entry.r#type = table.document_type.to_string();
+        entry.document.document_type = table.document_type.to_string();
         if let Some(row) = table.rows.first() {
-            entry.id = text(row, ID_SOURCE);
+            entry.document.id = text(row, ID_SOURCE);
             entry.lineage = Some(lineage(row));
             entry.payload = json(row).into();
         }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use lake_hq::documents;
-use lake_hq::locations::WaysUp;
+use lake_hq::locations::AncestorPaths;
 use lake_hq::source::{LocationKeys, ReadFrom};
 use lake_hq::xform;
 use serde_json::{Map, Value};
@@ -113,7 +113,7 @@ async fn documents_have_the_expected_cells() {
             }
             _ => {
                 let rows = ports.database.location_rows(LocationKeys::LocationIds(&ids)).await.unwrap().rows;
-                let ways = WaysUp::new(ports.database.location_ways_up(&[rows[0].id]).await.unwrap());
+                let ways = AncestorPaths::new(ports.database.location_ancestors(&[rows[0].id]).await.unwrap());
                 let lineage: Vec<&str> = ways.above(&rows[0]).iter().map(|step| step.location_id.as_str()).collect();
                 documents::location::to_json(&rows[0], &lineage).unwrap()
             }

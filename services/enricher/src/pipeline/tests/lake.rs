@@ -1,4 +1,4 @@
-//! A lake with a fake HQ in front and somebody who takes its rows, all in one process.
+//! A lake with a fake HQ and a consumer of its rows, all in one process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use lake_hq::source::SourceError;
 use lake_proto::queue::v1::{Quarantined, RecordBatch, RowBatch};
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
-use lake_shared::queue::{Consumer, ConsumerOptions, Heard, Message, PublishError, Queue, QueueError, Stream};
+use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 use lake_shared::wire;
 use lake_simulated_hq::scripted_hq::{Question, Script, ScriptedHq};
 use lake_simulated_hq::single_rows::{location, location_type, user};
@@ -95,7 +95,7 @@ impl Queue for StrictQueue {
     async fn broadcast(&self, subject: &str, payload: Bytes) -> Result<(), QueueError> {
         self.inner.broadcast(subject, payload).await
     }
-    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+    async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
         self.inner.listen(pattern).await
     }
     fn payload_size_max(&self) -> usize {

@@ -145,7 +145,7 @@ fn odd_case_json_is_empty_kept_or_an_error_that_names_the_case() {
             Chain(&error).to_string().starts_with("case c1: column case_json does not hold a JSON object"),
             "{broken}"
         );
-        assert_eq!(error.code(), "document_broken_json");
+        assert_eq!(error.column, "case_json");
     }
 }
 

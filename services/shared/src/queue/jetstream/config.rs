@@ -21,7 +21,7 @@ pub struct JetStreamConfig {
     pub credentials_file: Option<PathBuf>,
     /// User name; goes with `password`.
     pub user: Option<String>,
-    /// Password of `user`.
+    /// Password that goes with `user`.
     pub password: Option<Secret>,
     /// Token, where the servers ask for one.
     pub token: Option<Secret>,
@@ -81,7 +81,10 @@ impl fmt::Debug for JetStreamConfig {
 }
 
 impl JetStreamConfig {
-    /// Rules that types cannot express, as far as they can be checked without a server. The error names the key and what to do.
+    /// Checks rules that types cannot express, as far as that is possible without a server.
+    ///
+    /// # Errors
+    /// The key and what to do about it.
     pub fn validate(&self) -> Result<(), String> {
         self.addresses().map_err(|error| format!("key `queue.servers`: {}", error.reason))?;
         // Only a login by file waits for anything, namely for the file.
@@ -117,7 +120,7 @@ impl JetStreamConfig {
         addresses.collect()
     }
 
-    /// Who we are to the servers.
+    /// Connection options with the login that is configured, if any.
     pub(super) async fn login(&self) -> Result<ConnectOptions, QueueError> {
         let (mut user, mut password, mut token) = (self.user.clone(), self.password.clone(), self.token.clone());
         let in_addresses: Vec<&str> = self.servers.iter().filter_map(|address| login_of(address)).collect();
@@ -140,7 +143,7 @@ impl JetStreamConfig {
                 Ok(options.user_and_password(user, password.expose().to_owned()))
             }
             (None, None, Some(token), None) => Ok(options.token(token.expose().to_owned())),
-            // The file's content must not be shown: an error of its parser is of no use to anybody else.
+            // The parser's error is left out, as it may show the file's content.
             (None, None, None, Some(path)) => options.credentials_file(path).await.map_err(|error| {
                 refused(&format!("credentials file {} cannot be used ({})", path.display(), error.kind()))
             }),

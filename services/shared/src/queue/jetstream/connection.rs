@@ -21,7 +21,7 @@ const SUBSCRIPTION_CAPACITY: usize = 8_192;
 /// Messages on their way to a server, over all publishers.
 const PUBLISHES_MAX: usize = 4_096;
 
-/// What happened to the connection so far.
+/// State of the connection, and how often it was made and overflowed so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Status {
     pub(super) connected: bool,
@@ -125,7 +125,7 @@ impl Connection {
     }
 
     /// One request to the server and back, whatever it says: everything sent before, such as a subscription, is in force then.
-    pub(super) async fn settle(&self) -> Result<(), QueueError> {
+    pub(super) async fn round_trip(&self) -> Result<(), QueueError> {
         let asked = timeout(self.config.request_timeout(), self.context.query_account()).await;
         match asked.map_err(|_| AccountErrorKind::TimedOut).map(|answer| answer.map_err(|error| error.kind())) {
             Ok(Err(AccountErrorKind::TimedOut)) | Err(_) => {

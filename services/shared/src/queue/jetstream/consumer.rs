@@ -96,7 +96,7 @@ impl JetStreamConsumer {
             _ => (None, fail(Chain(&error).to_string())),
         })?;
         let made = &made.cached_info().config;
-        // Servers ignore what they do not know: see what became of it.
+        // Servers ignore settings that they do not know, so what they have set is compared.
         let as_wanted = made.ack_policy == wanted.ack_policy
             && made.ack_wait == wanted.ack_wait
             && made.max_ack_pending == wanted.max_ack_pending
@@ -113,7 +113,9 @@ impl JetStreamConsumer {
         let message = JetStreamMessage { message, context: self.connection.context.clone() };
         let (id, attempts) = match message.info() {
             Ok(info) => (info.stream_sequence.to_string(), u64::try_from(info.delivered).unwrap_or(1)),
-            Err(error) => return Err(self.error(format!("a message has a strange reply subject ({error})"))),
+            Err(error) => {
+                return Err(self.error(format!("a message has a reply subject that cannot be parsed ({error})")));
+            }
         };
         let receipt = JetStreamReceipt {
             client: self.connection.client.clone(),

@@ -7,30 +7,33 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use super::connection::{Connection, Status};
-use crate::queue::{Heard, QueueError, naming};
+use crate::queue::{Broadcast, QueueError, naming};
 
 struct Listener {
     subscriber: Subscriber,
     connection: Connection,
-    /// What was known when the last item was heard.
+    /// State of the connection when the last broadcast was handed over.
     seen: Status,
 }
 
-/// Listens; when this returns, the server knows of it.
-pub(super) async fn listen(connection: &Connection, pattern: &str) -> Result<BoxStream<'static, Heard>, QueueError> {
+/// Subscribes to broadcasts; when this returns, the server has the subscription.
+pub(super) async fn listen(
+    connection: &Connection,
+    pattern: &str,
+) -> Result<BoxStream<'static, Broadcast>, QueueError> {
     naming::check_pattern(pattern)?;
     let fail = |reason: String| QueueError { action: format!("listen to {pattern}"), reason };
     // Taken before, so that a connection that is lost in between counts as something missed.
     let seen = *connection.status.borrow();
     let subscriber = connection.client.subscribe(pattern.to_owned()).await.map_err(|error| fail(error.to_string()))?;
-    connection.settle().await?;
+    connection.round_trip().await?;
     let listener = Listener { subscriber, connection: connection.clone(), seen };
     Ok(stream::unfold(listener, |mut listener| async move { listener.next().await.map(|heard| (heard, listener)) })
         .boxed())
 }
 
 impl Listener {
-    async fn next(&mut self) -> Option<Heard> {
+    async fn next(&mut self) -> Option<Broadcast> {
         loop {
             if let ControlFlow::Break(heard) = self.step().await {
                 return heard;
@@ -38,19 +41,19 @@ impl Listener {
         }
     }
 
-    async fn step(&mut self) -> ControlFlow<Option<Heard>> {
+    async fn step(&mut self) -> ControlFlow<Option<Broadcast>> {
         let status = *self.connection.status.borrow_and_update();
         let missed = (status.connects, status.overflows) != (self.seen.connects, self.seen.overflows);
         if missed && status.connected {
-            // Only now is the subscription in force again: who looks things up anew after this misses nothing.
+            // Only now is the subscription in force again: a listener that reads its state anew after this misses nothing.
             let closed = self.connection.closed.clone();
-            let answered = match closed.run_until_cancelled(self.connection.settle()).await {
+            let answered = match closed.run_until_cancelled(self.connection.round_trip()).await {
                 None => return ControlFlow::Break(None),
                 Some(answered) => answered.is_ok(),
             };
             if answered {
                 self.seen = status;
-                return ControlFlow::Break(Some(Heard::MaybeMissed));
+                return ControlFlow::Break(Some(Broadcast::MaybeMissed));
             }
             // No answer: the server is starting, or away again. What was sent meanwhile is heard first.
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -64,7 +67,7 @@ impl Listener {
                 Err(_) => ControlFlow::Break(None),
             },
             message = self.subscriber.next() => ControlFlow::Break(message.map(|message| {
-                Heard::Broadcast { subject: message.subject.to_string(), payload: message.payload }
+                Broadcast::Message { subject: message.subject.to_string(), payload: message.payload }
             })),
         }
     }

@@ -60,11 +60,11 @@ impl Window {
     }
 }
 
-/// What a line from the server means.
+/// Meaning of a message from the server.
 #[derive(Debug, PartialEq, Eq)]
-enum Sign {
+enum PullReply {
     Message,
-    /// The server is there.
+    /// The server is alive and has no message.
     Heartbeat,
     /// A request ended with this many messages not sent; `None` if it does not say.
     Ended(Option<usize>),
@@ -72,18 +72,18 @@ enum Sign {
     Lost(String),
 }
 
-fn sign(message: &Message) -> Sign {
+fn pull_reply(message: &Message) -> PullReply {
     let description = message.description.clone().unwrap_or_default();
     match message.status {
-        None | Some(StatusCode::OK) => Sign::Message,
-        Some(StatusCode::IDLE_HEARTBEAT) => Sign::Heartbeat,
-        Some(StatusCode::NO_RESPONDERS) => Sign::Lost("the consumer does not exist or JetStream is away".into()),
-        Some(StatusCode::REQUEST_TERMINATED) if description != "Batch Completed" => Sign::Lost(description),
+        None | Some(StatusCode::OK) => PullReply::Message,
+        Some(StatusCode::IDLE_HEARTBEAT) => PullReply::Heartbeat,
+        Some(StatusCode::NO_RESPONDERS) => PullReply::Lost("the consumer does not exist or JetStream is away".into()),
+        Some(StatusCode::REQUEST_TERMINATED) if description != "Batch Completed" => PullReply::Lost(description),
         Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND | StatusCode::REQUEST_TERMINATED) => {
             let left = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
-            Sign::Ended(left.and_then(|left| left.as_str().parse().ok()))
+            PullReply::Ended(left.and_then(|left| left.as_str().parse().ok()))
         }
-        Some(status) => Sign::Lost(format!("{status} {description}")),
+        Some(status) => PullReply::Lost(format!("{status} {description}")),
     }
 }
 
@@ -206,14 +206,14 @@ impl Pull {
 
     fn take(&mut self, message: Message) -> Result<(), String> {
         self.heard_at = Instant::now();
-        match sign(&message) {
-            Sign::Message => {
+        match pull_reply(&message) {
+            PullReply::Message => {
                 self.asked = self.asked.saturating_sub(1);
                 self.waiting.push_back((self.emptied_at, message));
             }
-            Sign::Heartbeat => {}
-            Sign::Ended(left) => self.asked = self.asked.saturating_sub(left.unwrap_or(self.asked)),
-            Sign::Lost(reason) => return Err(reason),
+            PullReply::Heartbeat => {}
+            PullReply::Ended(left) => self.asked = self.asked.saturating_sub(left.unwrap_or(self.asked)),
+            PullReply::Lost(reason) => return Err(reason),
         }
         Ok(())
     }
@@ -227,7 +227,7 @@ impl Pull {
 
 impl Drop for Pull {
     /// Gives back what was not handed out, so that another consumer gets it before the time-out. Now and then one does not come back in this
-    /// way, presumably one that the server has on the way inside itself when it hears that nobody listens any more: it comes again after the time-out.
+    /// way, presumably one that the server is just delivering when the subscription ends: it comes again after the time-out.
     fn drop(&mut self) {
         let (Some(mut subscriber), Ok(runtime)) = (self.subscriber.take(), tokio::runtime::Handle::try_current())
         else {
@@ -240,7 +240,7 @@ impl Drop for Pull {
             // After this the server sends nothing more, and what it has sent still comes.
             if subscriber.drain().await.is_ok() {
                 while let Ok(Some(message)) = timeout_at(deadline, subscriber.next()).await {
-                    if sign(&message) == Sign::Message {
+                    if pull_reply(&message) == PullReply::Message {
                         waiting.push(message);
                     }
                 }
@@ -280,14 +280,14 @@ mod tests {
 
     #[test]
     fn status_lines_are_understood() {
-        assert_eq!(sign(&status(100, "Idle Heartbeat", None)), Sign::Heartbeat);
-        assert_eq!(sign(&status(408, "Request Timeout", Some("7"))), Sign::Ended(Some(7)));
-        assert_eq!(sign(&status(409, "Batch Completed", None)), Sign::Ended(None));
+        assert_eq!(pull_reply(&status(100, "Idle Heartbeat", None)), PullReply::Heartbeat);
+        assert_eq!(pull_reply(&status(408, "Request Timeout", Some("7"))), PullReply::Ended(Some(7)));
+        assert_eq!(pull_reply(&status(409, "Batch Completed", None)), PullReply::Ended(None));
         assert!(
-            matches!(sign(&status(409, "Consumer Deleted", None)), Sign::Lost(reason) if reason == "Consumer Deleted")
+            matches!(pull_reply(&status(409, "Consumer Deleted", None)), PullReply::Lost(reason) if reason == "Consumer Deleted")
         );
-        assert!(matches!(sign(&status(503, "", None)), Sign::Lost(_)));
-        assert!(matches!(sign(&status(400, "Bad Request", None)), Sign::Lost(_)));
+        assert!(matches!(pull_reply(&status(503, "", None)), PullReply::Lost(_)));
+        assert!(matches!(pull_reply(&status(400, "Bad Request", None)), PullReply::Lost(_)));
     }
 
     #[test]

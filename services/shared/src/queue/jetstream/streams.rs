@@ -22,7 +22,7 @@ const ROUNDS_MAX: usize = 5;
 pub(super) enum Trouble {
     /// The server is away, starting or busy.
     Passing(QueueError),
-    /// Someone must change something.
+    /// An operator must change the configuration or the server.
     Lasting(QueueError),
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream:
         }
         return update(context, stream, &wanted, found).await;
     }
-    let reason = "it comes and goes; other services seem to delete it".into();
+    let reason = "it disappears again and again; another service seems to delete it".into();
     Err(Trouble::Passing(QueueError { action: format!("create stream {}", stream.name()), reason }))
 }
 
@@ -114,7 +114,7 @@ fn limits(config: &Config) -> Limits<'_> {
     (&config.subjects, discards_new, counts, message_size_max, age, window, config.num_replicas)
 }
 
-/// What the server made of it.
+/// Checks that the server has set what was asked for: servers ignore settings that they do not know.
 fn verify(stream: Stream, wanted: &Config, made: &Config) -> Result<(), Trouble> {
     if limits(made) == limits(wanted) && essential_difference(wanted, made).is_none() {
         return Ok(());

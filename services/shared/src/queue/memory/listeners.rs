@@ -1,5 +1,5 @@
-//! Who listens to broadcasts in this process. A slow listener never holds up the one who tells: what does not fit is dropped
-//! and [`Heard::MaybeMissed`] takes its place.
+//! The listeners to broadcasts in this process. A slow listener never holds up a sender: a broadcast that does not fit into its inbox
+//! is dropped, and [`Broadcast::MaybeMissed`] takes its place.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::Notify;
 
-use crate::queue::{Heard, naming};
+use crate::queue::{Broadcast, naming};
 
 struct Listener {
     pattern: String,
@@ -18,17 +18,17 @@ struct Listener {
 
 #[derive(Default)]
 struct Inbox {
-    items: VecDeque<Heard>,
+    items: VecDeque<Broadcast>,
     closed: bool,
 }
 
 impl Listener {
-    fn tell(&self, length_max: usize, item: Heard) {
+    fn tell(&self, length_max: usize, item: Broadcast) {
         let mut inbox = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         if inbox.items.len() < length_max {
             inbox.items.push_back(item);
-        } else if inbox.items.back() != Some(&Heard::MaybeMissed) {
-            inbox.items.push_back(Heard::MaybeMissed);
+        } else if inbox.items.back() != Some(&Broadcast::MaybeMissed) {
+            inbox.items.push_back(Broadcast::MaybeMissed);
         }
         drop(inbox);
         self.changed.notify_one();
@@ -40,7 +40,7 @@ impl Listener {
     }
 
     /// `None` when closed and all was heard. A listener has one reader, so one stored wake-up is enough.
-    async fn next(&self) -> Option<Heard> {
+    async fn next(&self) -> Option<Broadcast> {
         loop {
             {
                 let mut inbox = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,7 +74,7 @@ impl Listeners {
         Self { registry: Mutex::default(), length_max: length_max.max(1) }
     }
 
-    pub(super) fn listen(&self, pattern: &str) -> BoxStream<'static, Heard> {
+    pub(super) fn listen(&self, pattern: &str) -> BoxStream<'static, Broadcast> {
         let listener =
             Arc::new(Listener { pattern: pattern.to_owned(), heard: Mutex::default(), changed: Notify::new() });
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +90,7 @@ impl Listeners {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         for listener in registry.listeners.iter().filter_map(Weak::upgrade) {
             if naming::matches(&listener.pattern, subject) {
-                let item = Heard::Broadcast { subject: subject.to_owned(), payload: payload.clone() };
+                let item = Broadcast::Message { subject: subject.to_owned(), payload: payload.clone() };
                 listener.tell(self.length_max, item);
             }
         }
@@ -117,13 +117,14 @@ mod tests {
         for number in 0..5_u8 {
             listeners.broadcast("a.b", &Bytes::copy_from_slice(&[number]));
         }
-        let told = |number: u8| Heard::Broadcast { subject: "a.b".into(), payload: Bytes::copy_from_slice(&[number]) };
+        let told =
+            |number: u8| Broadcast::Message { subject: "a.b".into(), payload: Bytes::copy_from_slice(&[number]) };
         assert_eq!(slow.next().await, Some(told(0)));
         assert_eq!(slow.next().await, Some(told(1)));
-        assert_eq!(slow.next().await, Some(Heard::MaybeMissed));
+        assert_eq!(slow.next().await, Some(Broadcast::MaybeMissed));
         listeners.broadcast("a.c", &Bytes::new());
         listeners.close();
-        assert_eq!(slow.next().await, Some(Heard::Broadcast { subject: "a.c".into(), payload: Bytes::new() }));
+        assert_eq!(slow.next().await, Some(Broadcast::Message { subject: "a.c".into(), payload: Bytes::new() }));
         assert_eq!(slow.next().await, None);
         assert_eq!(listeners.listen(">").next().await, None);
     }

@@ -29,7 +29,7 @@ fn detail(batch: &RowBatch) -> String {
     match decoded(batch) {
         Decoded::Rows(..) => panic!("these are rows"),
         Decoded::Malformed(entry) => {
-            assert_eq!(entry.reason, "row_batch_malformed");
+            assert_eq!(entry.reason.code(), "row_batch_malformed");
             entry.detail
         }
     }

@@ -1,6 +1,6 @@
 //! Locations, which are in the main database.
 //!
-//! Each method is one statement in a snapshot of its own: nothing holds a transaction open while somebody else works. No statement
+//! Each method is one statement in a snapshot of its own: no transaction stays open while rows are processed. No statement
 //! depends on the columns of django-mptt, which old installations still have.
 
 use std::collections::HashMap;
@@ -37,8 +37,8 @@ const NEEDS: &[TableNeed] = &[
     TableNeed { name: LOCATION_TYPE, columns: &["id", "domain", "name"], optional: false },
 ];
 
-/// Locations of one database.
-pub(super) struct Places {
+/// Reads locations from the main database.
+pub(super) struct LocationReader {
     database: Arc<Database>,
     statements: Statements,
 }
@@ -46,14 +46,14 @@ pub(super) struct Places {
 struct Statements {
     rows_by_location_id: Arc<str>,
     rows_by_id: Arc<str>,
-    ways_up: Arc<str>,
+    ancestors: Arc<str>,
     children: Arc<str>,
     tree: Arc<str>,
     changes: Arc<str>,
     changes_and_count: Arc<str>,
 }
 
-impl Places {
+impl LocationReader {
     /// Looks at the tables of the database and prepares the statements' texts.
     pub async fn connect(database: Arc<Database>) -> Result<Self, SourceError> {
         let mut snapshot = database.snapshot("read HQ's tables").await?;
@@ -85,8 +85,8 @@ impl Places {
         Ok(LocationRows { observed_us, rows })
     }
 
-    /// See [`crate::source::HqDatabase::location_ways_up`].
-    pub async fn ways_up(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
+    /// See [`crate::source::HqDatabase::location_ancestors`].
+    pub async fn ancestors(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
         let mut steps = Vec::new();
         let take = |row: &PgRow| {
             steps.push(LocationStep {
@@ -98,7 +98,7 @@ impl Places {
             Ok(())
         };
         let action = format!("read the ways up from {} locations", ids.len());
-        self.read(&action, &self.statements.ways_up, Key::Numbers(ids), take).await?;
+        self.read(&action, &self.statements.ancestors, Key::Numbers(ids), take).await?;
         Ok(steps)
     }
 
@@ -171,7 +171,7 @@ impl Statements {
             rows_by_location_id: format!("{rows} where l.location_id = any($1)").into(),
             rows_by_id: format!("{rows} where l.id = any($1)").into(),
             // `union` drops what is there already, so a circle ends.
-            ways_up: format!(
+            ancestors: format!(
                 "with recursive up (id, location_id, domain, parent_id) as (\
                  select l.id, l.location_id, l.domain, l.parent_id from {LOCATION} l where l.id = any($1) \
                  union select p.id, p.location_id, p.domain, p.parent_id from {LOCATION} p \

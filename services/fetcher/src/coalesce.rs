@@ -1,21 +1,22 @@
-//! Many change messages into what has to be read: one entry per id, in however many messages it was named. Pure.
+//! Coalesces change messages: one change per id, in however many messages the id was named. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lake_hq::change_meta::ChangeMeta;
-use lake_proto::queue::v1::{Lineage, Quarantined};
+use lake_proto::queue::v1::Lineage;
 use lake_shared::identity::{DocumentType, Kind};
+use lake_shared::quarantine::{DocumentIdentity, QuarantineEntry, Stage};
 
 use crate::allow_list::TakeConfig;
 use crate::change_feed::FeedMessage;
 
-/// Topics of users: they only make caches forget.
+/// Topics of users. Their messages publish no records: the enrichers' caches are told to look the users up again.
 pub const USER_TOPICS: [&str; 2] = ["commcare-user", "web-user"];
 
-/// Topic of ledger values; each belongs to a case, whose document may hold it.
+/// Topic of ledger values. Each belongs to a case, whose document holds it where `hq.database.ledger_values` is set.
 pub const LEDGER_TOPIC: &str = "ledger";
 
-/// What the messages say of one id. The record decides what that means.
+/// What the messages say of one id. The record that is read decides what that means.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
     /// Project space, where the message names one.
@@ -24,26 +25,26 @@ pub struct Change {
     pub other_domains: Vec<String>,
     /// Whether a message spoke of a deletion: then a replica is not asked, it might still have the row.
     pub deletion: bool,
-    /// The latest message.
+    /// Position of the latest message: by time of publication, then by offset.
     pub lineage: Lineage,
 }
 
-/// What a batch of messages asks for.
+/// What a batch of messages asks for, each id once.
 #[derive(Debug, Default)]
-pub struct Work {
+pub struct CoalescedChanges {
     /// Ids to read, by kind.
     pub changes: BTreeMap<Kind, HashMap<String, Change>>,
     /// Users that changed, by domain (empty where the message names none).
     pub users: BTreeMap<String, BTreeSet<String>>,
-    /// Messages that cannot be understood.
-    pub quarantined: Vec<Quarantined>,
-    /// Messages left out: reason and count.
+    /// Messages that cannot be parsed.
+    pub quarantined: Vec<QuarantineEntry>,
+    /// Number of messages that were left out, by reason (`domain`, `topic`, `form_xmlns`).
     pub skipped: BTreeMap<&'static str, u64>,
 }
 
-/// Sorts a batch of messages.
-pub fn collapse(messages: &[FeedMessage], take: &TakeConfig, now_us: i64) -> Work {
-    let mut work = Work::default();
+/// Parses a batch of messages, leaves out those that are not taken, and merges those of one id.
+pub fn coalesce(messages: &[FeedMessage], take: &TakeConfig) -> CoalescedChanges {
+    let mut coalesced = CoalescedChanges::default();
     for message in messages {
         let payload = message.payload.as_deref().unwrap_or_default();
         let lineage = Lineage {
@@ -53,22 +54,22 @@ pub fn collapse(messages: &[FeedMessage], take: &TakeConfig, now_us: i64) -> Wor
             ..Lineage::default()
         };
         match ChangeMeta::parse(payload) {
-            Ok(meta) => work.add(&message.position.topic, meta, lineage, take),
-            Err(error) => work.quarantined.push(Quarantined {
-                reason: error.code().into(),
-                detail: format!("message at {}[{}]@{}: {error}", lineage.topic, lineage.partition, lineage.offset),
-                kind: Kind::of_topic(&lineage.topic).map_or(0, |kind| kind.to_proto().into()),
-                payload: bytes::Bytes::copy_from_slice(payload),
-                lineage: Some(lineage),
-                quarantined_us: now_us,
-                ..Quarantined::default()
-            }),
+            Ok(meta) => coalesced.add(&message.position.topic, meta, lineage, take),
+            Err(error) => {
+                let detail = format!("message at {}[{}]@{}: {error}", lineage.topic, lineage.partition, lineage.offset);
+                let kind = Kind::of_topic(&lineage.topic);
+                let entry = QuarantineEntry::new(Stage::Fetcher, error.reason(), detail)
+                    .document(DocumentIdentity { kind, ..DocumentIdentity::default() })
+                    .payload(bytes::Bytes::copy_from_slice(payload))
+                    .lineage(Some(lineage));
+                coalesced.quarantined.push(entry);
+            }
         }
     }
-    work
+    coalesced
 }
 
-impl Work {
+impl CoalescedChanges {
     fn add(&mut self, topic: &str, meta: ChangeMeta, mut lineage: Lineage, take: &TakeConfig) {
         lineage.published_us = meta.published_at_us.unwrap_or_default();
         let domain = meta.domain.as_deref();
@@ -82,7 +83,10 @@ impl Work {
         let Some((kind, document_id)) = subject_of(topic, meta.document_id) else { return self.skip("topic") };
         // The xmlns of a form never changes (HQ gives such a submission a new id), so the message can be trusted on it.
         // A case's type can change, and its row must then leave the table that it is in: the record has to be asked.
-        let xmlns = meta.document_subtype.as_deref().filter(|_| kind == Kind::Form);
+        let xmlns = match kind {
+            Kind::Form => meta.document_subtype.as_deref(),
+            Kind::Case | Kind::Location => None,
+        };
         if xmlns.is_some_and(|xmlns| !take.document_type(kind, &DocumentType::of_form(xmlns))) {
             return self.skip("form_xmlns");
         }
@@ -102,7 +106,7 @@ impl Work {
     }
 }
 
-/// What has to be read for a message of this topic; `None` where the topic is not one of records.
+/// Kind and id of the record that a message of this topic is about; `None` where the topic is not one of records.
 fn subject_of(topic: &str, document_id: String) -> Option<(Kind, String)> {
     if topic != LEDGER_TOPIC {
         return Kind::of_topic(topic).map(|kind| (kind, document_id));
@@ -113,14 +117,14 @@ fn subject_of(topic: &str, document_id: String) -> Option<(Kind, String)> {
 }
 
 impl Change {
-    /// Adds what else is known of its project space.
+    /// Adds another project space that the id may belong to.
     pub fn add_domain(&mut self, domain: Option<&str>) {
         if let Some(domain) = domain.filter(|domain| !self.domains().any(|known| known == *domain)) {
             self.other_domains.push(domain.to_owned());
         }
     }
 
-    /// All project spaces that messages name.
+    /// All project spaces that messages of this id name.
     pub fn domains(&self) -> impl Iterator<Item = &str> {
         self.domain.iter().chain(&self.other_domains).map(String::as_str)
     }
@@ -155,24 +159,24 @@ mod tests {
         FeedMessage { position, payload: Some(value.to_string().into()) }
     }
 
-    fn changes(messages: &[FeedMessage], take: &TakeConfig) -> Work {
-        collapse(messages, take, 0)
+    fn changes(messages: &[FeedMessage], take: &TakeConfig) -> CoalescedChanges {
+        coalesce(messages, take)
     }
 
     #[test]
-    fn duplicates_of_an_id_collapse_and_a_deletion_is_remembered() {
+    fn duplicates_of_an_id_coalesce_and_a_deletion_is_remembered() {
         let messages = [
             message("case-sql", 1, &json!({"document_id": "c", "domain": "d", "is_deletion": true, "unknown": [1]})),
             message("case-sql", 2, &json!({"document_id": "c", "domain": "d", "document_subtype": "person"})),
             message("case-sql", 3, &json!({"document_id": "e", "domain": "d"})),
         ];
-        let work = changes(&messages, &TakeConfig::EVERYTHING);
-        let cases = &work.changes[&Kind::Case];
+        let coalesced = changes(&messages, &TakeConfig::EVERYTHING);
+        let cases = &coalesced.changes[&Kind::Case];
         assert_eq!(cases.len(), 2);
         assert!(cases["c"].deletion);
         assert_eq!(cases["c"].domains().collect::<Vec<_>>(), ["d"]);
         assert_eq!(cases["c"].lineage.offset, 2);
-        assert!(work.quarantined.is_empty());
+        assert!(coalesced.quarantined.is_empty());
     }
 
     #[test]
@@ -184,20 +188,20 @@ mod tests {
             message("case-sql", 4, &json!({"document_id": "c", "domain": "e"})),
             message("case-sql", 5, &json!({"document_id": "c", "domain": "d"})),
         ];
-        let work = changes(&messages, &TakeConfig::EVERYTHING);
-        assert_eq!(work.changes[&Kind::Case]["c"].domains().collect::<Vec<_>>(), ["d", "e"]);
+        let coalesced = changes(&messages, &TakeConfig::EVERYTHING);
+        assert_eq!(coalesced.changes[&Kind::Case]["c"].domains().collect::<Vec<_>>(), ["d", "e"]);
     }
 
     #[test]
-    fn what_cannot_be_understood_is_put_aside_with_its_payload() {
+    fn what_cannot_be_parsed_is_quarantined_with_its_payload() {
         let position = Position { topic: "form-sql".into(), partition: 3, offset: 9, generation: 1 };
         let garbage = FeedMessage { position, payload: Some("{".into()) };
         let nothing = FeedMessage { payload: None, ..garbage.clone() };
-        let work = changes(&[garbage, nothing, message("form-sql", 1, &json!([]))], &TakeConfig::EVERYTHING);
-        assert_eq!(work.quarantined.len(), 3);
-        assert_eq!(&work.quarantined[0].payload[..], b"{");
-        assert!(work.quarantined[0].detail.contains("form-sql[3]@9"));
-        assert!(work.changes.is_empty());
+        let coalesced = changes(&[garbage, nothing, message("form-sql", 1, &json!([]))], &TakeConfig::EVERYTHING);
+        assert_eq!(coalesced.quarantined.len(), 3);
+        assert_eq!(&coalesced.quarantined[0].payload[..], b"{");
+        assert!(coalesced.quarantined[0].detail.contains("form-sql[3]@9"));
+        assert!(coalesced.changes.is_empty());
     }
 
     #[test]
@@ -211,10 +215,10 @@ mod tests {
             message("form-sql", 4, &json!({"document_id": "4", "domain": "d"})),
             message("ledger", 5, &json!({"document_id": "5", "domain": "d"})),
         ];
-        let work = changes(&messages, &take);
-        assert!(work.changes[&Kind::Case].contains_key("2"), "its row may have to leave a table that is taken");
-        assert_eq!(work.changes[&Kind::Form].keys().collect::<Vec<_>>(), ["4"]);
-        assert_eq!(work.skipped, BTreeMap::from([("domain", 1), ("form_xmlns", 1), ("topic", 1)]));
+        let coalesced = changes(&messages, &take);
+        assert!(coalesced.changes[&Kind::Case].contains_key("2"), "its row may have to leave a table that is taken");
+        assert_eq!(coalesced.changes[&Kind::Form].keys().collect::<Vec<_>>(), ["4"]);
+        assert_eq!(coalesced.skipped, BTreeMap::from([("domain", 1), ("form_xmlns", 1), ("topic", 1)]));
     }
 
     #[test]
@@ -224,10 +228,10 @@ mod tests {
             message("ledger", 2, &json!({"document_id": "c/1/stock/p2", "domain": "d"})),
             message("ledger", 3, &json!({"document_id": "stock/p2", "domain": "d"})),
         ];
-        let work = changes(&messages, &TakeConfig::EVERYTHING);
-        let cases = &work.changes[&Kind::Case];
+        let coalesced = changes(&messages, &TakeConfig::EVERYTHING);
+        let cases = &coalesced.changes[&Kind::Case];
         assert_eq!((cases.len(), cases["c/1"].deletion, cases["c/1"].lineage.offset), (1, false, 2));
-        assert_eq!(work.skipped, BTreeMap::from([("topic", 1)]));
+        assert_eq!(coalesced.skipped, BTreeMap::from([("topic", 1)]));
     }
 
     #[test]
@@ -236,8 +240,8 @@ mod tests {
             message("commcare-user", 1, &json!({"document_id": "u", "domain": "d"})),
             message("web-user", 2, &json!({"document_id": "w"})),
         ];
-        let work = changes(&messages, &TakeConfig::EVERYTHING);
-        assert!(work.changes.is_empty());
-        assert!(work.users["d"].contains("u") && work.users[""].contains("w"));
+        let coalesced = changes(&messages, &TakeConfig::EVERYTHING);
+        assert!(coalesced.changes.is_empty());
+        assert!(coalesced.users["d"].contains("u") && coalesced.users[""].contains("w"));
     }
 }

@@ -1,13 +1,13 @@
-//! Where a row belongs in its domain's location tree. Pure.
+//! The location columns of a row: where it belongs in its domain's location tree. Pure.
 //!
 //! A case or form belongs to the location of its user; a case whose user has none in the tree (a web user, an import, a location that is gone) to its
 //! owner, where that is itself a location, as it is with case sharing.
 //!
 //! A case or form gets `+<type name>_id` of every ancestor-or-self of its user's location, archived ones included; a location row more
 //! about each of its own ancestors. There is a column for every type of the domain, whether a location has it or not; where a type occurs
-//! twice on the way up, the nearest wins. A location that is not (or no longer) in the tree gives NULLs, never an error.
+//! twice among the ancestors, the nearest wins. A location that is not (or no longer) in the tree gives NULLs, never an error.
 //!
-//! Cases and forms keep the places they were ingested with: a move in the tree refreshes the rows of locations (the fetcher emits them
+//! Cases and forms keep the locations they were ingested with: a move in the tree refreshes the rows of locations (the fetcher emits them
 //! again), not those of users below.
 
 use std::sync::Arc;
@@ -22,17 +22,17 @@ pub const SUPERVISOR_ID: &str = "+supervisor_id";
 /// Source paths of the columns of one location type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TypeColumns {
-    /// `+T_id`: text.
+    /// `+T_id`, text: `location_id` of the ancestor of type T.
     pub id: Box<str>,
-    /// `+T_name`: text.
+    /// `+T_name`, text: its name.
     pub name: Box<str>,
-    /// `+T_site_code`: text.
+    /// `+T_site_code`, text: its site code, unique within the domain.
     pub site_code: Box<str>,
-    /// `+T_latitude`: double.
+    /// `+T_latitude`, double: its latitude in degrees.
     pub latitude: Box<str>,
-    /// `+T_longitude`: double.
+    /// `+T_longitude`, double: its longitude in degrees.
     pub longitude: Box<str>,
-    /// `+T_is_archived`: boolean.
+    /// `+T_is_archived`, boolean: whether it is archived in HQ.
     pub is_archived: Box<str>,
 }
 
@@ -52,14 +52,14 @@ impl TypeColumns {
 
 /// The location tree of a domain and the columns that follow from it.
 #[derive(Debug)]
-pub struct DomainPlaces {
+pub struct DomainLocations {
     tree: LocationTree,
     columns: Vec<TypeColumns>,
     names: LakeColumnNames,
 }
 
-impl DomainPlaces {
-    /// Of a tree as it was read.
+impl DomainLocations {
+    /// The locations of a domain whose tree was read.
     pub fn new(tree: LocationTree) -> Arc<Self> {
         let type_names = || tree.type_names().iter().map(|name| &**name);
         let columns = type_names().map(TypeColumns::of).collect();
@@ -67,7 +67,7 @@ impl DomainPlaces {
         Arc::new(Self { tree, columns, names })
     }
 
-    /// The tree.
+    /// The location tree itself.
     pub fn tree(&self) -> &LocationTree {
         &self.tree
     }
@@ -97,13 +97,13 @@ impl DomainPlaces {
         location_ids.into_iter().flatten().find(|id| self.tree.get(id).is_some())
     }
 
-    /// For each type, in the order of [`DomainPlaces::type_columns`], the ancestor-or-self of this location.
+    /// For each type, in the order of [`DomainLocations::type_columns`], the ancestor-or-self of this location.
     pub fn ancestors_by_type(&self, location_id: Option<&str>) -> Vec<Option<Location<'_>>> {
         let mut by_type = vec![None; self.columns.len()];
-        let way = location_id.and_then(|id| self.tree.ancestors_or_self(id)).unwrap_or_default();
+        let path = location_id.and_then(|id| self.tree.ancestors_or_self(id)).unwrap_or_default();
         // From the root down: the nearest comes last and stays.
-        for location in way {
-            if let Some(entry) = location.type_place.and_then(|place| by_type.get_mut(place)) {
+        for location in path {
+            if let Some(entry) = location.type_index.and_then(|index| by_type.get_mut(index)) {
                 *entry = Some(location);
             }
         }
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    fn places() -> Arc<DomainPlaces> {
+    fn locations() -> Arc<DomainLocations> {
         let row = |id: i64, location_id: &str, type_name: &str, parent_id: Option<i64>| LocationRow {
             id,
             location_id: location_id.into(),
@@ -140,23 +140,23 @@ mod tests {
             row(4, "a2", "area", Some(3)),
             row(5, "x", "supervisor", None),
         ];
-        DomainPlaces::new(LocationTree::from_rows(LocationRows { observed_us: 7, rows }))
+        DomainLocations::new(LocationTree::from_rows(LocationRows { observed_us: 7, rows }))
     }
 
     fn ids(location_id: Option<&str>) -> Vec<Option<String>> {
-        let places = places();
-        let ancestors = places.ancestors_by_type(location_id);
+        let locations = locations();
+        let ancestors = locations.ancestors_by_type(location_id);
         ancestors.into_iter().map(|location| Some(location?.location_id.to_string())).collect()
     }
 
     #[test]
     fn every_type_of_the_domain_has_columns() {
-        let places = places();
-        let of_ids: Vec<&str> = places.type_columns().iter().map(|columns| &*columns.id).collect();
+        let locations = locations();
+        let of_ids: Vec<&str> = locations.type_columns().iter().map(|columns| &*columns.id).collect();
         assert_eq!(of_ids, ["+State_id", "+area_id", "+district_id", SUPERVISOR_ID]);
-        assert_eq!(&*places.type_columns()[1].is_archived, "+area_is_archived");
-        assert!(places.column_names().contains("State_id") && !places.column_names().contains("state_id"));
-        assert_eq!((places.observed_us(), places.nodes()), (7, 5));
+        assert_eq!(&*locations.type_columns()[1].is_archived, "+area_is_archived");
+        assert!(locations.column_names().contains("State_id") && !locations.column_names().contains("state_id"));
+        assert_eq!((locations.observed_us(), locations.nodes()), (7, 5));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The messages of one stream that is held in memory, and every decision about them. No waiting and no clock here: the time
 //! is handed in.
 //!
-//! Invariants: each held message is in exactly one [`Place`]; `in_flight` is the number of those handed out; `timers` has
+//! Invariants: each held message is in exactly one [`DeliveryState`]; `in_flight` is the number of those handed out; `timers` has
 //! one entry for each message that is delayed or handed out; a message leaves only by being acknowledged.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -13,23 +13,24 @@ use tokio::time::Instant;
 
 use crate::queue::{ConsumerOptions, Message};
 
-/// Where a message is.
+/// How far the delivery of a message has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// To be handed out.
+enum DeliveryState {
+    /// It can be handed out.
     Ready,
-    /// To be handed out from then on.
+    /// It can be handed out from this moment on.
     Delayed(Instant),
-    /// With a consumer, until then at most.
+    /// A consumer has it; at this moment it becomes ready again.
     HandedOut(Instant),
 }
 
-struct Entry<R> {
+/// A message from its publication to its acknowledgement.
+struct StoredMessage<R> {
     subject: String,
     payload: Bytes,
     dedupe_id: String,
     attempts: u64,
-    place: Place,
+    state: DeliveryState,
     /// The publishers that wait for the acknowledgement.
     waiting: Vec<oneshot::Sender<()>>,
     /// The room that it takes up, given back with it.
@@ -39,18 +40,19 @@ struct Entry<R> {
 /// What is known of a dedupe id.
 #[derive(Clone, Copy)]
 enum Known {
-    Held(u64),
+    /// Number of the message, which is not acknowledged yet.
+    Message(u64),
     Acknowledged,
 }
 
-/// What a publisher is told about an id.
-pub(super) enum Found {
-    /// Not seen within the window.
-    Nothing,
-    /// Acknowledged already.
+/// What a publisher is told about a dedupe id.
+pub(super) enum Submission {
+    /// No message with it came within the window: this one is to be held.
+    New,
+    /// A message with it was acknowledged within the window.
     Acknowledged,
-    /// Held now: wait for this.
-    Held(oneshot::Receiver<()>),
+    /// A message with it is held; this resolves when that one is acknowledged.
+    Pending(oneshot::Receiver<()>),
 }
 
 /// A message on its way to a consumer.
@@ -63,8 +65,8 @@ pub(super) struct HandedOut {
 }
 
 /// All messages of one stream; `R` is the room that one takes up.
-pub(super) struct Held<R> {
-    entries: HashMap<u64, Entry<R>>,
+pub(super) struct StreamMessages<R> {
+    messages: HashMap<u64, StoredMessage<R>>,
     ready: VecDeque<u64>,
     timers: BTreeSet<(Instant, u64)>,
     in_flight: usize,
@@ -75,10 +77,10 @@ pub(super) struct Held<R> {
     dedupe_window: Duration,
 }
 
-impl<R> Held<R> {
+impl<R> StreamMessages<R> {
     pub(super) fn new(dedupe_window: Duration) -> Self {
         Self {
-            entries: HashMap::new(),
+            messages: HashMap::new(),
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
             in_flight: 0,
@@ -90,7 +92,7 @@ impl<R> Held<R> {
         }
     }
 
-    /// Sets who reads. The error is the name of the group that reads already: a work queue has one.
+    /// Sets the group that reads. The error is the name of the group that reads already: a work queue has one.
     pub(super) fn join(&mut self, options: ConsumerOptions) -> Result<(), String> {
         if let Some(group) = self.group.as_ref().filter(|group| group.durable_name != options.durable_name) {
             return Err(group.durable_name.clone());
@@ -100,19 +102,19 @@ impl<R> Held<R> {
     }
 
     /// Looks up a dedupe id.
-    pub(super) fn find(&mut self, now: Instant, dedupe_id: &str) -> Found {
+    pub(super) fn find(&mut self, now: Instant, dedupe_id: &str) -> Submission {
         self.forget_old(now);
         match self.known.get(dedupe_id) {
-            None => Found::Nothing,
-            Some(Known::Acknowledged) => Found::Acknowledged,
-            Some(Known::Held(id)) => match self.entries.get_mut(id) {
-                None => Found::Nothing,
-                Some(entry) => {
+            None => Submission::New,
+            Some(Known::Acknowledged) => Submission::Acknowledged,
+            Some(Known::Message(id)) => match self.messages.get_mut(id) {
+                None => Submission::New,
+                Some(stored) => {
                     // Publishers that were cancelled would pile up otherwise.
-                    entry.waiting.retain(|waiting| !waiting.is_closed());
+                    stored.waiting.retain(|waiting| !waiting.is_closed());
                     let (sender, receiver) = oneshot::channel();
-                    entry.waiting.push(sender);
-                    Found::Held(receiver)
+                    stored.waiting.push(sender);
+                    Submission::Pending(receiver)
                 }
             },
         }
@@ -122,15 +124,15 @@ impl<R> Held<R> {
     pub(super) fn hold(&mut self, message: Message, room: R) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.last_id += 1;
-        self.known.insert(message.dedupe_id.clone(), Known::Held(self.last_id));
-        self.entries.insert(
+        self.known.insert(message.dedupe_id.clone(), Known::Message(self.last_id));
+        self.messages.insert(
             self.last_id,
-            Entry {
+            StoredMessage {
                 subject: message.subject,
                 payload: message.payload,
                 dedupe_id: message.dedupe_id,
                 attempts: 0,
-                place: Place::Ready,
+                state: DeliveryState::Ready,
                 waiting: vec![sender],
                 _room: room,
             },
@@ -148,17 +150,22 @@ impl<R> Held<R> {
         }
         let until = now + group.acknowledge_within;
         // Ids of messages that were acknowledged late, after their time-out, are left in `ready`: skip them.
-        let (id, entry) = loop {
+        let (id, stored) = loop {
             let id = self.ready.pop_front()?;
-            if let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.place == Place::Ready) {
-                break (id, entry);
+            if let Some(stored) = self.messages.get_mut(&id).filter(|stored| stored.state == DeliveryState::Ready) {
+                break (id, stored);
             }
         };
-        entry.attempts += 1;
-        entry.place = Place::HandedOut(until);
+        stored.attempts += 1;
+        stored.state = DeliveryState::HandedOut(until);
         self.timers.insert((until, id));
         self.in_flight += 1;
-        Some(HandedOut { id, subject: entry.subject.clone(), payload: entry.payload.clone(), attempts: entry.attempts })
+        Some(HandedOut {
+            id,
+            subject: stored.subject.clone(),
+            payload: stored.payload.clone(),
+            attempts: stored.attempts,
+        })
     }
 
     /// When the next message becomes ready by itself.
@@ -169,11 +176,11 @@ impl<R> Held<R> {
     /// The message is done with; `false` if it was not held any more. A late acknowledgement counts too.
     pub(super) fn acknowledge(&mut self, now: Instant, id: u64) -> bool {
         self.forget_old(now);
-        let Some(entry) = self.entries.remove(&id) else { return false };
-        self.leave(id, entry.place);
-        self.known.insert(entry.dedupe_id.clone(), Known::Acknowledged);
-        self.acknowledged.push_back((now + self.dedupe_window, entry.dedupe_id));
-        for waiting in entry.waiting {
+        let Some(stored) = self.messages.remove(&id) else { return false };
+        self.leave(id, stored.state);
+        self.known.insert(stored.dedupe_id.clone(), Known::Acknowledged);
+        self.acknowledged.push_back((now + self.dedupe_window, stored.dedupe_id));
+        for waiting in stored.waiting {
             // A publisher that does not wait any more does not mind.
             let _ = waiting.send(());
         }
@@ -182,13 +189,13 @@ impl<R> Held<R> {
 
     /// Back to be handed out again, at once or later. Nothing happens if it is not with that consumer any more.
     pub(super) fn give_back(&mut self, now: Instant, id: u64, attempt: u64, after: Duration) {
-        let Some(place) = self.place_of(id, attempt) else { return };
-        self.leave(id, place);
+        let Some(state) = self.state_of(id, attempt) else { return };
+        self.leave(id, state);
         if after.is_zero() {
-            self.put(id, Place::Ready);
+            self.put(id, DeliveryState::Ready);
             self.ready.push_back(id);
         } else {
-            self.put(id, Place::Delayed(now + after));
+            self.put(id, DeliveryState::Delayed(now + after));
             self.timers.insert((now + after, id));
         }
     }
@@ -196,10 +203,10 @@ impl<R> Held<R> {
     /// Starts the acknowledgement time-out anew; `false` if the message is not with that consumer any more.
     pub(super) fn extend(&mut self, now: Instant, id: u64, attempt: u64) -> bool {
         self.expire(now);
-        let (Some(place), Some(group)) = (self.place_of(id, attempt), self.group.as_ref()) else { return false };
+        let (Some(state), Some(group)) = (self.state_of(id, attempt), self.group.as_ref()) else { return false };
         let until = now + group.acknowledge_within;
-        self.leave(id, place);
-        self.put(id, Place::HandedOut(until));
+        self.leave(id, state);
+        self.put(id, DeliveryState::HandedOut(until));
         self.timers.insert((until, id));
         self.in_flight += 1;
         true
@@ -207,7 +214,7 @@ impl<R> Held<R> {
 
     /// Lets go of everything; publishers see their receivers fail.
     pub(super) fn clear(&mut self) {
-        self.entries.clear();
+        self.messages.clear();
         self.ready.clear();
         self.timers.clear();
         self.known.clear();
@@ -215,24 +222,24 @@ impl<R> Held<R> {
         self.in_flight = 0;
     }
 
-    fn place_of(&self, id: u64, attempt: u64) -> Option<Place> {
-        let entry = self.entries.get(&id).filter(|entry| entry.attempts == attempt)?;
-        matches!(entry.place, Place::HandedOut(_)).then_some(entry.place)
+    fn state_of(&self, id: u64, attempt: u64) -> Option<DeliveryState> {
+        let stored = self.messages.get(&id).filter(|stored| stored.attempts == attempt)?;
+        matches!(stored.state, DeliveryState::HandedOut(_)).then_some(stored.state)
     }
 
-    fn put(&mut self, id: u64, place: Place) {
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.place = place;
+    fn put(&mut self, id: u64, state: DeliveryState) {
+        if let Some(stored) = self.messages.get_mut(&id) {
+            stored.state = state;
         }
     }
 
-    fn leave(&mut self, id: u64, place: Place) {
-        match place {
-            Place::Ready => {}
-            Place::Delayed(at) => {
+    fn leave(&mut self, id: u64, state: DeliveryState) {
+        match state {
+            DeliveryState::Ready => {}
+            DeliveryState::Delayed(at) => {
                 self.timers.remove(&(at, id));
             }
-            Place::HandedOut(until) => {
+            DeliveryState::HandedOut(until) => {
                 self.timers.remove(&(until, id));
                 self.in_flight -= 1;
             }
@@ -242,12 +249,12 @@ impl<R> Held<R> {
     /// Everything whose time has come is ready again.
     fn expire(&mut self, now: Instant) {
         while let Some((_, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
-            let place = self.entries.get(&id).map(|entry| entry.place);
+            let state = self.messages.get(&id).map(|stored| stored.state);
             self.timers.pop_first();
-            if matches!(place, Some(Place::HandedOut(_))) {
+            if matches!(state, Some(DeliveryState::HandedOut(_))) {
                 self.in_flight -= 1;
             }
-            self.put(id, Place::Ready);
+            self.put(id, DeliveryState::Ready);
             self.ready.push_back(id);
         }
     }
@@ -271,8 +278,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn held(in_flight_max: usize) -> Held<()> {
-        let mut held = Held::new(10 * SECOND);
+    fn held(in_flight_max: usize) -> StreamMessages<()> {
+        let mut held = StreamMessages::new(10 * SECOND);
         let options = ConsumerOptions { durable_name: "group".into(), in_flight_max, acknowledge_within: 5 * SECOND };
         held.join(options).unwrap();
         held
@@ -318,11 +325,11 @@ mod tests {
     fn ids_are_forgotten_after_the_window() {
         let (mut held, start) = (held(1), Instant::now());
         let _published = held.hold(message("one"), ());
-        assert!(matches!(held.find(start, "one"), Found::Held(_)));
+        assert!(matches!(held.find(start, "one"), Submission::Pending(_)));
         let id = held.hand_out(start).unwrap().id;
         assert!(held.acknowledge(start, id));
-        assert!(matches!(held.find(start + 9 * SECOND, "one"), Found::Acknowledged));
-        assert!(matches!(held.find(start + 10 * SECOND, "one"), Found::Nothing));
+        assert!(matches!(held.find(start + 9 * SECOND, "one"), Submission::Acknowledged));
+        assert!(matches!(held.find(start + 10 * SECOND, "one"), Submission::New));
         assert!(held.known.is_empty());
     }
 

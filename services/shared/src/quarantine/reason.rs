@@ -1,0 +1,184 @@
+//! Why something is in quarantine: every reason of every service, with what it means and what to do next.
+
+use std::fmt;
+
+/// Declares the reasons, so that none can be without a code, a meaning and a next step, or be missing in [`Reason::ALL`].
+macro_rules! reasons {
+    ($($reason:ident = $code:literal { meaning: $meaning:literal, next_step: $next_step:literal })+) => {
+        /// Why something cannot be handled. The codes are stored in the metastore and are labels of metrics: they never change.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $(#[doc = $meaning] $reason,)+
+        }
+
+        impl Reason {
+            /// All reasons, in the order in which a record passes through the services.
+            pub const ALL: &[Self] = &[$(Self::$reason,)+];
+
+            /// Stable code, for example `record_too_large`.
+            pub const fn code(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $code,)+
+                }
+            }
+
+            /// For people: what is wrong, and what the lake shows of the record meanwhile.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $meaning,)+
+                }
+            }
+
+            /// For people: what an operator does about it.
+            pub const fn next_step(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $next_step,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    ChangeMalformedJson = "change_malformed_json" {
+        meaning: "A message of HQ's change feed is not JSON, so the record that changed is not known.",
+        next_step: "Find out what publishes such messages to the topic; save the record in HQ again if its id can be told from the payload."
+    }
+    ChangeNotAnObject = "change_not_an_object" {
+        meaning: "A message of HQ's change feed is JSON but not an object, so the record that changed is not known.",
+        next_step: "Find out what publishes such messages to the topic; save the record in HQ again if its id can be told from the payload."
+    }
+    ChangeMissingDocumentId = "change_missing_document_id" {
+        meaning: "A message of HQ's change feed names no document_id, so the record that changed is not known.",
+        next_step: "Find out what publishes such messages to the topic; save the record in HQ again if its id can be told from the payload."
+    }
+    DocumentUnreadable = "document_unreadable" {
+        meaning: "A JSON column of the record's row in HQ does not hold a JSON object. The lake keeps the state before this change.",
+        next_step: "Repair the column that the detail names in HQ's database, then save the record in HQ again."
+    }
+    FormXmlMissing = "form_xml_missing" {
+        meaning: "No blob store has the XML of a live form. The form's row is in the lake without its answers.",
+        next_step: "Restore the blob, then have HQ publish the form again."
+    }
+    FormXmlRaises = "form_xml_raises" {
+        meaning: "The XML of a form makes HQ's own conversion raise an exception. The form's row is in the lake without its answers.",
+        next_step: "Nothing where HQ cannot show the form either; otherwise report the XML as a fault of the lake."
+    }
+    FormXmlNotWellFormed = "form_xml_not_well_formed" {
+        meaning: "The XML of a form is not well-formed. HQ shows the form as empty, and its row is in the lake without its answers.",
+        next_step: "Look for damage of the blob at the offset that the detail names; restore it and have HQ publish the form again."
+    }
+    RecordTooLarge = "record_too_large" {
+        meaning: "The record, as a document or as a row, is larger than the queue's largest payload. The lake keeps the state before this change.",
+        next_step: "Raise the queue's payload limit (max_payload of the server, queue.payload_size_max), or drop large fields by a transform, then save the record in HQ again."
+    }
+    RecordBatchMalformed = "record_batch_malformed" {
+        meaning: "A message on the stream of records cannot be decoded, so the records in it are not known.",
+        next_step: "Check that fetcher and enricher have compatible versions and that nothing else publishes to lake.records; then have HQ publish the records of that time again."
+    }
+    RecordTypeMissing = "record_type_missing" {
+        meaning: "A record came without a type, so it belongs to no table.",
+        next_step: "Check that fetcher and enricher have compatible versions, then save the record in HQ again."
+    }
+    DocumentMalformed = "document_malformed" {
+        meaning: "The document of a record is not a JSON object.",
+        next_step: "Check that fetcher and enricher have compatible versions, then save the record in HQ again."
+    }
+    RecordTooWide = "record_too_wide" {
+        meaning: "The document of a record has more values than enricher.columns_max allows. The lake keeps the state before this change.",
+        next_step: "Raise enricher.columns_max, or drop fields by a transform, then save the record in HQ again."
+    }
+    TombstoneTooLarge = "tombstone_too_large" {
+        meaning: "A tombstone is larger than the queue's largest payload, so the row of the deleted record stays in the lake.",
+        next_step: "Raise the queue's payload limit (max_payload of the server, queue.payload_size_max), then have HQ publish the deletion again."
+    }
+    EnricherFailed = "enricher_failed" {
+        meaning: "A bug: making rows of the records of a message failed. The lake keeps the state before these changes.",
+        next_step: "Report the detail and the payload as a fault of the lake; after the correction save the record in HQ again."
+    }
+    RowBatchMalformed = "row_batch_malformed" {
+        meaning: "A message on the stream of rows cannot be decoded, so its rows are not in the lake.",
+        next_step: "Check that enricher and writer have compatible versions and that nothing else publishes to lake.rows; then have HQ publish the records of that time again."
+    }
+    RowImpossible = "row_impossible" {
+        meaning: "The table store refuses the row, whatever else is in its batch.",
+        next_step: "Read the detail: correct the record in HQ, which publishes it again, or report it as a fault of the lake."
+    }
+    TableUnusable = "table_unusable" {
+        meaning: "The row's table can take no rows until it is repaired. The other tables of its project go on.",
+        next_step: "Repair the table as the detail says, then have HQ publish the records of that time again."
+    }
+    QuarantineEntryMalformed = "quarantine_entry_malformed" {
+        meaning: "A message on the stream of quarantine cannot be decoded; its bytes are kept as they came.",
+        next_step: "Check that all services have compatible versions and that nothing else publishes to lake.quarantine."
+    }
+}
+
+impl Reason {
+    /// The reason with this code; `None` for a code that this version does not know.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.code() == code)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_lead_back_to_their_reason() {
+        let codes: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        for &reason in Reason::ALL {
+            assert_eq!(Reason::from_code(reason.code()), Some(reason));
+            assert!(reason.code().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{reason}");
+        }
+        assert_eq!(Reason::from_code("of_another_version"), None);
+    }
+
+    #[test]
+    fn every_reason_says_what_it_means_and_what_to_do() {
+        for &reason in Reason::ALL {
+            for sentence in [reason.meaning(), reason.next_step()] {
+                assert!(sentence.len() > 20 && sentence.ends_with('.'), "{reason}: {sentence}");
+            }
+        }
+    }
+
+    /// Codes are stored in metastores and are labels of metrics: each of them is written here a second time, so that changing one shows.
+    #[test]
+    fn codes_stay_as_they_are_stored() {
+        let codes: Vec<&str> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+        assert_eq!(
+            codes,
+            [
+                "change_malformed_json",
+                "change_not_an_object",
+                "change_missing_document_id",
+                "document_unreadable",
+                "form_xml_missing",
+                "form_xml_raises",
+                "form_xml_not_well_formed",
+                "record_too_large",
+                "record_batch_malformed",
+                "record_type_missing",
+                "document_malformed",
+                "record_too_wide",
+                "tombstone_too_large",
+                "enricher_failed",
+                "row_batch_malformed",
+                "row_impossible",
+                "table_unusable",
+                "quarantine_entry_malformed",
+            ]
+        );
+    }
+}
