@@ -8,7 +8,11 @@ use std::fs::File;
 use std::path::Path;
 
 use chrono::NaiveDate;
-use lake_tests::engine::{Cell, DeletionVectors, EngineLake, NewRow, Setting, batch, space, tombstone};
+use lake_test_kit::rows::ODD_TEXTS;
+use lake_tests::engine::{
+    Cell, DeletionVectors, DeltaOptions, EngineLake, LAYOUTS, NewRow, batch, bytes, partition_by, small, space,
+    tombstone,
+};
 use lake_tests::readers::{Condition, Inquiry, Reader, Readers, Row, Snapshot, Test};
 use lake_writer::table_store::TableStore;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -17,44 +21,18 @@ use rand::rngs::StdRng;
 
 const TYPE: &str = "person";
 
-/// Values that must be escaped in paths, and some that only look like it.
-const ODD: [&str; 22] = [
-    "a/b",
-    "a b",
-    "100%",
-    "%2F",
-    "a=b",
-    "ü",
-    "घर",
-    "\u{1f600}",
-    "..",
-    ".",
-    "a\\b",
-    "a\nb",
-    "'",
-    "\"",
-    "*",
-    "plain",
-    "Plain",
-    "PLAIN",
-    " ",
-    "~",
-    "x?y#z",
-    "a:b",
-];
-
 /// Rows are marked where the layout allows it; nothing is compacted.
-fn marking(partition_by: &'static [&'static str]) -> Setting {
-    Setting {
-        partition_by,
+fn marking(columns: &[&str]) -> DeltaOptions {
+    DeltaOptions {
+        partition_by: partition_by(columns),
         deletion_vectors: DeletionVectors::On,
         retention_hours: 24,
         columns_max: 100,
-        target_file_bytes: 1 << 30,
+        target_file_bytes: bytes(1 << 30),
         small_files_max: 10_000,
         deleted_share_max: 1.0,
         overlap_max: 10_000,
-        ..Setting::small()
+        ..small()
     }
 }
 
@@ -101,8 +79,8 @@ fn ensure_seen(
 }
 
 /// Five rounds over 600 ids; of each id the last row, or none.
-async fn live(lake: &EngineLake, setting: &Setting, supervisors: &[&str]) -> BTreeMap<String, NewRow> {
-    let store = lake.open(setting).unwrap();
+async fn live(lake: &EngineLake, options: &DeltaOptions, supervisors: &[&str]) -> BTreeMap<String, NewRow> {
+    let store = lake.open(options).unwrap();
     let mut held: BTreeMap<String, NewRow> = BTreeMap::new();
     for round in 0..5_i64 {
         let ids = if round == 0 { 0..600 } else { round * 90..round * 90 + 60 };
@@ -144,28 +122,28 @@ type Shape = fn(&Snapshot) -> bool;
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_are_answered_from_every_layout() {
     let plain: &[&str] = &["anna", "Anna", "B-0_1.x"];
-    let partitions = Setting::LAYOUTS[1];
-    let off = Setting { deletion_vectors: DeletionVectors::Off, ..marking(&[]) };
-    let purged = Setting { deleted_share_max: 0.01, ..marking(&[]) };
+    let partitions = LAYOUTS[1];
+    let off = DeltaOptions { deletion_vectors: DeletionVectors::Off, ..marking(&[]) };
+    let purged = DeltaOptions { deleted_share_max: 0.01, ..marking(&[]) };
     // Files are closed early, and sorted into each other.
-    let clustered = Setting { target_file_bytes: 4_000, overlap_max: 1, ..purged.clone() };
-    let layouts: [(&str, Setting, &[&str], bool, Shape); 6] = [
+    let clustered = DeltaOptions { target_file_bytes: bytes(4_000), overlap_max: 1, ..purged.clone() };
+    let layouts: [(&str, DeltaOptions, &[&str], bool, Shape); 6] = [
         ("copy on write", off, plain, false, |table| table.hidden_rows == 0),
         ("deletion vectors", marking(&[]), plain, false, |table| table.hidden_rows > 200),
         ("compacted", purged, plain, true, |table| table.hidden_rows == 0),
         ("clustered", clustered, plain, true, |table| table.hidden_rows == 0 && table.files > 2),
         ("partitioned", marking(partitions), plain, false, |table| table.hidden_rows > 200 && table.files > 20),
-        ("odd partitions", marking(partitions), &ODD, false, |table| table.files > 100),
+        ("odd partitions", marking(partitions), &ODD_TEXTS, false, |table| table.files > 100),
     ];
     let mut readers = Readers::of_folders().unwrap();
     let columns =
         ["_id", "month", "supervisor_id", "server_modified_on", "_lake_version", "visits", "weight", "closed", "note"];
-    for (name, setting, supervisors, maintained, shape) in layouts {
+    for (name, options, supervisors, maintained, shape) in layouts {
         println!("{name}");
         let lake = EngineLake::new().await.unwrap();
-        let held = live(&lake, &setting, supervisors).await;
+        let held = live(&lake, &options, supervisors).await;
         if maintained {
-            let store = lake.open(&setting).unwrap();
+            let store = lake.open(&options).unwrap();
             store.apply(batch(&[], Vec::new())).await.unwrap();
             store.maintain(&space()).await.unwrap();
         }
@@ -181,7 +159,7 @@ async fn conditions_are_answered_from_every_layout() {
 
         // Programs that know no deletion vectors: right where there are none, and told so where there are.
         let by_pyarrow = readers.read_by_pyarrow(&folder);
-        if table.hidden_rows == 0 && name != "odd partitions" && setting.deletion_vectors == DeletionVectors::Off {
+        if table.hidden_rows == 0 && name != "odd partitions" && options.deletion_vectors == DeletionVectors::Off {
             by_pyarrow.unwrap().ensure_is(&table.rows).unwrap();
         } else {
             let error = format!("{:#}", by_pyarrow.unwrap_err());
@@ -209,10 +187,10 @@ async fn the_folder_of_a_lake_has_an_odd_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_partitions_with_odd_values() {
     let lake = EngineLake::new().await.unwrap();
-    let setting = marking(Setting::LAYOUTS[1]);
-    let store = lake.open(&setting).unwrap();
+    let options = marking(LAYOUTS[1]);
+    let store = lake.open(&options).unwrap();
     let names: Vec<String> =
-        ODD.iter().map(|name| (*name).to_owned()).chain((0..227).map(|n| format!("s{n}"))).collect();
+        ODD_TEXTS.iter().map(|name| (*name).to_owned()).chain((0..227).map(|n| format!("s{n}"))).collect();
     // Eight months, one of them NULL, times 250 supervisors, one of them NULL; two rows each.
     let of = |id: usize, version| {
         let (partition, mut cells) = (id / 2, vec![("/visits", Cell::Number(id as i64))]);
@@ -239,7 +217,7 @@ async fn two_thousand_partitions_with_odd_values() {
         vec![Condition::is("_lake_version", "long", "2")],
     ];
     let few = Inquiry { whole: true, questions: questions.clone(), columns: Vec::new() };
-    questions.extend(ODD.iter().map(|name| vec![is(name)]));
+    questions.extend(ODD_TEXTS.iter().map(|name| vec![is(name)]));
     let all = Inquiry { questions, ..few.clone() };
     let mut readers = Readers::of_folders().unwrap();
     ensure_seen(&mut readers, &Reader::QUICK, &folder, None, &all, &table.rows);
@@ -273,8 +251,8 @@ async fn values_that_folders_cannot_tell_are_right_in_all_readers_but_polars() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_columns_and_names_that_collide() {
     let lake = EngineLake::new().await.unwrap();
-    let setting = Setting { columns_max: 2_000, ..marking(&[]) };
-    let store = lake.open(&setting).unwrap();
+    let options = DeltaOptions { columns_max: 2_000, ..marking(&[]) };
+    let store = lake.open(&options).unwrap();
     let colliding =
         ["/Name", "/name", "/NAME", "/n\u{e4}me", "/N\u{c4}ME", "/a/b", "/a__b", "/A/B", "/domain", "/Domain"];
     let sources: Vec<String> = colliding
@@ -341,14 +319,12 @@ async fn two_thousand_columns_and_names_that_collide() {
 /// came; the versions before it have the old types.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_changes_and_the_past_keeps_the_old_one() {
-    for (partition_by, deletion_vectors) in [
-        (&[] as &'static [&'static str], DeletionVectors::On),
-        (&["supervisor_id"], DeletionVectors::On),
-        (&[], DeletionVectors::Off),
-    ] {
+    for (columns, deletion_vectors) in
+        [(&[] as &[&str], DeletionVectors::On), (&["supervisor_id"], DeletionVectors::On), (&[], DeletionVectors::Off)]
+    {
         let lake = EngineLake::new().await.unwrap();
-        let setting = Setting { deletion_vectors, ..marking(partition_by) };
-        let store = lake.open(&setting).unwrap();
+        let options = DeltaOptions { deletion_vectors, ..marking(columns) };
+        let store = lake.open(&options).unwrap();
         let cells = |id: i64| {
             vec![
                 ("/long", Cell::Number(id)),
@@ -379,7 +355,7 @@ async fn a_type_changes_and_the_past_keeps_the_old_one() {
         }
         let kinds = |at: usize| ["long", "double", "boolean", "same"].map(|name| past[at].0.kinds[name].as_str());
         assert_eq!(kinds(1), ["long", "double", "boolean", "long"]);
-        assert_eq!(kinds(6), ["string", "string", "string", "long"], "{setting:?}");
+        assert_eq!(kinds(6), ["string", "string", "string", "long"], "{options:?}");
         let folder = lake.table(TYPE);
         let mut readers = Readers::of_folders().unwrap();
         for (at, (table, expected)) in past.iter().enumerate() {
@@ -390,7 +366,7 @@ async fn a_type_changes_and_the_past_keeps_the_old_one() {
             let version = (at < past.len() - 1).then_some(table.version);
             ensure_seen(&mut readers, &Reader::QUICK, &folder, version, &inquiry, &table.rows);
             // Before the changes, between them, and now.
-            if at == 3 || [1, 6].contains(&at) && partition_by.is_empty() {
+            if at == 3 || [1, 6].contains(&at) && columns.is_empty() {
                 ensure_seen(&mut readers, &[Reader::Spark], &folder, version, &whole, &table.rows);
             }
         }

@@ -134,6 +134,32 @@ fn array(cells: Vec<Option<&Cell>>) -> ArrayRef {
     Arc::new(cells.into_iter().map(|cell| cell.map(Cell::text)).collect::<StringArray>())
 }
 
+/// Texts that must be escaped in paths, and some that only look like it.
+pub const ODD_TEXTS: [&str; 22] = [
+    "a/b",
+    "a b",
+    "100%",
+    "%2F",
+    "a=b",
+    "ü",
+    "घर",
+    "\u{1f600}",
+    "..",
+    ".",
+    "a\\b",
+    "a\nb",
+    "'",
+    "\"",
+    "*",
+    "plain",
+    "Plain",
+    "PLAIN",
+    " ",
+    "~",
+    "x?y#z",
+    "a:b",
+];
+
 /// A tombstone: the id has left.
 pub fn tombstone(id: &str, version_us: Option<i64>, observed_us: i64) -> Tombstone {
     Tombstone { id: id.into(), version_us, observed_us, reason: "test".into(), lineage: None }

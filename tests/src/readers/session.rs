@@ -143,7 +143,7 @@ impl Readers {
     ///
     /// # Errors
     /// When deltalake refuses, as with the methods below.
-    pub fn create(&mut self, table: &Path, parquet: &Path, partition_by: &[&str]) -> anyhow::Result<()> {
+    pub fn create(&mut self, table: &Path, parquet: &Path, partition_by: &[String]) -> anyhow::Result<()> {
         self.ask::<u64>("create", table, json!({"parquet": parquet, "partition_by": partition_by})).map(drop)
     }
 

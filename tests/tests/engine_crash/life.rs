@@ -11,7 +11,7 @@ use lake_shared::names;
 use lake_test_kit::rows;
 use lake_test_kit::time::pass_time;
 use lake_test_kit::watcher::watched;
-use lake_tests::engine::{DeletionVectors, Setting, space, space_batch};
+use lake_tests::engine::{DeletionVectors, DeltaOptions, bytes, small, space, space_batch};
 use lake_tests::parts::wait_until;
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::sqlite::SqliteMetastore;
@@ -28,16 +28,18 @@ pub const DEEDS_DONE: &str = "done";
 const HOURS: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn setting() -> Setting {
-    Setting {
+/// The options of each life, with the key index of the folder.
+fn options(folder: &Path) -> DeltaOptions {
+    DeltaOptions {
+        index_folder: Some(index_of(folder)),
         deletion_vectors: DeletionVectors::Auto,
         retention_hours: 1,
         orphan_hours: 1,
-        target_file_bytes: 1 << 20,
+        target_file_bytes: bytes(1 << 20),
         copy_on_write_below_bytes: 12_000,
         checkpoint_every_commits: 3,
         index_entries_in_memory_max: 100,
-        ..Setting::small()
+        ..small()
     }
 }
 
@@ -73,8 +75,7 @@ pub fn in_a_life<T>(
         if let Some(report) = report.cloned() {
             lake = lake.wrapped(|inner| watched(inner, move |step, path| report(step, path)));
         }
-        let options = setting().options(&index_of(folder));
-        let store = DeltaTableStore::new(Arc::new(lake), Arc::new(metastore), options);
+        let store = DeltaTableStore::new(Arc::new(lake), Arc::new(metastore), options(folder));
         deeds(&store).await
     })
 }

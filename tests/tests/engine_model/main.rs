@@ -11,6 +11,7 @@
 
 mod external_commit;
 mod model;
+mod options;
 mod tally;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,7 +29,7 @@ use lake_test_kit::history::{Observation, TYPES, history, shuffle};
 use lake_test_kit::log::{LogFigures, ensure_log_is_sound, removals_of};
 use lake_test_kit::time::{data_files, pass_time};
 use lake_test_kit::waiting::Interrupted;
-use lake_tests::engine::{EngineLake, Setting, space};
+use lake_tests::engine::{DeltaOptions, EngineLake, LAYOUTS, partition_by, small, space};
 use lake_tests::readers::{Inquiry, Reader, Readers, Snapshot};
 use lake_writer::table_store::delta::DeltaTableStore;
 use lake_writer::table_store::{Applied, StoreError, TableStore};
@@ -37,6 +38,7 @@ use rand::{RngExt, SeedableRng};
 
 use self::external_commit::ExternalCommit;
 use self::model::{Model, cells, space_batch};
+use self::options::redraw;
 use self::tally::Tally;
 
 /// Histories that failed once; they run first. Whoever meets a failing seed adds it, with what it found. A change of what is drawn at
@@ -92,7 +94,7 @@ struct Past {
 /// A lake with a history behind it.
 struct Trial<'worker> {
     random: StdRng,
-    setting: Setting,
+    options: DeltaOptions,
     lake: EngineLake,
     store: DeltaTableStore,
     model: Model,
@@ -106,10 +108,9 @@ struct Trial<'worker> {
 }
 
 impl Trial<'_> {
-    /// The options of this life of the engine are drawn here; see [`Setting`] for what becomes of them.
+    /// The options of this life of the engine are drawn here.
     fn open_again(&mut self) -> anyhow::Result<()> {
-        self.setting.redraw(&mut self.random);
-        self.store = self.lake.open(&self.setting)?;
+        self.store = open(&self.lake, &mut self.options, &mut self.random)?;
         Ok(())
     }
 
@@ -230,7 +231,7 @@ impl Trial<'_> {
     /// Versions before the last that must be as they were.
     fn past_of(&self, number: usize, version: u64) -> Vec<u64> {
         let within =
-            |past: &Past| past.superseded_at.is_none_or(|hour| self.clock - hour < self.setting.retention_hours);
+            |past: &Past| past.superseded_at.is_none_or(|hour| self.clock - hour < self.options.retention_hours);
         self.past.range((number, 0)..(number, version)).filter(|(_, past)| within(past)).map(|(key, _)| key.1).collect()
     }
 
@@ -276,7 +277,7 @@ impl Trial<'_> {
     }
 
     async fn intrude(&mut self, tables: &BTreeMap<usize, Snapshot>) -> anyhow::Result<()> {
-        let retention_hours = self.setting.retention_hours;
+        let retention_hours = self.options.retention_hours;
         let before = self.files()?;
         let Self { random, lake, model, readers, with_spark, .. } = &mut *self;
         let mut external =
@@ -370,17 +371,20 @@ impl Trial<'_> {
     }
 }
 
+/// Opens an engine with other options than before: with the key index as it was left, or with none.
+fn open(lake: &EngineLake, options: &mut DeltaOptions, random: &mut StdRng) -> anyhow::Result<DeltaTableStore> {
+    if redraw(options, random) { lake.open(options) } else { lake.open_with_index(options, None) }
+}
+
 async fn run(seed: u64, readers: &mut Readers, tally: &mut Tally) -> anyhow::Result<()> {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut setting = Setting::small();
-    setting.partition_by = Setting::LAYOUTS[random.random_range(0..Setting::LAYOUTS.len())];
-    setting.retention_hours = random.random_range(0..5);
-    setting.redraw(&mut random);
+    let partition_by = partition_by(LAYOUTS[random.random_range(0..LAYOUTS.len())]);
+    let mut options = DeltaOptions { partition_by, retention_hours: random.random_range(0..5), ..small() };
     let lake = EngineLake::new().await?;
-    let store = lake.open(&setting)?;
+    let store = open(&lake, &mut options, &mut random)?;
     let with_spark = seed.is_multiple_of(SPARK_SAMPLE);
     let (model, past) = (Model::default(), BTreeMap::new());
-    let mut trial = Trial { random, setting, lake, store, model, clock: 0, past, readers, tally, with_spark };
+    let mut trial = Trial { random, options, lake, store, model, clock: 0, past, readers, tally, with_spark };
     let ended = trial.run().await;
     ended.map_err(|trouble| trouble.context(format!("its tables stay in {}", trial.lake.keep().display())))
 }

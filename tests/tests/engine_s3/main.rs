@@ -20,7 +20,9 @@ use lake_test_kit::dice::seed_or;
 use lake_test_kit::log::ensure_log_is_sound;
 use lake_test_kit::rows;
 use lake_test_kit::watcher::watched;
-use lake_tests::engine::{DeletionVectors, Expected, Setting, Word, space, space_batch};
+use lake_tests::engine::{
+    DeletionVectors, DeltaOptions, Expected, Word, bytes, partition_by, small, space, space_batch,
+};
 use lake_tests::parts::ObjectStore;
 use lake_tests::readers::{Reader, Readers, Snapshot};
 use lake_writer::metastore::Metastore;
@@ -72,7 +74,7 @@ fn config(s3: &ObjectStore) -> LakeStoreConfig {
 /// A lake in a bucket, and its history.
 struct Trial {
     random: StdRng,
-    setting: Setting,
+    options: DeltaOptions,
     config: LakeStoreConfig,
     tripwire: Arc<Tripwire>,
     /// The database of the metastore and the key indexes.
@@ -96,7 +98,7 @@ struct Trial {
 /// An engine that knows nothing yet, as after a start; `index` is the number of its key index.
 fn open(
     config: &LakeStoreConfig,
-    setting: &Setting,
+    options: &DeltaOptions,
     own: &Path,
     index: u32,
     tripwire: &Arc<Tripwire>,
@@ -104,7 +106,8 @@ fn open(
     let wire = Arc::clone(tripwire);
     let lake = LakeStore::open(config)?.wrapped(|inner| watched(inner, move |step, _| wire.touch(step)));
     let metastore = SqliteMetastore::file(&own.join("metastore.sqlite"));
-    let options = setting.options(&own.join(format!("index-{index}")));
+    let index_folder = Some(own.join(format!("index-{index}")));
+    let options = DeltaOptions { index_folder, ..options.clone() };
     Ok(DeltaTableStore::new(Arc::new(lake), Arc::new(metastore), options))
 }
 
@@ -118,20 +121,20 @@ impl Trial {
         LakeStore::open(&config)?.probe().await?;
         let own = TempDir::with_prefix("lake-test-own-")?;
         SqliteMetastore::file(&own.path().join("metastore.sqlite")).migrate().await?;
-        let setting = Setting {
-            partition_by: &["supervisor_id"],
+        let options = DeltaOptions {
+            partition_by: partition_by(&["supervisor_id"]),
             deletion_vectors: DeletionVectors::Auto,
             columns_max: COLUMNS_MAX,
             // The large files shall not be cut.
-            target_file_bytes: 64 << 20,
+            target_file_bytes: bytes(64 << 20),
             checkpoint_every_commits: 3,
-            ..Setting::small()
+            ..small()
         };
         let tripwire = Arc::new(Tripwire::of(s3));
-        let store = open(&config, &setting, own.path(), 0, &tripwire)?;
+        let store = open(&config, &options, own.path(), 0, &tripwire)?;
         Ok(Self {
             random: StdRng::seed_from_u64(seed),
-            setting,
+            options,
             config,
             tripwire,
             own,
@@ -158,7 +161,7 @@ impl Trial {
             1 => self.random.random_range(0..self.indexes),
             _ => self.indexes - 1,
         };
-        self.store = open(&self.config, &self.setting, self.own.path(), index, &self.tripwire)?;
+        self.store = open(&self.config, &self.options, self.own.path(), index, &self.tripwire)?;
         Ok(())
     }
 
