@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use lake_writer::key_index::{Entry, IdHash, IndexError, IndexOptions, KeyIndex, Liveness, Position};
+use lake_writer::key_index::{FileNumber, IdHash, IndexEntry, IndexError, IndexOptions, KeyIndex, Liveness, Position};
 
 const BATCHES: u64 = 500;
 const BATCH_KEYS: u64 = 10_000;
@@ -43,7 +43,7 @@ impl Rows {
     }
 
     fn number(&self, position: Position) -> u64 {
-        let (file, row) = (u64::from(position.file), u64::from(position.row));
+        let (file, row) = (u64::from(position.file.get()), u64::from(position.row.get()));
         match file.checked_sub(self.base_files) {
             None => file * FILE_ROWS + row,
             Some(batch) => self.base_files * FILE_ROWS + batch * BATCH_KEYS + row,
@@ -62,7 +62,7 @@ impl Liveness for Rows {
         self.dead[(number / 64) as usize].load(Ordering::Relaxed) >> (number % 64) & 1 == 0
     }
 
-    fn file_is_live(&self, _file: u32) -> bool {
+    fn file_is_live(&self, _file: FileNumber) -> bool {
         true
     }
 }
@@ -128,8 +128,8 @@ fn build(keys: u64, folder: &Path, options: IndexOptions) -> Result<(), IndexErr
     let mut builder = index.run_builder()?;
     let started = Instant::now();
     for number in 0..keys {
-        let position = Position { file: (number / FILE_ROWS) as u32, row: (number % FILE_ROWS) as u32 };
-        builder.push(Entry { id: key(number), position, version_us: number as i64 })?;
+        let position = Position::new((number / FILE_ROWS) as u32, (number % FILE_ROWS) as u32);
+        builder.push(IndexEntry { id: key(number), position, version_us: number as i64 })?;
     }
     let pushed = started.elapsed();
     let run = builder.finish(&mut |_, _| {})?;
@@ -191,9 +191,10 @@ fn update(index: &KeyIndex, rows: &Rows, keys: u64) -> Result<(), IndexError> {
         assert!(located.iter().flatten().count() as u64 + NEW_KEYS >= ids.len() as u64);
         located.iter().flatten().for_each(|old| rows.kill(old.position));
         let file = (rows.base_files + batch) as u32;
-        let position = |row: usize| Position { file, row: row as u32 };
+        let position = |row: usize| Position::new(file, row as u32);
         let version_us = (keys + batch) as i64;
-        let entries = ids.iter().enumerate().map(|(row, id)| Entry { id: *id, position: position(row), version_us });
+        let entries =
+            ids.iter().enumerate().map(|(row, id)| IndexEntry { id: *id, position: position(row), version_us });
         putting.time(|| index.put(entries));
         while let Some(job) = index.merge_due() {
             merged += job.entries();

@@ -55,7 +55,7 @@ impl Writer {
         let root = Arc::new(LakeStore::open(&options.store)?);
         root.probe_when_there().await?;
         let store = DeltaTableStore::new(Arc::clone(&root), Arc::clone(&metastore), options.tables.clone());
-        store.ensure_presence().await?;
+        store.check_at_startup().await?;
         Ok(Self { metastore, root, store: Arc::new(store), options })
     }
 

@@ -8,6 +8,7 @@
 //! in the range) share out their ranges among each other, a wide file with a narrow one gains little. It is the rule for
 //! small files once more, with width in the place of size.
 
+use crate::key_index::FileNumber;
 use std::collections::HashSet;
 
 use super::plan::{FileFacts, JOBS_PER_GROUP, Limits, Ranked, Reason, live_bytes};
@@ -37,7 +38,7 @@ struct Span<'a> {
 pub(super) fn clustering<'a>(
     group: &[&'a FileFacts],
     limits: &Limits,
-    taken: &mut HashSet<u32>,
+    taken: &mut HashSet<FileNumber>,
     ranked: &mut Vec<Ranked>,
 ) {
     let apart = |file: &&&FileFacts| !taken.contains(&file.number) && !limits.is_small(file);
@@ -109,7 +110,7 @@ fn spans<'a>(files: impl Iterator<Item = &'a FileFacts>) -> (Vec<Span<'a>>, usiz
 ///
 /// Of the rows of one file, each other file makes the range narrower in proportion to the overlap of the two: by 1 if it is as wide,
 /// by little if one of them is much narrower.
-fn best_over(gap: usize, spans: &[Span<'_>], limits: &Limits) -> Option<HashSet<u32>> {
+fn best_over(gap: usize, spans: &[Span<'_>], limits: &Limits) -> Option<HashSet<FileNumber>> {
     let mut over: Vec<&Span<'_>> = spans.iter().filter(|span| span.from <= gap && gap < span.to).collect();
     over.sort_by(|one, other| other.width.total_cmp(&one.width).then(one.file.number.cmp(&other.file.number)));
     over.truncate(FILES_COMPARED);

@@ -6,6 +6,7 @@
 //! Every live row comes out exactly once, whatever the order of an input: only the head of each input is ever compared. An
 //! input that is not sorted makes the output sorted in pieces only.
 
+use crate::key_index::RowNumber;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -37,8 +38,8 @@ pub struct Input {
 pub struct Source {
     /// Ordinal of the input.
     pub input: u32,
-    /// Physical row in it, from 0.
-    pub row: u32,
+    /// Physical row in it.
+    pub row: RowNumber,
 }
 
 /// Merged rows.
@@ -165,7 +166,7 @@ struct Current {
     /// `None` if no column orders the rows.
     keys: Option<Rows>,
     /// Physical row of the first row.
-    first: u32,
+    first: RowNumber,
     /// Which rows are deleted; empty if none is.
     dead: Vec<bool>,
     /// A live row.
@@ -211,9 +212,9 @@ impl Cursor {
                 continue;
             }
             let too_many = |_| MergeError::TooManyRows { input };
-            let first = u32::try_from(self.rows_read).map_err(too_many)?;
+            let first = RowNumber::new(u32::try_from(self.rows_read).map_err(too_many)?);
             self.rows_read += rows as u64;
-            let last = u32::try_from(self.rows_read - 1).map_err(too_many)?;
+            let last = RowNumber::new(u32::try_from(self.rows_read - 1).map_err(too_many)?);
             let dead = self.dead(first, last);
             let Some(at) = (0..rows).find(|&row| dead.is_empty() || !dead[row]) else { continue };
             let batch = Arc::new(self.aligned(&batch, schema)?);
@@ -231,8 +232,9 @@ impl Cursor {
         Ok(())
     }
 
-    fn dead(&self, first: u32, last: u32) -> Vec<bool> {
+    fn dead(&self, first: RowNumber, last: RowNumber) -> Vec<bool> {
         let Some(deleted) = &self.deleted else { return Vec::new() };
+        let (first, last) = (first.get(), last.get());
         if deleted.range_cardinality(first..=last) == 0 {
             return Vec::new();
         }
@@ -341,7 +343,7 @@ impl Merger {
             self.parts.len() - 1
         });
         self.picks.push((part, current.at));
-        self.sources.push(Source { input: cursor.number, row: current.first + current.at as u32 });
+        self.sources.push(Source { input: cursor.number, row: current.first.offset(current.at as u32) });
         self.bytes += current.batch.bytes / current.batch.rows.max(1);
         let rows = current.batch.rows;
         let live = |row: &usize| current.dead.is_empty() || !current.dead[*row];

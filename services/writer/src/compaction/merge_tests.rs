@@ -18,6 +18,7 @@ use rand::{RngExt, SeedableRng};
 use roaring::RoaringBitmap;
 
 use super::{ClusterKeys, ColumnBounds, Input, MergeError, Merged, PositionMap, Source, merge, sorted};
+use crate::key_index::{Position, RowNumber};
 
 const ODD: [&str; 9] =
     ["", "a", "a\0", "a\0b", "aa", "é", "\u{10ffff}", "Z", "a longer text that needs more than one block of 32"];
@@ -154,7 +155,7 @@ proptest! {
 
         let outputs = run(inputs, schema(), rows_at_once).unwrap();
         let found: Vec<Source> = outputs.iter().flat_map(|merged| merged.sources.clone()).collect();
-        let mut expected: Vec<Source> = expected.into_iter().map(|(_, input, row)| Source { input, row }).collect();
+        let mut expected: Vec<Source> = expected.into_iter().map(|(_, input, row)| Source { input, row: RowNumber::new(row) }).collect();
         if sort {
             prop_assert_eq!(&found, &expected);
         } else {
@@ -173,7 +174,7 @@ proptest! {
                 for (column, field) in batch.columns().iter().zip(schema().fields()) {
                     match file.column_by_name(field.name()) {
                         None => prop_assert!(column.is_null(at)),
-                        Some(origin) => prop_assert_eq!(&column.slice(at, 1), &origin.slice(source.row as usize, 1)),
+                        Some(origin) => prop_assert_eq!(&column.slice(at, 1), &origin.slice(source.row.index(), 1)),
                     }
                 }
             }
@@ -191,7 +192,7 @@ proptest! {
         let mut outputs: Vec<Vec<Source>> = vec![Vec::new()];
         for merged in run(inputs, schema(), 64).unwrap() {
             let (output, row) = (outputs.len() as u32 - 1, outputs.last().unwrap().len() as u32);
-            map.record_all(&merged.sources, output, row);
+            map.record_all(&merged.sources, Position::new(output, row));
             outputs.last_mut().unwrap().extend(merged.sources);
             if outputs.last().unwrap().len() >= rows_per_output {
                 outputs.push(Vec::new());
@@ -203,17 +204,17 @@ proptest! {
             now.extend(since.iter().copied());
             let places = map.remap(number, before.as_deref(), Some(&now));
             prop_assert_eq!(places.len(), since.len());
-            for ((output, row), from) in places.into_iter().zip(since) {
-                prop_assert_eq!(outputs[output as usize][row as usize], Source { input: number, row: from });
-                prop_assert_eq!(map.target(number, from), Some((output, row)));
+            for (place, from) in places.into_iter().zip(since.into_iter().map(RowNumber::new)) {
+                prop_assert_eq!(outputs[place.file.get() as usize][place.row.index()], Source { input: number, row: from });
+                prop_assert_eq!(map.target(number, from), Some(place));
             }
             for row in before.iter().flat_map(|before| before.iter()) {
-                prop_assert_eq!(map.target(number, row), None);
+                prop_assert_eq!(map.target(number, RowNumber::new(row)), None);
             }
             prop_assert!(map.remap(number, before.as_deref(), before.as_deref()).is_empty());
             prop_assert!(map.remap(number, before.as_deref(), None).is_empty());
         }
-        prop_assert_eq!(map.target(9, 0), None);
+        prop_assert_eq!(map.target(9, RowNumber::FIRST), None);
     }
 
     #[test]
@@ -347,7 +348,7 @@ fn files_with_disjoint_ranges_are_opened_one_after_the_other() {
     let outputs = run(inputs, id_schema(), 10).unwrap();
     let rows: usize = outputs.iter().map(|merged| merged.batch.num_rows()).sum();
     assert_eq!(rows, 100);
-    assert_eq!(outputs[0].sources[0], Source { input: 49, row: 0 });
+    assert_eq!(outputs[0].sources[0], Source { input: 49, row: RowNumber::FIRST });
     assert_eq!(open[1].load(Ordering::SeqCst), 1);
 }
 

@@ -22,5 +22,5 @@ mod plan_tests;
 
 pub use cluster_key::{ClusterKeys, ColumnBounds};
 pub use merge::{Input, MergeError, Merged, Source, merge, sorted};
-pub use plan::{ClusterRange, FileFacts, Job, Policy, Reason, plan};
+pub use plan::{ClusterRange, FileFacts, Job, PartitionNumber, Policy, Reason, plan};
 pub use positions::PositionMap;

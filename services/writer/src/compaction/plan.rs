@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::clustering::clustering;
+use crate::key_index::FileNumber;
 
 /// Jobs of one kind that a plan holds at most for one group; the next plan brings more.
 pub(super) const JOBS_PER_GROUP: usize = 16;
@@ -18,13 +19,25 @@ const SMALL_FILES_SEEN: usize = 4_096;
 /// differ by a factor of four reach it, so small files without a job grow in steps of more than four.
 const SMALL_GAIN_MIN: f64 = 0.5;
 
+/// Number of a group of files within one plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionNumber(u32);
+
+impl PartitionNumber {
+    /// The group with this number.
+    #[inline]
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 /// What the policy knows of a data file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FileFacts {
     /// Identifies the file; unique within one plan.
-    pub number: u32,
-    /// Opaque group, such as a partition: files of different groups are never merged.
-    pub partition: u32,
+    pub number: FileNumber,
+    /// Files of different groups, such as partitions, are never merged.
+    pub partition: PartitionNumber,
     /// Size of the file in bytes.
     pub bytes: u64,
     /// Physical rows.
@@ -85,7 +98,7 @@ pub enum Reason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Numbers of the files, in clustering order where it is known.
-    pub files: Vec<u32>,
+    pub files: Vec<FileNumber>,
     /// Why.
     pub reason: Reason,
     /// Files that the live rows should be cut into, of equal row counts; 0 if no row lives.
@@ -102,7 +115,7 @@ pub struct Job {
 /// and with it more work.)
 pub fn plan(files: &[FileFacts], policy: &Policy) -> Vec<Job> {
     let limits = Limits::of(policy);
-    let mut groups: BTreeMap<u32, Vec<&FileFacts>> = BTreeMap::new();
+    let mut groups: BTreeMap<PartitionNumber, Vec<&FileFacts>> = BTreeMap::new();
     for file in files {
         groups.entry(file.partition).or_default().push(file);
     }
@@ -195,12 +208,17 @@ pub(super) fn live_bytes(file: &FileFacts) -> u64 {
 }
 
 /// Neighbours in this order have neighbouring ranges.
-fn in_cluster_order(file: &FileFacts) -> (Option<Vec<u8>>, u32) {
+fn in_cluster_order(file: &FileFacts) -> (Option<Vec<u8>>, FileNumber) {
     (file.clustered.as_ref().map(|range| range.min.clone()), file.number)
 }
 
 /// Merges small files of similar size while a group has too many of them. Each job makes one file.
-fn small_files<'a>(group: &[&'a FileFacts], limits: &Limits, taken: &mut HashSet<u32>, ranked: &mut Vec<Ranked>) {
+fn small_files<'a>(
+    group: &[&'a FileFacts],
+    limits: &Limits,
+    taken: &mut HashSet<FileNumber>,
+    ranked: &mut Vec<Ranked>,
+) {
     let mut small: Vec<&FileFacts> = group.iter().copied().filter(|file| limits.is_small(file)).collect();
     let mut count = small.len();
     if count <= limits.small_files {
@@ -251,7 +269,7 @@ fn best_small(small: &[&FileFacts], limits: &Limits) -> Option<(usize, usize)> {
 }
 
 /// Purges what no other job takes: files that stay large one by one, neighbours that are small together.
-fn purge<'a>(group: &[&'a FileFacts], limits: &Limits, taken: &HashSet<u32>, ranked: &mut Vec<Ranked>) {
+fn purge<'a>(group: &[&'a FileFacts], limits: &Limits, taken: &HashSet<FileNumber>, ranked: &mut Vec<Ranked>) {
     let wanted = group.iter().filter(|file| !taken.contains(&file.number));
     let mut wanted: Vec<(f64, &'a FileFacts)> =
         wanted.filter_map(|file| Some((limits.purge_urgency(file)?, *file))).collect();

@@ -8,7 +8,8 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::{ClusterRange, FileFacts, Job, Policy, Reason, plan};
+use super::{ClusterRange, FileFacts, Job, PartitionNumber, Policy, Reason, plan};
+use crate::key_index::FileNumber;
 
 const MB: u64 = 1 << 20;
 
@@ -32,7 +33,7 @@ type Key = (u8, u16);
 /// A file as the keys of its rows, each of the same size, with the dead ones at the end.
 #[derive(Clone, Debug)]
 struct File {
-    partition: u32,
+    partition: PartitionNumber,
     live: Vec<Key>,
     dead: usize,
     known: bool,
@@ -40,7 +41,7 @@ struct File {
 
 /// Files by number, and what was done to them.
 struct Table {
-    files: BTreeMap<u32, File>,
+    files: BTreeMap<FileNumber, File>,
     next: u32,
     row_bytes: u64,
     /// Ranges come from statistics by column rather than from the first and last row.
@@ -53,15 +54,15 @@ impl Table {
         Self { files: BTreeMap::new(), next: 0, row_bytes, by_column, written: BTreeMap::new() }
     }
 
-    fn add(&mut self, partition: u32, mut live: Vec<Key>, dead: usize, known: bool) {
+    fn add(&mut self, partition: PartitionNumber, mut live: Vec<Key>, dead: usize, known: bool) {
         live.sort_unstable();
-        self.files.insert(self.next, File { partition, live, dead, known });
+        self.files.insert(FileNumber::new(self.next), File { partition, live, dead, known });
         self.next += 1;
     }
 
     fn facts(&self) -> Vec<FileFacts> {
         let bytes = |key: &Key| [&[key.0][..], &key.1.to_be_bytes()].concat();
-        let facts = |(&number, file): (&u32, &File)| {
+        let facts = |(&number, file): (&FileNumber, &File)| {
             let rows = (file.live.len() + file.dead) as u64;
             let ends = file.live.first().zip(file.live.last()).filter(|_| file.known).map(|(min, max)| {
                 let second = || file.live.iter().map(|key| key.1);
@@ -109,7 +110,8 @@ impl Table {
     }
 
     fn check(&self, jobs: &[Job], policy: &Policy) {
-        let facts: BTreeMap<u32, FileFacts> = self.facts().into_iter().map(|facts| (facts.number, facts)).collect();
+        let facts: BTreeMap<FileNumber, FileFacts> =
+            self.facts().into_iter().map(|facts| (facts.number, facts)).collect();
         let mut seen = HashSet::new();
         for job in jobs {
             assert!(!job.files.is_empty() && job.files.iter().all(|number| seen.insert(*number)), "not disjoint");
@@ -125,7 +127,7 @@ impl Table {
         }
     }
 
-    fn live(&self) -> Vec<(u32, Key)> {
+    fn live(&self) -> Vec<(PartitionNumber, Key)> {
         let mut live: Vec<_> =
             self.files.values().flat_map(|file| file.live.iter().map(|key| (file.partition, *key))).collect();
         live.sort_unstable();
@@ -158,7 +160,7 @@ fn random_table(seed: u64, by_column: bool) -> (Table, Policy) {
         let dead = if rng.random_bool(0.3) { rng.random_range(0..=rows) } else { 0 };
         let live = if dead == rows { Vec::new() } else { live };
         let known = rng.random_bool(0.95);
-        table.add(rng.random_range(0..groups), live, dead, known);
+        table.add(PartitionNumber::new(rng.random_range(0..groups)), live, dead, known);
     }
     let policy = Policy {
         small_files_max: rng.random_range(0..30),
@@ -179,7 +181,7 @@ fn settles(mut table: Table, policy: Policy) {
     assert!(table.files.values().all(|file| file.dead == 0 || !policy.purge_all && share(file) <= 0.15));
     // Small files are few, or grow in steps of four.
     let small = policy.small_file_bytes.min(policy.job_bytes_max / 2);
-    let mut sizes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    let mut sizes: BTreeMap<PartitionNumber, Vec<usize>> = BTreeMap::new();
     for file in table.files.values().filter(|file| (file.live.len() as u64 * table.row_bytes) < small) {
         sizes.entry(file.partition).or_default().push(file.live.len());
     }
@@ -230,7 +232,7 @@ proptest! {
         share in any::<f64>(),
     ) {
         let facts: Vec<FileFacts> = (0..).zip(files).map(|(number, (bytes, rows, deleted, (min, max)))| {
-            FileFacts { number, partition: 0, bytes, rows, deleted, clustered: Some(ClusterRange { min: vec![min], max: vec![max] }) }
+            FileFacts { number: FileNumber::new(number), partition: PartitionNumber::new(0), bytes, rows, deleted, clustered: Some(ClusterRange { min: vec![min], max: vec![max] }) }
         }).collect();
         let (target, small, small_max, overlap, job_bytes, job_files, job_rows, purge_all) = limits;
         let policy = Policy {
@@ -244,12 +246,19 @@ proptest! {
 }
 
 fn facts(number: u32, bytes: u64, deleted: u64) -> FileFacts {
-    FileFacts { number, partition: 0, bytes, rows: 1_000, deleted, clustered: None }
+    FileFacts {
+        number: FileNumber::new(number),
+        partition: PartitionNumber::new(0),
+        bytes,
+        rows: 1_000,
+        deleted,
+        clustered: None,
+    }
 }
 
 #[test]
 fn partitions_with_a_few_tiny_files_are_left_alone() {
-    let tiny = |number| FileFacts { partition: number / 2, ..facts(number, 10_000, 0) };
+    let tiny = |number| FileFacts { partition: PartitionNumber::new(number / 2), ..facts(number, 10_000, 0) };
     let files: Vec<FileFacts> = (0..20_000).map(tiny).collect();
     assert!(plan(&files, &policy()).is_empty());
 }
@@ -258,9 +267,12 @@ fn partitions_with_a_few_tiny_files_are_left_alone() {
 fn a_large_file_is_purged_alone_even_over_the_budget() {
     let files = [facts(1, 10_000 * MB, 200), facts(2, 128 * MB, 100), facts(3, 128 * MB, 0)];
     let jobs = plan(&files, &policy());
-    assert_eq!(jobs, [Job { files: vec![1], reason: Reason::DeletedRows, outputs: 63, bytes: 10_000 * MB }]);
+    assert_eq!(
+        jobs,
+        [Job { files: vec![FileNumber::new(1)], reason: Reason::DeletedRows, outputs: 63, bytes: 10_000 * MB }]
+    );
     let jobs = plan(&files, &Policy { purge_all: true, ..policy() });
-    assert_eq!(jobs.iter().map(|job| &job.files[..]).collect::<Vec<_>>(), [[1], [2]]);
+    assert_eq!(jobs.iter().map(|job| &job.files[..]).collect::<Vec<_>>(), [[FileNumber::new(1)], [FileNumber::new(2)]]);
 }
 
 /// 1,000 rows a file.
@@ -289,7 +301,7 @@ fn a_job_has_no_more_rows_than_fit_in_memory() {
 #[test]
 fn a_file_without_live_rows_makes_no_file() {
     let jobs = plan(&[facts(1, MB, 1_000)], &policy());
-    assert_eq!(jobs, [Job { files: vec![1], reason: Reason::DeletedRows, outputs: 0, bytes: MB }]);
+    assert_eq!(jobs, [Job { files: vec![FileNumber::new(1)], reason: Reason::DeletedRows, outputs: 0, bytes: MB }]);
 }
 
 #[test]
@@ -315,7 +327,7 @@ fn arrivals(by_column: bool, key: impl Fn(&mut StdRng, usize) -> Key) -> (Table,
     let policy = policy();
     for arrival in 0..10_000 {
         let keys = (0..8).map(|_| key(rng, arrival)).collect();
-        table.add(0, keys, 0, true);
+        table.add(PartitionNumber::new(0), keys, 0, true);
         table.settle(&policy, 50);
         let small = table.files.values().filter(|file| file.live.len() < 64 * 8).count();
         assert!(small <= policy.small_files_max, "{small} small files");

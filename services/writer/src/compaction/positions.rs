@@ -5,11 +5,12 @@ use std::ops::Sub;
 use roaring::RoaringBitmap;
 
 use super::merge::Source;
+use crate::key_index::{Position, RowNumber};
 
 /// A row that has no new place.
 const NOWHERE: u64 = u64::MAX;
 
-/// For each row of each input: its output and the row there, or nothing. 8 bytes per physical row.
+/// For each row of each input: its position in the new files, or nothing. 8 bytes per physical row.
 #[derive(Clone, Debug, Default)]
 pub struct PositionMap {
     places: Vec<Vec<u64>>,
@@ -22,9 +23,9 @@ impl PositionMap {
         Self { places: rows.map(|rows| vec![NOWHERE; rows]).collect() }
     }
 
-    /// Records that a row was written to this row of an output (an ordinal that the caller gives).
-    pub fn record(&mut self, source: Source, output: u32, row: u32) {
-        let (input, from) = (source.input as usize, source.row as usize);
+    /// Records that a row was written to this position.
+    pub fn record(&mut self, source: Source, target: Position) {
+        let (input, from) = (source.input as usize, source.row.index());
         if self.places.len() <= input {
             self.places.resize_with(input + 1, Vec::new);
         }
@@ -32,27 +33,27 @@ impl PositionMap {
         if places.len() <= from {
             places.resize(from + 1, NOWHERE);
         }
-        places[from] = u64::from(output) << 32 | u64::from(row);
+        places[from] = u64::from(target.file.get()) << 32 | u64::from(target.row.get());
     }
 
-    /// Records rows that were written one after the other, the first of them to row `first` of an output.
-    pub fn record_all(&mut self, sources: &[Source], output: u32, first: u32) {
-        for (row, source) in (first..).zip(sources) {
-            self.record(*source, output, row);
+    /// Records rows that were written one after the other, the first of them to the position `first`.
+    pub fn record_all(&mut self, sources: &[Source], first: Position) {
+        for (rows, source) in (0..).zip(sources) {
+            self.record(*source, first.offset(rows));
         }
     }
 
-    /// Output and row there of a row of an input; `None` if it was not written.
-    pub fn target(&self, input: u32, row: u32) -> Option<(u32, u32)> {
-        let place = *self.places.get(input as usize)?.get(row as usize)?;
-        (place != NOWHERE).then_some(((place >> 32) as u32, place as u32))
+    /// Where a row of an input was written; `None` if it was not.
+    pub fn target(&self, input: u32, row: RowNumber) -> Option<Position> {
+        let place = *self.places.get(input as usize)?.get(row.index())?;
+        (place != NOWHERE).then_some(Position::new((place >> 32) as u32, place as u32))
     }
 
-    /// Rows (output, row there) that have to be deleted because the rows they came from were deleted since the merge began:
+    /// Positions that have to be deleted because the rows they came from were deleted since the merge began:
     /// those of `now` that are not in `before`, the bitmap that was merged with. In the order of the input's rows.
-    pub fn remap(&self, input: u32, before: Option<&RoaringBitmap>, now: Option<&RoaringBitmap>) -> Vec<(u32, u32)> {
+    pub fn remap(&self, input: u32, before: Option<&RoaringBitmap>, now: Option<&RoaringBitmap>) -> Vec<Position> {
         let Some(now) = now else { return Vec::new() };
         let since = before.map_or_else(|| now.clone(), |before| now.sub(before));
-        since.iter().filter_map(|row| self.target(input, row)).collect()
+        since.iter().filter_map(|row| self.target(input, RowNumber::new(row))).collect()
     }
 }

@@ -5,6 +5,8 @@ use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
+use super::position::{Position, ROWS_PER_FILE_MAX};
+
 /// 128-bit hash of an id. The index keeps its upper 80 bits: at a hundred million ids the chance that any two of them agree
 /// in these is 4 in a billion.
 pub type IdHash = u128;
@@ -16,21 +18,9 @@ pub fn id_hash(id: &str) -> IdHash {
     hasher.finish128().as_u128()
 }
 
-/// A row of a data file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position {
-    /// Number of the data file within its space; never used twice.
-    pub file: u32,
-    /// Row within the file, from 0; less than [`ROWS_PER_FILE_MAX`].
-    pub row: u32,
-}
-
-/// Rows that a file of the index may have: 2^24.
-pub const ROWS_PER_FILE_MAX: u32 = 1 << 24;
-
 /// What the index holds of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexEntry {
     /// Hash of the row's id. Of an entry that the index gives back, the lower 48 bits are zero.
     pub id: IdHash,
     /// Where the row is.
@@ -39,7 +29,18 @@ pub struct Entry {
     pub version_us: i64,
 }
 
-/// Answer to a look-up.
+// Batches and merges hold many of these in memory.
+const _: () = assert!(size_of::<IndexEntry>() == 32);
+
+impl IndexEntry {
+    /// Position and version of the row.
+    #[inline]
+    pub const fn located(&self) -> Located {
+        Located { position: self.position, version_us: self.version_us }
+    }
+}
+
+/// Where a row is, and which version of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Located {
     /// Where the row is.
@@ -77,8 +78,8 @@ pub(super) struct Packed([u64; 3]);
 
 impl Packed {
     /// `None`: the row does not fit into 3 bytes.
-    pub const fn new(entry: &Entry) -> Option<Self> {
-        if entry.position.row >= ROWS_PER_FILE_MAX {
+    pub const fn new(entry: &IndexEntry) -> Option<Self> {
+        if entry.position.row.get() >= ROWS_PER_FILE_MAX {
             return None;
         }
         let version = match entry.version_us {
@@ -90,7 +91,7 @@ impl Packed {
         Some(Self([
             key.high,
             (key.low as u64) << 48 | version >> 8,
-            version << 56 | (entry.position.file as u64) << 24 | entry.position.row as u64,
+            version << 56 | (entry.position.file.get() as u64) << 24 | entry.position.row.get() as u64,
         ]))
     }
 
@@ -99,7 +100,7 @@ impl Packed {
     }
 
     pub const fn position(self) -> Position {
-        Position { file: (self.0[2] >> 24) as u32, row: self.0[2] as u32 & (ROWS_PER_FILE_MAX - 1) }
+        Position::new((self.0[2] >> 24) as u32, self.0[2] as u32 & (ROWS_PER_FILE_MAX - 1))
     }
 
     pub const fn version_us(self) -> i64 {
@@ -110,9 +111,9 @@ impl Packed {
         Located { position: self.position(), version_us: self.version_us() }
     }
 
-    pub const fn entry(self) -> Entry {
+    pub const fn entry(self) -> IndexEntry {
         let id = (self.0[0] as u128) << 64 | ((self.0[1] >> 48) as u128) << 48;
-        Entry { id, position: self.position(), version_us: self.version_us() }
+        IndexEntry { id, position: self.position(), version_us: self.version_us() }
     }
 
     pub fn to_bytes(self) -> [u8; ENTRY_BYTES] {
@@ -145,8 +146,8 @@ mod tests {
 
     use super::*;
 
-    fn entry(id: IdHash, file: u32, row: u32, version_us: i64) -> Entry {
-        Entry { id, position: Position { file, row }, version_us }
+    fn entry(id: IdHash, file: u32, row: u32, version_us: i64) -> IndexEntry {
+        IndexEntry { id, position: Position::new(file, row), version_us }
     }
 
     proptest! {

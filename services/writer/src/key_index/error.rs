@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::position::{FileNumber, RowNumber};
+
 /// Why an index did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -39,9 +41,9 @@ pub enum IndexError {
     )]
     RowTooLarge {
         /// Number of the data file.
-        file: u32,
+        file: FileNumber,
         /// Row within the file.
-        row: u32,
+        row: RowNumber,
     },
     /// A run was attached to an index that it was not built for; the index lacks its entries and has to be rebuilt.
     #[error("the key index in {} was given a run of another index: it has to be rebuilt", .folder.display())]

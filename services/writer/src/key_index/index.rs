@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, Weak};
 
-use super::entry::{Entry, IdHash, Key, Located, Packed, Position};
+use super::entry::{IdHash, IndexEntry, Key, Located, Packed};
 use super::error::IndexError;
 use super::folder::Folder;
 use super::manifest::Manifest;
 use super::memory::MemoryEntries;
 use super::merge::{MergeJob, MergedRuns, runs_to_keep};
+use super::position::Position;
 use super::run::Run;
 use super::run_builder::{FinishedRun, RunBuilder};
 use super::run_writer::RunWriter;
@@ -164,7 +165,7 @@ impl KeyIndex {
     /// Adds entries. Each says where the live row of its id is: it is put after the row's commit, and in any order with the
     /// entries of other commits. May write a run when memory is full; when that fails the entries stay in memory, and
     /// the checkpoint says so.
-    pub fn put(&self, entries: impl IntoIterator<Item = Entry>) {
+    pub fn put(&self, entries: impl IntoIterator<Item = IndexEntry>) {
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
             let mut broken = None;

@@ -93,7 +93,7 @@ const fn bucket_of(key: Key, bits: u32) -> usize {
     if bits == 0 { 0 } else { (key.high >> (64 - bits)) as usize }
 }
 
-const fn follows(packed: Packed, held: Packed) -> bool {
+fn follows(packed: Packed, held: Packed) -> bool {
     packed.version_us() >= held.version_us() && packed.position().file > held.position().file
 }
 
@@ -103,11 +103,11 @@ mod tests {
 
     use std::collections::BTreeSet;
 
-    use super::super::{Entry, Position, id_hash};
+    use super::super::{IndexEntry, Position, id_hash};
     use super::*;
 
     fn packed(id: u128, file: u32, row: u32, version_us: i64) -> Packed {
-        Packed::new(&Entry { id, position: Position { file, row }, version_us }).unwrap()
+        Packed::new(&IndexEntry { id, position: Position::new(file, row), version_us }).unwrap()
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Liveness;
 use super::error::IndexError;
 use super::folder::Folder;
+use super::position::FileNumber;
 use super::run::{Run, RunScan};
 use super::run_builder::FinishedRun;
 use super::run_writer::RunWriter;
@@ -99,13 +100,14 @@ impl KnownFiles {
     /// Files with greater numbers are not remembered: 4 MiB are enough.
     const FILE_MAX: u32 = 1 << 24;
 
-    fn is_live(&mut self, file: u32, live: &dyn Liveness) -> bool {
+    fn is_live(&mut self, file: FileNumber, live: &dyn Liveness) -> bool {
         const ASKED: u64 = 1;
         const LIVE: u64 = 2;
-        if file > Self::FILE_MAX {
+        let number = file.get();
+        if number > Self::FILE_MAX {
             return true;
         }
-        let (word, shift) = (file as usize / 32, file % 32 * 2);
+        let (word, shift) = (number as usize / 32, number % 32 * 2);
         if word >= self.bits.len() {
             self.bits.resize((word + 1).next_power_of_two(), 0);
         }

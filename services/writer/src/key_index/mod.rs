@@ -23,16 +23,18 @@ mod manifest;
 mod memory;
 mod merge;
 mod page;
+mod position;
 mod run;
 mod run_builder;
 mod run_writer;
 #[cfg(test)]
 mod tests;
 
-pub use entry::{Entry, IdHash, Located, Position, ROWS_PER_FILE_MAX, id_hash};
+pub use entry::{IdHash, IndexEntry, Located, id_hash};
 pub use error::IndexError;
 pub use index::KeyIndex;
 pub use merge::{MergeJob, MergedRuns};
+pub use position::{FileNumber, Position, ROWS_PER_FILE_MAX, RowNumber};
 pub use run_builder::{FinishedRun, RunBuilder};
 
 /// Tells the live positions from the dead ones. Dead is for ever: an index forgets entries whose position was called dead, so a
@@ -42,7 +44,7 @@ pub trait Liveness: Send + Sync {
     /// Whether the file is part of its table and the row is not deleted in it.
     fn is_live(&self, position: Position) -> bool;
     /// Whether the file is part of its table. Asked once for each file of a merge.
-    fn file_is_live(&self, file: u32) -> bool;
+    fn file_is_live(&self, file: FileNumber) -> bool;
 }
 
 /// Limits of an index.

@@ -10,9 +10,10 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::entry::{ENTRY_BYTES, Entry, Packed, Position, unpack};
+use super::entry::{ENTRY_BYTES, IndexEntry, Packed, unpack};
 use super::error::IndexError;
 use super::folder::Folder;
+use super::position::Position;
 use super::run::Run;
 use super::run_writer::RunWriter;
 
@@ -68,7 +69,7 @@ impl RunBuilder {
     }
 
     /// Adds an entry. Fails if its row is too large or the disk refuses; the builder is of no use then.
-    pub fn push(&mut self, entry: Entry) -> Result<(), IndexError> {
+    pub fn push(&mut self, entry: IndexEntry) -> Result<(), IndexError> {
         let Position { file, row } = entry.position;
         let packed = Packed::new(&entry).ok_or(IndexError::RowTooLarge { file, row })?;
         if self.gathered.len() == self.chunk_entries {
@@ -84,7 +85,7 @@ impl RunBuilder {
 
     /// Sorts what was pushed. Of several entries of one id only that with the greatest version (then the greatest position) is
     /// in the run; `duplicate` is called with it and each of the others.
-    pub fn finish(mut self, duplicate: &mut dyn FnMut(Entry, Entry)) -> Result<FinishedRun, IndexError> {
+    pub fn finish(mut self, duplicate: &mut dyn FnMut(IndexEntry, IndexEntry)) -> Result<FinishedRun, IndexError> {
         let mut writer = RunWriter::create(&self.folder)?;
         match self.chunks {
             None => write_sorted(&mut self.gathered, &mut writer, duplicate)?,
@@ -117,7 +118,7 @@ impl RunBuilder {
 fn write_sorted(
     entries: &mut [Packed],
     writer: &mut RunWriter,
-    duplicate: &mut dyn FnMut(Entry, Entry),
+    duplicate: &mut dyn FnMut(IndexEntry, IndexEntry),
 ) -> Result<(), IndexError> {
     entries.sort_unstable();
     for of_id in entries.chunk_by(|a, b| a.key() == b.key()) {

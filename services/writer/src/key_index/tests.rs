@@ -10,11 +10,11 @@ use std::path::Path;
 
 use super::*;
 
-fn entry(id: IdHash, file: u32, row: u32, version_us: i64) -> Entry {
-    Entry { id, position: Position { file, row }, version_us }
+fn entry(id: IdHash, file: u32, row: u32, version_us: i64) -> IndexEntry {
+    IndexEntry { id, position: Position::new(file, row), version_us }
 }
 
-const fn located(entry: Entry) -> Located {
+const fn located(entry: IndexEntry) -> Located {
     Located { position: entry.position, version_us: entry.version_us }
 }
 
@@ -34,7 +34,7 @@ impl Liveness for Dead {
     fn is_live(&self, position: Position) -> bool {
         !self.0.contains(&position)
     }
-    fn file_is_live(&self, _file: u32) -> bool {
+    fn file_is_live(&self, _file: FileNumber) -> bool {
         true
     }
 }
@@ -47,7 +47,7 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
-fn run_of(index: &KeyIndex, entries: impl IntoIterator<Item = Entry>) -> FinishedRun {
+fn run_of(index: &KeyIndex, entries: impl IntoIterator<Item = IndexEntry>) -> FinishedRun {
     let mut builder = index.run_builder().unwrap();
     entries.into_iter().for_each(|entry| builder.push(entry).unwrap());
     builder.finish(&mut |kept, other| panic!("{kept:?} and {other:?}")).unwrap()

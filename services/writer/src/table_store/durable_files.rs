@@ -225,7 +225,7 @@ impl Staged {
             tries += 1;
         };
         let staged = Self { path, folder, temporary, file: Mutex::new(file) };
-        folders.settle(&staged.folder)?;
+        folders.resolve(&staged.folder)?;
         Ok(staged)
     }
 
@@ -321,7 +321,7 @@ impl Folders {
     }
 
     /// Forces the name of a folder to disk, and those of all folders above, whoever made them: a process may have died in between.
-    fn settle(&self, folder: &FilePath) -> Result<()> {
+    fn resolve(&self, folder: &FilePath) -> Result<()> {
         let (unknown, generation) = {
             let known = self.locked();
             let unknown: Vec<&FilePath> =

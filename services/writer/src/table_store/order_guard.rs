@@ -39,7 +39,7 @@ impl TombstoneOrder {
     }
 
     /// Whether the comparison with a row of this version depends on when the row was observed.
-    pub fn asks_observation(self, row_version_us: i64) -> bool {
+    pub fn needs_tie_breaker(self, row_version_us: i64) -> bool {
         self.version_us.is_none_or(|version_us| version_us == row_version_us)
     }
 
@@ -57,7 +57,7 @@ impl TombstoneOrder {
 
 /// What is known about an id before an entry arrives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct KnownOrders {
     /// The row in a table.
     pub row: Option<RowOrder>,
     /// The remembered tombstone. Both are there only between the two steps of a change.
@@ -65,7 +65,7 @@ pub struct Held {
 }
 
 /// Whether an arriving row enters its table. Equal to what is held: no, nothing would change.
-pub fn row_enters(held: Held, row: RowOrder) -> bool {
+pub fn row_enters(held: KnownOrders, row: RowOrder) -> bool {
     held.row.is_none_or(|held| row > held) && held.tombstone.is_none_or(|tombstone| !tombstone.beats_row(row))
 }
 
@@ -79,11 +79,11 @@ pub struct TombstoneEffect {
 }
 
 /// Decides about an arriving tombstone.
-pub fn tombstone_effect(held: Held, tombstone: TombstoneOrder) -> TombstoneEffect {
-    let outlived = held.row.is_some_and(|row| !tombstone.beats_row(row));
+pub fn tombstone_effect(held: KnownOrders, tombstone: TombstoneOrder) -> TombstoneEffect {
+    let superseded = held.row.is_some_and(|row| !tombstone.beats_row(row));
     TombstoneEffect {
-        remember: !outlived && held.tombstone.is_none_or(|held| tombstone.replaces(held)),
-        delete: held.row.is_some() && !outlived,
+        remember: !superseded && held.tombstone.is_none_or(|held| tombstone.replaces(held)),
+        delete: held.row.is_some() && !superseded,
     }
 }
 
@@ -109,9 +109,9 @@ mod tests {
             (row(5, 5), row(4, 9), false),
         ];
         for (held, came, enters) in cases {
-            assert_eq!(row_enters(Held { row: Some(held), tombstone: None }, came), enters, "{held:?} {came:?}");
+            assert_eq!(row_enters(KnownOrders { row: Some(held), tombstone: None }, came), enters, "{held:?} {came:?}");
         }
-        assert!(row_enters(Held::default(), row(i64::MIN, 0)));
+        assert!(row_enters(KnownOrders::default(), row(i64::MIN, 0)));
     }
 
     #[test]
@@ -128,9 +128,9 @@ mod tests {
             (grave(None, 6), row(9, 5), true),
         ];
         for (tombstone, held, wins) in cases {
-            let effect = tombstone_effect(Held { row: Some(held), tombstone: None }, tombstone);
+            let effect = tombstone_effect(KnownOrders { row: Some(held), tombstone: None }, tombstone);
             assert_eq!(effect, TombstoneEffect { remember: wins, delete: wins }, "{tombstone:?} {held:?}");
-            let enters = row_enters(Held { row: None, tombstone: Some(tombstone) }, held);
+            let enters = row_enters(KnownOrders { row: None, tombstone: Some(tombstone) }, held);
             assert_eq!(enters, !wins, "late row {held:?} after {tombstone:?}");
         }
     }
@@ -147,7 +147,7 @@ mod tests {
             (grave(None, 5), grave(None, 6), true),
         ];
         for (held, came, remember) in cases {
-            let effect = tombstone_effect(Held { row: None, tombstone: Some(held) }, came);
+            let effect = tombstone_effect(KnownOrders { row: None, tombstone: Some(held) }, came);
             assert_eq!(effect, TombstoneEffect { remember, delete: false }, "{held:?} {came:?}");
         }
     }
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_tombstone_that_was_remembered_before_a_crash_still_deletes() {
         let tombstone = grave(None, 9);
-        let held = Held { row: Some(row(5, 5)), tombstone: Some(tombstone) };
+        let held = KnownOrders { row: Some(row(5, 5)), tombstone: Some(tombstone) };
         assert_eq!(tombstone_effect(held, tombstone), TombstoneEffect { remember: false, delete: true });
     }
 }

@@ -168,7 +168,7 @@ fn is_foreign(source: &str) -> bool {
 
 /// A field of the arriving batches, over all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArrivingField {
+pub struct IncomingField {
     /// Source path.
     pub source: String,
     /// The type it would get as a new column.
@@ -191,7 +191,7 @@ pub struct SchemaPlan {
 }
 
 /// Plans the schema. The error is for a batch that can never be stored.
-pub fn plan(current: &TableSchema, arriving: &[ArrivingField], columns_max: usize) -> Result<SchemaPlan, String> {
+pub fn plan(current: &TableSchema, arriving: &[IncomingField], columns_max: usize) -> Result<SchemaPlan, String> {
     for (source, fixed) in FIXED {
         if arriving.iter().any(|field| field.source == source && field.column_type != fixed) {
             return Err(format!("field {source} must be of type {}", fixed.delta_name()));
@@ -222,7 +222,7 @@ pub fn plan(current: &TableSchema, arriving: &[ArrivingField], columns_max: usiz
 
 /// Adds the columns that still fit, and names the fields that do not. Fields that are not text are the lake's own or HQ's fixed
 /// ones: few, and they never overflow.
-fn add_columns(schema: &mut TableSchema, fields: &[&ArrivingField], columns_max: usize) -> HashSet<String> {
+fn add_columns(schema: &mut TableSchema, fields: &[&IncomingField], columns_max: usize) -> HashSet<String> {
     let mut taken: HashSet<String> = schema.columns.iter().map(|column| column.name.to_lowercase()).collect();
     let mut add = |schema: &mut TableSchema, source: &str, column_type: ColumnType| {
         let name = column_name::unique(source, |name| taken.contains(name));
@@ -250,7 +250,7 @@ fn add_columns(schema: &mut TableSchema, fields: &[&ArrivingField], columns_max:
     overflow
 }
 
-fn may_overflow(field: &ArrivingField) -> bool {
+fn may_overflow(field: &IncomingField) -> bool {
     field.column_type == ColumnType::String && field.source.starts_with('/') && !FIRST.contains(&field.source.as_str())
 }
 
@@ -260,8 +260,8 @@ mod tests {
 
     use super::*;
 
-    fn field(source: &str, column_type: ColumnType) -> ArrivingField {
-        ArrivingField { source: source.into(), column_type, fits: true }
+    fn field(source: &str, column_type: ColumnType) -> IncomingField {
+        IncomingField { source: source.into(), column_type, fits: true }
     }
 
     fn names(plan: &SchemaPlan) -> Vec<&str> {
@@ -292,12 +292,12 @@ mod tests {
     #[test]
     fn a_type_that_does_not_fit_turns_the_column_to_text_once() {
         let table = plan(&TableSchema::default(), &[field("/state", ColumnType::Long)], 100).unwrap().schema;
-        let fitting = ArrivingField { source: "/state".into(), column_type: ColumnType::String, fits: true };
+        let fitting = IncomingField { source: "/state".into(), column_type: ColumnType::String, fits: true };
         assert!(!plan(&table, std::slice::from_ref(&fitting), 100).unwrap().changed);
-        let planned = plan(&table, &[ArrivingField { fits: false, ..fitting.clone() }], 100).unwrap();
+        let planned = plan(&table, &[IncomingField { fits: false, ..fitting.clone() }], 100).unwrap();
         assert!(planned.changed && planned.rewrites);
         assert_eq!(planned.schema.columns[0].column_type, ColumnType::String);
-        assert!(!plan(&planned.schema, &[ArrivingField { fits: false, ..fitting }], 100).unwrap().changed);
+        assert!(!plan(&planned.schema, &[IncomingField { fits: false, ..fitting }], 100).unwrap().changed);
     }
 
     #[test]
@@ -314,7 +314,7 @@ mod tests {
         let sources: Vec<_> = table.columns.iter().map(|column| column.source.as_str()).collect();
         assert_eq!(sources, ["/a", "foreign:price", "foreign:tags", "foreign:b"]);
         assert!(!table.columns[1].can_partition() && table.columns[3].can_partition());
-        let planned = plan(&table, &[ArrivingField { fits: false, ..field("/a", ColumnType::String) }], 100).unwrap();
+        let planned = plan(&table, &[IncomingField { fits: false, ..field("/a", ColumnType::String) }], 100).unwrap();
         let types: Vec<_> =
             planned.schema.to_delta()["fields"].as_array().unwrap().iter().map(|it| it["type"].clone()).collect();
         assert_eq!(

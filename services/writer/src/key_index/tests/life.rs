@@ -29,7 +29,7 @@ fn only_live_positions_count() {
     let [old, new] = [entry(number_id(1), 1, 5, 10), entry(number_id(1), 2, 0, 11)];
     index.attach(run_of(&index, [new]));
     index.put([old]);
-    let find = |dead: &[Entry]| {
+    let find = |dead: &[IndexEntry]| {
         let dead = Dead(dead.iter().map(|entry| entry.position).collect());
         index.lookup(&[number_id(1)], &dead).unwrap()[0]
     };
@@ -141,12 +141,12 @@ fn a_merge_forgets_the_dead_and_may_leave_nothing() {
     for file in 0..3 {
         index.attach(run_of(&index, (0..40).map(|n| entry(number_id(n), file, n, 5))));
     }
-    let mut dead = Dead((0..3).flat_map(|file| (0..40).map(move |row| Position { file, row })).collect());
-    dead.0.remove(&Position { file: 1, row: 3 });
+    let mut dead = Dead((0..3).flat_map(|file| (0..40).map(move |row| Position::new(file, row))).collect());
+    dead.0.remove(&Position::new(1, 3));
     assert!(index.install(index.merge_due().unwrap().run(&dead).unwrap()));
     assert_eq!((index.runs(), index.entries()), (1, 1));
     assert_eq!(index.lookup(&[number_id(3)], &dead).unwrap(), [Some(located(entry(0, 1, 3, 5)))]);
-    dead.0.insert(Position { file: 1, row: 3 });
+    dead.0.insert(Position::new(1, 3));
     index.attach(run_of(&index, [entry(number_id(1), 1, 3, 5)]));
     assert!(index.install(index.merge_due().unwrap().run(&dead).unwrap()));
     assert_eq!((index.runs(), index.entries(), files(folder.path()).len()), (0, 0, 1));
@@ -158,7 +158,9 @@ fn rows_and_runs_that_do_not_fit_are_no_wrong_answers() {
     let index = KeyIndex::create(folder.path(), SMALL).unwrap();
     let too_large = entry(number_id(1), 4, ROWS_PER_FILE_MAX, 1);
     let refused = index.run_builder().unwrap().push(too_large).unwrap_err();
-    assert!(matches!(refused, IndexError::RowTooLarge { file: 4, row: ROWS_PER_FILE_MAX }));
+    assert!(
+        matches!(refused, IndexError::RowTooLarge { file, row } if (file.get(), row.get()) == (4, ROWS_PER_FILE_MAX))
+    );
     index.put([too_large]);
     assert!(matches!(index.lookup(&[1], &Dead::default()), Err(IndexError::RowTooLarge { .. })));
     assert!(matches!(index.checkpoint(b""), Err(IndexError::RowTooLarge { .. })));
@@ -191,10 +193,10 @@ struct Moving {
 
 impl Liveness for Moving {
     fn is_live(&self, position: Position) -> bool {
-        position.file == 0 || position.file >= self.latest.load(Ordering::SeqCst)
+        position.file.get() == 0 || position.file.get() >= self.latest.load(Ordering::SeqCst)
     }
-    fn file_is_live(&self, file: u32) -> bool {
-        self.is_live(Position { file, row: 0 })
+    fn file_is_live(&self, file: FileNumber) -> bool {
+        self.is_live(Position { file, row: RowNumber::FIRST })
     }
 }
 
@@ -228,7 +230,7 @@ fn everything_at_once_disturbs_nothing() {
                 }
                 rows.latest.store(file, Ordering::SeqCst);
                 let found = index.lookup(&moving, &rows).unwrap();
-                assert!(found.iter().all(|found| found.is_some_and(|found| found.position.file == file)));
+                assert!(found.iter().all(|found| found.is_some_and(|found| found.position.file.get() == file)));
             }
         });
         scope.spawn(|| {
@@ -255,6 +257,6 @@ fn everything_at_once_disturbs_nothing() {
     let (index, stamp) = KeyIndex::open(folder.path(), SMALL).unwrap().unwrap();
     assert_eq!(stamp, b"end");
     let found = index.lookup(&moving, &rows).unwrap();
-    assert!(found.iter().all(|found| found.is_some_and(|found| found.position.file == 60)));
+    assert!(found.iter().all(|found| found.is_some_and(|found| found.position.file.get() == 60)));
     assert_eq!(files(folder.path()).len(), 2 + index.runs());
 }

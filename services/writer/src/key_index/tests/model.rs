@@ -16,7 +16,7 @@ const IDS: u32 = 80;
 #[derive(Clone, Debug, Default)]
 struct Tables {
     /// The row of each id.
-    rows: BTreeMap<u32, Entry>,
+    rows: BTreeMap<u32, IndexEntry>,
     live: BTreeSet<Position>,
     files: u32,
     versions: i64,
@@ -26,8 +26,8 @@ impl Liveness for Tables {
     fn is_live(&self, position: Position) -> bool {
         self.live.contains(&position)
     }
-    fn file_is_live(&self, file: u32) -> bool {
-        let row = |row| Position { file, row };
+    fn file_is_live(&self, file: FileNumber) -> bool {
+        let row = |row| Position { file, row: RowNumber::new(row) };
         self.live.range(row(0)..=row(u32::MAX)).next().is_some()
     }
 }
@@ -38,9 +38,9 @@ impl Tables {
         self.files
     }
 
-    fn set(&mut self, number: u32, position: Position, version_us: i64) -> Entry {
+    fn set(&mut self, number: u32, position: Position, version_us: i64) -> IndexEntry {
         self.delete(number);
-        let entry = Entry { id: model_id(number), position, version_us };
+        let entry = IndexEntry { id: model_id(number), position, version_us };
         self.live.insert(position);
         self.rows.insert(number, entry);
         entry
@@ -63,7 +63,7 @@ fn model_id(number: u32) -> IdHash {
 }
 
 /// A row that is moved: its id, the row as it was copied, where to.
-type Moved = (u32, Entry, Position);
+type Moved = (u32, IndexEntry, Position);
 
 struct History {
     random: StdRng,
@@ -128,7 +128,8 @@ impl History {
         self.tables.versions += 1;
         let version = self.tables.versions;
         let rows = ids.iter().zip(0..);
-        let entries: Vec<Entry> = rows.map(|(id, row)| self.tables.set(*id, Position { file, row }, version)).collect();
+        let entries: Vec<IndexEntry> =
+            rows.map(|(id, row)| self.tables.set(*id, Position::new(file, row), version)).collect();
         self.index().put(entries);
     }
 
@@ -145,8 +146,8 @@ impl History {
         let mut rows = Vec::new();
         for (number, row) in self.some_ids().into_iter().zip(0..) {
             if let Some(entry) = self.tables.rows.get(&number) {
-                let position = Position { file, row };
-                builder.push(Entry { position, ..*entry }).unwrap();
+                let position = Position::new(file, row);
+                builder.push(IndexEntry { position, ..*entry }).unwrap();
                 rows.push((number, *entry, position));
             }
         }
@@ -225,10 +226,10 @@ impl History {
         assert_eq!(found_stamp, stamp);
         self.index = Some(index);
         // Exactly what was there at the checkpoint and is still live.
-        let known = |entry: &Entry, number| before.rows.get(&number) == Some(entry);
+        let known = |entry: &IndexEntry, number| before.rows.get(&number) == Some(entry);
         self.check(|tables, number| tables.rows.get(&number).copied().filter(|entry| known(entry, number)));
         let rows = self.tables.rows.iter();
-        let mut missing: Vec<Entry> =
+        let mut missing: Vec<IndexEntry> =
             rows.filter(|(number, entry)| !known(entry, **number)).map(|(_, entry)| *entry).collect();
         missing.shuffle(&mut self.random);
         self.index().put(missing);
@@ -240,7 +241,7 @@ impl History {
         self.index = Some(index);
     }
 
-    fn check(&mut self, expected: impl Fn(&Tables, u32) -> Option<Entry>) {
+    fn check(&mut self, expected: impl Fn(&Tables, u32) -> Option<IndexEntry>) {
         let mut numbers: Vec<u32> = (0..IDS + 5).collect();
         numbers.extend((0..10).filter_map(|_| numbers.choose(&mut self.random)).copied().collect::<Vec<_>>());
         numbers.shuffle(&mut self.random);

@@ -161,17 +161,6 @@ impl DeltaOptions {
     }
 }
 
-impl TableOptions {
-    /// Whether a table of this size may get deletion vectors by an upsert.
-    pub fn marks(&self, bytes: i64) -> bool {
-        match self.deletion_vectors {
-            DeletionVectors::Auto => bytes.unsigned_abs() >= self.copy_on_write_below_bytes,
-            DeletionVectors::On => true,
-            DeletionVectors::Off => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,8 +183,8 @@ mod tests {
             partition_by: vec!["month".to_owned()],
             ..DeltaOptions::default()
         };
-        assert!(!options.of_table("a").marks(i64::MAX) && options.of_table("b").marks(i64::MAX));
-        assert!(!options.of_table("b").marks(0));
+        assert_eq!(options.of_table("a").deletion_vectors, DeletionVectors::Off);
+        assert_eq!(options.of_table("b").deletion_vectors, DeletionVectors::Auto);
         assert_eq!(options.of_table("a").partition_by, ["month"]);
     }
 }

@@ -7,6 +7,7 @@ use lake_test_kit::table_file::TableFile;
 use lake_test_kit::time::NOTE;
 use serde_json::Value;
 
+use super::clean_space;
 use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, table, tombstone, until, versions};
 use super::log::Log;
 use crate::table_store::TableStore;
@@ -162,26 +163,26 @@ async fn superseded_vectors_are_noted_with_the_time_and_forgotten_when_they_are_
     let log = Log::of(&lake, "t");
     log.age(files(&log), 100);
     let store = lake.open(keeping(24, 1));
-    store.clean_space(&space()).await.unwrap();
+    clean_space(&store).await.unwrap();
     let noted = note(&log);
     assert!(noted.len() > 1);
-    store.clean_space(&space()).await.unwrap();
+    clean_space(&store).await.unwrap();
     assert_eq!(note(&log), noted, "the first time counts");
     // Somebody restores an old version, the vector of which is in use again.
     let old = *versions.keys().nth(1).unwrap();
     log.restore(old);
-    store.clean_space(&space()).await.unwrap();
+    clean_space(&store).await.unwrap();
     let back: BTreeSet<String> = noted.keys().filter(|path| !note(&log).contains_key(*path)).cloned().collect();
     assert_eq!(back.len(), 1);
     drop(store);
     // After the retention the others go, and that one stays.
     let store = lake.open(keeping(0, 1));
-    store.clean_space(&space()).await.unwrap();
+    clean_space(&store).await.unwrap();
     assert_eq!((log.files("bin"), note(&log).len()), (back, 0));
     assert_eq!(lake.read("t").await.len(), versions[&old]);
     // A note that is broken delays, and nothing else.
     fs::write(log.folder.join(NOTE), "{").unwrap();
-    store.clean_space(&space()).await.unwrap();
+    clean_space(&store).await.unwrap();
     assert_eq!(lake.read("t").await.len(), versions[&old]);
 }
 
@@ -219,9 +220,7 @@ async fn checkpoints_come_beside_commits_and_handles_go_on() {
     let log = Log::of(&lake, "t");
     let key = table("t");
     for round in 0..64 {
-        let held = store.handles.take(&key);
-        assert!(held.is_none() == (round == 0), "round {round}");
-        held.into_iter().for_each(|held| store.handles.put(key.clone(), held));
+        assert!(store.access.is_open(&key) == (round != 0), "round {round}");
         store.apply(batch(&[("t", numbered(0..5, round))], vec![])).await.unwrap();
     }
     log.checkpointed(63).await;

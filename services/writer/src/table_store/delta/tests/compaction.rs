@@ -315,9 +315,9 @@ async fn a_row_that_changes_its_type_during_a_rewrite_is_in_one_table() {
     let (store, gate) = lake.open_gated(merging());
     files_of_rows(&store, 4, 25).await;
     let work = async {
-        let moved = (0..5).map(|n| new_row(&numbered_id(n), 2, &[("/moved", "yes")])).collect();
-        store.apply(batch(&[("u", moved)], vec![])).await.unwrap();
-        let back = vec![new_row(&numbered_id(0), 3, &[("/moved", "back")])];
+        let remapped_deletes = (0..5).map(|n| new_row(&numbered_id(n), 2, &[("/remapped_deletes", "yes")])).collect();
+        store.apply(batch(&[("u", remapped_deletes)], vec![])).await.unwrap();
+        let back = vec![new_row(&numbered_id(0), 3, &[("/remapped_deletes", "back")])];
         store.apply(batch(&[("t", back)], vec![])).await.unwrap();
     };
     let (compacted, ()) = meanwhile(&store, &gate, work).await;
@@ -335,16 +335,16 @@ async fn rows_that_have_to_leave_are_followed_through_a_rewrite() {
     let lake = Lake::new().await;
     let (store, gate) = lake.open_gated(merging());
     files_of_rows(&store, 4, 25).await;
-    let (log, space) = (Log::of(&lake, "t"), space());
+    let (log, cell) = (Log::of(&lake, "t"), store.spaces.cell(&space()));
     gate.hold_next(TableFile::Commit);
     let racing = async {
         gate.held().await;
         log.duplicate(log.active().keys().next().unwrap());
         gate.release();
     };
-    let (first, ()) = tokio::join!(store.compact_space(&space), racing);
+    let (first, ()) = tokio::join!(store.compactor.compact_space(&cell), racing);
     // Without the end of a round, which takes such rows away.
-    let second = store.compact_space(&space).await.unwrap();
+    let second = store.compactor.compact_space(&cell).await.unwrap();
     assert_eq!(first.unwrap().commits + second.commits, 1);
     let rows: i64 = log.active().values().map(|add| stats(add)["numRecords"].as_i64().unwrap()).sum();
     assert_eq!((rows, log.active().len()), (125, 1));

@@ -137,9 +137,9 @@ async fn an_index_that_cannot_be_written_stays_small_and_comes_back() {
             refused += 1;
             assert!(refused < 10, "{error:?}");
         }
-        let shared = store.shared(&space());
-        let state = shared.state.lock().await;
-        most = most.max(state.as_ref().unwrap().index.entries_in_memory());
+        let cell = store.spaces.cell(&space());
+        let state = cell.state.lock().await;
+        most = most.max(state.as_ref().unwrap().index().entries_in_memory());
     }
     assert!(refused > 0 && most <= 50, "refused {refused} times, {most} entries in memory");
     let everything = 39 * 7 + 10;

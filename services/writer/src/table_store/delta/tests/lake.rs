@@ -29,7 +29,8 @@ use url::Url;
 use crate::key_index::{IndexError, IndexOptions, KeyIndex};
 use crate::metastore::Metastore;
 use crate::metastore::sqlite::SqliteMetastore;
-use crate::table_store::delta::{DeltaOptions, DeltaTableStore, deletion_vectors};
+use crate::table_store::delta::files::deletion_vectors;
+use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
 use crate::table_store::lake_store::{LakeStore, LakeStoreConfig};
 use crate::table_store::{SpaceBatch, TableRows};
 

@@ -116,13 +116,13 @@ async fn a_row_moves_to_another_partition() {
         let store = lake.open(DeltaOptions { deletion_vectors, ..partitioned() });
         let rows = (0..20).map(|n| supervised(n, 1, Some("2024-01-01"), Some(["s0", "s1"][n % 2]))).collect();
         store.apply(batch(&[("t", rows)], vec![])).await.unwrap();
-        let moved = vec![
+        let remapped_deletes = vec![
             supervised(0, 2, Some("2024-02-01"), Some("s0")),
             supervised(1, 2, None, Some("s1")),
             supervised(2, 2, Some("2024-01-01"), Some("s1")),
             supervised(3, 2, Some("2024-01-01"), Some("new / one")),
         ];
-        let applied = store.apply(batch(&[("t", moved)], vec![])).await.unwrap();
+        let applied = store.apply(batch(&[("t", remapped_deletes)], vec![])).await.unwrap();
         assert_eq!((applied.tables[0].rows_upserted, applied.tables[0].rows_total), (4, 20));
         let read = lake.read("t").await;
         let of = |n: usize| {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::lake::{Lake, until};
-use crate::table_store::delta::deletion_vectors;
+use crate::table_store::delta::files::deletion_vectors;
 
 /// The log of one table.
 pub(super) struct Log {

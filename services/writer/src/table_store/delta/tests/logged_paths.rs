@@ -22,7 +22,7 @@ fn options(deletion_vectors: DeletionVectors, partition_by: &[&str]) -> DeltaOpt
 }
 
 /// Somebody moves a file to another path of which the log says `logged`.
-fn moved(log: &Log, path: &str, on_disk: &str, logged: &str) {
+fn remapped_deletes(log: &Log, path: &str, on_disk: &str, logged: &str) {
     let add = &log.active()[path];
     // As the engine wrote it: decoded once it is the name on disk.
     let held =
@@ -77,7 +77,7 @@ async fn a_file_in_a_folder_of_somebody_else_leaves_once_and_for_all() {
                 let log = Log::of(&lake, "t");
                 let path = log.active().into_keys().next().unwrap();
                 let logged = format!("{logged}/part-1.parquet");
-                moved(&log, &path, &format!("{folder}/part-1.parquet"), &logged);
+                remapped_deletes(&log, &path, &format!("{folder}/part-1.parquet"), &logged);
                 if is_checkpointed {
                     checkpoint(&log).await;
                     drop(store);
@@ -105,7 +105,7 @@ async fn a_vector_and_a_compaction_know_the_path_too() {
     store.apply(batch(&[("t", rows_of(0..20, 1))], vec![])).await.unwrap();
     let log = Log::of(&lake, "t");
     let path = log.active().into_keys().next().unwrap();
-    moved(&log, &path, "ü 1.parquet", "ü%201.parquet");
+    remapped_deletes(&log, &path, "ü 1.parquet", "ü%201.parquet");
     for version in 2..4 {
         store.apply(batch(&[("t", rows_of(0..version, version as i64))], vec![])).await.unwrap();
         let actions = |kind| log.actions(log.latest(), kind).into_iter().map(|action| action["path"].clone());

@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::lake::{Cell, Lake, NewRow, ReadRow, new_row, numbered_id, record_batch, small, space};
 use super::layout::{keys_in_order, options};
 use super::log::Log;
-use crate::table_store::delta::{DeletionVectors, DeltaOptions, files};
+use crate::table_store::delta::files::data_file;
+use crate::table_store::delta::{DeletionVectors, DeltaOptions};
 use crate::table_store::{Applied, SpaceBatch, TableRows, TableStore};
 
 /// The messages of a flush.
@@ -104,7 +105,7 @@ async fn rows_of_many_messages_are_put_together_slice_by_slice() {
     let lake = Lake::new().await;
     let store = lake.open(options());
     let mut rows: Vec<NewRow> = (0..20_000).map(|n| answered(n, 5)).collect();
-    assert!(rows.len() > 2 * files::ROWS_AT_ONCE);
+    assert!(rows.len() > 2 * data_file::ROWS_AT_ONCE);
     // Some rows come twice, the newer or the older one first.
     let again: Vec<NewRow> = (0..20_000).step_by(17).map(|n| answered(n, 4 + (n % 2 * 2) as i64)).collect();
     let mut arriving = messages(&rows);
@@ -267,10 +268,11 @@ async fn partitions_of_text_are_gathered_from_all_messages() {
 async fn what_overflows_is_kept_whichever_message_brings_it() {
     let lake = Lake::new().await;
     let store = lake.open(DeltaOptions { columns_max: 10, ..options() });
-    let cells =
-        |questions: std::ops::Range<usize>| questions.map(|n| (format!("/p{n}"), format!("v{n}"))).collect::<Vec<_>>();
-    let row = |id: &str, version_us: i64, questions: std::ops::Range<usize>| {
-        let cells = cells(questions);
+    let cells = |tie_breakers_needed: std::ops::Range<usize>| {
+        tie_breakers_needed.map(|n| (format!("/p{n}"), format!("v{n}"))).collect::<Vec<_>>()
+    };
+    let row = |id: &str, version_us: i64, tie_breakers_needed: std::ops::Range<usize>| {
+        let cells = cells(tie_breakers_needed);
         let cells: Vec<(&str, &str)> = cells.iter().map(|(source, text)| (source.as_str(), text.as_str())).collect();
         new_row(id, version_us, &cells)
     };
@@ -278,13 +280,13 @@ async fn what_overflows_is_kept_whichever_message_brings_it() {
     let second = [row("b", 2, 20..24), row("d", 2, 0..1)];
     flush(&store, vec![record_batch(&first), record_batch(&second)]).await;
     let read = read_with_overflow(&lake).await;
-    for (id, questions) in [("a", 0..2), ("b", 20..24), ("c", 0..9), ("d", 0..1)] {
+    for (id, tie_breakers_needed) in [("a", 0..2), ("b", 20..24), ("c", 0..9), ("d", 0..1)] {
         let shown: Vec<(String, String)> = read[id]
             .iter()
             .filter(|(source, _)| source.starts_with("/p"))
             .map(|(a, b)| (a.clone(), b.clone()))
             .collect();
-        let mut wanted = cells(questions);
+        let mut wanted = cells(tie_breakers_needed);
         wanted.sort();
         assert_eq!(shown, wanted, "{id}");
     }
@@ -303,7 +305,7 @@ async fn read_with_overflow(lake: &Lake) -> BTreeMap<String, ReadRow> {
 
 #[test]
 fn slices_of_wide_tables_have_fewer_rows() {
-    assert_eq!(files::rows_at_once(20), files::ROWS_AT_ONCE);
-    assert!((2_000..2_200).contains(&files::rows_at_once(2_000)));
-    assert_eq!((files::rows_at_once(0), files::rows_at_once(usize::MAX)), (files::ROWS_AT_ONCE, 1));
+    assert_eq!(data_file::rows_at_once(20), data_file::ROWS_AT_ONCE);
+    assert!((2_000..2_200).contains(&data_file::rows_at_once(2_000)));
+    assert_eq!((data_file::rows_at_once(0), data_file::rows_at_once(usize::MAX)), (data_file::ROWS_AT_ONCE, 1));
 }

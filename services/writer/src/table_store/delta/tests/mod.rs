@@ -1,8 +1,14 @@
 //! Proofs of the engine on a local folder.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use crate::table_store::Maintained;
+use crate::table_store::delta::DeltaTableStore;
+use crate::table_store::delta::error::EngineError;
+
 mod cleanup;
 mod compaction;
+mod eviction;
+mod external_commits;
 mod foreign;
 mod index;
 mod int96;
@@ -14,12 +20,16 @@ mod many_tables;
 mod messages;
 mod model;
 mod partitions;
-mod presence;
 mod protocol;
-mod resident;
 mod respelled;
 mod retention;
 mod single;
-mod strangers;
+mod startup_check;
 mod unusable;
 mod vectors;
+
+/// The clean-up of the space of the tests, without the compaction that `maintain` begins with.
+async fn clean_space(store: &DeltaTableStore) -> Result<Maintained, EngineError> {
+    let space = lake::space();
+    store.vacuum.clean_space(&store.spaces.cell(&space), &space).await
+}

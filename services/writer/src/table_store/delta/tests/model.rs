@@ -11,10 +11,12 @@ use lake_test_kit::waiting::{self, Interrupted};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::lake::{Cell, Lake, ReadRow, batch, read_all, small, space};
-use super::log::Log;
+use self::past::Past;
+use super::lake::{Cell, Lake, batch, read_all, small, space};
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 use crate::table_store::{SpaceBatch, TableStore};
+
+mod past;
 
 /// Seeds whose histories failed once; they run first. Whoever meets a failing one adds it, with what it found. A change of what is drawn at
 /// random makes other histories of the same seeds, so the list starts anew then: none has failed with what is drawn now.
@@ -91,63 +93,6 @@ async fn beside_compaction<T>(lake: &Lake, store: &DeltaTableStore, work: impl F
     waiting::beside(&lake.faults.writing, store.compact(&space), work).await
 }
 
-/// The rows, and the hour at which a newer version was seen.
-type PastVersion = (BTreeMap<String, ReadRow>, Option<u64>);
-
-/// Versions of the tables that were the latest after some step, and the hours that have passed since the first.
-#[derive(Default)]
-struct Past {
-    clock: u64,
-    /// By table and version.
-    versions: BTreeMap<(usize, u64), PastVersion>,
-}
-
-impl Past {
-    /// The tables that are there.
-    fn logs(lake: &Lake) -> impl Iterator<Item = (usize, Log)> {
-        let logs = TYPES.into_iter().map(|document_type| Log::of(lake, document_type)).enumerate();
-        logs.filter(|(_, log)| log.folder.join("_delta_log").exists() && !log.versions().is_empty())
-    }
-
-    /// Remembers the latest version of one table.
-    async fn note(&mut self, lake: &Lake, which: usize) {
-        self.see_superseded(lake);
-        for (number, log) in Self::logs(lake).filter(|(number, _)| *number == which) {
-            self.versions.insert((number, log.latest()), (lake.read(TYPES[number]).await, None));
-        }
-    }
-
-    fn see_superseded(&mut self, lake: &Lake) {
-        for (number, log) in Self::logs(lake) {
-            for (_, (_, superseded_at)) in self.versions.range_mut((number, 0)..(number, log.latest())) {
-                superseded_at.get_or_insert(self.clock);
-            }
-        }
-    }
-
-    /// Everything happened so many hours earlier.
-    fn pass_time(&mut self, lake: &Lake, hours: u64) {
-        self.see_superseded(lake);
-        for (_, log) in Self::logs(lake) {
-            log.versions().into_iter().for_each(|version| log.removed_earlier(version, hours as i64));
-            log.age(log.files("parquet").into_iter().chain(log.files("bin")), LONG_HOURS);
-            log.noted_earlier(hours as i64);
-            log.forget_checkpoints();
-        }
-        self.clock += hours;
-    }
-
-    /// What the retention promises is there.
-    async fn ensure_is_there(&self, lake: &Lake, retention_hours: u64, seed: u64) {
-        for ((number, version), (rows, superseded_at)) in &self.versions {
-            if superseded_at.is_none_or(|hour| self.clock - hour < retention_hours) {
-                let read = lake.read_at(TYPES[*number], Some(*version)).await;
-                assert!(read == *rows, "seed {seed}: version {version} of table {number} has changed");
-            }
-        }
-    }
-}
-
 /// What stays as it is for a whole history.
 #[derive(Clone, Copy)]
 struct Setting {
@@ -191,63 +136,127 @@ fn options(random: &mut StdRng, setting: Setting) -> DeltaOptions {
     }
 }
 
-async fn run(seed: u64, tally: &mut LogFigures) {
-    let mut random = StdRng::seed_from_u64(seed);
-    let partitioned = random.random_range(0..2) == 0;
-    let retention_hours = random.random_range(0..5);
-    // Time passes by changes of the log's entries, so then there must not be checkpoints, which say the same.
-    let time_passes = random.random_range(0..2) == 0;
-    let checkpoint_every_commits = if time_passes { 1_000 } else { random.random_range(1..6) };
-    let setting = Setting { partitioned, retention_hours, checkpoint_every_commits };
-    let mut past = Past::default();
-    let lake = Lake::new().await;
-    let mut deliveries: Vec<Observation> = (0..25).flat_map(|id| history(&mut random, id, cells)).collect();
-    let repeated: Vec<Observation> = deliveries.iter().filter(|_| random.random_range(0..4) == 0).cloned().collect();
-    deliveries.extend(repeated);
-    shuffle(&mut random, &mut deliveries);
-    let mut store = lake.open(options(&mut random, setting));
-    let mut newest: HashMap<usize, Observation> = HashMap::new();
-    let mut rest = deliveries.as_slice();
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(random.random_range(1..=rest.len().min(12)));
-        rest = later;
-        lake.faults.one_in.store([0, 0, 4, 8][random.random_range(0..4)], Ordering::Relaxed);
-        if random.random_range(0..3) == 0 {
-            if random.random_range(0..2) == 0 {
-                store.close().await;
+/// One history under way.
+struct Run {
+    seed: u64,
+    random: StdRng,
+    setting: Setting,
+    /// Whether hours pass between deliveries.
+    time_passes: bool,
+    lake: Lake,
+    past: Past,
+    /// `None` only while it is opened again.
+    store: Option<DeltaTableStore>,
+    /// The newest observation of each id that was delivered.
+    newest: HashMap<usize, Observation>,
+}
+
+impl Run {
+    /// Draws a history: what it is about, and its deliveries in their order.
+    async fn begin(seed: u64) -> (Self, Vec<Observation>) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let partitioned = random.random_range(0..2) == 0;
+        let retention_hours = random.random_range(0..5);
+        // Time passes by changes of the log's entries, so then there must not be checkpoints, which say the same.
+        let time_passes = random.random_range(0..2) == 0;
+        let checkpoint_every_commits = if time_passes { 1_000 } else { random.random_range(1..6) };
+        let setting = Setting { partitioned, retention_hours, checkpoint_every_commits };
+        let lake = Lake::new().await;
+        let mut deliveries: Vec<Observation> = (0..25).flat_map(|id| history(&mut random, id, cells)).collect();
+        let repeated: Vec<Observation> =
+            deliveries.iter().filter(|_| random.random_range(0..4) == 0).cloned().collect();
+        deliveries.extend(repeated);
+        shuffle(&mut random, &mut deliveries);
+        let store = Some(lake.open(options(&mut random, setting)));
+        let (past, newest) = (Past::default(), HashMap::new());
+        (Self { seed, random, setting, time_passes, lake, past, store, newest }, deliveries)
+    }
+
+    /// Whether something happens that happens once in so many times.
+    fn once_in(&mut self, times: u32) -> bool {
+        self.random.random_range(0..times) == 0
+    }
+
+    fn store(&self) -> &DeltaTableStore {
+        self.store.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        self.store = None;
+        self.store = Some(self.lake.open(options(&mut self.random, self.setting)));
+    }
+
+    /// A part of the deliveries, with what may happen around it.
+    async fn step(&mut self, now: &[Observation]) {
+        let one_in = [0, 0, 4, 8][self.random.random_range(0..4)];
+        self.lake.faults.one_in.store(one_in, Ordering::Relaxed);
+        if self.once_in(3) {
+            self.restart().await;
+        }
+        if self.once_in(3) {
+            self.crash(now).await;
+        }
+        if self.once_in(6) {
+            self.apply_elsewhere(now).await;
+        }
+        self.deliver(now).await;
+        for observation in now {
+            let held = self.newest.entry(observation.id).or_insert_with(|| observation.clone());
+            if observation.moment > held.moment {
+                *held = observation.clone();
             }
-            drop(store);
-            if random.random_range(0..4) == 0 {
-                lake.lose_index().await;
+        }
+        if self.time_passes && self.once_in(4) {
+            self.past.pass_time(&self.lake, self.random.random_range(1..4));
+        }
+        if self.once_in(4) {
+            let _ = self.store().maintain(&space()).await;
+        }
+        self.compare().await;
+        self.past.note(&self.lake, self.random.random_range(0..TYPES.len())).await;
+    }
+
+    async fn restart(&mut self) {
+        if self.once_in(2) {
+            self.store().close().await;
+        }
+        self.store = None;
+        if self.once_in(4) {
+            self.lake.lose_index().await;
+        }
+        self.reopen();
+    }
+
+    /// A crash: the call is dropped somewhere, perhaps after it has done everything; then the queue delivers again.
+    async fn crash(&mut self, now: &[Observation]) {
+        let polls_left = self.random.random_range(0..90);
+        let beside = self.once_in(3);
+        let (space, store) = (space(), self.store());
+        let work = async {
+            if beside {
+                let _ = beside_compaction(&self.lake, store, store.apply(space_batch(now))).await;
+            } else {
+                let _ = store.apply(space_batch(now)).await;
+                let _ = store.compact(&space).await;
             }
-            store = lake.open(options(&mut random, setting));
-        }
-        // A crash: the call is dropped somewhere, perhaps after it has done everything; then the queue delivers again.
-        if random.random_range(0..3) == 0 {
-            let polls_left = random.random_range(0..90);
-            let beside = random.random_range(0..3) == 0;
-            let space = space();
-            let work = async {
-                if beside {
-                    let _ = beside_compaction(&lake, &store, store.apply(space_batch(now))).await;
-                } else {
-                    let _ = store.apply(space_batch(now)).await;
-                    let _ = store.compact(&space).await;
-                }
-            };
-            Interrupted { future: Box::pin(work), polls_left }.await;
-            drop(store);
-            store = lake.open(options(&mut random, setting));
-        }
-        // Somebody else, who knows nothing of our index, applies a part of it.
-        if random.random_range(0..6) == 0 {
-            let other = lake.open_elsewhere(options(&mut random, setting));
-            let part = &now[..random.random_range(0..=now.len())];
-            let _ = other.apply(space_batch(part)).await;
-            let _ = other.compact(&space()).await;
-            drop(store);
-            store = lake.open(options(&mut random, setting));
-        }
+        };
+        Interrupted { future: Box::pin(work), polls_left }.await;
+        self.reopen();
+    }
+
+    /// Another program, which knows nothing of our index, applies a part of it.
+    async fn apply_elsewhere(&mut self, now: &[Observation]) {
+        let other = self.lake.open_elsewhere(options(&mut self.random, self.setting));
+        let part = &now[..self.random.random_range(0..=now.len())];
+        let _ = other.apply(space_batch(part)).await;
+        let _ = other.compact(&space()).await;
+        self.reopen();
+    }
+
+    /// Applies a batch until that succeeds, sometimes beside compaction.
+    async fn deliver(&mut self, now: &[Observation]) {
+        let beside = self.random.random_range(0..6);
+        let (store, lake, seed) = (self.store(), &self.lake, self.seed);
         let applying = async {
             let mut tries = 0;
             while let Err(error) = store.apply(space_batch(now)).await {
@@ -259,7 +268,7 @@ async fn run(seed: u64, tally: &mut LogFigures) {
                 }
             }
         };
-        match random.random_range(0..6) {
+        match beside {
             0 => {
                 let space = space();
                 let _ = tokio::join!(applying, store.compact(&space));
@@ -267,47 +276,52 @@ async fn run(seed: u64, tally: &mut LogFigures) {
             1 | 2 => {
                 // The engine has to know the space before it compacts.
                 let _ = store.apply(space_batch(&[])).await;
-                beside_compaction(&lake, &store, applying).await;
+                beside_compaction(lake, store, applying).await;
             }
             _ => applying.await,
         }
-        for observation in now {
-            let held = newest.entry(observation.id).or_insert_with(|| observation.clone());
-            if observation.moment > held.moment {
-                *held = observation.clone();
-            }
+    }
+
+    async fn compare(&self) {
+        compare(&self.lake, &self.newest, self.setting.partitioned, self.seed).await;
+    }
+
+    /// In the end nothing but the files of the last version is left.
+    async fn clean_up(&mut self) {
+        let seed = self.seed;
+        // The first clean-up takes note of superseded vectors only, and each may compact before.
+        for _ in 0..4 {
+            self.past.pass_time(&self.lake, LONG_HOURS);
+            self.store().maintain(&space()).await.unwrap();
         }
-        if time_passes && random.random_range(0..4) == 0 {
-            past.pass_time(&lake, random.random_range(1..4));
+        self.compare().await;
+        for (number, log) in Past::logs(&self.lake) {
+            let active = log.active();
+            assert_eq!(log.files("parquet").len(), active.len(), "seed {seed}: data files of table {number}");
+            let vectors: BTreeSet<&str> =
+                active.values().filter_map(|add| add["deletionVector"]["pathOrInlineDv"].as_str()).collect();
+            assert_eq!(log.files("bin").len(), vectors.len(), "seed {seed}: vectors of table {number}");
         }
-        if random.random_range(0..4) == 0 {
-            let _ = store.maintain(&space()).await;
-        }
-        compare(&lake, &newest, partitioned, seed).await;
-        past.note(&lake, random.random_range(0..TYPES.len())).await;
+    }
+}
+
+async fn run(seed: u64, tally: &mut LogFigures) {
+    let (mut run, deliveries) = Run::begin(seed).await;
+    let mut rest = deliveries.as_slice();
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(run.random.random_range(1..=rest.len().min(12)));
+        rest = later;
+        run.step(now).await;
     }
     // All of it once more changes nothing.
-    lake.faults.one_in.store(0, Ordering::Relaxed);
-    assert!(store.apply(space_batch(&deliveries)).await.unwrap().tables.is_empty(), "seed {seed}");
-    past.ensure_is_there(&lake, retention_hours, seed).await;
-    for (_, log) in Past::logs(&lake) {
+    run.lake.faults.one_in.store(0, Ordering::Relaxed);
+    assert!(run.store().apply(space_batch(&deliveries)).await.unwrap().tables.is_empty(), "seed {seed}");
+    run.past.ensure_is_there(&run.lake, run.setting.retention_hours, seed).await;
+    for (_, log) in Past::logs(&run.lake) {
         *tally += LogFigures::of(&log.folder).unwrap();
     }
-    if !time_passes {
-        return;
-    }
-    // The first clean-up takes note of superseded vectors only, and each may compact before.
-    for _ in 0..4 {
-        past.pass_time(&lake, LONG_HOURS);
-        store.maintain(&space()).await.unwrap();
-    }
-    compare(&lake, &newest, partitioned, seed).await;
-    for (number, log) in Past::logs(&lake) {
-        let active = log.active();
-        assert_eq!(log.files("parquet").len(), active.len(), "seed {seed}: data files of table {number}");
-        let vectors: BTreeSet<&str> =
-            active.values().filter_map(|add| add["deletionVector"]["pathOrInlineDv"].as_str()).collect();
-        assert_eq!(log.files("bin").len(), vectors.len(), "seed {seed}: vectors of table {number}");
+    if run.time_passes {
+        run.clean_up().await;
     }
 }
 

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::lake::{Lake, batch, new_row, numbered, numbered_id, space};
 use super::log::Log;
+use crate::table_store::delta::space::unusable::tables::make_due;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
 use crate::table_store::{StoreError, TableStore};
 
@@ -165,7 +166,7 @@ async fn what_is_in_use_and_not_done_here_is_refused_before_anything_is_written(
 
         // As soon as that is undone, batches go on.
         alter(&log, &listing(&[], &[]), &harmless);
-        store.make_due(&space()).await;
+        make_due(&store.spaces.cell(&space())).await;
         store.apply(ours(3)).await.unwrap();
         assert_eq!(lake.read("t").await.len(), 5);
     }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use lake_test_kit::delegating_store::DelegatingStore;
 use lake_test_kit::time::NOTE;
@@ -12,9 +11,10 @@ use serde_json::{Value, json};
 use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, tombstone};
 use super::log::Log;
 use super::respelled::Respelled;
-use crate::key_index::IndexError;
+use crate::key_index::{FileNumber, IndexError, RowNumber};
 use crate::table_store::TableStore;
-use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore, EngineError};
+use crate::table_store::delta::error::EngineError;
+use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 
 fn keeping(retention_hours: u64) -> DeltaOptions {
     DeltaOptions {
@@ -258,7 +258,7 @@ async fn types_differ_by_case(ignores_case: bool) {
     for version in 1..3 {
         let store = lake.open(keeping(24));
         if ignores_case {
-            store.lake.ignore_case();
+            store.access.lake().ignore_case();
         }
         for (n, document_type) in (0..).zip(types) {
             let rows = numbered(n * 10..n * 10 + 5, version);
@@ -280,7 +280,7 @@ async fn types_differ_by_case(ignores_case: bool) {
 
 #[tokio::test]
 async fn a_file_with_too_many_rows_is_no_lost_index() {
-    let error = EngineError::Index(IndexError::RowTooLarge { file: 1, row: 1 << 24 });
+    let error = EngineError::Index(IndexError::RowTooLarge { file: FileNumber::new(1), row: RowNumber::new(1 << 24) });
     assert!(!error.is_index_lost());
     let lake = Lake::new().await;
     let log = Log::of(&lake, "t");
@@ -295,7 +295,7 @@ async fn a_file_with_too_many_rows_is_no_lost_index() {
     let error = store.apply(batch(&[("t", numbered(0..5, 2))], vec![])).await.unwrap_err();
     let text = lake_shared::error_chain::Chain(&error).to_string();
     assert!(text.contains("16777216 rows") && text.contains("somebody.parquet"), "{text}");
-    assert!(store.lost_indexes().is_empty());
+    assert!(!store.loader.indexes().is_lost(&space()));
 }
 
 /// The numbers of an index that was lost mean nothing to the next one.
@@ -304,10 +304,11 @@ async fn a_space_that_is_loaded_anew_saves_its_index_in_time() {
     let lake = Lake::new().await;
     let store = lake.open(keeping(24));
     upsert(&store, 0..5, 1).await;
-    let shared = store.shared(&space());
-    shared.saved.store(3_000_000_000, Ordering::Relaxed);
+    let cell = store.spaces.cell(&space());
+    cell.index_upkeep.set_saved(FileNumber::new(3_000_000_000));
     store.forget(&space()).await;
     lake.lose_index().await;
     upsert(&store, 0..5, 2).await;
-    assert!(shared.saved.load(Ordering::Relaxed) < 1_000, "{}", shared.saved.load(Ordering::Relaxed));
+    let saved = cell.index_upkeep.saved_number();
+    assert!(saved < FileNumber::new(1_000), "{saved}");
 }

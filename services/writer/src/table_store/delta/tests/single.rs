@@ -50,7 +50,7 @@ async fn rows_enter_are_replaced_and_leave() {
     let back = vec![new_row("a", 8, &[("/name", "back")])];
     store.apply(batch(&[("person", back)], vec![])).await.unwrap();
     assert_eq!(lake.read("person").await["a"]["/name"], "back");
-    // The tombstone of `a` is outlived; that of an id that never was stays.
+    // The tombstone of `a` is superseded; that of an id that never was stays.
     let held = lake.metastore.tombstones(&space(), None, 100).await.unwrap();
     assert_eq!(held.iter().map(|tombstone| tombstone.id.as_str()).collect::<Vec<_>>(), ["nobody"]);
     let record = lake.metastore.tables(Some(&space())).await.unwrap().remove(0);

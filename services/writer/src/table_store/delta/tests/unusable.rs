@@ -8,9 +8,11 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
+use super::clean_space;
 use super::lake::{Lake, batch, numbered, numbered_id, read_all, space, table, tombstone, versions};
 use super::log::Log;
 use crate::key_index::{IndexOptions, KeyIndex, id_hash};
+use crate::table_store::delta::space::unusable::tables::make_due;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 use crate::table_store::{SpaceBatch, StoreError, TableStore};
 
@@ -190,7 +192,7 @@ async fn alone(damage: Damage, runs_on: bool, is_maintained: bool) {
     // Compaction and clean-up leave it alone; the metastore has what was true last.
     store.compact(&space()).await.unwrap();
     assert_eq!(store.maintain(&space()).await.unwrap().tables, 1, "{what}");
-    store.make_due(&space()).await;
+    make_due(&store.spaces.cell(&space())).await;
     assert_refused(&store, for_both(), &what).await;
     assert_eq!((rows_recorded(&lake, "t").await, log.latest()), (20, version), "{what}");
     // An index that is saved now does not stand for its files.
@@ -204,7 +206,7 @@ async fn alone(damage: Damage, runs_on: bool, is_maintained: bool) {
         // The row that was deleted meanwhile and the one that is in another table now have left.
         assert_eq!(rows_recorded(&lake, "t").await, 18, "{what}");
     } else {
-        store.make_due(&space()).await;
+        make_due(&store.spaces.cell(&space())).await;
     }
     store.apply(for_both()).await.unwrap();
     store.apply(batch(&[("t", numbered(7..9, 4))], vec![])).await.unwrap();
@@ -274,7 +276,7 @@ async fn an_unusable_table_that_is_deleted_is_built_anew() {
     assert_refused(&store, for_both(), "altered").await;
     fs::remove_dir_all(lake.table_folder("t")).unwrap();
     assert_refused(&store, for_both(), "not tried again yet").await;
-    store.make_due(&space()).await;
+    make_due(&store.spaces.cell(&space())).await;
     store.apply(batch(&[("t", numbered(0..20, 1))], vec![])).await.unwrap();
     assert_eq!((lake.read("t").await.len(), Log::of(&lake, "t").latest()), (20, 0));
 }
@@ -361,8 +363,8 @@ async fn a_clean_up_goes_on_after_a_table_that_fails() {
     other.age([orphan], 24 * 365);
     // Nobody has used the space yet, so nobody knows.
     let store = lake.open(options());
-    store.clean_space(&space()).await.unwrap_err();
+    clean_space(&store).await.unwrap_err();
     other.noted_earlier(24 * 365);
-    store.clean_space(&space()).await.unwrap_err();
+    clean_space(&store).await.unwrap_err();
     assert!(!other.folder.join(orphan).exists());
 }

@@ -355,8 +355,8 @@ async fn a_row_that_moves_to_another_table_is_marked_in_its_old_one() {
     let lake = Lake::new().await;
     let store = lake.open(marking());
     store.apply(batch(&[("t", numbered(0..20, 1)), ("u", numbered(20..30, 1))], vec![])).await.unwrap();
-    let moved = vec![new_row(&numbered_id(4), 2, &[]), new_row(&numbered_id(5), 2, &[])];
-    store.apply(batch(&[("u", moved)], vec![])).await.unwrap();
+    let remapped_deletes = vec![new_row(&numbered_id(4), 2, &[]), new_row(&numbered_id(5), 2, &[])];
+    store.apply(batch(&[("u", remapped_deletes)], vec![])).await.unwrap();
     assert_eq!((Log::of(&lake, "t").deleted_rows(), Log::of(&lake, "u").deleted_rows()), (2, 0));
     assert_eq!((lake.read("t").await.len(), lake.read("u").await.len()), (18, 12));
     // A late copy of the old row changes nothing.

@@ -1,0 +1,35 @@
+//! What loading and following spaces needs: the tables, the metastore, the key indexes.
+
+use std::sync::Arc;
+
+use crate::metastore::Metastore;
+use crate::table_store::delta::log::table_access::TableAccess;
+use crate::table_store::delta::options::DeltaOptions;
+use crate::table_store::delta::space::index::upkeep::KeyIndexes;
+
+/// Loads spaces and keeps them in step with the logs of their tables and with the metastore. Its methods stand with what they do: loading
+/// in `load`, new tables in `registration`, keys in `index::read_keys`, deletions in `tombstones`, telling the metastore in
+/// `report_state`, tables that cannot be used in `unusable_tables`.
+pub(crate) struct SpaceLoader {
+    access: Arc<TableAccess>,
+    metastore: Arc<dyn Metastore>,
+    indexes: KeyIndexes,
+}
+
+impl SpaceLoader {
+    pub(crate) fn new(access: Arc<TableAccess>, metastore: Arc<dyn Metastore>, options: &DeltaOptions) -> Self {
+        Self { access, metastore, indexes: KeyIndexes::new(options) }
+    }
+
+    pub(crate) fn access(&self) -> &TableAccess {
+        &self.access
+    }
+
+    pub(crate) fn metastore(&self) -> &dyn Metastore {
+        &*self.metastore
+    }
+
+    pub(crate) const fn indexes(&self) -> &KeyIndexes {
+        &self.indexes
+    }
+}

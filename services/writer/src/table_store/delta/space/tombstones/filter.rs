@@ -1,0 +1,102 @@
+//! Which ids may have tombstones. Pure.
+//!
+//! The tombstones of a space are in the metastore: there can be many millions, of every deleted or untaken record of a month. A Bloom filter
+//! of about ten bits for each tells without asking that nearly all other ids have none.
+
+use std::time::{Duration, Instant};
+
+use fastbloom::BloomFilter;
+
+use crate::key_index::IdHash;
+
+/// Share of ids without tombstones of which the metastore is asked all the same.
+const FALSE_SHARE: f64 = 0.01;
+
+/// Tombstones that the first part of a filter is made for; each further one is made for so many times as many as the one before it.
+const FIRST_CAPACITY: usize = 10_000;
+const GROWTH: usize = 4;
+
+/// The tombstones of one space.
+#[derive(Debug, Default)]
+pub(crate) struct TombstoneFilter {
+    parts: Vec<Part>,
+}
+
+/// A filter of fixed size.
+#[derive(Debug)]
+struct Part {
+    filter: BloomFilter,
+    capacity: usize,
+    held: usize,
+    newest: Instant,
+}
+
+impl TombstoneFilter {
+    /// From now on this id may have one.
+    pub(crate) fn insert(&mut self, id: IdHash, now: Instant) {
+        let full = self.parts.last().is_none_or(|part| part.held >= part.capacity);
+        if full {
+            let capacity = self.parts.last().map_or(FIRST_CAPACITY, |part| part.capacity.saturating_mul(GROWTH));
+            let filter = BloomFilter::with_false_pos(FALSE_SHARE).expected_items(capacity);
+            self.parts.push(Part { filter, capacity, held: 0, newest: now });
+        }
+        if let Some(part) = self.parts.last_mut() {
+            part.filter.insert(&id);
+            part.held += 1;
+            part.newest = now;
+        }
+    }
+
+    /// Whether an id may have one; if not, it has none.
+    pub(crate) fn may_have(&self, id: IdHash) -> bool {
+        self.parts.iter().any(|part| part.filter.contains(&id))
+    }
+
+    /// How many were inserted and not forgotten since.
+    pub(crate) fn held(&self) -> usize {
+        self.parts.iter().map(|part| part.held).sum()
+    }
+
+    /// About how many bytes it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.filter.num_bits() / 8).sum()
+    }
+
+    /// Forgets what can be forgotten of tombstones that are no longer kept than `retention`.
+    pub(crate) fn forget(&mut self, retention: Duration, now: Instant) {
+        self.parts.retain(|part| now.saturating_duration_since(part.newest) <= retention);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As hashes are.
+    fn id(number: u128) -> IdHash {
+        number.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
+    }
+
+    #[test]
+    fn who_has_one_is_always_asked_about_and_others_seldom() {
+        let (mut filter, now) = (TombstoneFilter::default(), Instant::now());
+        assert!(!filter.may_have(id(1)) && filter.bytes() == 0);
+        (0..200_000).for_each(|number| filter.insert(id(number), now));
+        assert!((0..200_000).all(|number| filter.may_have(id(number))));
+        let asked = (1_000_000..1_100_000).filter(|number| filter.may_have(id(*number))).count();
+        assert!(asked < 4_000, "{asked} of 100,000");
+        assert!(filter.bytes() < 2 * 840_000, "{} bytes", filter.bytes());
+    }
+
+    #[test]
+    fn what_is_too_old_to_be_remembered_is_forgotten() {
+        let (mut filter, then) = (TombstoneFilter::default(), Instant::now());
+        let later = then + Duration::from_secs(100);
+        (0..FIRST_CAPACITY as u128).for_each(|number| filter.insert(id(number), then));
+        filter.insert(id(u128::MAX), later);
+        filter.forget(Duration::from_secs(100), later);
+        assert_eq!(filter.held(), FIRST_CAPACITY + 1);
+        filter.forget(Duration::from_secs(99), later);
+        assert!(filter.held() == 1 && filter.may_have(id(u128::MAX)));
+    }
+}

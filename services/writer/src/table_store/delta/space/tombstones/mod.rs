@@ -1,0 +1,4 @@
+//! Remembered deletions.
+
+pub(crate) mod filter;
+pub(crate) mod remembered;

@@ -1,0 +1,51 @@
+//! Making a committed change part of the state of its space.
+
+use std::collections::HashMap;
+
+use crate::metric_names;
+use crate::table_store::delta::files::file_writer::NewFile;
+use crate::table_store::delta::files::partition::Partition;
+use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::space::table::{CommittedFiles, TableState};
+use crate::table_store::delta::upsert::change::{Change, CommittedChange, WrittenChange};
+use crate::table_store::delta::upsert::progress::Progress;
+
+/// Brings files, key index and schema of a table in step with a commit of a change.
+pub(crate) fn adopt(state: &mut SpaceState, committed: CommittedChange, progress: &mut Progress) {
+    let CommittedChange { change, written, version, id } = committed;
+    let kind = state.space().kind.name();
+    let bytes: i64 = written.added.iter().map(|file| file.add.size).sum();
+    let upserted = change.incoming.len() as u64;
+    progress.add(&change);
+    let observed = observed_us(state.table(change.number), &change, &written);
+    let WrittenChange { plan, partition_columns, added, removed, marked, inserted, copied, copied_run } = written;
+    let added = added.into_iter().zip(observed).map(|(file, observed_us)| file.into_data_file(observed_us)).collect();
+    state.commit_applied(change.number, CommittedFiles { version, id, removed, marked, added });
+    state.put_keys(copied.into_iter().chain(inserted));
+    if let Some(run) = copied_run {
+        state.attach_keys(run);
+    }
+    let schema = plan.changed.then_some(plan.schema);
+    state.rows_committed(change.number, schema, partition_columns, change.incoming.freshness());
+    metrics::counter!(metric_names::ROWS_UPSERTED_TOTAL, "kind" => kind).increment(upserted);
+    metrics::counter!(metric_names::ROWS_DELETED_TOTAL, "kind" => kind).increment(change.deleted);
+    metrics::counter!(metric_names::BYTES_WRITTEN_TOTAL, "kind" => kind).increment(bytes.unsigned_abs());
+}
+
+/// Bounds of the instants at which the rows of each new file were observed. They came with this change or stood in the files that it
+/// takes out of the partition.
+fn observed_us(table: &TableState, change: &Change, written: &WrittenChange) -> Vec<Option<(i64, i64)>> {
+    let joined = |one: (i64, i64), other: (i64, i64)| (one.0.min(other.0), one.1.max(other.1));
+    let arrived = change.incoming.keys.iter().map(|(_, order)| (order.observed_us, order.observed_us)).reduce(joined);
+    let mut copied: HashMap<&Partition, Option<(i64, i64)>> = HashMap::new();
+    for file in written.removed.iter().filter_map(|number| table.file(*number)) {
+        let bounds = copied.entry(&file.partition).or_insert(file.observed_us);
+        *bounds = bounds.zip(file.observed_us).map(|(one, other)| joined(one, other));
+    }
+    let of_file = |file: &NewFile| match (arrived, copied.get(&file.partition)) {
+        (arrived, None) => arrived,
+        (None, Some(copied)) => *copied,
+        (Some(arrived), Some(copied)) => copied.map(|copied| joined(arrived, copied)),
+    };
+    written.added.iter().map(of_file).collect()
+}

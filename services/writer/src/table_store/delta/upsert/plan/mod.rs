@@ -1,0 +1,7 @@
+//! Decisions about a batch, without I/O: what happens to each id, to each table, to each file.
+
+pub(crate) mod decide;
+pub(crate) mod file_plan;
+pub(crate) mod grouping;
+pub(crate) mod replacement;
+pub(crate) mod rewrite_budget;

@@ -1,0 +1,5 @@
+//! The rows of a batch on their way into a table.
+
+pub(crate) mod column_values;
+pub(crate) mod incoming;
+pub(crate) mod sorted;
