@@ -182,5 +182,4 @@ pub(crate) fn wanted(changes: &Changes) -> Vec<Wanted> {
 }
 
 #[cfg(test)]
-#[path = "fetch_tests.rs"]
 mod tests;

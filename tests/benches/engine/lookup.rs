@@ -133,7 +133,7 @@ impl LookUps {
     }
 }
 
-/// Measures all sizes.
+/// Measures indexes of all sizes, and prints a line for each.
 pub fn report(arguments: &Arguments, made: &MadeTables, findings: &mut Findings) -> anyhow::Result<()> {
     table::begin(
         "Key index itself: look-up of random keys that are there, warm",

@@ -1,17 +1,13 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashSet;
-use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use lake_test_kit::delegating_store::{DelegatingStore, Hooks, Request};
 use object_store::memory::InMemory;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions,
-    PutPayload, PutResult, Result,
-};
+use object_store::{Error, Result};
 
 use super::*;
 
@@ -28,32 +24,60 @@ enum Oddity {
     RefusesConditions,
     /// It fails this often, whatever is asked.
     Fails(u64),
-    /// The answer to its first put gets lost, and whoever tries again meets what was put.
+    /// The answer to its first put gets lost, and a second try meets what was put.
     LosesAnswer,
 }
 
+/// A store in memory with an oddity.
 #[derive(Debug)]
 struct Odd {
-    inner: InMemory,
     oddity: Oddity,
     created: Mutex<HashSet<Path>>,
     puts: AtomicU64,
+    answers: AtomicU64,
 }
 
 impl Odd {
     fn store(oddity: Oddity) -> Arc<dyn ObjectStore> {
-        Arc::new(Self { inner: InMemory::new(), oddity, created: Mutex::default(), puts: AtomicU64::new(0) })
-    }
-
-    fn place(&self, path: &Path) -> Path {
-        let ignored = self.oddity == Oddity::IgnoresCase;
-        if ignored { Path::parse(path.as_ref().to_lowercase()).unwrap() } else { path.clone() }
+        let (created, puts, answers) = Default::default();
+        DelegatingStore::over(Arc::new(InMemory::new()), Arc::new(Self { oddity, created, puts, answers }))
     }
 }
 
-impl fmt::Display for Odd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("odd")
+#[async_trait]
+impl Hooks for Odd {
+    async fn before_put(&self, path: &Path, options: &mut PutOptions) -> Result<()> {
+        let refusal = || Error::Generic { store: "odd", source: "501 Not Implemented".into() };
+        let puts = self.puts.fetch_add(1, Ordering::Relaxed);
+        match self.oddity {
+            Oddity::RefusesConditions if options.mode == PutMode::Create => return Err(refusal()),
+            Oddity::Fails(times) if puts < times => return Err(refusal()),
+            _ => {}
+        }
+        let known = self.created.lock().unwrap().contains(path);
+        if self.oddity == Oddity::Overwrites || self.oddity == Oddity::LosesRaces && !known {
+            // As if the look at what is there and the put were two steps.
+            tokio::task::yield_now().await;
+            options.mode = PutMode::Overwrite;
+        }
+        Ok(())
+    }
+
+    fn after(&self, request: Request, path: &Path) -> Result<()> {
+        if request != Request::Put {
+            return Ok(());
+        }
+        self.created.lock().unwrap().insert(path.clone());
+        let answers = self.answers.fetch_add(1, Ordering::Relaxed);
+        if self.oddity == Oddity::LosesAnswer && answers == 0 {
+            return Err(Error::AlreadyExists { path: path.to_string(), source: "found".into() });
+        }
+        Ok(())
+    }
+
+    fn stored_as(&self, request: Request, path: &Path) -> Path {
+        let ignored = self.oddity == Oddity::IgnoresCase && matches!(request, Request::Put | Request::Get);
+        if ignored { Path::parse(path.as_ref().to_lowercase()).unwrap() } else { path.clone() }
     }
 }
 
@@ -67,60 +91,6 @@ fn a_root_that_looks_escaped_is_refused() {
     }
     let error = LakeStore::open(&config("s3://bucket/a%2520b")).unwrap_err().to_string();
     assert!(error.contains("a%2520b") && error.contains("escaped"), "{error}");
-}
-
-#[async_trait]
-impl ObjectStore for Odd {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
-        let refusal = || Error::Generic { store: "odd", source: "501 Not Implemented".into() };
-        let puts = self.puts.fetch_add(1, Ordering::Relaxed);
-        match self.oddity {
-            Oddity::RefusesConditions if options.mode == PutMode::Create => return Err(refusal()),
-            Oddity::Fails(times) if puts < times => return Err(refusal()),
-            _ => {}
-        }
-        let location = self.place(location);
-        let known = self.created.lock().unwrap().contains(&location);
-        if self.oddity == Oddity::Overwrites || self.oddity == Oddity::LosesRaces && !known {
-            // As if the look at what is there and the put were two steps.
-            tokio::task::yield_now().await;
-            options.mode = PutMode::Overwrite;
-        }
-        let done = self.inner.put_opts(&location, payload, options).await?;
-        self.created.lock().unwrap().insert(location.clone());
-        if self.oddity == Oddity::LosesAnswer && puts == 0 {
-            return Err(Error::AlreadyExists { path: location.to_string(), source: "found".into() });
-        }
-        Ok(done)
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(&self.place(location), options).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(&self.place(location), options).await
-    }
-
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
 }
 
 fn odd(oddity: Oddity) -> (tempfile::TempDir, LakeStore) {

@@ -2,19 +2,17 @@
 //! within the retention is as it was, and in the end nothing but the files of the last version is left.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 
-use futures::FutureExt;
+use lake_test_kit::dice::history_seeds;
+use lake_test_kit::history::{Observation, State, TYPES, fields, history, rows_and_tombstones, shuffle};
+use lake_test_kit::log::LogFigures;
+use lake_test_kit::waiting::{self, Interrupted};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
-use tokio::sync::Notify;
 
 use self::past::Past;
-use super::lake::{Cell, Lake, NewRow, batch, read_all, small, space, tombstone};
+use super::lake::{Cell, Lake, batch, read_all, small, space};
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 use crate::table_store::{SpaceBatch, TableStore};
 
@@ -24,35 +22,16 @@ mod past;
 /// random makes other histories of the same seeds, so the list starts anew then: none has failed with what is drawn now.
 const FAILED: &[u64] = &[];
 
+/// Histories when nothing else is asked for.
+const HISTORIES: u64 = 20;
+
 /// A run of many histories tells how far it is after so many.
 const TOLD_EVERY: u64 = 100;
 
 /// Longer than any retention.
 const LONG_HOURS: u64 = 1_000;
 
-const TYPES: [&str; 4] = ["person", "", "House hold", "घर"];
-
-/// What the source says about an id at one moment.
-#[derive(Clone, Debug)]
-enum State {
-    Row { document_type: usize, version_us: i64, cells: BTreeMap<String, Cell> },
-    Gone { version_us: Option<i64> },
-}
-
-/// One observation of an id: its place in the id's history orders it.
-#[derive(Clone, Debug)]
-struct Observation {
-    id: usize,
-    moment: usize,
-    state: State,
-}
-
-impl Observation {
-    fn observed_us(&self) -> i64 {
-        1_000 + self.moment as i64
-    }
-}
-
+/// Both partition columns, where they are not left out, and fields.
 fn cells(random: &mut StdRng) -> BTreeMap<String, Cell> {
     let mut cells = BTreeMap::new();
     if random.random_range(0..4) > 0 {
@@ -63,69 +42,12 @@ fn cells(random: &mut StdRng) -> BTreeMap<String, Cell> {
         let month = ["2024-01-01", "2024-02-01"][random.random_range(0..2)];
         cells.insert("+month".to_owned(), Cell::Text(month.into()));
     }
-    for field in 0..random.random_range(0..6) {
-        let source = match random.random_range(0..12_u32) {
-            0 => "/odd name".to_owned(),
-            1 => "/Odd Name".to_owned(),
-            2 => "/number".to_owned(),
-            3 => "/a/b".to_owned(),
-            4 => "/a__b".to_owned(),
-            other => format!("/p{}", other as usize * 4 + field),
-        };
-        let cell = match (source.as_str(), random.random_range(0..20_u32)) {
-            ("/number", 0) => Cell::Text("007".into()),
-            ("/number", _) => Cell::Number(random.random_range(-5..5)),
-            (_, 0) => Cell::Text(String::new()),
-            (_, n) => Cell::Text(format!("text {n}")),
-        };
-        cells.insert(source, cell);
-    }
+    cells.extend(fields(random));
     cells
 }
 
-/// The history of an id: versions never go back, observations always go on.
-fn history(random: &mut StdRng, id: usize) -> Vec<Observation> {
-    let mut version_us = random.random_range(0..5);
-    let mut document_type = random.random_range(0..TYPES.len());
-    (0..random.random_range(1..8))
-        .map(|moment| {
-            let gone = random.random_range(0..4) == 0;
-            if random.random_range(0..3) > 0 {
-                version_us += random.random_range(1..3);
-            }
-            if random.random_range(0..5) == 0 {
-                document_type = random.random_range(0..TYPES.len());
-            }
-            let state = if gone {
-                State::Gone { version_us: (random.random_range(0..2) == 0).then_some(version_us) }
-            } else {
-                State::Row { document_type, version_us, cells: cells(random) }
-            };
-            Observation { id, moment, state }
-        })
-        .collect()
-}
-
-fn shuffled<T>(random: &mut StdRng, items: &mut [T]) {
-    for at in (1..items.len()).rev() {
-        items.swap(at, random.random_range(0..=at));
-    }
-}
-
 fn space_batch(observations: &[Observation]) -> SpaceBatch {
-    let mut rows: BTreeMap<usize, Vec<NewRow>> = BTreeMap::new();
-    let mut tombstones = Vec::new();
-    for observation in observations {
-        let (id, observed_us) = (format!("id-{}", observation.id), observation.observed_us());
-        match &observation.state {
-            State::Gone { version_us } => tombstones.push(tombstone(&id, *version_us, observed_us)),
-            State::Row { document_type, version_us, cells } => {
-                let row = NewRow { id, version_us: *version_us, observed_us, cells: cells.clone() };
-                rows.entry(*document_type).or_default().push(row);
-            }
-        }
-    }
-    let rows: Vec<(&str, Vec<NewRow>)> = rows.into_iter().map(|(number, rows)| (TYPES[number], rows)).collect();
+    let (rows, tombstones) = rows_and_tombstones(observations);
     batch(&rows, tombstones)
 }
 
@@ -164,40 +86,11 @@ async fn compare(lake: &Lake, newest: &HashMap<usize, Observation>, partitioned:
     assert_eq!(read.len(), expected, "seed {seed}: the lake holds ids that nobody delivered");
 }
 
-/// Polls a future so many times, then drops it: a crash at an arbitrary point.
-pub(super) struct Interrupted<F> {
-    pub(super) future: Pin<Box<F>>,
-    pub(super) polls_left: u32,
-}
-
-impl<F: Future> Future for Interrupted<F> {
-    type Output = Option<F::Output>;
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.polls_left == 0 {
-            return Poll::Ready(None);
-        }
-        self.polls_left -= 1;
-        self.future.as_mut().poll(context).map(Some)
-    }
-}
-
 /// Does something while compaction writes the files that it has chosen, or after it if it writes none.
 async fn beside_compaction<T>(lake: &Lake, store: &DeltaTableStore, work: impl Future<Output = T>) -> T {
-    let (space, ended) = (space(), Notify::new());
-    // What was told before does not count.
-    let _ = lake.writing.notified().now_or_never();
-    let compacting = async {
-        let _ = store.compact(&space).await;
-        ended.notify_one();
-    };
-    let working = async {
-        tokio::select! {
-            () = lake.writing.notified() => {}
-            () = ended.notified() => {}
-        }
-        work.await
-    };
-    tokio::join!(compacting, working).1
+    let space = space();
+    // Whether compaction succeeds is not what is tested.
+    waiting::beside(&lake.faults.writing, store.compact(&space), work).await
 }
 
 /// What stays as it is for a whole history.
@@ -243,43 +136,6 @@ fn options(random: &mut StdRng, setting: Setting) -> DeltaOptions {
     }
 }
 
-/// What happened in histories, so that it shows when something never does.
-#[derive(Debug, Default)]
-struct Tally {
-    /// Commits of compaction.
-    compactions: u64,
-    /// New files of compaction whose rows a batch deleted while they were written.
-    remapped: u64,
-    /// Commits with other columns than before, those that make a table included.
-    schemas: u64,
-    /// Changes of the type of a column among them.
-    type_changes: u64,
-}
-
-impl Tally {
-    /// Counts what the logs of a lake tell.
-    fn count(&mut self, lake: &Lake) {
-        for (_, log) in Past::logs(lake) {
-            let mut columns: HashMap<String, Value> = HashMap::new();
-            for version in log.versions() {
-                let compacts = log.actions(version, "commitInfo").iter().any(|info| info["operation"] == "OPTIMIZE");
-                let adds = log.actions(version, "add").into_iter();
-                let marked = adds.filter(|add| add["dataChange"] == false && add["deletionVector"].is_object()).count();
-                self.compactions += u64::from(compacts);
-                self.remapped += if compacts { marked as u64 } else { 0 };
-                for metadata in log.actions(version, "metaData") {
-                    self.schemas += 1;
-                    let schema: Value = serde_json::from_str(metadata["schemaString"].as_str().unwrap()).unwrap();
-                    for field in schema["fields"].as_array().unwrap() {
-                        let before = columns.insert(field["name"].as_str().unwrap().to_owned(), field["type"].clone());
-                        self.type_changes += u64::from(before.is_some_and(|before| before != field["type"]));
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// One history under way.
 struct Run {
     seed: u64,
@@ -306,11 +162,11 @@ impl Run {
         let checkpoint_every_commits = if time_passes { 1_000 } else { random.random_range(1..6) };
         let setting = Setting { partitioned, retention_hours, checkpoint_every_commits };
         let lake = Lake::new().await;
-        let mut deliveries: Vec<Observation> = (0..25).flat_map(|id| history(&mut random, id)).collect();
+        let mut deliveries: Vec<Observation> = (0..25).flat_map(|id| history(&mut random, id, cells)).collect();
         let repeated: Vec<Observation> =
             deliveries.iter().filter(|_| random.random_range(0..4) == 0).cloned().collect();
         deliveries.extend(repeated);
-        shuffled(&mut random, &mut deliveries);
+        shuffle(&mut random, &mut deliveries);
         let store = Some(lake.open(options(&mut random, setting)));
         let (past, newest) = (Past::default(), HashMap::new());
         (Self { seed, random, setting, time_passes, lake, past, store, newest }, deliveries)
@@ -333,7 +189,7 @@ impl Run {
     /// A part of the deliveries, with what may happen around it.
     async fn step(&mut self, now: &[Observation]) {
         let one_in = [0, 0, 4, 8][self.random.random_range(0..4)];
-        self.lake.one_in.store(one_in, Ordering::Relaxed);
+        self.lake.faults.one_in.store(one_in, Ordering::Relaxed);
         if self.once_in(3) {
             self.restart().await;
         }
@@ -408,7 +264,7 @@ impl Run {
                 assert!(tries < 300, "seed {seed}: {error:?}");
                 // A commit of a dozen files hardly ever gets through where every other write fails.
                 if tries % 50 == 0 {
-                    lake.one_in.store(2 * lake.one_in.load(Ordering::Relaxed), Ordering::Relaxed);
+                    lake.faults.one_in.store(2 * lake.faults.one_in.load(Ordering::Relaxed), Ordering::Relaxed);
                 }
             }
         };
@@ -449,7 +305,7 @@ impl Run {
     }
 }
 
-async fn run(seed: u64, tally: &mut Tally) {
+async fn run(seed: u64, tally: &mut LogFigures) {
     let (mut run, deliveries) = Run::begin(seed).await;
     let mut rest = deliveries.as_slice();
     while !rest.is_empty() {
@@ -458,28 +314,21 @@ async fn run(seed: u64, tally: &mut Tally) {
         run.step(now).await;
     }
     // All of it once more changes nothing.
-    run.lake.one_in.store(0, Ordering::Relaxed);
+    run.lake.faults.one_in.store(0, Ordering::Relaxed);
     assert!(run.store().apply(space_batch(&deliveries)).await.unwrap().tables.is_empty(), "seed {seed}");
     run.past.ensure_is_there(&run.lake, run.setting.retention_hours, seed).await;
-    tally.count(&run.lake);
+    for (_, log) in Past::logs(&run.lake) {
+        *tally += LogFigures::of(&log.folder).unwrap();
+    }
     if run.time_passes {
         run.clean_up().await;
     }
 }
 
-/// The seeds are those that failed once and 0 to 19, or as `LAKE_MODEL_SEEDS` says: a number of them, or exactly `from..to`.
-fn seeds() -> Vec<u64> {
-    let text = std::env::var("LAKE_MODEL_SEEDS").unwrap_or_else(|_| "20".into());
-    match text.split_once("..") {
-        Some((from, to)) => (from.parse().unwrap()..to.parse().unwrap()).collect(),
-        None => FAILED.iter().copied().chain(0..text.parse().unwrap()).collect(),
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_histories_end_equal_to_the_source() {
-    let (mut ended, mut tally) = (0, Tally::default());
-    for seed in seeds() {
+    let (mut ended, mut tally) = (0, LogFigures::default());
+    for seed in history_seeds(FAILED, HISTORIES) {
         run(seed, &mut tally).await;
         ended += 1;
         // Long runs are for people, who may have to end them early.
@@ -488,8 +337,8 @@ async fn random_histories_end_equal_to_the_source() {
         }
     }
     println!("{ended} histories: {tally:?}");
-    let Tally { compactions, remapped, schemas, type_changes } = tally;
+    let LogFigures { compactions, remapped_files, schemas, type_changes } = tally;
     assert!(ended < 20 || compactions.min(schemas).min(type_changes) > 0, "something never happened: {tally:?}");
     // Few of the batches beside compaction are about rows of just the files that it writes anew.
-    assert!(ended < 300 || remapped > 0, "something never happened: {tally:?}");
+    assert!(ended < 300 || remapped_files > 0, "something never happened: {tally:?}");
 }

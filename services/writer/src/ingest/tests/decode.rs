@@ -11,9 +11,9 @@ use lake_proto::queue::v1::RowBatch;
 use lake_shared::queue::Delivery;
 use lake_shared::wire;
 
-use super::buffer_tests::NoReceipt;
-use super::decode::{Decoded, decode};
-use super::tests::payload;
+use super::buffer::NoReceipt;
+use super::payload;
+use crate::ingest::decode::{Decoded, decode};
 
 fn decoded(batch: &RowBatch) -> Decoded {
     decode(&Delivery {

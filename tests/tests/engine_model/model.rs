@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, ensure};
 use chrono::NaiveDate;
-use lake_tests::engine::{Cell, NewRow, batch, tombstone};
+use lake_test_kit::history::{Observation, State, fields, id_text, rows_and_tombstones};
+use lake_tests::engine::{Cell, NewRow, batch};
 use lake_tests::readers::{Row, Snapshot};
 use lake_writer::table_store::SpaceBatch;
 use rand::RngExt;
 use rand::rngs::StdRng;
-
-pub const TYPES: [&str; 4] = ["person", "", "House hold", "घर"];
 
 /// Values of the column by which tables may be partitioned. Those of the second list must be escaped in paths. Left out is what Polars
 /// mistakes whoever writes it: values too long for a folder's name, and `__HIVE_DEFAULT_PARTITION__` (see `delta_layouts.rs`).
@@ -20,50 +19,8 @@ const ODD_SUPERVISORS: [&str; 8] = ["a b", "c/d=e", "100%25", "अनीता",
 /// Moments that are not whole milliseconds, as statistics may be cut to those.
 const MOMENTS: [i64; 6] = [0, 1, -1, 1_706_745_600_123_456, 1_706_745_600_123_999, -1_000_000_000_000_007];
 
-/// What the source says about an id at one moment.
-#[derive(Clone, Debug)]
-pub enum State {
-    Row { document_type: usize, version_us: i64, cells: BTreeMap<String, Cell> },
-    Gone { version_us: Option<i64> },
-}
-
-/// One observation of an id: its place in the id's history orders it.
-#[derive(Clone, Debug)]
-pub struct Observation {
-    pub id: usize,
-    pub moment: usize,
-    pub state: State,
-}
-
-impl Observation {
-    fn observed_us(&self) -> i64 {
-        1_000 + self.moment as i64
-    }
-}
-
-pub fn id_text(id: usize) -> String {
-    format!("id-{id}")
-}
-
 pub fn cells(random: &mut StdRng, odd: bool) -> BTreeMap<String, Cell> {
-    let mut cells = BTreeMap::new();
-    for field in 0..random.random_range(0..6) {
-        let source = match random.random_range(0..12_u32) {
-            0 => "/odd name".to_owned(),
-            1 => "/Odd Name".to_owned(),
-            2 => "/number".to_owned(),
-            3 => "/a/b".to_owned(),
-            4 => "/a__b".to_owned(),
-            other => format!("/p{}", other as usize * 4 + field),
-        };
-        let cell = match (source.as_str(), random.random_range(0..20_u32)) {
-            ("/number", 0) => Cell::Text("007".into()),
-            ("/number", _) => Cell::Number(random.random_range(-5..5)),
-            (_, 0) => Cell::Text(String::new()),
-            (_, n) => Cell::Text(format!("text {n}")),
-        };
-        cells.insert(source, cell);
-    }
+    let mut cells = fields(random);
     if random.random_range(0..4) > 0 {
         let month = NaiveDate::from_ymd_opt(2024, random.random_range(1..4), 1).expect("a day");
         cells.insert("+month".to_owned(), Cell::Date(month));
@@ -83,60 +40,19 @@ pub fn supervisor(random: &mut StdRng, odd: bool) -> &'static str {
     names[random.random_range(0..names.len())]
 }
 
-/// The history of an id: versions never go back, observations always go on.
-pub fn history(random: &mut StdRng, id: usize, odd: bool) -> Vec<Observation> {
-    let mut version_us = random.random_range(0..5);
-    let mut document_type = random.random_range(0..TYPES.len());
-    (0..random.random_range(1..8))
-        .map(|moment| {
-            let gone = random.random_range(0..4) == 0;
-            if random.random_range(0..3) > 0 {
-                version_us += random.random_range(1..3);
-            }
-            if random.random_range(0..5) == 0 {
-                document_type = random.random_range(0..TYPES.len());
-            }
-            let state = if gone {
-                State::Gone { version_us: (random.random_range(0..2) == 0).then_some(version_us) }
-            } else {
-                State::Row { document_type, version_us, cells: cells(random, odd) }
-            };
-            Observation { id, moment, state }
-        })
-        .collect()
-}
-
-pub fn shuffle<T>(random: &mut StdRng, items: &mut [T]) {
-    for at in (1..items.len()).rev() {
-        items.swap(at, random.random_range(0..=at));
-    }
-}
-
 pub fn space_batch(observations: &[Observation]) -> SpaceBatch {
-    let mut rows: BTreeMap<usize, Vec<NewRow>> = BTreeMap::new();
-    let mut tombstones = Vec::new();
-    for observation in observations {
-        let (id, observed_us) = (id_text(observation.id), observation.observed_us());
-        match &observation.state {
-            State::Gone { version_us } => tombstones.push(tombstone(&id, *version_us, observed_us)),
-            State::Row { document_type, version_us, cells } => {
-                let row = NewRow { id, version_us: *version_us, observed_us, cells: cells.clone() };
-                rows.entry(*document_type).or_default().push(row);
-            }
-        }
-    }
-    let rows: Vec<(&str, Vec<NewRow>)> = rows.into_iter().map(|(number, rows)| (TYPES[number], rows)).collect();
-    batch(&rows, tombstones).expect("a batch")
+    let (rows, tombstones) = rows_and_tombstones(observations);
+    batch(&rows, tombstones)
 }
 
-/// What the lake must hold: of each id the newest observation that was delivered, as strangers have changed it since.
+/// What the lake must hold: of each id the newest observation that was delivered, as concurrent writers have changed it since.
 #[derive(Debug, Default)]
 pub struct Model {
     newest: HashMap<usize, Observation>,
-    /// Ids whose rows a stranger took away at this moment of their history. The engine remembers no deletion of theirs, so whether
+    /// Ids whose rows a concurrent writer took away at this moment of their history. The engine remembers no such deletion, so whether
     /// what is not newer brings them back depends on when it notices: it is not delivered any more.
     taken: HashMap<usize, usize>,
-    /// Properties that strangers set, by table.
+    /// Properties that concurrent writers set, by table.
     properties: BTreeMap<(usize, String), String>,
 }
 
@@ -162,27 +78,27 @@ impl Model {
         ids
     }
 
-    /// A stranger deletes the row of an id.
+    /// A concurrent writer deletes the row of an id.
     pub fn take(&mut self, id: usize) {
         if let Some(newest) = self.newest.remove(&id) {
             self.taken.insert(id, newest.moment);
         }
     }
 
-    /// A stranger sets a text in the row of an id.
+    /// A concurrent writer sets a text in the row of an id.
     pub fn set(&mut self, id: usize, source: &str, text: &str) {
         if let Some(State::Row { cells, .. }) = self.newest.get_mut(&id).map(|newest| &mut newest.state) {
             cells.insert(source.to_owned(), Cell::Text(text.to_owned()));
         }
     }
 
-    /// A stranger appends a row.
+    /// A concurrent writer appends a row.
     pub fn append(&mut self, id: usize, document_type: usize, row: &NewRow) {
         let state = State::Row { document_type, version_us: row.version_us, cells: row.cells.clone() };
         self.newest.insert(id, Observation { id, moment: 0, state });
     }
 
-    /// A stranger sets a property of a table.
+    /// A concurrent writer sets a property of a table.
     pub fn note_property(&mut self, number: usize, name: &str, value: &str) {
         self.properties.insert((number, name.to_owned()), value.to_owned());
     }
@@ -217,7 +133,11 @@ impl Model {
                 cells.iter().map(|(source, cell)| (source.clone(), cell.text())).collect();
             ensure!(shown == wanted, "id {id} is {shown:?} instead of {wanted:?}");
         }
-        ensure!(found.len() == expected, "{} rows instead of {expected}: some belong to nobody", found.len());
+        ensure!(
+            found.len() == expected,
+            "{} rows instead of {expected}: the source has never named some of them",
+            found.len()
+        );
         Ok(())
     }
 }

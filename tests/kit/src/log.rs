@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::AddAssign;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -15,7 +16,7 @@ type Files = BTreeMap<String, String>;
 /// replay by path and vector (Spark, Trino) see rows twice otherwise, readers that replay by path alone see nothing wrong.
 ///
 /// # Errors
-/// At the first entry that is not so, unless somebody else wrote it: `is_ours` tells by the entry's `commitInfo`.
+/// At the first entry that breaks a rule, unless another program wrote it: `is_ours` tells by the entry's `commitInfo`.
 pub fn ensure_log_is_sound(table: &Path, is_ours: impl Fn(&Value) -> bool) -> anyhow::Result<()> {
     let mut active = Files::new();
     for (version, actions) in entries(table)? {
@@ -38,6 +39,8 @@ pub struct LogFigures {
     pub remapped_files: u64,
     /// Commits that change the columns, the first one included.
     pub schemas: u64,
+    /// Columns that got another type.
+    pub type_changes: u64,
 }
 
 impl LogFigures {
@@ -46,13 +49,16 @@ impl LogFigures {
     /// # Errors
     /// When it cannot be read.
     pub fn of(table: &Path) -> anyhow::Result<Self> {
-        let mut figures = Self::default();
+        let (mut figures, mut types) = (Self::default(), BTreeMap::new());
         for actions in entries(table)?.into_values() {
             let bodies = |kind: &'static str| actions.iter().filter_map(move |action| action.get(kind));
             if !bodies("commitInfo").any(|info| !info["lakeCommit"].is_null()) {
                 continue;
             }
-            figures.schemas += u64::from(bodies("metaData").next().is_some());
+            for metadata in bodies("metaData") {
+                figures.schemas += 1;
+                figures.type_changes += type_changes(metadata, &mut types)?;
+            }
             if bodies("commitInfo").any(|info| info["operation"] == "OPTIMIZE") {
                 figures.compactions += 1;
                 figures.remapped_files += bodies("add").filter(|add| add["deletionVector"].is_object()).count() as u64;
@@ -60,6 +66,27 @@ impl LogFigures {
         }
         Ok(figures)
     }
+}
+
+impl AddAssign for LogFigures {
+    fn add_assign(&mut self, other: Self) {
+        self.compactions += other.compactions;
+        self.remapped_files += other.remapped_files;
+        self.schemas += other.schemas;
+        self.type_changes += other.type_changes;
+    }
+}
+
+/// Counts the columns whose types differ from those known so far, and takes note of them.
+fn type_changes(metadata: &Value, known: &mut BTreeMap<String, Value>) -> anyhow::Result<u64> {
+    let schema: Value = serde_json::from_str(metadata["schemaString"].as_str().context("metadata without a schema")?)?;
+    let mut changes = 0;
+    for field in schema["fields"].as_array().context("a schema without fields")? {
+        let name = field["name"].as_str().context("a field without a name")?;
+        let before = known.insert(name.to_owned(), field["type"].clone());
+        changes += u64::from(before.is_some_and(|before| before != field["type"]));
+    }
+    Ok(changes)
 }
 
 /// How often the log of a table removes a file, by its name.

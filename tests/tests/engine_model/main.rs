@@ -1,5 +1,5 @@
 //! Random histories against a plain map, through the engine's port alone: whatever is repeated, reordered, interrupted, configured otherwise
-//! or done by strangers, the tables end up equal to the source, and every reader sees that.
+//! or committed by concurrent writers, the tables end up equal to the source, and every reader sees that.
 //!
 //! After each step the files themselves are read (deletion vectors applied as the protocol says, statistics compared with the values); at
 //! the end of each history DuckDB, Polars and DataFusion read every table, now and as it was within the retention, and Spark on a sample of
@@ -9,11 +9,9 @@
 //! `LAKE_MODEL_SEEDS` is the number of histories, or a range such as `100..5000`. A history that fails tells how to repeat it.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-#[path = "engine_model/history.rs"]
-mod history;
-#[path = "engine_model/stranger.rs"]
-mod stranger;
-#[path = "engine_model/tally.rs"]
+mod external_commit;
+mod model;
+mod options;
 mod tally;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,22 +19,26 @@ use std::fs;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use lake_tests::engine::{EngineLake, Setting, data_files, pass_time, space};
-use lake_tests::readers::{Inquiry, LogFigures, Reader, Readers, Snapshot, ensure_log_is_sound, removals_of};
+use lake_test_kit::dice::history_seeds;
+use lake_test_kit::history::{Observation, TYPES, history, shuffle};
+use lake_test_kit::log::{LogFigures, ensure_log_is_sound, removals_of};
+use lake_test_kit::time::{data_files, pass_time};
+use lake_test_kit::waiting::Interrupted;
+use lake_tests::engine::{DeltaOptions, EngineLake, LAYOUTS, partition_by, small, space};
+use lake_tests::readers::{Inquiry, Reader, Readers, Snapshot};
 use lake_writer::table_store::delta::DeltaTableStore;
 use lake_writer::table_store::{Applied, StoreError, TableStore};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use self::history::{Model, Observation, TYPES, history, shuffle, space_batch};
-use self::stranger::Intrusion;
+use self::external_commit::ExternalCommit;
+use self::model::{Model, cells, space_batch};
+use self::options::redraw;
 use self::tally::Tally;
 
 /// Histories that failed once; they run first. Whoever meets a failing seed adds it, with what it found. A change of what is drawn at
@@ -65,23 +67,6 @@ const LONG_HOURS: u64 = 1_000;
 /// So many clean-ups leave nothing behind.
 const CLEAN_UPS: usize = 5;
 
-/// Polls a future so many times, then drops it: a crash at an arbitrary point.
-struct Interrupted<F> {
-    future: Pin<Box<F>>,
-    polls_left: u32,
-}
-
-impl<F: Future> Future for Interrupted<F> {
-    type Output = Option<F::Output>;
-    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        if self.polls_left == 0 {
-            return Poll::Ready(None);
-        }
-        self.polls_left -= 1;
-        self.future.as_mut().poll(context).map(Some)
-    }
-}
-
 /// Tries again as the port asks for: the last tasks of an engine that crashed may still hold its key index, for a moment.
 async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(work: impl Fn() -> F) -> Result<T, StoreError> {
     let patience = Instant::now() + PATIENCE;
@@ -109,7 +94,7 @@ struct Past {
 /// A lake with a history behind it.
 struct Trial<'worker> {
     random: StdRng,
-    setting: Setting,
+    options: DeltaOptions,
     lake: EngineLake,
     store: DeltaTableStore,
     model: Model,
@@ -123,10 +108,9 @@ struct Trial<'worker> {
 }
 
 impl Trial<'_> {
-    /// The options of this life of the engine are drawn here; see [`Setting`] for what becomes of them.
+    /// The options of this life of the engine are drawn here.
     fn open_again(&mut self) -> anyhow::Result<()> {
-        self.setting.redraw(&mut self.random);
-        self.store = self.lake.open(&self.setting)?;
+        self.store = open(&self.lake, &mut self.options, &mut self.random)?;
         Ok(())
     }
 
@@ -247,7 +231,7 @@ impl Trial<'_> {
     /// Versions before the last that must be as they were.
     fn past_of(&self, number: usize, version: u64) -> Vec<u64> {
         let within =
-            |past: &Past| past.superseded_at.is_none_or(|hour| self.clock - hour < self.setting.retention_hours);
+            |past: &Past| past.superseded_at.is_none_or(|hour| self.clock - hour < self.options.retention_hours);
         self.past.range((number, 0)..(number, version)).filter(|(_, past)| within(past)).map(|(key, _)| key.1).collect()
     }
 
@@ -293,17 +277,17 @@ impl Trial<'_> {
     }
 
     async fn intrude(&mut self, tables: &BTreeMap<usize, Snapshot>) -> anyhow::Result<()> {
-        let retention_hours = self.setting.retention_hours;
+        let retention_hours = self.options.retention_hours;
         let before = self.files()?;
         let Self { random, lake, model, readers, with_spark, .. } = &mut *self;
-        let mut intrusion =
-            Intrusion { random, lake, model, readers, as_spark: *with_spark, retention_hours, vacuumed: None };
-        let done = intrusion.happen(tables)?;
-        if let Some(number) = intrusion.vacuumed {
+        let mut external =
+            ExternalCommit { random, lake, model, readers, as_spark: *with_spark, retention_hours, vacuumed: None };
+        let done = external.happen(tables)?;
+        if let Some(number) = external.vacuumed {
             let taken = before.difference(&self.files()?).cloned().collect();
             self.forget_taken(number, &taken)?;
         }
-        self.tally.intrusions += u64::from(done.is_some());
+        self.tally.external_commits += u64::from(done.is_some());
         self.look().await.with_context(|| format!("after {done:?}"))?;
         Ok(())
     }
@@ -326,11 +310,11 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// The log is as readers take for granted, and when nobody needs the past any more, nothing is left of it.
+    /// The log is as readers take for granted, and when the past is older than any retention, nothing is left of it.
     async fn finish(&mut self) -> anyhow::Result<()> {
         for table in self.folders() {
             ensure_log_is_sound(&table, |info| !info["lakeCommit"].is_null())?;
-            self.tally.count_log(LogFigures::of(&table)?);
+            self.tally.log += LogFigures::of(&table)?;
         }
         // The first clean-up takes note of superseded vectors only, and each may compact before.
         let mut left = Vec::new();
@@ -345,13 +329,14 @@ impl Trial<'_> {
                 break;
             }
         }
-        ensure!(left.is_empty(), "files that nobody needs are still there: {left:#?}");
+        ensure!(left.is_empty(), "files that the last version does not use are still there: {left:#?}");
         Ok(())
     }
 
     async fn run(&mut self) -> anyhow::Result<()> {
         let odd = self.random.random_range(0..2) == 0;
-        let mut all: Vec<Observation> = (0..IDS).flat_map(|id| history(&mut self.random, id, odd)).collect();
+        let mut all: Vec<Observation> =
+            (0..IDS).flat_map(|id| history(&mut self.random, id, |random| cells(random, odd))).collect();
         let repeated: Vec<Observation> = all.iter().filter(|_| self.random.random_range(0..4) == 0).cloned().collect();
         all.extend(repeated);
         shuffle(&mut self.random, &mut all);
@@ -386,27 +371,22 @@ impl Trial<'_> {
     }
 }
 
-async fn run(seed: u64, readers: &mut Readers, tally: &mut Tally) -> anyhow::Result<()> {
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut setting = Setting::small();
-    setting.partition_by = Setting::LAYOUTS[random.random_range(0..Setting::LAYOUTS.len())];
-    setting.retention_hours = random.random_range(0..5);
-    setting.redraw(&mut random);
-    let lake = EngineLake::new().await?;
-    let store = lake.open(&setting)?;
-    let with_spark = seed.is_multiple_of(SPARK_SAMPLE);
-    let (model, past) = (Model::default(), BTreeMap::new());
-    let mut trial = Trial { random, setting, lake, store, model, clock: 0, past, readers, tally, with_spark };
-    let ended = trial.run().await;
-    ended.map_err(|trouble| trouble.context(format!("its tables stay in {}", trial.lake.keep().display())))
+/// Opens an engine with other options than before: with the key index as it was left, or with none.
+fn open(lake: &EngineLake, options: &mut DeltaOptions, random: &mut StdRng) -> anyhow::Result<DeltaTableStore> {
+    if redraw(options, random) { lake.open(options) } else { lake.open_with_index(options, None) }
 }
 
-fn seeds() -> VecDeque<u64> {
-    let Ok(asked) = std::env::var("LAKE_MODEL_SEEDS") else { return FAILED.iter().copied().chain(0..SEEDS).collect() };
-    match asked.split_once("..") {
-        Some((first, end)) => (first.parse().unwrap()..end.parse().unwrap()).collect(),
-        None => FAILED.iter().copied().chain(0..asked.parse().unwrap()).collect(),
-    }
+async fn run(seed: u64, readers: &mut Readers, tally: &mut Tally) -> anyhow::Result<()> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let partition_by = partition_by(LAYOUTS[random.random_range(0..LAYOUTS.len())]);
+    let mut options = DeltaOptions { partition_by, retention_hours: random.random_range(0..5), ..small() };
+    let lake = EngineLake::new().await?;
+    let store = open(&lake, &mut options, &mut random)?;
+    let with_spark = seed.is_multiple_of(SPARK_SAMPLE);
+    let (model, past) = (Model::default(), BTreeMap::new());
+    let mut trial = Trial { random, options, lake, store, model, clock: 0, past, readers, tally, with_spark };
+    let ended = trial.run().await;
+    ended.map_err(|trouble| trouble.context(format!("its tables stay in {}", trial.lake.keep().display())))
 }
 
 /// Runs histories until there are none left; gives those that failed and what the others had in them.
@@ -441,7 +421,7 @@ fn work_off(left: &Mutex<VecDeque<u64>>, ended: &AtomicUsize) -> (Vec<u64>, Tall
 
 #[test]
 fn random_histories_end_equal_to_the_source() {
-    let seeds = seeds();
+    let seeds = VecDeque::from(history_seeds(FAILED, SEEDS));
     let (asked, started) = (seeds.len(), Instant::now());
     let (left, ended) = (Mutex::new(seeds), AtomicUsize::new(0));
     let (mut failed, mut total) = (Vec::new(), Tally::default());

@@ -6,23 +6,21 @@
 //! no task ends what it began.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-#[path = "engine_crash/death.rs"]
 mod death;
-#[path = "engine_crash/history.rs"]
 mod history;
-#[path = "engine_crash/life.rs"]
 mod life;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use lake_tests::engine::{Expected, Word, data_files, pass_time, space, space_batch};
-use lake_tests::readers::{Reader, Readers, Snapshot, ensure_log_is_sound};
+use lake_test_kit::log::ensure_log_is_sound;
+use lake_test_kit::time::{data_files, pass_time};
+use lake_tests::engine::{Expected, Word, space, space_batch};
+use lake_tests::readers::{Reader, Readers, Snapshot};
 use lake_writer::table_store::TableStore;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -52,7 +50,7 @@ const LONG_HOURS: u64 = 1_000;
 fn a_process_that_dies() -> anyhow::Result<()> {
     let Some(folder) = std::env::var_os(FOLDER) else { return Ok(()) };
     let death: Death = std::env::var(DEATH)?.parse()?;
-    live_through(Path::new(&folder), Arc::new(death.watcher()))
+    live_through(Path::new(&folder), &death.report())
 }
 
 /// What happened, so that it shows when something never does.
@@ -171,9 +169,9 @@ impl Judge {
         }
         in_a_life(folder, None, async |store| {
             for batch in &batches {
-                store.apply(space_batch(batch)?).await?;
+                store.apply(space_batch(batch)).await?;
             }
-            let again = store.apply(space_batch(&all)?).await?;
+            let again = store.apply(space_batch(&all)).await?;
             ensure!(again.tables.is_empty(), "delivered a third time it makes commits: {again:?}");
             store.compact(&space()).await?;
             store.maintain(&space()).await?;

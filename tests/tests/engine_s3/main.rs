@@ -5,11 +5,8 @@
 //! DuckDB from the bucket itself, and in the end by everybody. `LAKE_TEST_SEED` makes it another history, to look for trouble by hand.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-#[path = "engine_s3/mirror.rs"]
 mod mirror;
-#[path = "engine_s3/source.rs"]
 mod source;
-#[path = "engine_s3/tripwire.rs"]
 mod tripwire;
 
 use std::collections::BTreeMap;
@@ -18,17 +15,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use lake_shared::identity::TableKey;
 use lake_shared::names;
-use lake_tests::engine::{DeletionVectors, Expected, Setting, Step, Watched, Watcher, Word, space, space_batch};
+use lake_test_kit::dice::seed_or;
+use lake_test_kit::log::ensure_log_is_sound;
+use lake_test_kit::rows;
+use lake_test_kit::watcher::watched;
+use lake_tests::engine::{
+    DeletionVectors, DeltaOptions, Expected, Word, bytes, partition_by, small, space, space_batch,
+};
 use lake_tests::parts::ObjectStore;
-use lake_tests::readers::{Reader, Readers, Snapshot, ensure_log_is_sound};
+use lake_tests::readers::{Reader, Readers, Snapshot};
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::sqlite::SqliteMetastore;
 use lake_writer::table_store::delta::DeltaTableStore;
 use lake_writer::table_store::lake_store::{LakeStore, LakeStoreConfig, S3Config};
 use lake_writer::table_store::{StoreError, TableStore};
-use object_store::path::Path as Key;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
@@ -51,14 +52,9 @@ const PART_BYTES: u64 = 5 << 20;
 const PATIENCE: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(50);
 
-fn seed() -> u64 {
-    std::env::var("LAKE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(SEED)
-}
-
 /// Where a table is in the bucket.
 fn path_of(document_type: &str) -> PathBuf {
-    let key = TableKey { space: space(), document_type: document_type.into() };
-    Path::new(PREFIX).join(names::table_path(&key))
+    Path::new(PREFIX).join(names::table_path(&rows::table(document_type)))
 }
 
 fn config(s3: &ObjectStore) -> LakeStoreConfig {
@@ -78,7 +74,7 @@ fn config(s3: &ObjectStore) -> LakeStoreConfig {
 /// A lake in a bucket, and its history.
 struct Trial {
     random: StdRng,
-    setting: Setting,
+    options: DeltaOptions,
     config: LakeStoreConfig,
     tripwire: Arc<Tripwire>,
     /// The database of the metastore and the key indexes.
@@ -102,16 +98,16 @@ struct Trial {
 /// An engine that knows nothing yet, as after a start; `index` is the number of its key index.
 fn open(
     config: &LakeStoreConfig,
-    setting: &Setting,
+    options: &DeltaOptions,
     own: &Path,
     index: u32,
     tripwire: &Arc<Tripwire>,
 ) -> anyhow::Result<DeltaTableStore> {
     let wire = Arc::clone(tripwire);
-    let watcher: Watcher = Arc::new(move |step: Step, _: &Key| wire.touch(step));
-    let lake = LakeStore::open(config)?.wrapped(|inner| Arc::new(Watched::new(inner, watcher)));
+    let lake = LakeStore::open(config)?.wrapped(|inner| watched(inner, move |step, _| wire.touch(step)));
     let metastore = SqliteMetastore::file(&own.join("metastore.sqlite"));
-    let options = setting.options(&own.join(format!("index-{index}")));
+    let index_folder = Some(own.join(format!("index-{index}")));
+    let options = DeltaOptions { index_folder, ..options.clone() };
     Ok(DeltaTableStore::new(Arc::new(lake), Arc::new(metastore), options))
 }
 
@@ -125,20 +121,20 @@ impl Trial {
         LakeStore::open(&config)?.probe().await?;
         let own = TempDir::with_prefix("lake-test-own-")?;
         SqliteMetastore::file(&own.path().join("metastore.sqlite")).migrate().await?;
-        let setting = Setting {
-            partition_by: &["supervisor_id"],
+        let options = DeltaOptions {
+            partition_by: partition_by(&["supervisor_id"]),
             deletion_vectors: DeletionVectors::Auto,
             columns_max: COLUMNS_MAX,
             // The large files shall not be cut.
-            target_file_bytes: 64 << 20,
+            target_file_bytes: bytes(64 << 20),
             checkpoint_every_commits: 3,
-            ..Setting::small()
+            ..small()
         };
         let tripwire = Arc::new(Tripwire::of(s3));
-        let store = open(&config, &setting, own.path(), 0, &tripwire)?;
+        let store = open(&config, &options, own.path(), 0, &tripwire)?;
         Ok(Self {
             random: StdRng::seed_from_u64(seed),
-            setting,
+            options,
             config,
             tripwire,
             own,
@@ -165,7 +161,7 @@ impl Trial {
             1 => self.random.random_range(0..self.indexes),
             _ => self.indexes - 1,
         };
-        self.store = open(&self.config, &self.setting, self.own.path(), index, &self.tripwire)?;
+        self.store = open(&self.config, &self.options, self.own.path(), index, &self.tripwire)?;
         Ok(())
     }
 
@@ -206,7 +202,7 @@ impl Trial {
             self.open_again()?;
         }
         let words = self.source.words(&mut self.random, round);
-        let batch = space_batch(&words)?;
+        let batch = space_batch(&words);
         let wire = self.wire(3);
         self.persist(wire, async |store| store.apply(batch.clone()).await).await.context("apply a batch")?;
         words.iter().for_each(|word| self.expected.hear(word));
@@ -256,7 +252,7 @@ impl Trial {
             if self.random.random_range(0..4) == 0 {
                 self.open_again()?;
             }
-            let batch = space_batch(&words)?;
+            let batch = space_batch(&words);
             let applied = self.persist(None, async |store| store.apply(batch.clone()).await).await?;
             ensure!(applied.tables.is_empty(), "delivered again it makes commits: {applied:?}");
         }
@@ -280,7 +276,7 @@ impl Trial {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_killed_loses_and_duplicates_nothing() -> anyhow::Result<()> {
-    let (seed, started) = (seed(), Instant::now());
+    let (seed, started) = (seed_or(SEED), Instant::now());
     println!("seed {seed}");
     let mut trial = Trial::begin(seed).await?;
     for round in 0..ROUNDS {

@@ -11,9 +11,9 @@ use lake_shared::identity::{Kind, Space};
 use lake_shared::queue::{QueueError, Receipt};
 use tokio::time::Instant;
 
-use super::IngestOptions;
-use super::buffer::{IngestBuffer, RETRY, SLOW_AFTER};
-use super::message::{BufferedMessage, bytes_of, merged};
+use crate::ingest::IngestOptions;
+use crate::ingest::buffer::{IngestBuffer, RETRY, SLOW_AFTER};
+use crate::ingest::message::{BufferedMessage, bytes_of, merged};
 use crate::table_store::{SpaceBatch, TableRows};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,23 +1,25 @@
-//! Somebody else who commits to the lake's tables: python deltalake, or Spark.
+//! Commits of a concurrent writer to the lake's tables: python deltalake, or Spark.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::ensure;
-use lake_tests::engine::{Cell, EngineLake, NOTE, NewRow, write_parquet};
+use lake_test_kit::history::{TYPES, id_text};
+use lake_test_kit::time::NOTE;
+use lake_tests::engine::{Cell, EngineLake, NewRow, write_parquet};
 use lake_tests::parts::{Spark, sql_name};
 use lake_tests::readers::{Readers, Snapshot};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::history::{Model, TYPES, id_text, supervisor};
+use crate::model::{Model, supervisor};
 
-/// A property that means nothing to anybody.
-const PROPERTY: &str = "stranger.note";
+/// A property without a meaning to any reader or writer.
+const PROPERTY: &str = "other.note";
 
-/// One intrusion: into what, and by whom.
-pub struct Intrusion<'trial> {
+/// One commit of a concurrent writer, and what it needs.
+pub struct ExternalCommit<'trial> {
     pub random: &'trial mut StdRng,
     pub lake: &'trial EngineLake,
     pub model: &'trial mut Model,
@@ -28,7 +30,7 @@ pub struct Intrusion<'trial> {
     pub vacuumed: Option<usize>,
 }
 
-impl Intrusion<'_> {
+impl ExternalCommit<'_> {
     /// Does something to a random table that has rows, and to the model the same. Tells what it did.
     pub fn happen(&mut self, tables: &BTreeMap<usize, Snapshot>) -> anyhow::Result<Option<String>> {
         let filled: Vec<(&usize, &Snapshot)> = tables.iter().filter(|(_, table)| !table.rows.is_empty()).collect();
@@ -49,21 +51,21 @@ impl Intrusion<'_> {
                 format!("deleted {target}")
             }
             2 | 3 => {
-                // Only a column that the lake made: what a stranger adds means nothing to it.
+                // Only a column that the lake made: the lake ignores what other writers add.
                 let texts = |(_, source): &(&String, &String)| source.starts_with("/p");
                 let Some((column, source)) = table.sources.iter().find(texts) else { return Ok(None) };
-                let statement = format!("UPDATE {name} SET `{column}` = 'strange' WHERE {target}");
-                self.either(&statement, |readers| readers.update(&folder, column, "'strange'", &target))?;
-                self.model.set(id, source, "strange");
+                let statement = format!("UPDATE {name} SET `{column}` = 'other' WHERE {target}");
+                self.either(&statement, |readers| readers.update(&folder, column, "'other'", &target))?;
+                self.model.set(id, source, "other");
                 format!("updated {column} of {target}")
             }
             4 | 5 => self.append(&folder, number, table)?,
             6 => {
-                if table.sources.contains_key("stranger") {
+                if table.sources.contains_key("foreign") {
                     return Ok(None);
                 }
-                let statement = format!("ALTER TABLE {name} ADD COLUMN stranger STRING");
-                self.either(&statement, |readers| readers.add_column(&folder, "stranger"))?;
+                let statement = format!("ALTER TABLE {name} ADD COLUMN foreign STRING");
+                self.either(&statement, |readers| readers.add_column(&folder, "foreign"))?;
                 "added a column".to_owned()
             }
             7 => {
@@ -91,7 +93,7 @@ impl Intrusion<'_> {
             }
             _ => self.overwrite(&folder, number, table)?,
         };
-        Ok(Some(format!("a stranger {done} in table {number}")))
+        Ok(Some(format!("a concurrent writer {done} in table {number}")))
     }
 
     fn either(
@@ -106,7 +108,7 @@ impl Intrusion<'_> {
         }
     }
 
-    /// Appends rows with ids that nobody has.
+    /// Appends rows with ids that no other row has.
     fn append(&mut self, folder: &Path, number: usize, table: &Snapshot) -> anyhow::Result<String> {
         let rows = self.new_rows(number, table);
         let file = self.write(&rows, table)?;

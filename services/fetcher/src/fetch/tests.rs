@@ -1,21 +1,19 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures::stream::BoxStream;
 use lake_hq::documents::case::CaseOptions;
-use lake_hq::source::{
-    BlobReference, BlobStore, FormRows, Hq, HqDatabase, LocationKeys, LocationRows, LocationStep, ReadFrom,
-    SourceError, TakeTreeRow, TreeExtent,
-};
-use lake_hq::users::NoUsers;
+use lake_hq::source::{ReadFrom, SourceError};
 use lake_proto::queue::v1::{Quarantined, RecordBatch};
-use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 use lake_shared::wire;
+use lake_simulated_hq::memory_hq::MemoryHq;
+use lake_simulated_hq::scripted_hq::{Question, Script, ScriptedHq};
+use lake_simulated_hq::single_rows::{case, form, form_xml, remove_form_xml};
+use lake_simulated_hq::turn::{Mutation, Table};
+use lake_test_kit::recording_queue::RecordingQueue;
+use lake_test_kit::waiting::until;
 use serde_json::json;
 
 use super::*;
@@ -33,135 +31,74 @@ enum Form {
     Gone,
 }
 
-/// An HQ with these cases (id → domain, and whether it is soft-deleted) and a queue that takes everything.
-#[derive(Default)]
+impl Form {
+    /// HQ gets the form into this state.
+    fn mutations(self, id: &str) -> Vec<Mutation> {
+        match self {
+            Self::Live(key) => [vec![form(id, "row", 1)], form_xml(id, key).into()].concat(),
+            Self::Archived => vec![form(id, "row", 2), remove_form_xml(id)],
+            Self::Gone => vec![Mutation::remove(Table::Form, json!({ "form_id": id })), remove_form_xml(id)],
+        }
+    }
+}
+
+/// What happens to a form before the blob of a key is read.
+struct BeforeBlob(HashMap<&'static str, (&'static str, Form)>);
+
+#[async_trait]
+impl Script for BeforeBlob {
+    async fn before(&self, question: &Question, hq: &MemoryHq) -> Result<(), SourceError> {
+        if let Question::Blob(key) = question
+            && let Some((id, form)) = self.0.get(key.as_str())
+        {
+            hq.change(&form.mutations(id));
+        }
+        Ok(())
+    }
+}
+
+/// An HQ, and a queue that takes everything.
 struct World {
-    cases: HashMap<String, (String, bool)>,
-    forms: Mutex<BTreeMap<&'static str, Form>>,
-    /// What happens to a form before the key is asked for.
-    before_blob: HashMap<&'static str, (&'static str, Form)>,
-    /// Ids of each reading of forms, and from where.
-    form_readings: Mutex<Vec<(BTreeSet<String>, ReadFrom)>>,
-    published: Mutex<Vec<RecordBatch>>,
-    quarantined: Mutex<Vec<Quarantined>>,
-    wanted: Mutex<Vec<Wanted>>,
-}
-
-#[async_trait]
-impl HqDatabase for World {
-    async fn cases(&self, ids: &[String], _: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
-        let rows = |id: &String| {
-            let (domain, deleted) = self.cases.get(id)?;
-            let case = json!({"case_id": id, "domain": domain, "type": "person", "deleted": deleted,
-                "server_modified_on": "2026-01-05T10:11:12.240000Z", "case_json": "{}"});
-            Some(CaseRows { case: case.as_object()?.clone(), ..CaseRows::default() })
-        };
-        Ok(ids.iter().map(|id| Observation { id: id.clone(), observed_us: 1, rows: rows(id) }).collect())
-    }
-    async fn latest_cases(&self, wanted: &[Wanted]) -> Result<Vec<Observation<CaseRows>>, SourceError> {
-        self.wanted.lock().unwrap().extend_from_slice(wanted);
-        let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
-        self.cases(&ids, ReadFrom::Primary).await
-    }
-    async fn forms(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
-        let forms = self.forms.lock().unwrap();
-        let mut readings = self.form_readings.lock().unwrap();
-        readings.push((ids.iter().cloned().collect(), from));
-        let rows = |id: &String| {
-            let form = *forms.get(id.as_str())?;
-            let (state, key) = match form {
-                Form::Live(key) => (1, Some(key)),
-                Form::Archived => (2, None),
-                Form::Gone => return None,
-            };
-            let row = json!({"form_id": id, "domain": "row", "xmlns": "x", "state": state,
-                "received_on": "2026-01-05T10:11:12.240000Z"});
-            let blob = |key: &str| BlobReference { key: key.into(), compressed: false, content_length: 1 };
-            Some(FormRows { form: row.as_object()?.clone(), xml: key.map(blob), ..FormRows::default() })
-        };
-        let observed_us = readings.len() as i64;
-        Ok(ids.iter().map(|id| Observation { id: id.clone(), observed_us, rows: rows(id) }).collect())
-    }
-    async fn latest_forms(&self, wanted: &[Wanted]) -> Result<Vec<Observation<FormRows>>, SourceError> {
-        let ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
-        self.forms(&ids, ReadFrom::Replica).await
-    }
-    async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
-        Ok(LocationRows::default())
-    }
-    async fn location_ancestors(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
-        Ok(Vec::new())
-    }
-    async fn location_children(&self, _: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
-        Ok(Vec::new())
-    }
-    async fn location_tree(&self, _: &str, _: TreeExtent<'_>, _: &mut TakeTreeRow<'_>) -> Result<i64, SourceError> {
-        Ok(0)
-    }
-    async fn check(&self) -> Result<(), SourceError> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl BlobStore for World {
-    /// There is what has a key that begins with `kept`.
-    async fn get(&self, blob: &BlobReference) -> Result<Option<Bytes>, SourceError> {
-        if let Some((id, form)) = self.before_blob.get(blob.key.as_str()) {
-            self.forms.lock().unwrap().insert(id, *form);
-        }
-        Ok(blob.key.starts_with("kept").then(|| Bytes::from_static(b"<data xmlns=\"x\"><answer>42</answer></data>")))
-    }
-    async fn check(&self) -> Result<(), SourceError> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Queue for World {
-    async fn publish(&self, message: Message) -> Result<(), PublishError> {
-        if message.subject.starts_with("lake.quarantine.") {
-            self.quarantined.lock().unwrap().push(wire::decode(&message.payload).unwrap());
-        } else {
-            self.published.lock().unwrap().push(wire::decode(&message.payload).unwrap());
-        }
-        Ok(())
-    }
-    async fn consumer(&self, _: Stream, _: ConsumerOptions) -> Result<Box<dyn Consumer>, QueueError> {
-        unreachable!("nobody consumes here")
-    }
-    async fn broadcast(&self, _: &str, _: Bytes) -> Result<(), QueueError> {
-        Ok(())
-    }
-    async fn listen(&self, _: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
-        Ok(Box::pin(futures::stream::empty()))
-    }
-    fn payload_size_max(&self) -> usize {
-        1 << 20
-    }
-    async fn check(&self) -> Result<(), QueueError> {
-        Ok(())
-    }
+    hq: Arc<ScriptedHq<BeforeBlob>>,
+    queue: Arc<RecordingQueue>,
 }
 
 impl World {
-    fn of(cases: &[(&str, &str, bool)]) -> Arc<Self> {
-        let cases = cases.iter().map(|&(id, domain, deleted)| (id.to_owned(), (domain.to_owned(), deleted)));
-        Arc::new(Self { cases: cases.collect(), ..Self::default() })
+    /// With these cases: id, domain, and whether it is soft-deleted.
+    fn of(cases: &[(&str, &str, bool)]) -> Self {
+        let world = Self::before_blob(&[]);
+        world
+            .hq
+            .memory
+            .change(&cases.iter().map(|&(id, domain, deleted)| case(id, domain, deleted)).collect::<Vec<_>>());
+        world
     }
 
-    fn fetcher(self: &Arc<Self>, take: TakeConfig, options: FetchOptions) -> Fetcher {
-        let hq = Hq { database: Arc::clone(self) as _, blobs: Arc::clone(self) as _, users: Arc::new(NoUsers) };
-        Fetcher { hq, queue: Arc::clone(self) as _, take, case_options: CaseOptions::default(), options }
+    fn before_blob(before_blob: &[(&'static str, (&'static str, Form))]) -> Self {
+        let hq = ScriptedHq::new(BeforeBlob(before_blob.iter().copied().collect()));
+        Self { hq, queue: Arc::default() }
+    }
+
+    fn fetcher(&self, take: TakeConfig, options: FetchOptions) -> Fetcher {
+        let queue = Arc::<RecordingQueue>::clone(&self.queue);
+        Fetcher { hq: self.hq.hq(), queue, take, case_options: CaseOptions::default(), options }
+    }
+
+    fn batches(&self) -> Vec<RecordBatch> {
+        self.queue.payloads("lake.records.").iter().map(|payload| wire::decode(payload).unwrap()).collect()
+    }
+
+    fn quarantined(&self) -> Vec<Quarantined> {
+        self.queue.payloads("lake.quarantine.").iter().map(|payload| wire::decode(payload).unwrap()).collect()
     }
 
     /// What was published so far: by domain, ids of records and ids of tombstones.
     fn published(&self) -> BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)> {
         let mut by_domain: BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)> = BTreeMap::new();
-        for batch in self.published.lock().unwrap().iter() {
-            let (records, tombstones) = by_domain.entry(batch.domain.clone()).or_default();
-            records.extend(batch.records.iter().map(|record| record.id.clone()));
-            tombstones.extend(batch.tombstones.iter().map(|tombstone| tombstone.id.clone()));
+        for batch in self.batches() {
+            let (records, tombstones) = by_domain.entry(batch.domain).or_default();
+            records.extend(batch.records.into_iter().map(|record| record.id));
+            tombstones.extend(batch.tombstones.into_iter().map(|tombstone| tombstone.id));
         }
         by_domain
     }
@@ -219,7 +156,9 @@ async fn hq_is_told_what_changed_when_and_what_was_deleted() {
     let changes = [("a".to_owned(), changed), ("b".to_owned(), change(&["d"], true))].into();
     let fetcher = world.fetcher(TakeConfig::EVERYTHING, FetchOptions::default());
     fetcher.fetch(Kind::Case, changes, &CancellationToken::new()).await.unwrap();
-    let mut wanted = world.wanted.lock().unwrap().clone();
+    let asked = world.hq.asked();
+    let [Question::LatestCases(wanted)] = asked.as_slice() else { panic!("{asked:?}") };
+    let mut wanted = wanted.clone();
     wanted.sort_by(|one, other| one.id.cmp(&other.id));
     let expected = [
         Wanted { id: "a".into(), changed_us: 7, deleted: false },
@@ -229,14 +168,13 @@ async fn hq_is_told_what_changed_when_and_what_was_deleted() {
 }
 
 /// Fetches these forms from a world in which something happens before a blob is read.
-async fn fetched_forms(
-    forms: &[(&'static str, Form)],
-    before_blob: &[(&'static str, (&'static str, Form))],
-) -> Arc<World> {
-    let (forms, before_blob) = (forms.iter().copied().collect(), before_blob.iter().copied().collect());
-    let world = Arc::new(World { forms: Mutex::new(forms), before_blob, ..World::default() });
+async fn fetched_forms(forms: &[(&'static str, Form)], before_blob: &[(&'static str, (&'static str, Form))]) -> World {
+    let world = World::before_blob(before_blob);
+    forms.iter().for_each(|(id, form)| world.hq.memory.change(&form.mutations(id)));
+    let content = b"<data xmlns=\"x\"><answer>42</answer></data>".to_vec();
+    world.hq.memory.change(&[Mutation::PutBlob { key: "kept".into(), content, gzip: false }]);
     // The message is silent on the domain.
-    let changes = world.forms.lock().unwrap().keys().map(|id| ((*id).to_owned(), change(&[], false))).collect();
+    let changes = forms.iter().map(|(id, _)| ((*id).to_owned(), change(&[], false))).collect();
     let fetcher = world.fetcher(TakeConfig::EVERYTHING, FetchOptions::default());
     fetcher.fetch(Kind::Form, changes, &CancellationToken::new()).await.unwrap();
     world
@@ -247,9 +185,8 @@ async fn fetched_forms(
 async fn a_form_that_vanishes_while_its_xml_is_read_leaves() {
     let world = fetched_forms(&[("f", Form::Live("a")), ("g", Form::Live("kept"))], &[("a", ("f", Form::Gone))]).await;
     assert_eq!(world.published(), BTreeMap::from([("row".to_owned(), (ids(&["g"]), ids(&["f"])))]));
-    assert_eq!(world.quarantined.lock().unwrap().as_slice(), []);
-    let gone: Vec<Tombstone> =
-        world.published.lock().unwrap().iter().flat_map(|batch| batch.tombstones.clone()).collect();
+    assert_eq!(world.quarantined(), []);
+    let gone: Vec<Tombstone> = world.batches().into_iter().flat_map(|batch| batch.tombstones).collect();
     assert_eq!((gone[0].reason.as_str(), gone[0].observed_us), ("missing", 2), "the later look counts");
     let world = fetched_forms(&[("f", Form::Live("a"))], &[("a", ("f", Form::Archived))]).await;
     assert_eq!(world.published(), BTreeMap::from([("row".to_owned(), (ids(&[]), ids(&["f"])))]));
@@ -258,10 +195,10 @@ async fn a_form_that_vanishes_while_its_xml_is_read_leaves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_form_whose_xml_is_replaced_while_it_is_read_has_the_later_answers() {
     let world = fetched_forms(&[("f", Form::Live("a"))], &[("a", ("f", Form::Live("kept")))]).await;
-    let record = world.published.lock().unwrap()[0].records[0].clone();
+    let record = world.batches().remove(0).records.remove(0);
     let document: Value = serde_json::from_slice(&record.document).unwrap();
     assert_eq!((document["form"]["answer"].as_str(), record.observed_us), (Some("42"), 2));
-    assert_eq!(world.quarantined.lock().unwrap().as_slice(), []);
+    assert_eq!(world.quarantined(), []);
     // However often that happens.
     let forms = [("f", Form::Live("a"))];
     let world = fetched_forms(&forms, &[("a", ("f", Form::Live("b"))), ("b", ("f", Form::Gone))]).await;
@@ -276,11 +213,16 @@ async fn forms_whose_xml_is_lost_are_asked_for_once_more_all_together() {
     let world = fetched_forms(&forms, &[]).await;
     assert_eq!(world.published()["row"], (ids(&["a", "b", "c", "d"]), ids(&[])));
     let mut reasons: Vec<(String, String)> =
-        world.quarantined.lock().unwrap().iter().map(|entry| (entry.id.clone(), entry.reason.clone())).collect();
+        world.quarantined().into_iter().map(|entry| (entry.id, entry.reason)).collect();
     reasons.sort();
     assert_eq!(reasons, lost.map(|id| (id.to_owned(), "form_xml_missing".to_owned())));
-    let readings = world.form_readings.lock().unwrap().clone();
-    assert_eq!(readings, [(ids(&["a", "b", "c", "d"]), ReadFrom::Replica), (ids(&lost), ReadFrom::Primary)]);
+    let asked = world.hq.asked();
+    let readings: Vec<&Question> = asked.iter().filter(|question| !matches!(question, Question::Blob(_))).collect();
+    let [Question::LatestForms(wanted), Question::Forms(again, ReadFrom::Primary)] = readings.as_slice() else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(wanted.iter().map(|wanted| wanted.id.clone()).collect::<BTreeSet<_>>(), ids(&["a", "b", "c", "d"]));
+    assert_eq!(again.iter().cloned().collect::<BTreeSet<_>>(), ids(&lost));
 }
 
 fn publish(feed: &MemoryFeed, domain: &str, ids: std::ops::Range<usize>) {
@@ -288,15 +230,6 @@ fn publish(feed: &MemoryFeed, domain: &str, ids: std::ops::Range<usize>) {
         let message = json!({"document_id": format!("{domain} {number}"), "domain": domain});
         feed.publish("case-sql", message.to_string());
     }
-}
-
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let patience = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), patience).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 fn tombstones(world: &World, domain: &str) -> usize {

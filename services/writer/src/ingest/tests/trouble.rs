@@ -7,8 +7,8 @@ use futures::future::join_all;
 use lake_proto::queue::v1::RowBatch;
 use lake_shared::queue::{ConsumerOptions, Queue, Stream};
 
-use super::IngestOptions;
-use super::tests::{FakeStore, message, payload, quick, start};
+use super::{FakeStore, message, payload, quick, start};
+use crate::ingest::IngestOptions;
 
 /// Messages of a space that cannot be committed, many more than the room has place for; then those of another space.
 async fn one_space_fails(options: IngestOptions) {

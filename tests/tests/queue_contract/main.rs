@@ -4,7 +4,6 @@
 //! Where a promise is about time, the test waits for just that time; everything else waits for a condition.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-#[path = "queue_contract/ground.rs"]
 mod ground;
 
 use std::collections::{HashMap, HashSet};

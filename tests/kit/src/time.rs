@@ -1,4 +1,4 @@
-//! Time that passes for a table: clocks are set back on disk, as nobody waits for hours.
+//! Time that passes for a table: a test cannot wait for hours, so the times on disk are set back instead.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -19,7 +19,8 @@ use tempfile::NamedTempFile;
 /// Where the engine notes, beside a table, which files are superseded and since when.
 pub const NOTE: &str = "_lake/superseded_files.json";
 
-const HOUR_MS: i64 = 3_600_000;
+/// Milliseconds of an hour.
+pub const HOUR_MS: i64 = 3_600_000;
 
 /// Everything that happened to a table up to a version happened so many hours earlier: what the log says about removals, what the engine
 /// noted, and all data files and deletion vectors.
@@ -54,20 +55,21 @@ pub fn pass_time(table: &Path, hours: u64, up_to: Option<u64>) -> anyhow::Result
     set_back_note(table, earlier_ms, |_| true).map(drop)
 }
 
-/// The engine noted these deletion vectors so many milliseconds earlier. Whether there is a note.
+/// The engine noted these deletion vectors so many milliseconds earlier. Answers how many the note has, `None` where there is no note.
 ///
 /// # Errors
 /// When it cannot be read or written.
-pub fn set_back_note(table: &Path, earlier_ms: i64, which: impl Fn(&str) -> bool) -> anyhow::Result<bool> {
+pub fn set_back_note(table: &Path, earlier_ms: i64, which: impl Fn(&str) -> bool) -> anyhow::Result<Option<usize>> {
     let note = table.join(NOTE);
-    let Ok(text) = fs::read_to_string(&note) else { return Ok(false) };
+    let Ok(text) = fs::read_to_string(&note) else { return Ok(None) };
     let mut noted: Value = serde_json::from_str(&text)?;
     let files = noted["files"].as_object_mut().context("a note without files")?;
     for (_, since) in files.iter_mut().filter(|(path, _)| which(path)) {
         *since = (since.as_i64().context("a note without a time")? - earlier_ms).into();
     }
+    let count = files.len();
     exchange(&note, noted.to_string().as_bytes())?;
-    Ok(true)
+    Ok(Some(count))
 }
 
 /// Data files and deletion vectors below a folder, in use or not.
@@ -96,7 +98,11 @@ fn exchange(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn set_back_entry(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
+/// What an entry of the log removes was removed so many milliseconds earlier.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn set_back_entry(path: &Path, earlier_ms: i64) -> anyhow::Result<()> {
     let mut lines = String::new();
     for line in fs::read_to_string(path)?.lines() {
         let mut action: Value = serde_json::from_str(line)?;
