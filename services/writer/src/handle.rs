@@ -170,5 +170,4 @@ impl WriterHandle {
 }
 
 #[cfg(test)]
-#[path = "handle_tests.rs"]
 mod tests;
