@@ -21,8 +21,8 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Change;
+use crate::fetcher::{Fetcher, Stopping};
 use crate::metric_names;
-use crate::pipeline::{Fetcher, Stopping};
 use crate::publisher::{Destination, Outgoing};
 
 /// Ids of a batch, each with what the messages said of it.
