@@ -12,9 +12,9 @@ use crate::parts::binary_path;
 pub struct Outcome {
     /// Exit code; `None` when a signal ended it.
     pub code: Option<i32>,
-    /// Standard output.
+    /// What it printed to standard output.
     pub stdout: String,
-    /// Standard error.
+    /// What it printed to standard error.
     pub stderr: String,
 }
 

@@ -17,7 +17,7 @@ pub const DOMAIN: &str = "demo-space";
 /// A server with a tree. Location number n has the primary key n and the location id md5(n); the root is number 1, each level's numbers
 /// follow those of the level above, and the children of one location follow each other.
 pub struct LocationHq {
-    /// The server.
+    /// The Postgres server, which ends with this value.
     pub server: Postgres,
     /// Its database, to be changed.
     pub database: PgPool,
@@ -80,7 +80,7 @@ impl LocationHq {
         Ok(())
     }
 
-    /// Runs statements.
+    /// Runs SQL statements in HQ's database.
     ///
     /// # Errors
     /// When the server refuses.
@@ -107,7 +107,7 @@ impl LocationHq {
     /// When the database cannot be used.
     pub async fn hq(&self) -> anyhow::Result<Hq> {
         let config = HqPostgresConfig::of_url(self.url.as_str());
-        let nobody = MemoryHq::new().hq();
-        Ok(Hq { database: Arc::new(PostgresHq::connect(&config).await?), ..nobody })
+        let empty = MemoryHq::new().hq();
+        Ok(Hq { database: Arc::new(PostgresHq::connect(&config).await?), ..empty })
     }
 }

@@ -5,7 +5,6 @@
 
 mod content;
 mod inquiry;
-mod log;
 mod session;
 mod snapshot;
 mod statistics;
@@ -20,7 +19,6 @@ use crate::parts::{ObjectStore, installed};
 
 pub use self::content::{Content, Row};
 pub use self::inquiry::{Answer, Condition, Inquiry, Test};
-pub use self::log::{LogFigures, ensure_log_is_sound, removals_of};
 pub use self::session::{Reader, Readers};
 pub use self::snapshot::Snapshot;
 

@@ -39,7 +39,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 pub struct RealParts {
     /// HQ's databases and the metastore.
     pub postgres: Postgres,
-    /// The queue.
+    /// The queue: a NATS server with JetStream.
     pub nats: Nats,
     /// HQ's change feed.
     pub kafka: Kafka,
@@ -173,7 +173,7 @@ impl RealParts {
         self.store.environment().into_iter().filter(is_credential).collect()
     }
 
-    /// Section `[kafka]` of whoever reads the change feed.
+    /// Section `[kafka]` of a service that reads the change feed.
     pub fn kafka_section(&self) -> String {
         // A fetcher that was killed is missed sooner than in production.
         let properties = "[kafka.properties]\n\"session.timeout.ms\" = \"6000\"\n";
@@ -240,7 +240,7 @@ fn kafka_lag(bootstrap: &str) -> anyhow::Result<i64> {
 
 /// A running service of the lake.
 pub struct Running {
-    /// The process.
+    /// Its process.
     pub service: Service,
     name: String,
     binary: &'static str,
@@ -325,7 +325,7 @@ impl LakeServices {
         Ok(Self { running })
     }
 
-    /// One of them.
+    /// A running service, by its name.
     pub fn get(&mut self, name: &str) -> anyhow::Result<&mut Running> {
         self.running.get_mut(name).with_context(|| format!("no service {name}"))
     }

@@ -8,7 +8,11 @@ use std::fs::File;
 use std::path::Path;
 
 use chrono::NaiveDate;
-use lake_tests::engine::{Cell, DeletionVectors, EngineLake, NewRow, Setting, batch, space, tombstone};
+use lake_test_kit::rows::ODD_TEXTS;
+use lake_tests::engine::{
+    Cell, DeletionVectors, DeltaOptions, EngineLake, LAYOUTS, NewRow, batch, bytes, partition_by, small, space,
+    tombstone,
+};
 use lake_tests::readers::{Condition, Inquiry, Reader, Readers, Row, Snapshot, Test};
 use lake_writer::table_store::TableStore;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -17,44 +21,18 @@ use rand::rngs::StdRng;
 
 const TYPE: &str = "person";
 
-/// Values that must be escaped in paths, and some that only look like it.
-const ODD: [&str; 22] = [
-    "a/b",
-    "a b",
-    "100%",
-    "%2F",
-    "a=b",
-    "ü",
-    "घर",
-    "\u{1f600}",
-    "..",
-    ".",
-    "a\\b",
-    "a\nb",
-    "'",
-    "\"",
-    "*",
-    "plain",
-    "Plain",
-    "PLAIN",
-    " ",
-    "~",
-    "x?y#z",
-    "a:b",
-];
-
 /// Rows are marked where the layout allows it; nothing is compacted.
-fn marking(partition_by: &'static [&'static str]) -> Setting {
-    Setting {
-        partition_by,
+fn marking(columns: &[&str]) -> DeltaOptions {
+    DeltaOptions {
+        partition_by: partition_by(columns),
         deletion_vectors: DeletionVectors::On,
         retention_hours: 24,
         columns_max: 100,
-        target_file_bytes: 1 << 30,
+        target_file_bytes: bytes(1 << 30),
         small_files_max: 10_000,
         deleted_share_max: 1.0,
         overlap_max: 10_000,
-        ..Setting::small()
+        ..small()
     }
 }
 
@@ -101,8 +79,8 @@ fn ensure_seen(
 }
 
 /// Five rounds over 600 ids; of each id the last row, or none.
-async fn live(lake: &EngineLake, setting: &Setting, supervisors: &[&str]) -> BTreeMap<String, NewRow> {
-    let store = lake.open(setting).unwrap();
+async fn live(lake: &EngineLake, options: &DeltaOptions, supervisors: &[&str]) -> BTreeMap<String, NewRow> {
+    let store = lake.open(options).unwrap();
     let mut held: BTreeMap<String, NewRow> = BTreeMap::new();
     for round in 0..5_i64 {
         let ids = if round == 0 { 0..600 } else { round * 90..round * 90 + 60 };
@@ -133,7 +111,7 @@ async fn live(lake: &EngineLake, setting: &Setting, supervisors: &[&str]) -> BTr
         let leaving: Vec<_> = if round == 0 { Vec::new() } else { leaving.collect() };
         held.extend(rows.iter().map(|row| (row.id.clone(), row.clone())));
         leaving.iter().for_each(|leaving| drop(held.remove(&leaving.id)));
-        store.apply(batch(&[(TYPE, rows)], leaving).unwrap()).await.unwrap();
+        store.apply(batch(&[(TYPE, rows)], leaving)).await.unwrap();
     }
     held
 }
@@ -144,29 +122,29 @@ type Shape = fn(&Snapshot) -> bool;
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_are_answered_from_every_layout() {
     let plain: &[&str] = &["anna", "Anna", "B-0_1.x"];
-    let partitions = Setting::LAYOUTS[1];
-    let off = Setting { deletion_vectors: DeletionVectors::Off, ..marking(&[]) };
-    let purged = Setting { deleted_share_max: 0.01, ..marking(&[]) };
+    let partitions = LAYOUTS[1];
+    let off = DeltaOptions { deletion_vectors: DeletionVectors::Off, ..marking(&[]) };
+    let purged = DeltaOptions { deleted_share_max: 0.01, ..marking(&[]) };
     // Files are closed early, and sorted into each other.
-    let clustered = Setting { target_file_bytes: 4_000, overlap_max: 1, ..purged.clone() };
-    let layouts: [(&str, Setting, &[&str], bool, Shape); 6] = [
+    let clustered = DeltaOptions { target_file_bytes: bytes(4_000), overlap_max: 1, ..purged.clone() };
+    let layouts: [(&str, DeltaOptions, &[&str], bool, Shape); 6] = [
         ("copy on write", off, plain, false, |table| table.hidden_rows == 0),
         ("deletion vectors", marking(&[]), plain, false, |table| table.hidden_rows > 200),
         ("compacted", purged, plain, true, |table| table.hidden_rows == 0),
         ("clustered", clustered, plain, true, |table| table.hidden_rows == 0 && table.files > 2),
         ("partitioned", marking(partitions), plain, false, |table| table.hidden_rows > 200 && table.files > 20),
-        ("odd partitions", marking(partitions), &ODD, false, |table| table.files > 100),
+        ("odd partitions", marking(partitions), &ODD_TEXTS, false, |table| table.files > 100),
     ];
     let mut readers = Readers::of_folders().unwrap();
     let columns =
         ["_id", "month", "supervisor_id", "server_modified_on", "_lake_version", "visits", "weight", "closed", "note"];
-    for (name, setting, supervisors, maintained, shape) in layouts {
+    for (name, options, supervisors, maintained, shape) in layouts {
         println!("{name}");
         let lake = EngineLake::new().await.unwrap();
-        let held = live(&lake, &setting, supervisors).await;
+        let held = live(&lake, &options, supervisors).await;
         if maintained {
-            let store = lake.open(&setting).unwrap();
-            store.apply(batch(&[], Vec::new()).unwrap()).await.unwrap();
+            let store = lake.open(&options).unwrap();
+            store.apply(batch(&[], Vec::new())).await.unwrap();
             store.maintain(&space()).await.unwrap();
         }
         let (folder, table) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
@@ -181,7 +159,7 @@ async fn conditions_are_answered_from_every_layout() {
 
         // Programs that know no deletion vectors: right where there are none, and told so where there are.
         let by_pyarrow = readers.read_by_pyarrow(&folder);
-        if table.hidden_rows == 0 && name != "odd partitions" && setting.deletion_vectors == DeletionVectors::Off {
+        if table.hidden_rows == 0 && name != "odd partitions" && options.deletion_vectors == DeletionVectors::Off {
             by_pyarrow.unwrap().ensure_is(&table.rows).unwrap();
         } else {
             let error = format!("{:#}", by_pyarrow.unwrap_err());
@@ -209,10 +187,10 @@ async fn the_folder_of_a_lake_has_an_odd_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_partitions_with_odd_values() {
     let lake = EngineLake::new().await.unwrap();
-    let setting = marking(Setting::LAYOUTS[1]);
-    let store = lake.open(&setting).unwrap();
+    let options = marking(LAYOUTS[1]);
+    let store = lake.open(&options).unwrap();
     let names: Vec<String> =
-        ODD.iter().map(|name| (*name).to_owned()).chain((0..227).map(|n| format!("s{n}"))).collect();
+        ODD_TEXTS.iter().map(|name| (*name).to_owned()).chain((0..227).map(|n| format!("s{n}"))).collect();
     // Eight months, one of them NULL, times 250 supervisors, one of them NULL; two rows each.
     let of = |id: usize, version| {
         let (partition, mut cells) = (id / 2, vec![("/visits", Cell::Number(id as i64))]);
@@ -221,10 +199,10 @@ async fn two_thousand_partitions_with_odd_values() {
         row(&format!("id-{id:04}"), version, cells)
     };
     let mut rows: Vec<NewRow> = (0..4_000).map(|id| of(id, 1)).collect();
-    store.apply(batch(&[(TYPE, rows.clone())], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, rows.clone())], Vec::new())).await.unwrap();
     let again: Vec<NewRow> = (0..4_000).step_by(16).map(|id| of(id, 2)).collect();
     again.iter().enumerate().for_each(|(n, row)| rows[n * 16] = row.clone());
-    store.apply(batch(&[(TYPE, again)], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, again)], Vec::new())).await.unwrap();
 
     let (folder, table) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
     assert_eq!(told(&table, &table.rows), expected(&rows));
@@ -239,7 +217,7 @@ async fn two_thousand_partitions_with_odd_values() {
         vec![Condition::is("_lake_version", "long", "2")],
     ];
     let few = Inquiry { whole: true, questions: questions.clone(), columns: Vec::new() };
-    questions.extend(ODD.iter().map(|name| vec![is(name)]));
+    questions.extend(ODD_TEXTS.iter().map(|name| vec![is(name)]));
     let all = Inquiry { questions, ..few.clone() };
     let mut readers = Readers::of_folders().unwrap();
     ensure_seen(&mut readers, &Reader::QUICK, &folder, None, &all, &table.rows);
@@ -257,7 +235,7 @@ async fn values_that_folders_cannot_tell_are_right_in_all_readers_but_polars() {
         row(&format!("id-{id}"), 1, names.get(id % 5).map(|name| ("+supervisor_id", Cell::Text(name.clone()))))
     };
     let rows: Vec<NewRow> = (0..50).map(of).collect();
-    store.apply(batch(&[(TYPE, rows.clone())], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, rows.clone())], Vec::new())).await.unwrap();
     let (folder, table) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
     assert_eq!(told(&table, &table.rows), expected(&rows));
     let mut inquiry = Inquiry::of_columns(&table, &["_id", "supervisor_id"], 3);
@@ -273,8 +251,8 @@ async fn values_that_folders_cannot_tell_are_right_in_all_readers_but_polars() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_columns_and_names_that_collide() {
     let lake = EngineLake::new().await.unwrap();
-    let setting = Setting { columns_max: 2_000, ..marking(&[]) };
-    let store = lake.open(&setting).unwrap();
+    let options = DeltaOptions { columns_max: 2_000, ..marking(&[]) };
+    let store = lake.open(&options).unwrap();
     let colliding =
         ["/Name", "/name", "/NAME", "/n\u{e4}me", "/N\u{c4}ME", "/a/b", "/a__b", "/A/B", "/domain", "/Domain"];
     let sources: Vec<String> = colliding
@@ -299,13 +277,13 @@ async fn two_thousand_columns_and_names_that_collide() {
         cells: colliding.iter().map(|name| ((*name).to_owned(), Cell::Text("first".into()))).collect(),
         ..of(0, 0, 1)
     };
-    store.apply(batch(&[(TYPE, vec![first])], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, vec![first])], Vec::new())).await.unwrap();
     let mut rows: Vec<NewRow> = (0..40).map(|id| of(id, 1, if id == 0 { 1 } else { 3 })).collect();
-    store.apply(batch(&[(TYPE, rows.clone())], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, rows.clone())], Vec::new())).await.unwrap();
     for (version, ids) in [(2, 3..9), (3, 7..11)] {
         let again: Vec<NewRow> = ids.clone().map(|id| of(id, version, 97)).collect();
         rows[ids].clone_from_slice(&again);
-        store.apply(batch(&[(TYPE, again)], Vec::new()).unwrap()).await.unwrap();
+        store.apply(batch(&[(TYPE, again)], Vec::new())).await.unwrap();
     }
     let (folder, table) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
     assert_eq!(table.kinds.len(), 2_000);
@@ -341,14 +319,12 @@ async fn two_thousand_columns_and_names_that_collide() {
 /// came; the versions before it have the old types.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_changes_and_the_past_keeps_the_old_one() {
-    for (partition_by, deletion_vectors) in [
-        (&[] as &'static [&'static str], DeletionVectors::On),
-        (&["supervisor_id"], DeletionVectors::On),
-        (&[], DeletionVectors::Off),
-    ] {
+    for (columns, deletion_vectors) in
+        [(&[] as &[&str], DeletionVectors::On), (&["supervisor_id"], DeletionVectors::On), (&[], DeletionVectors::Off)]
+    {
         let lake = EngineLake::new().await.unwrap();
-        let setting = Setting { deletion_vectors, ..marking(partition_by) };
-        let store = lake.open(&setting).unwrap();
+        let options = DeltaOptions { deletion_vectors, ..marking(columns) };
+        let store = lake.open(&options).unwrap();
         let cells = |id: i64| {
             vec![
                 ("/long", Cell::Number(id)),
@@ -374,12 +350,12 @@ async fn a_type_changes_and_the_past_keeps_the_old_one() {
         ];
         for step in steps {
             held.extend(step.iter().map(|row| (row.id.clone(), row.clone())));
-            store.apply(batch(&[(TYPE, step)], Vec::new()).unwrap()).await.unwrap();
+            store.apply(batch(&[(TYPE, step)], Vec::new())).await.unwrap();
             past.push((lake.snapshot(TYPE).await.unwrap().unwrap(), expected(held.values())));
         }
         let kinds = |at: usize| ["long", "double", "boolean", "same"].map(|name| past[at].0.kinds[name].as_str());
         assert_eq!(kinds(1), ["long", "double", "boolean", "long"]);
-        assert_eq!(kinds(6), ["string", "string", "string", "long"], "{setting:?}");
+        assert_eq!(kinds(6), ["string", "string", "string", "long"], "{options:?}");
         let folder = lake.table(TYPE);
         let mut readers = Readers::of_folders().unwrap();
         for (at, (table, expected)) in past.iter().enumerate() {
@@ -390,7 +366,7 @@ async fn a_type_changes_and_the_past_keeps_the_old_one() {
             let version = (at < past.len() - 1).then_some(table.version);
             ensure_seen(&mut readers, &Reader::QUICK, &folder, version, &inquiry, &table.rows);
             // Before the changes, between them, and now.
-            if at == 3 || [1, 6].contains(&at) && partition_by.is_empty() {
+            if at == 3 || [1, 6].contains(&at) && columns.is_empty() {
                 ensure_seen(&mut readers, &[Reader::Spark], &folder, version, &whole, &table.rows);
             }
         }
@@ -407,7 +383,7 @@ async fn vectors_hide_rows_over_the_borders_of_row_groups() {
         // In the order of ids within the file, as the months are.
         row(&format!("id-{id:06}"), version, [("/n", Cell::Number(id as i64)), ("+month", month((id / 70_000) as i64))])
     };
-    store.apply(batch(&[(TYPE, (0..ROWS).map(|id| of(id, 1)).collect())], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, (0..ROWS).map(|id| of(id, 1)).collect())], Vec::new())).await.unwrap();
     let (folder, first) = (lake.table(TYPE), lake.snapshot(TYPE).await.unwrap().unwrap());
     let file = SerializedFileReader::new(File::open(first.used.iter().next().unwrap()).unwrap()).unwrap();
     let groups: Vec<usize> = file.metadata().row_groups().iter().map(|group| group.num_rows() as usize).collect();
@@ -425,7 +401,7 @@ async fn vectors_hide_rows_over_the_borders_of_row_groups() {
     let changed: Vec<NewRow> = (0..ROWS).filter(|&id| id % 997 == 3 || near(id)).map(|id| of(id, 2)).collect();
     let gone = |id: usize| id % 1_009 == 7 && !near(id) && id % 997 != 3;
     let leaving = (0..ROWS).filter(|&id| gone(id)).map(|id| tombstone(&format!("id-{id:06}"), Some(2), 2)).collect();
-    store.apply(batch(&[(TYPE, changed.clone())], leaving).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, changed.clone())], leaving)).await.unwrap();
 
     let table = lake.snapshot(TYPE).await.unwrap().unwrap();
     assert!(table.hidden_rows > 270 && table.files == 2, "{} hidden rows, {} files", table.hidden_rows, table.files);

@@ -19,6 +19,7 @@ fn the_demo_can_be_repeated_and_its_lines_open_a_table() {
         let outcome = run("lake", &arguments, &[]).unwrap();
         assert_eq!(outcome.code, Some(0), "{}{}", outcome.stdout, outcome.stderr);
         assert!(outcome.stdout.contains("Ended cleanly"), "{}", outcome.stdout);
+        assert!(outcome.stdout.contains("Register household"), "names of forms: {}", outcome.stdout);
         let line =
             outcome.stdout.lines().map(str::trim).find(|line| line.contains("import polars")).unwrap().to_owned();
         let python = parts_dir().unwrap().join("python/bin");

@@ -1,4 +1,4 @@
-//! The files in `deploy/`, `docker-compose.yml` and the configuration table of the README hold together: with each other, with the
+//! The files in `deploy/`, `docker-compose.yml` and the tables of `deploy/guide/configure.md` hold together: with each other, with the
 //! binaries, and with the rules of their formats.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
@@ -11,6 +11,9 @@ use lake_tests::parts::parts_dir;
 use serde::Deserialize;
 
 const SERVICES: [&str; 4] = ["fetcher", "enricher", "writer", "lake"];
+
+/// Documents every key with its default.
+const GUIDE: &str = "deploy/guide/configure.md";
 
 fn root() -> PathBuf {
     lake_tests::package_file("..").canonicalize().unwrap()
@@ -107,7 +110,7 @@ fn commented_key(line: &str) -> Option<&str> {
     (!is_prose).then_some(text)
 }
 
-/// One section of the README's table.
+/// One section of the configuration, as the guide documents it.
 struct Documented {
     section: String,
     services: Vec<&'static str>,
@@ -116,21 +119,24 @@ struct Documented {
 }
 
 fn documented() -> Vec<Documented> {
-    let text = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let text = std::fs::read_to_string(root().join(GUIDE)).unwrap();
     let mut sections: Vec<Documented> = Vec::new();
-    let chapter = text.split_once("## Configuration").unwrap().1.split("\n## ").next().unwrap();
-    for line in chapter.lines() {
-        if let Some((section, who)) = line.strip_prefix("**`[").and_then(|rest| rest.split_once("]`** – ")) {
-            let services =
-                SERVICES.into_iter().filter(|service| who == "every service" || who.contains(service)).collect();
-            sections.push(Documented { section: section.to_owned(), services, keys: Vec::new() });
-        } else if let (Some(section), Some(row)) = (sections.last_mut(), line.strip_prefix("| `")) {
+    for line in text.lines() {
+        if let Some(section) = line.strip_prefix("## `[").and_then(|rest| rest.strip_suffix("]`")) {
+            sections.push(Documented { section: section.to_owned(), services: Vec::new(), keys: Vec::new() });
+            continue;
+        }
+        let Some(section) = sections.last_mut() else { continue };
+        if let Some(who) = line.strip_prefix("Services: ") {
+            section.services = SERVICES.into_iter().filter(|service| who == "all" || who.contains(service)).collect();
+        } else if let Some(row) = line.strip_prefix("| `") {
             let mut cells = row.split(" | ");
             let key = cells.next().unwrap().trim_end_matches('`').to_owned();
             section.keys.push((key, cells.next().unwrap().trim_matches('`').to_owned()));
         }
     }
-    assert_eq!(sections.len(), 16, "sections of the table");
+    assert_eq!(sections.len(), 16, "sections in {GUIDE}");
+    assert!(sections.iter().all(|section| !section.services.is_empty()), "a section in {GUIDE} names no service");
     sections
 }
 
@@ -144,7 +150,7 @@ fn known(service: &str, section: &str, more: &[(&str, &str)]) -> BTreeSet<String
 }
 
 #[test]
-fn the_readme_documents_exactly_the_keys_that_the_binaries_know() {
+fn the_guide_documents_exactly_the_keys_that_the_binaries_know() {
     let sections = documented();
     for Documented { section, services, keys } in &sections {
         for service in services {
@@ -162,7 +168,7 @@ fn the_readme_documents_exactly_the_keys_that_the_binaries_know() {
                 }
             }
             let told: BTreeSet<String> = keys.iter().map(|(key, _)| key.clone()).collect();
-            assert_eq!(told, real, "README.md against {service}, section [{section}]");
+            assert_eq!(told, real, "{GUIDE} against {service}, section [{section}]");
         }
     }
     for service in SERVICES {
@@ -178,7 +184,7 @@ fn the_readme_documents_exactly_the_keys_that_the_binaries_know() {
 }
 
 #[test]
-fn the_samples_show_the_defaults_that_the_readme_tells() {
+fn the_samples_show_the_defaults_that_the_guide_tells() {
     for Documented { section, services, keys } in documented() {
         let text = std::fs::read_to_string(sample(services[0])).unwrap();
         let mut inside = String::new();
@@ -192,7 +198,7 @@ fn the_samples_show_the_defaults_that_the_readme_tells() {
             let full = format!("{inside}.{key}");
             let told = keys.iter().find(|(told, _)| format!("{section}.{told}") == full);
             let Some((_, default)) = told else { continue };
-            assert!(default == "–" || default == value, "{full}: {value} in the sample, {default} in README.md");
+            assert!(default == "–" || default == value, "{full}: {value} in the sample, {default} in {GUIDE}");
             shown += 1;
         }
         let defaults =

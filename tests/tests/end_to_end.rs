@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use lake_simulated_hq::life::{Life, LifeOptions};
+use lake_test_kit::dice::seed_or;
 use lake_tests::system::{LakeServices, RealParts, Running};
 
 /// Changes of one life.
@@ -25,7 +26,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(600);
 
 /// A life; `LAKE_TEST_SEED` makes it another one, to look for trouble by hand.
 fn life(seed: u64, sabotage: bool) -> Life {
-    let seed = std::env::var("LAKE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(seed);
+    let seed = seed_or(seed);
     println!("seed {seed}");
     Life::new(LifeOptions { seed, domains: 3, sabotage, ..LifeOptions::default() })
 }

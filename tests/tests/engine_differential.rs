@@ -7,7 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDate;
-use lake_tests::engine::{Cell, DeletionVectors, EngineLake, NewRow, Setting, batch, space, tombstone, write_parquet};
+use lake_tests::engine::{
+    Cell, DeletionVectors, DeltaOptions, EngineLake, LAYOUTS, NewRow, batch, partition_by, small, space, tombstone,
+    write_parquet,
+};
 use lake_tests::parts::{Spark, sql_name};
 use lake_tests::readers::{Reader, Readers, Row};
 use lake_writer::table_store::TableStore;
@@ -72,10 +75,10 @@ fn rows(readers: &mut Readers, reader: Reader, table: &std::path::Path) -> Vec<R
 }
 
 /// One history. Spark is slow, so it takes part on request.
-async fn agree(seed: u64, setting: &Setting, with_spark: bool) {
+async fn agree(seed: u64, options: &DeltaOptions, with_spark: bool) {
     let mut random = StdRng::seed_from_u64(seed);
     let lake = EngineLake::new().await.unwrap();
-    let mut store = lake.open(setting).unwrap();
+    let mut store = lake.open(options).unwrap();
     let mut readers = Readers::of_folders().unwrap();
     let (ours, merged, by_spark) =
         (lake.table(TYPE), lake.scratch().join("deltalake-merge"), lake.scratch().join("spark-merge"));
@@ -84,8 +87,8 @@ async fn agree(seed: u64, setting: &Setting, with_spark: bool) {
         let file = lake.scratch().join("batch.parquet");
         write_parquet(&file, &step.entering, Some(&step.leaving), column_name::natural).unwrap();
         if number == 0 {
-            readers.create(&merged, &file, setting.partition_by).unwrap();
-            readers.create(&by_spark, &file, setting.partition_by).unwrap();
+            readers.create(&merged, &file, &options.partition_by).unwrap();
+            readers.create(&by_spark, &file, &options.partition_by).unwrap();
         }
         readers.merge(&merged, &file).unwrap();
         if with_spark {
@@ -93,56 +96,58 @@ async fn agree(seed: u64, setting: &Setting, with_spark: bool) {
         }
         let version_us = 1_000 * (number + 1);
         let tombstones = step.leaving.iter().map(|id| tombstone(id, Some(version_us), version_us)).collect();
-        store.apply(batch(&[(TYPE, step.entering)], tombstones).unwrap()).await.unwrap();
+        store.apply(batch(&[(TYPE, step.entering)], tombstones)).await.unwrap();
         if random.random_range(0..4) == 0 {
             store.maintain(&space()).await.unwrap();
         }
         if random.random_range(0..4) == 0 {
-            store = lake.open(setting).unwrap();
+            store = lake.open(options).unwrap();
         }
         let expected = rows(&mut readers, Reader::DuckDb, &merged);
-        assert_eq!(rows(&mut readers, Reader::DuckDb, &ours), expected, "seed {seed}, batch {number}, {setting:?}");
+        assert_eq!(rows(&mut readers, Reader::DuckDb, &ours), expected, "seed {seed}, batch {number}, {options:?}");
     }
     let expected = rows(&mut readers, Reader::DuckDb, &merged);
     assert!(expected.len() > 50, "only {} rows are left", expected.len());
     for reader in [Reader::Polars, Reader::DataFusion] {
-        assert_eq!(rows(&mut readers, reader, &ours), expected, "seed {seed}, {reader}, {setting:?}");
+        assert_eq!(rows(&mut readers, reader, &ours), expected, "seed {seed}, {reader}, {options:?}");
     }
     if with_spark {
-        assert_eq!(rows(&mut readers, Reader::Spark, &by_spark), expected, "seed {seed}, {setting:?}");
-        assert_eq!(rows(&mut readers, Reader::Spark, &ours), expected, "seed {seed}, {setting:?}");
+        assert_eq!(rows(&mut readers, Reader::Spark, &by_spark), expected, "seed {seed}, {options:?}");
+        assert_eq!(rows(&mut readers, Reader::Spark, &ours), expected, "seed {seed}, {options:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upserts_are_what_deltalake_merges() {
-    for (seed, partition_by) in (0..6).zip(Setting::LAYOUTS.into_iter().cycle()) {
+    for (seed, columns) in (0..6).zip(LAYOUTS.into_iter().cycle()) {
         for deletion_vectors in [DeletionVectors::On, DeletionVectors::Off] {
-            let setting = Setting { partition_by, deletion_vectors, columns_max: 100, ..Setting::small() };
-            agree(seed, &setting, false).await;
+            let partition_by = partition_by(columns);
+            let options = DeltaOptions { partition_by, deletion_vectors, columns_max: 100, ..small() };
+            agree(seed, &options, false).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upserts_are_what_spark_merges() {
-    for (seed, partition_by) in (100..).zip(Setting::LAYOUTS) {
+    for (seed, columns) in (100..).zip(LAYOUTS) {
         let deletion_vectors = DeletionVectors::Auto;
-        let setting = Setting { partition_by, deletion_vectors, columns_max: 100, ..Setting::small() };
-        agree(seed, &setting, true).await;
+        let partition_by = partition_by(columns);
+        let options = DeltaOptions { partition_by, deletion_vectors, columns_max: 100, ..small() };
+        agree(seed, &options, true).await;
     }
 }
 
 /// Spark does to a table what its owner may do; batches go on, and all readers agree about what became of it.
-async fn goes_on_after(setting: &Setting, supervisor: &str, by_spark: &[&str]) {
+async fn goes_on_after(options: &DeltaOptions, supervisor: &str, by_spark: &[&str]) {
     let lake = EngineLake::new().await.unwrap();
-    let store = lake.open(setting).unwrap();
+    let store = lake.open(options).unwrap();
     let apply = async |ids: std::ops::Range<i64>, version_us: i64| {
         let rows = ids.map(|id| {
             let cells = BTreeMap::from([("+supervisor_id".to_owned(), Cell::Text(supervisor.to_owned()))]);
             NewRow { id: format!("id-{id:02}"), version_us, observed_us: version_us, cells }
         });
-        store.apply(batch(&[(TYPE, rows.collect())], Vec::new()).unwrap()).await.unwrap();
+        store.apply(batch(&[(TYPE, rows.collect())], Vec::new())).await.unwrap();
     };
     apply(0..20, 1).await;
     apply(20..40, 1).await;
@@ -165,19 +170,19 @@ async fn goes_on_after(setting: &Setting, supervisor: &str, by_spark: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_go_on_after_spark_was_there() {
-    let setting = |partition_by, deletion_vectors| Setting {
-        partition_by,
+    let options = |columns: &[&str], deletion_vectors| DeltaOptions {
+        partition_by: partition_by(columns),
         deletion_vectors,
         small_files_max: 1_000,
         overlap_max: 1_000,
-        ..Setting::small()
+        ..small()
     };
     let allow = "ALTER TABLE {} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')";
     let delete = "DELETE FROM {} WHERE _id = 'id-03'";
     let optimize = "OPTIMIZE {}";
-    goes_on_after(&setting(&[], DeletionVectors::Off), "anna", &[allow, delete]).await;
-    goes_on_after(&setting(&[], DeletionVectors::On), "anna", &[allow, delete]).await;
+    goes_on_after(&options(&[], DeletionVectors::Off), "anna", &[allow, delete]).await;
+    goes_on_after(&options(&[], DeletionVectors::On), "anna", &[allow, delete]).await;
     for supervisor in ["ü", "a b/é"] {
-        goes_on_after(&setting(&["supervisor_id"], DeletionVectors::Off), supervisor, &[optimize]).await;
+        goes_on_after(&options(&["supervisor_id"], DeletionVectors::Off), supervisor, &[optimize]).await;
     }
 }

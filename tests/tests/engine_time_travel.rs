@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use lake_test_kit::time::{HOUR_MS, data_files, pass_time, set_back_note};
 use lake_tests::engine::{
-    Cell, DeletionVectors, EngineLake, NewRow, Setting, batch, data_files, pass_time, set_back_note, space, tombstone,
+    Cell, DeletionVectors, DeltaOptions, EngineLake, NewRow, batch, partition_by, small, space, tombstone,
 };
 use lake_tests::readers::{Reader, Readers, Row};
 use lake_writer::table_store::TableStore;
 
 const TYPE: &str = "person";
-const HOUR_MS: i64 = 3_600_000;
 
 /// Twenty commits: rows enter, are replaced a few at a time, and leave; columns come and one changes its type.
-async fn live(lake: &EngineLake, setting: &Setting) -> BTreeMap<u64, Vec<Row>> {
-    let store = lake.open(setting).unwrap();
+async fn live(lake: &EngineLake, options: &DeltaOptions) -> BTreeMap<u64, Vec<Row>> {
+    let store = lake.open(options).unwrap();
     let mut versions = BTreeMap::new();
     for step in 0..20_i64 {
         let ids = if step == 0 { 0..400 } else { step * 7..step * 7 + 30 };
@@ -31,7 +31,7 @@ async fn live(lake: &EngineLake, setting: &Setting) -> BTreeMap<u64, Vec<Row>> {
             NewRow { id: format!("id-{id}"), version_us: step, observed_us: step, cells }
         });
         let leaving = (0..3).map(|n| tombstone(&format!("id-{}", 399 - 3 * step - n), Some(step), step)).collect();
-        store.apply(batch(&[(TYPE, rows.collect())], leaving).unwrap()).await.unwrap();
+        store.apply(batch(&[(TYPE, rows.collect())], leaving)).await.unwrap();
         if step % 6 == 5 {
             store.maintain(&space()).await.unwrap();
         }
@@ -46,9 +46,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     data_files(folder).unwrap()
 }
 
-async fn cleaned_up(setting: &Setting) {
+async fn cleaned_up(options: &DeltaOptions) {
     let lake = EngineLake::new().await.unwrap();
-    let past = live(&lake, setting).await;
+    let past = live(&lake, options).await;
     let latest = *past.keys().next_back().unwrap();
     let (&within, _) = past.range(latest / 2..).next().unwrap();
     let table = lake.table(TYPE);
@@ -61,32 +61,32 @@ async fn cleaned_up(setting: &Setting) {
     let before = files(&table).len();
     pass_time(&table, 72, Some(within)).unwrap();
 
-    let store = lake.open(setting).unwrap();
+    let store = lake.open(options).unwrap();
     let maintained = store.maintain(&space()).await.unwrap();
-    assert!(maintained.files_deleted > 0, "nothing was cleaned up: {setting:?}");
-    assert!(files(&table).len() < before, "{setting:?}");
+    assert!(maintained.files_deleted > 0, "nothing was cleaned up: {options:?}");
+    assert!(files(&table).len() < before, "{options:?}");
     // Nothing says when deletion vectors fell out of use, so the first clean-up that meets them may take note only.
     let orphaned = |path: &str| orphans.iter().any(|orphan| orphan.ends_with(path));
-    if set_back_note(&table, 72 * HOUR_MS, orphaned).unwrap() {
+    if set_back_note(&table, 72 * HOUR_MS, orphaned).unwrap().is_some() {
         store.maintain(&space()).await.unwrap();
     }
     for orphan in &orphans {
-        assert!(!orphan.exists(), "{} is still there: {setting:?}", orphan.display());
+        assert!(!orphan.exists(), "{} is still there: {options:?}", orphan.display());
     }
 
     let mut readers = Readers::of_folders().unwrap();
     for (&version, rows) in past.range(within..) {
         for reader in Reader::QUICK {
             let content = readers.read(reader, &table, Some(version)).unwrap();
-            content.ensure_is(rows).unwrap_or_else(|error| panic!("{reader}, version {version}, {setting:?}: {error}"));
+            content.ensure_is(rows).unwrap_or_else(|error| panic!("{reader}, version {version}, {options:?}: {error}"));
         }
     }
     let content = readers.read(Reader::Spark, &table, Some(within)).unwrap();
-    content.ensure_is(&past[&within]).unwrap_or_else(|error| panic!("Spark, version {within}, {setting:?}: {error}"));
+    content.ensure_is(&past[&within]).unwrap_or_else(|error| panic!("Spark, version {within}, {options:?}: {error}"));
 
     // The lake lives on.
     let row = NewRow { id: "late".into(), version_us: 99, observed_us: 99, cells: BTreeMap::new() };
-    store.apply(batch(&[(TYPE, vec![row])], Vec::new()).unwrap()).await.unwrap();
+    store.apply(batch(&[(TYPE, vec![row])], Vec::new())).await.unwrap();
     let snapshot = lake.snapshot(TYPE).await.unwrap().unwrap();
     assert!(snapshot.version > latest && snapshot.rows.iter().any(|row| row["_id"] == "late"));
     for reader in Reader::QUICK {
@@ -97,10 +97,11 @@ async fn cleaned_up(setting: &Setting) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn versions_within_the_retention_stay_as_they_were() {
-    for partition_by in [&[] as &'static [&'static str], &["supervisor_id"]] {
+    for columns in [&[] as &[&str], &["supervisor_id"]] {
         for deletion_vectors in [DeletionVectors::Off, DeletionVectors::On] {
-            let setting = Setting { partition_by, deletion_vectors, retention_hours: 24, ..Setting::small() };
-            cleaned_up(&setting).await;
+            let partition_by = partition_by(columns);
+            let options = DeltaOptions { partition_by, deletion_vectors, retention_hours: 24, ..small() };
+            cleaned_up(&options).await;
         }
     }
 }

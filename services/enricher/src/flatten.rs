@@ -194,5 +194,4 @@ fn typed(field_type: FieldType, value: &Value) -> Typed<'_> {
 }
 
 #[cfg(test)]
-#[path = "flatten_tests.rs"]
 mod tests;

@@ -278,5 +278,4 @@ pub fn validate(rules: &[Rule]) -> Result<(), String> {
 }
 
 #[cfg(test)]
-#[path = "transform_tests.rs"]
 mod tests;

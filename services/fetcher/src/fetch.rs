@@ -21,8 +21,8 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Change;
+use crate::fetcher::{Fetcher, Stopping};
 use crate::metric_names;
-use crate::pipeline::{Fetcher, Stopping};
 use crate::publisher::{Destination, Outgoing};
 
 /// Ids of a batch, each with what the messages said of it.
@@ -182,5 +182,4 @@ pub(crate) fn wanted(changes: &Changes) -> Vec<Wanted> {
 }
 
 #[cfg(test)]
-#[path = "fetch_tests.rs"]
 mod tests;

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::{Changes, Fetched, lineage, wanted};
-use crate::pipeline::{Fetcher, Stopping};
+use crate::fetcher::{Fetcher, Stopping};
 
 /// Blobs that one batch reads at the same time; the store caps the total.
 const BLOBS_AT_ONCE: usize = 16;

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Change;
 use crate::fetch::{Changes, Fetched};
-use crate::pipeline::{Fetcher, Stopping};
+use crate::fetcher::{Fetcher, Stopping};
 use crate::subtree::{SubtreeWalk, VisitedLocation};
 
 impl Fetcher {

@@ -10,6 +10,7 @@ mod domain_pace;
 mod fetch;
 mod fetch_forms;
 mod fetch_locations;
+mod fetcher;
 pub mod metric_names;
 pub mod options;
 pub mod pipeline;

@@ -173,5 +173,4 @@ impl<'c> SubtreeWalk<'c> {
 }
 
 #[cfg(test)]
-#[path = "subtree_tests.rs"]
 mod tests;

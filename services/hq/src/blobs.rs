@@ -393,5 +393,4 @@ fn s3_builder(bucket: &str, config: &BlobStoreConfig, timeout: Duration) -> Amaz
 }
 
 #[cfg(test)]
-#[path = "blobs_tests.rs"]
 mod tests;

@@ -169,5 +169,4 @@ fn instant(row: &Columns, column: &str) -> Option<i64> {
 }
 
 #[cfg(test)]
-#[path = "document_rules_tests.rs"]
 mod tests;

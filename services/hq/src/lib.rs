@@ -8,7 +8,7 @@
 //! Messages
 //!
 //! * *A deletion names no type; a deleted case is announced as saved; forms that are not live come as ordinary saves.* The row decides
-//!   ([`document_rules`]; `every_operation_of_hq_on_forms`, `…_on_cases`), and the tables follow (lake: `embedded_tests`).
+//!   ([`document_rules`]; `every_operation_of_hq_on_forms`, `…_on_cases`), and the tables follow (lake: `embedded::tests`).
 //! * *The old version of an edited form is not announced.* Its state is another one, and it leaves the lake when it is read (the same tests).
 //! * *Repeats and floods.* One read for each id of a batch (fetcher: `duplicates_of_an_id_coalesce_and_a_deletion_is_remembered`); a domain that
 //!   floods waits alone (fetcher: `a_domain_that_floods_the_feed_waits_alone`).
@@ -35,7 +35,7 @@
 //! * *Names that differ only by case, `a__b` beside `a.b`, any letters and marks.* A column is known by its path, its name is made unique
 //!   (enricher: `paths_are_json_pointers`; writer: `names_that_differ_only_by_case_are_told_apart`).
 //! * *Everything is text; `""` is not null; a value is now text, now object, now list.* Nothing is converted here (`values_stay_what_they_are`); text is
-//!   the truth of a column (enricher: `flatten_tests`; writer: `schema_plan`).
+//!   the truth of a column (enricher: `flatten::tests`; writer: `schema_plan`).
 //! * *Phone clocks, dates that are none.* The month is null, never an error (enricher: `a_form_has_the_month_it_was_filled_in`). The version of a row is
 //!   the server's time (`a_form_without_server_modified_on_counts_from_its_receipt`).
 //! * *A rebuild takes values back; an edit keeps id and receipt.* The document is replaced as a whole; nothing is merged.

@@ -100,5 +100,4 @@ impl Embedded {
 }
 
 #[cfg(test)]
-#[path = "embedded_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! `lake xform FILE…`: shows what a form becomes, one JSON line per file.
+//! `lake xform FILE…`: converts form XML as the fetcher does, and prints one line of JSON per file.
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -8,16 +8,16 @@ use lake_hq::xform;
 use lake_shared::error_chain::Chain;
 use serde_json::json;
 
-/// Converts the files; the exit code says whether all of them could be.
+/// Converts the files; the exit code says whether all of them could be converted.
 pub fn run(files: &[PathBuf]) -> ExitCode {
     match show(files, &mut BufWriter::new(io::stdout().lock())) {
         Ok(true) => ExitCode::SUCCESS,
-        // Writing fails when the reader of the output has closed it.
+        // Standard output was closed, for example by `head`: the rest is not wanted.
         Ok(false) | Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// Writes a line per file, in their order; whether all files could be converted.
+/// Writes a line per file, in the order given. Returns whether all files could be converted.
 fn show(files: &[PathBuf], out: &mut impl Write) -> io::Result<bool> {
     let mut all_converted = true;
     for file in files {

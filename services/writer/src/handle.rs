@@ -4,18 +4,20 @@
 //! holder of the lease and its address instead. An operation goes on when its caller gives up waiting; a lost lease or the end of the
 //! writer ends it.
 
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
 use lake_shared::identity::{Space, TableKey};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::ingest::control::{IngestStatus, PauseScope, PendingRows};
+use crate::ingest::control::PauseScope;
 use crate::lease::{LEASE_NAME, LeaseClaimant};
 use crate::metastore::{Lease, Metastore, MetastoreError, TableRecord};
 use crate::operations::{Operations, Request};
-use crate::table_store::{Compacted, InMemoryTable, Maintained, StoreError};
+use crate::table_store::{Compacted, Maintained};
+
+pub use crate::handle_error::HandleError;
+pub use crate::operations::{LeasedStatus, TableDescription};
 
 /// What a writer is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,67 +48,6 @@ pub struct WriterStatus {
     pub holder: Result<Option<Lease>, MetastoreError>,
     /// What only the holder of the lease has.
     pub leased: Option<LeasedStatus>,
-}
-
-/// What a writer that holds the lease is at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeasedStatus {
-    /// What is taken from the queue and not committed, and what is paused.
-    pub ingest: IngestStatus,
-    /// The spaces that were used since the writer started.
-    pub spaces_in_use: Vec<Space>,
-}
-
-/// A table, described for an operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableDescription {
-    /// The table in the metastore: where it is, its size after the last recorded commit, and how fresh it is.
-    pub record: TableRecord,
-    /// The table in memory, and whether it can be used; `None` while its space is not loaded.
-    pub loaded: Option<InMemoryTable>,
-    /// What waits for its commit.
-    pub pending: PendingRows,
-}
-
-/// Why a request was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum HandleError {
-    /// Another writer holds the lease, or none. Ask the holder.
-    #[error("this writer does not hold the lease; {}", Advice(.holder.as_ref()))]
-    NotLeaseHolder {
-        /// The lease as the metastore has it.
-        holder: Option<Lease>,
-    },
-    /// The writer stops, or has lost the lease. What was asked for may have been done in part.
-    #[error("this writer is stopping; ask the writer that takes the lease next")]
-    Stopping,
-    /// The metastore has no such table.
-    #[error("there is no table {0}; list the tables to see which there are")]
-    UnknownTable(TableKey),
-    /// The metastore has no tables of the space.
-    #[error("there are no tables of {0}; list the tables to see which there are")]
-    UnknownSpace(Space),
-    /// The metastore could not be asked.
-    #[error(transparent)]
-    Metastore(MetastoreError),
-    /// The store did not do it: the table cannot be used, or passing trouble.
-    #[error(transparent)]
-    Store(StoreError),
-}
-
-/// Which writer to ask instead.
-struct Advice<'a>(Option<&'a Lease>);
-
-impl fmt::Display for Advice<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(Lease { owner, address, .. }) if address.is_empty() => {
-                write!(formatter, "{owner} holds it, at an address that is not configured (key `lease.address`)")
-            }
-            Some(Lease { owner, address, .. }) => write!(formatter, "ask {address}, where {owner} holds it"),
-            None => formatter.write_str("no writer holds it now, ask again in a moment"),
-        }
-    }
 }
 
 /// Asks one writer of this process. See the module.
@@ -229,5 +170,4 @@ impl WriterHandle {
 }
 
 #[cfg(test)]
-#[path = "handle_tests.rs"]
 mod tests;

@@ -9,6 +9,7 @@
 pub mod compaction;
 pub mod config;
 pub mod handle;
+mod handle_error;
 pub mod ingest;
 pub mod key_index;
 pub mod lease;

@@ -10,10 +10,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::handle::{HandleError, LeasedStatus, TableDescription};
-use crate::ingest::control::{IngestRequest, PauseScope};
+use crate::handle_error::HandleError;
+use crate::ingest::control::{IngestRequest, IngestStatus, PauseScope, PendingRows};
 use crate::metastore::{Metastore, TableRecord};
-use crate::table_store::{Compacted, Maintained, TableStore};
+use crate::table_store::{Compacted, InMemoryTable, Maintained, TableStore};
 
 /// A request, with the answer's way back in it.
 pub(crate) type Request = Box<dyn FnOnce(Arc<Operations>) -> BoxFuture<'static, ()> + Send>;
@@ -26,6 +26,26 @@ const REWRITES_AT_ONCE: usize = 2;
 
 /// Most requests to ingest that wait for its next turn.
 pub(crate) const INGEST_REQUESTS_MAX: usize = 16;
+
+/// What a writer that holds the lease is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeasedStatus {
+    /// What is taken from the queue and not committed, and what is paused.
+    pub ingest: IngestStatus,
+    /// The spaces that were used since the writer started.
+    pub spaces_in_use: Vec<Space>,
+}
+
+/// A table, described for an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableDescription {
+    /// The table in the metastore: where it is, its size after the last recorded commit, and how fresh it is.
+    pub record: TableRecord,
+    /// The table in memory, and whether it can be used; `None` while its space is not loaded.
+    pub loaded: Option<InMemoryTable>,
+    /// What waits for its commit.
+    pub pending: PendingRows,
+}
 
 /// The operations of a writer that holds the lease.
 pub(crate) struct Operations {

@@ -50,7 +50,7 @@ enum Sizes {
     All,
     /// The largest that was measured.
     Largest,
-    /// This one.
+    /// Only the table of this size, rows.
     Only(u64),
 }
 

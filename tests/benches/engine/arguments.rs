@@ -61,7 +61,7 @@ pub struct Arguments {
     /// Sizes of the tables in which a column changes its type, rows.
     #[arg(long, value_delimiter = ',', default_value = "1000000")]
     pub type_change_rows: Vec<u64>,
-    /// Size of the table whose files somebody else rewrites, rows; at most the largest of --rows.
+    /// Size of the table whose files another writer rewrites, rows; at most the largest of --rows.
     #[arg(long, default_value_t = 1_000_000)]
     pub foreign_rows: u64,
     /// Sizes of the tables on S3, rows.
@@ -85,7 +85,7 @@ pub struct Arguments {
     /// Rows of a batch for them.
     #[arg(long, default_value_t = 10_000)]
     pub partition_keys: u64,
-    /// Batches for them.
+    /// Batches for the table of many partitions.
     #[arg(long, default_value_t = 30)]
     pub partition_batches: u64,
     /// Rows of the flush into a wide table.
@@ -134,7 +134,7 @@ pub enum Part {
     Lookup,
     /// A column that changes its type.
     TypeChange,
-    /// A table whose files somebody else rewrites.
+    /// A table whose files another writer rewrites.
     Foreign,
     /// Ingest while maintenance runs.
     Compaction,
@@ -173,7 +173,7 @@ impl Arguments {
         self.compaction_rows.min(self.rows_max())
     }
 
-    /// Size of the table that somebody else rewrites.
+    /// Size of the table whose files another writer rewrites, rows.
     pub fn rows_rewritten(&self) -> u64 {
         self.foreign_rows.min(self.rows_max())
     }

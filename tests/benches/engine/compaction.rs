@@ -26,7 +26,7 @@ pub struct Ingest {
     pub keys: u64,
     /// How many, without maintenance.
     pub batches: u64,
-    /// Pause between two.
+    /// Pause between two batches, milliseconds.
     pub pause_ms: u64,
     /// Whether maintenance runs beside; the batches go on until it is done.
     pub maintained: bool,
@@ -41,14 +41,14 @@ pub struct Ingested {
     pub times_ms: Vec<f64>,
     /// What maintenance did.
     pub maintenance: Option<Maintenance>,
-    /// At the end.
+    /// Memory at the end.
     pub memory: Memory,
 }
 
 /// Maintenance of a table.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Maintenance {
-    /// All rounds together.
+    /// Time of all rounds together.
     pub seconds: f64,
     /// Rounds, the last of which found nothing to compact (or was one too many).
     pub rounds: u64,
@@ -56,7 +56,7 @@ pub struct Maintenance {
     pub files_compacted: u64,
     /// Longest time for which a batch may have waited for it, milliseconds.
     pub held_up_ms: f64,
-    /// At the end.
+    /// Memory at the end.
     pub memory: Memory,
 }
 

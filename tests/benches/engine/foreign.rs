@@ -1,5 +1,5 @@
-//! Somebody else rewrites all files of a table while the engine is running: what the next upsert costs, which finds that out by its commit
-//! and has to read all keys anew.
+//! Another writer rewrites all files of a table while the engine is running. Measured is the next upsert: its commit finds the rewrite, and
+//! the engine has to read all keys anew.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -47,15 +47,15 @@ pub struct Rewritten {
 /// What came of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Followed {
-    /// The rewrite.
+    /// What the rewrite took and made.
     pub rewritten: Rewritten,
     /// The first upsert after it, milliseconds.
     pub next_ms: f64,
     /// The upserts after that one, milliseconds.
     pub ordinary_ms: Vec<f64>,
-    /// Before the first upsert.
+    /// Memory before the first upsert.
     pub memory_before: Memory,
-    /// After it.
+    /// Memory after the first upsert.
     pub memory: Memory,
 }
 
@@ -119,7 +119,7 @@ pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
         "MiB before",
         "peak MiB",
     ];
-    table::begin("All files rewritten by somebody else (deltalake's z-order) beside the running engine", &columns);
+    table::begin("All files rewritten by another writer (deltalake's z-order) beside the running engine", &columns);
     table::line(&[
         table::number(rows),
         table::number(keys),

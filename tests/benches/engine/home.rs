@@ -22,7 +22,7 @@ const INDEX: &str = "index";
 /// A lake that can be opened by an engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Home {
-    /// The folder.
+    /// The folder that holds all of it.
     pub folder: PathBuf,
     /// `s3://bucket/prefix`, when the tables are not in the folder.
     pub remote_root: Option<String>,
@@ -82,7 +82,7 @@ impl Home {
         copy_tree(other, &self.folder, false).with_context(|| format!("copy {} to here", other.display()))
     }
 
-    /// Deletes everything.
+    /// Deletes the folder; it may be absent.
     pub fn remove(&self) -> anyhow::Result<()> {
         remove(&self.folder)
     }

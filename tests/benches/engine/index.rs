@@ -25,7 +25,7 @@ pub struct Start {
     pub round: u64,
     /// Batches that are delivered again.
     pub redelivered: u64,
-    /// Keys of each.
+    /// Keys of each upsert.
     pub keys: u64,
 }
 
@@ -34,11 +34,11 @@ pub struct Start {
 pub struct Started {
     /// From opening the engine to the answer to the first upsert.
     pub first_ms: f64,
-    /// The second upsert.
+    /// The second upsert, milliseconds.
     pub second_ms: f64,
-    /// The batches that were delivered again.
+    /// The batches that were delivered again, milliseconds each.
     pub redelivered_ms: Vec<f64>,
-    /// At the end.
+    /// Memory at the end.
     pub memory: Memory,
 }
 
@@ -51,7 +51,7 @@ const KEYS: u64 = 10_000;
 const REDELIVERED: u64 = 10;
 
 impl Start {
-    /// Starts the engine.
+    /// Starts the engine on a home and applies the batches.
     pub async fn run(self, home: &Home) -> anyhow::Result<Started> {
         let few = |round: u64| {
             let numbers = rows::drawn(round, FEW_KEYS.min(self.rows), self.rows);
@@ -82,7 +82,7 @@ impl Start {
     }
 }
 
-/// Measures all sizes.
+/// Measures tables of all sizes, and prints a line for each.
 pub fn report(arguments: &Arguments, made: &MadeTables, findings: &mut Findings) -> anyhow::Result<()> {
     let title = format!("Key index: first upsert of {FEW_KEYS} keys after a start");
     table::begin(&title, &["rows", "start", "first upsert", "second upsert", "keys/s", "peak MiB"]);

@@ -14,7 +14,7 @@ use super::{rows, type_change};
 /// A table to be made.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Load {
-    /// Its rows.
+    /// Rows of the table.
     pub rows: u64,
     /// Rows of a batch.
     pub batch: u64,
@@ -29,9 +29,9 @@ pub struct Loaded {
     pub seconds: f64,
     /// Of that, time spent in the engine.
     pub seconds_in_engine: f64,
-    /// Data files.
+    /// Number of data files.
     pub files: u64,
-    /// Their bytes.
+    /// Bytes of the data files.
     pub bytes: u64,
     /// Memory at the end.
     pub memory: Memory,

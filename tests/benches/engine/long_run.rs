@@ -42,7 +42,7 @@ pub enum LongRun {
     },
     /// Commits up to the next checkpoint.
     Commits,
-    /// That checkpoint.
+    /// Writing the checkpoint that is due after them.
     Checkpoint,
     /// Opening the table.
     Open,

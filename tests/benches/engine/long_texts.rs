@@ -22,7 +22,7 @@ use super::{rows, table};
 pub struct LongTexts {
     /// Rows of one file.
     pub rows: u64,
-    /// How many files.
+    /// Number of data files.
     pub files: u64,
     /// Length of the text in each row.
     pub characters: u64,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use lake_shared::names;
-use lake_writer::key_index::{IdHash, IndexError, IndexOptions, KeyIndex, Liveness, Position, id_hash};
+use lake_writer::key_index::{FileNumber, IdHash, IndexError, IndexOptions, KeyIndex, Liveness, Position, id_hash};
 use serde::{Deserialize, Serialize};
 
 use super::aims::{self, Figure, Findings};
@@ -67,7 +67,7 @@ impl Liveness for Asked {
         false
     }
 
-    fn file_is_live(&self, _file: u32) -> bool {
+    fn file_is_live(&self, _file: FileNumber) -> bool {
         true
     }
 }
@@ -94,7 +94,7 @@ impl Liveness for Replaced {
         !self.0.contains(&position)
     }
 
-    fn file_is_live(&self, _file: u32) -> bool {
+    fn file_is_live(&self, _file: FileNumber) -> bool {
         true
     }
 }
@@ -133,7 +133,7 @@ impl LookUps {
     }
 }
 
-/// Measures all sizes.
+/// Measures indexes of all sizes, and prints a line for each.
 pub fn report(arguments: &Arguments, made: &MadeTables, findings: &mut Findings) -> anyhow::Result<()> {
     table::begin(
         "Key index itself: look-up of random keys that are there, warm",

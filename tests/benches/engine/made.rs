@@ -1,6 +1,6 @@
 //! Tables that are made once and copied for each phase.
 //!
-//! A table is made, kept aside and copied back at the same place, so that whatever the engine remembers of its place stays true.
+//! A table is made, kept aside and copied back at the same place, so that what the engine remembers of its place stays true.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::load::{Load, Loaded};
 use super::phase::Phase;
 use super::{rows, table};
 
-/// The made tables.
+/// The tables that all parts share, in one folder.
 pub struct MadeTables {
     folder: PathBuf,
     keep: bool,

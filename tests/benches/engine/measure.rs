@@ -23,9 +23,9 @@ pub struct Spread {
     pub median: f64,
     /// At most one in twenty took longer.
     pub p95: f64,
-    /// The longest.
+    /// The longest of the times, milliseconds.
     pub max: f64,
-    /// How many.
+    /// Number of times.
     pub count: usize,
 }
 
@@ -91,7 +91,7 @@ pub fn machine() -> String {
 pub struct Written {
     /// Bytes of data files.
     pub data_bytes: u64,
-    /// Data files.
+    /// Number of data files.
     pub data_files: u64,
     /// Bytes of deletion vectors.
     pub vector_bytes: u64,
@@ -101,7 +101,7 @@ pub struct Written {
     pub log_bytes: u64,
     /// Bytes of checkpoints.
     pub checkpoint_bytes: u64,
-    /// Commits.
+    /// Number of commits.
     pub commits: u64,
     /// Data files that the commits gave a deletion vector.
     pub files_marked: u64,
@@ -112,7 +112,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// Bytes of everything.
+    /// Bytes of data files, deletion vectors, commits and checkpoints.
     pub fn bytes(&self) -> u64 {
         self.data_bytes + self.vector_bytes + self.log_bytes + self.checkpoint_bytes
     }
@@ -170,7 +170,7 @@ impl TableFolder {
         Ok(Self { store, prefix })
     }
 
-    /// All its files.
+    /// All files of the table, and their sizes in bytes.
     pub async fn files(&self) -> anyhow::Result<Files> {
         let files = self.store.list(Some(&self.prefix)).map_ok(|file| (file.location, file.size));
         files.try_collect().await.context("list the table's folder")

@@ -23,7 +23,7 @@ pub struct ManyTables {
     pub tables: u64,
 }
 
-/// One round.
+/// One round: a batch for each table.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Round {
     /// Time of all batches, milliseconds.
@@ -74,7 +74,7 @@ fn batch(space: u64, types: std::ops::Range<u64>, round: u64) -> SpaceBatch {
     SpaceBatch { space, upserts: upserts.collect(), tombstones: Vec::new() }
 }
 
-/// Measures the rounds.
+/// Measures the rounds, and prints a line for each.
 pub fn report(arguments: &Arguments, made: &MadeTables, findings: &mut Findings) -> anyhow::Result<()> {
     let home = made.empty("many-tables")?;
     let tables = ManyTables { tables: arguments.tables };

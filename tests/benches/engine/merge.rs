@@ -21,9 +21,9 @@ use super::{home, table};
 /// Batches written to files `0.arrow`, `1.arrow`, … of a folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Export {
-    /// Which batches.
+    /// The batches to be written.
     pub upserts: Upserts,
-    /// Where to.
+    /// The folder that they are written to.
     pub folder: PathBuf,
 }
 
@@ -82,7 +82,7 @@ impl From<Upserted> for Merged {
 struct Engine {
     part: Part,
     name: &'static str,
-    /// Settings of Spark.
+    /// Settings of the Spark session, `name=value`.
     settings: &'static [&'static str],
 }
 
@@ -112,7 +112,7 @@ const COLUMNS: [&str; 12] = [
     "times ours",
 ];
 
-/// Measures all sizes.
+/// Measures tables of all sizes, and prints a line for each.
 pub fn report(arguments: &Arguments, made: &MadeTables, findings: &mut Findings) -> anyhow::Result<()> {
     table::begin("MERGE beside the engine: the same table, the same keys", &COLUMNS);
     let mut failed = Vec::new();

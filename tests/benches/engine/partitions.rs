@@ -21,11 +21,11 @@ use super::{rows, table};
 /// Batches into a table of many partitions, then compaction.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Partitions {
-    /// How many.
+    /// Number of partitions.
     pub partitions: u64,
     /// Rows of a batch.
     pub keys: u64,
-    /// Batches.
+    /// Number of batches.
     pub batches: u64,
 }
 
@@ -42,13 +42,13 @@ pub struct Partitioned {
     pub rounds: u64,
     /// Commits of compaction.
     pub commits: u64,
-    /// All calls together.
+    /// Time of all calls together.
     pub seconds: f64,
     /// Whether nothing was left to do at the end.
     pub settled: bool,
     /// Longest time for which a batch may have waited for compaction, milliseconds.
     pub held_up_ms: f64,
-    /// At the end.
+    /// Memory at the end.
     pub memory: Memory,
 }
 

@@ -18,9 +18,9 @@ use super::{
 pub enum Phase {
     /// Makes a table.
     Load(load::Load),
-    /// Repeated upserts.
+    /// Measures repeated upserts.
     Upsert(upsert::Upserts),
-    /// A start, and what follows it.
+    /// Measures a start, and the upserts that follow it.
     Start(index::Start),
     /// Look-ups in the key index itself.
     LookUp(lookup::LookUps),
@@ -30,7 +30,7 @@ pub enum Phase {
     Maintain,
     /// A column of numbers gets a text.
     TypeChange(type_change::TypeChange),
-    /// Somebody else rewrites the table.
+    /// Another writer rewrites the table.
     Foreign(foreign::Foreign),
     /// Many tables in one engine.
     ManyTables(memory::ManyTables),

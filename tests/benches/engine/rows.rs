@@ -9,6 +9,7 @@ use arrow::array::{
 };
 use arrow::record_batch::RecordBatch;
 use lake_shared::identity::{DocumentType, Space};
+pub use lake_test_kit::dice::mixed;
 use lake_writer::table_store::{SpaceBatch, TableRows};
 
 /// Changes when other rows are made, so that kept tables are made anew.
@@ -38,14 +39,6 @@ const FAMILY_NAMES: [&str; 16] = [
     "Devi", "Kumari", "Singh", "Okafor", "Begum", "Mwangi", "Patel", "Sharma", "Ndlovu", "Banda", "Yadav", "Khatun",
     "Diallo", "Prasad", "Achieng", "Das",
 ];
-
-/// A well mixed number, different for every input.
-pub fn mixed(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
-}
 
 /// Different numbers below `below`, at random.
 pub fn drawn(seed: u64, count: u64, below: u64) -> Vec<u64> {

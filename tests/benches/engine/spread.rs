@@ -32,9 +32,9 @@ pub struct SpreadBatches {
 pub struct SpreadTimes {
     /// The batch that makes the tables, milliseconds.
     pub first_ms: f64,
-    /// The others.
+    /// The batches after the first, milliseconds each.
     pub times_ms: Vec<f64>,
-    /// After the last.
+    /// Memory after the last batch.
     pub memory: Memory,
 }
 
@@ -71,7 +71,7 @@ impl SpreadBatches {
     }
 }
 
-/// Measures both stores.
+/// Measures on the local disk and on S3, and prints a line for each.
 pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
     let batches = SpreadBatches { tables: arguments.spread_tables, rows: arguments.spread_rows, repeats: REPEATS };
     let title = format!(

@@ -52,7 +52,7 @@ pub struct TypeChanged {
     pub bytes_before: u64,
     /// Before the one with the text.
     pub memory_before: Memory,
-    /// After it.
+    /// Memory after the change.
     pub memory: Memory,
 }
 
@@ -82,7 +82,7 @@ fn with_column(rows: &RecordBatch, column: ArrayRef) -> RecordBatch {
 }
 
 impl TypeChange {
-    /// Changes the type.
+    /// Applies the batch that changes the type.
     pub async fn run(self, home: &Home) -> anyhow::Result<TypeChanged> {
         let store = home.open().await?;
         let folder = TableFolder::of(home)?;
@@ -129,7 +129,7 @@ impl TypeChange {
     }
 }
 
-/// Measures all sizes.
+/// Measures tables of all sizes, and prints a line for each.
 pub fn report(arguments: &Arguments, made: &MadeTables) -> anyhow::Result<()> {
     let columns = [
         "rows",

@@ -24,7 +24,7 @@ pub struct Upserts {
     pub keys: u64,
     /// Of them, so many in a hundred are new.
     pub new_percent: u64,
-    /// Measured upserts.
+    /// Number of measured upserts.
     pub repeats: u64,
     /// The round of the warm-up; greater than any that the table has seen.
     pub first_round: u64,
@@ -35,7 +35,7 @@ pub struct Upserts {
 pub struct Upserted {
     /// The first upsert after the start, milliseconds.
     pub first_ms: f64,
-    /// The others.
+    /// The upserts after the first, milliseconds each.
     pub times_ms: Vec<f64>,
     /// What the others wrote, all together.
     pub written: Written,
@@ -43,7 +43,7 @@ pub struct Upserted {
     pub rows_total: u64,
     /// Before the first upsert.
     pub memory_before: Memory,
-    /// After the last.
+    /// Memory after the last upsert.
     pub memory: Memory,
 }
 

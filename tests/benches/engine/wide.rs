@@ -34,7 +34,7 @@ pub struct Flushed {
     pub milliseconds: f64,
     /// Before it, the rows included; the peak is that of the flush alone.
     pub before: Memory,
-    /// After it.
+    /// Memory after the flush.
     pub after: Memory,
     /// Bytes of the data files.
     pub bytes: u64,

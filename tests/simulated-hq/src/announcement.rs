@@ -15,23 +15,23 @@ pub const LATE_TURNS_MAX: u64 = 40;
 /// One thing that HQ publishes.
 #[derive(Clone, Debug)]
 pub struct Announcement {
-    /// Topic.
+    /// Kafka topic.
     pub topic: &'static str,
-    /// Id.
+    /// Id of the changed document or row.
     pub document_id: Arc<str>,
     /// Type as HQ says it.
     pub document_type: &'static str,
     /// Case type or xmlns.
     pub subtype: Option<String>,
-    /// Project space.
+    /// Name of its project space.
     pub domain: Arc<str>,
     /// Whether HQ calls it a deletion.
     pub is_deletion: bool,
     /// Form that changed the case.
     pub associated: Option<Arc<str>>,
-    /// CouchDB revision.
+    /// CouchDB revision of the document, where it is in CouchDB.
     pub revision: Option<String>,
-    /// Microseconds.
+    /// When HQ published it, in microseconds since 1970.
     pub published: i64,
 }
 
@@ -44,7 +44,7 @@ enum Notation {
     Old,
     /// Without type and subtype.
     Typeless,
-    /// With fields nobody knows.
+    /// With fields that HQ does not have today, as a later version might.
     Wordy,
     /// Sent again after failures.
     Retried,

@@ -7,7 +7,7 @@ use crate::vocabulary::{
     Answer, FAMILY_NAMES, FIRST_NAMES, ODD_DATETIMES, OPENING_QUESTIONS, QUESTION_GROUPS, Question, REMARKS,
 };
 
-/// Somebody's name.
+/// First and family name of a person.
 pub fn person_name(dice: &mut Dice) -> String {
     format!("{} {}", dice.pick(FIRST_NAMES), dice.pick(FAMILY_NAMES))
 }

@@ -28,9 +28,9 @@ pub struct BucketAddress {
     pub bucket: String,
     /// Region; most look-alikes take any.
     pub region: String,
-    /// Access key.
+    /// Access key of the S3 store.
     pub access_key: String,
-    /// Secret key.
+    /// Secret key of the S3 store.
     pub secret_key: Secret,
 }
 

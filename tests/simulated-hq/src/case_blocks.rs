@@ -16,7 +16,7 @@ const NAMESPACE: &str = "http://commcarehq.org/case/transaction/v2";
 pub struct CaseBlock {
     /// Index of the case.
     pub case: u32,
-    /// Its id.
+    /// Id of the case that it is about.
     pub case_id: Arc<str>,
     /// When the phone did it.
     pub modified: Text,

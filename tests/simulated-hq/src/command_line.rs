@@ -90,13 +90,13 @@ pub struct Creation {
     pub create_databases: bool,
 }
 
-/// What kind of life.
+/// Size and character of the simulated life.
 #[derive(Clone, Debug, Args)]
 pub struct LifeArguments {
     /// The same seed gives the same life.
     #[arg(long, env = "HQ_SIM_SEED", default_value_t = 1)]
     pub seed: u64,
-    /// Project spaces.
+    /// Number of project spaces.
     #[arg(long, env = "HQ_SIM_DOMAINS", default_value_t = 3)]
     pub domains: usize,
     /// Mobile workers of each project space at the beginning.
@@ -110,7 +110,7 @@ pub struct LifeArguments {
     pub sabotage: bool,
 }
 
-/// Serving users.
+/// What a life does besides: it serves HQ's users, and says in the end what a lake must contain.
 #[derive(Clone, Debug, Args)]
 pub struct Serving {
     /// Address and port of the user server (CouchDB and Elasticsearch in one).
@@ -130,10 +130,10 @@ pub struct Serving {
 /// Options of `create`.
 #[derive(Debug, Args)]
 pub struct Create {
-    /// Where.
+    /// The databases and the Kafka cluster to use.
     #[command(flatten)]
     pub parts: Parts,
-    /// How.
+    /// How databases and topics are made.
     #[command(flatten)]
     pub creation: Creation,
 }
@@ -141,19 +141,19 @@ pub struct Create {
 /// Options of `play`.
 #[derive(Debug, Args)]
 pub struct Play {
-    /// Where.
+    /// The databases and the Kafka cluster to use.
     #[command(flatten)]
     pub parts: Parts,
-    /// Where.
+    /// The blob store to use.
     #[command(flatten)]
     pub blobs: Blobs,
-    /// How.
+    /// How databases and topics are made.
     #[command(flatten)]
     pub creation: Creation,
-    /// What.
+    /// Size and character of the life.
     #[command(flatten)]
     pub life: LifeArguments,
-    /// Users and the end.
+    /// The user server, and what is done at the end.
     #[command(flatten)]
     pub serving: Serving,
     /// Changes (messages) in all; without it, life has no end.
@@ -167,19 +167,19 @@ pub struct Play {
 /// Options of `load`.
 #[derive(Debug, Args)]
 pub struct Load {
-    /// Where.
+    /// The databases and the Kafka cluster to use.
     #[command(flatten)]
     pub parts: Parts,
-    /// Where.
+    /// The blob store to use.
     #[command(flatten)]
     pub blobs: Blobs,
-    /// How.
+    /// How databases and topics are made.
     #[command(flatten)]
     pub creation: Creation,
-    /// What.
+    /// Size and character of the life.
     #[command(flatten)]
     pub life: LifeArguments,
-    /// Users and the end.
+    /// The user server, and what is done at the end.
     #[command(flatten)]
     pub serving: Serving,
     /// Changes (messages) in all.
@@ -213,7 +213,7 @@ impl Parts {
         Ok(map.ranges().iter().zip(urls).map(|(&(first, last), url)| (first, last, url.to_owned())).collect())
     }
 
-    /// The producer.
+    /// The producer to the Kafka cluster.
     ///
     /// # Errors
     ///

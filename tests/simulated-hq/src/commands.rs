@@ -23,7 +23,7 @@ use crate::users::{UserDocuments, UserServer};
 /// Time between two lines about the progress.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
 ///

@@ -28,7 +28,7 @@ pub enum Text {
 }
 
 impl Text {
-    /// No characters.
+    /// A text without characters.
     pub const EMPTY: Self = Self::Plain(Cow::Borrowed(""));
 
     /// An instant in a phone's notation.
@@ -71,7 +71,7 @@ impl From<String> for Text {
 /// An element. Text comes before the children.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Element {
-    /// Local name.
+    /// Name without prefix.
     pub name: Name,
     /// Its own namespace and the prefix it is declared with (`None`: as the default one); `None` where it has its parent's.
     pub namespace: Option<(Name, Option<&'static str>)>,
@@ -79,7 +79,7 @@ pub struct Element {
     pub attributes: Vec<(&'static str, Text)>,
     /// Characters before the first child.
     pub text: Text,
-    /// In order.
+    /// Child elements, in document order.
     pub children: Vec<Element>,
     /// Characters after its end, which HQ ignores.
     pub tail: &'static str,

@@ -37,7 +37,7 @@ pub struct ExpectationOptions {
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpectationSummary {
-    /// Tables.
+    /// Number of tables.
     pub tables: usize,
     /// Rows of all tables, optional ones included.
     pub rows: usize,

@@ -309,5 +309,4 @@ fn degrees(place: &Place) -> (Value, Value) {
 }
 
 #[cfg(test)]
-#[path = "agreement_tests.rs"]
-mod agreement;
+mod tests;

@@ -138,7 +138,7 @@ impl Life {
         self.found_place(domain, level, parent);
     }
 
-    /// Somebody works elsewhere from now on, or nowhere, or leaves.
+    /// A user is assigned to another location from now on, or to none, or leaves.
     pub(crate) fn assign_person(&mut self, domain: usize) {
         let people = &self.world.domains[domain].people;
         let Some(index) = self.dice.index(people.len()).map(|at| people[at]) else { return };

@@ -166,7 +166,7 @@ impl Life {
         self.world.domains.iter().map(|domain| domain.name.to_string()).collect()
     }
 
-    /// Simulated time.
+    /// The time that it is in the simulation.
     pub fn now(&self) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(self.clock).unwrap_or_default()
     }
@@ -187,5 +187,4 @@ impl Life {
 }
 
 #[cfg(test)]
-#[path = "life_tests.rs"]
 mod tests;

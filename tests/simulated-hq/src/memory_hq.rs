@@ -3,7 +3,7 @@
 //! Every answer is taken under one lock together with its `observed_us`, so a greater `observed_us` never means an older state.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -34,6 +34,7 @@ struct Stores {
 pub struct MemoryHq {
     stores: RwLock<Stores>,
     observed_us: AtomicI64,
+    is_clock_simulated: AtomicBool,
 }
 
 impl MemoryHq {
@@ -44,10 +45,21 @@ impl MemoryHq {
 
     /// Makes the turn's changes, all at once. (Its messages are the caller's to publish, afterwards.)
     pub fn apply(&self, turn: &Turn) {
+        self.change(&turn.mutations);
+    }
+
+    /// Makes these changes, all at once.
+    pub fn change(&self, mutations: &[Mutation]) {
         let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
-        for mutation in &turn.mutations {
-            stores.change(mutation);
-        }
+        mutations.iter().for_each(|mutation| stores.change(mutation));
+    }
+
+    /// From now on the clock is a simulated one: the next answer is observed at this time (microseconds), each later one a microsecond
+    /// after the one before.
+    pub fn set_clock(&self, next_us: i64) {
+        let _stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
+        self.is_clock_simulated.store(true, Ordering::SeqCst);
+        self.observed_us.store(next_us - 1, Ordering::SeqCst);
     }
 
     /// The ports to it.
@@ -59,9 +71,10 @@ impl MemoryHq {
         self.stores.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The clock: real time, but never twice the same. To be read under the lock.
+    /// The clock: real time unless it is simulated, but never twice the same. To be read under the lock.
     fn observe(&self) -> i64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let real = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let now = if self.is_clock_simulated.load(Ordering::SeqCst) { i64::MIN } else { real };
         let next = |last: i64| now.max(last + 1);
         self.observed_us.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last))).map_or(now, next)
     }

@@ -46,7 +46,7 @@ impl Life {
         }
     }
 
-    /// The same form id with other answers; the old version goes on under another id, which nobody hears of.
+    /// The same form id with other answers; the old version goes on under another id, which HQ does not announce.
     pub(crate) fn edit_form(&mut self, domain: usize) {
         let Some(index) = self.find_form(domain, |_| true) else { return self.survey(domain) };
         let (edited_on, clerk, seed) = (self.tick(), self.clerk(domain), self.dice.bits());
@@ -222,7 +222,7 @@ impl Life {
         self.announce_case(index, None);
     }
 
-    /// Rows go for good; seldom nobody is told.
+    /// Rows go for good; seldom without a message.
     pub(crate) fn hard_delete(&mut self, domain: usize) {
         let silently = self.dice.chance(150);
         if self.dice.chance(500) {

@@ -55,7 +55,7 @@ pub struct Pace {
 /// What has been played by one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// Turns.
+    /// Turns that were played.
     pub turns: u64,
     /// Changes as the life counts them.
     pub changes: u64,
@@ -77,13 +77,13 @@ impl Progress {
 /// A real HQ, as far as a lake sees one.
 #[derive(Clone, Debug)]
 pub struct RealHq {
-    /// Rows.
+    /// Takes the rows.
     pub postgres: PostgresSink,
-    /// Form XML.
+    /// Takes the XML of forms.
     pub blobs: BlobSink,
     /// Users; a [`crate::users::UserServer`] serves them.
     pub users: UserDocuments,
-    /// Messages.
+    /// Takes the messages.
     pub kafka: KafkaSink,
     /// How long to try again when a part does not answer; zero fails at once.
     pub patience: Duration,

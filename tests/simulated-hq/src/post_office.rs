@@ -32,7 +32,7 @@ impl Life {
         &mut self.announced[at]
     }
 
-    /// Case saved.
+    /// Announces that a case was saved.
     pub(crate) fn announce_case(&mut self, index: u32, associated: Option<Arc<str>>) {
         let case = &self.world.cases[index as usize];
         let (id, domain, deleted) = (Arc::clone(&case.id), case.domain, case.presence != Presence::Live);
@@ -43,14 +43,14 @@ impl Life {
         announcement.associated = associated;
     }
 
-    /// Case deleted.
+    /// Announces that a case was deleted.
     pub(crate) fn announce_case_deleted(&mut self, index: u32) {
         let case = &self.world.cases[index as usize];
         let (id, domain) = (Arc::clone(&case.id), case.domain);
         self.announce("case-sql", id, "CommCareCase-Deleted", domain).is_deletion = true;
     }
 
-    /// Form saved.
+    /// Announces that a form was saved.
     pub(crate) fn announce_form(&mut self, index: u32) {
         let form = &self.world.forms[index as usize];
         let deleted = matches!(form.presence, Presence::SoftDeleted { .. });
@@ -70,7 +70,7 @@ impl Life {
         announcement.is_deletion = deleted;
     }
 
-    /// Form deleted.
+    /// Announces that a form was deleted.
     pub(crate) fn announce_form_deleted(&mut self, index: u32) {
         let form = &self.world.forms[index as usize];
         let (id, domain) = (Arc::clone(&form.id), form.domain);
@@ -84,7 +84,7 @@ impl Life {
         self.announce("location", id, "Location", domain).is_deletion = deleted;
     }
 
-    /// User saved.
+    /// Announces that a user was saved.
     pub(crate) fn announce_person(&mut self, index: u32) {
         let person = &self.world.people[index as usize];
         let (id, domain, revision) = (Arc::clone(&person.id), person.domain, person.revision);

@@ -25,7 +25,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// All tables.
+    /// All tables, in the order of their numbers.
     pub const ALL: [Self; 8] = [
         Self::Case,
         Self::CaseIndex,
@@ -81,16 +81,16 @@ pub enum Mutation {
     /// Inserts the row, or replaces the one with the same key columns. Complete rows (without the serial `id` of sharded tables);
     /// datetimes are text `YYYY-MM-DDTHH:MM:SS.ffffffZ`, JSON columns their text.
     Put {
-        /// Where.
+        /// The table of the row.
         table: Table,
-        /// The row.
+        /// Column to value.
         row: Columns,
     },
     /// Removes all rows whose columns equal these (a subset of columns; includes the shard column where the table has one).
     Remove {
-        /// Where.
+        /// The table of the rows.
         table: Table,
-        /// Column → value.
+        /// Column to value; all must be equal.
         matching: Columns,
     },
     /// Writes a blob.
@@ -109,7 +109,7 @@ pub enum Mutation {
     },
     /// Writes a user's CouchDB document (`_id` inside), `CommCareUser` or `WebUser` (reference §7.1).
     PutUser {
-        /// The document.
+        /// The document as CouchDB has it.
         document: Value,
     },
     /// Removes a user's document.
@@ -119,12 +119,35 @@ pub enum Mutation {
     },
 }
 
+impl Mutation {
+    /// Puts a row, given as JSON.
+    ///
+    /// # Panics
+    /// When it is not an object.
+    pub fn put(table: Table, row: Value) -> Self {
+        Self::Put { table, row: columns(row) }
+    }
+
+    /// Removes rows with these values, given as JSON.
+    ///
+    /// # Panics
+    /// When it is not an object.
+    pub fn remove(table: Table, matching: Value) -> Self {
+        Self::Remove { table, matching: columns(matching) }
+    }
+}
+
+fn columns(row: Value) -> Columns {
+    let Value::Object(columns) = row else { panic!("a row is an object, not {row}") };
+    columns
+}
+
 /// One message on Kafka.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChangeMessage {
-    /// Topic.
+    /// Name of the topic.
     pub topic: &'static str,
-    /// Key; old HQ versions wrote none.
+    /// Key of the message; old HQ versions wrote none.
     pub key: Option<String>,
     /// ChangeMeta JSON; or, from a saboteur, anything.
     pub value: Vec<u8>,

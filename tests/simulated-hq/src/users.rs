@@ -60,7 +60,7 @@ impl UserDocuments {
         }
     }
 
-    /// One document.
+    /// The document of an id.
     pub fn document(&self, id: &str) -> Option<Value> {
         self.read().documents.get(id).cloned()
     }

@@ -19,7 +19,7 @@ pub enum Answer {
     Clock,
     /// One of [`REMARKS`].
     Remark,
-    /// Somebody's name.
+    /// First and family name of a person.
     Name,
     /// Latitude, longitude, altitude, accuracy.
     Gps,
@@ -196,7 +196,7 @@ pub const REMARKS: &[&str] = &[
     "the family has moved to the brick kiln for the season and will be back in June, neighbours keep the card",
 ];
 
-/// First names.
+/// First names of persons, in several scripts.
 pub const FIRST_NAMES: &[&str] = &[
     "Asha",
     "Meena",
@@ -213,7 +213,7 @@ pub const FIRST_NAMES: &[&str] = &[
     "Paul",
 ];
 
-/// Family names.
+/// Family names of persons, in several scripts.
 pub const FAMILY_NAMES: &[&str] =
     &["Devi", "Kumari", "Diop", "Ndiaye", "Sarr", "Khatun", "Yadav", "Müller", "da Silva", "कुमार"];
 

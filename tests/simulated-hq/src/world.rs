@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::element::Name;
 
-/// All of HQ.
+/// The state of a simulated HQ.
 #[derive(Debug, Default)]
 pub struct World {
-    /// Project spaces.
+    /// Project spaces (HQ calls them domains).
     pub domains: Vec<Domain>,
     /// Cases of all domains.
     pub cases: Vec<Case>,
@@ -33,7 +33,7 @@ pub struct Domain {
     pub app_id: String,
     /// Id of the app's build.
     pub build_id: String,
-    /// Questionnaires.
+    /// The questionnaires (forms of its app) that workers fill in.
     pub designs: Vec<Design>,
     /// Types of cases: first households, then who lives in them.
     pub case_types: Vec<Name>,
@@ -41,13 +41,13 @@ pub struct Domain {
     pub place_types: Vec<PlaceType>,
     /// (first turn, where each place lay from then on).
     pub trees: Vec<(u64, HashMap<u32, Whereabouts>)>,
-    /// Indices.
+    /// Its locations: indices into [`World::places`].
     pub places: Vec<u32>,
-    /// Indices.
+    /// Its users: indices into [`World::people`].
     pub people: Vec<u32>,
-    /// Indices.
+    /// Its cases: indices into [`World::cases`].
     pub cases: Vec<u32>,
-    /// Indices of forms that phones and people sent.
+    /// Its forms that phones and people sent: indices into [`World::forms`].
     pub forms: Vec<u32>,
     /// Indices of what was put away and may come back: archived forms, soft-deleted forms, forms in error.
     pub attic_forms: Vec<u32>,
@@ -60,7 +60,7 @@ pub struct Domain {
 pub enum Purpose {
     /// Registers a household and its members.
     Registration,
-    /// Updates cases.
+    /// Updates existing cases.
     Visit,
     /// Asks much and touches no case.
     Survey,
@@ -74,7 +74,7 @@ pub enum Purpose {
     System,
 }
 
-/// A questionnaire.
+/// A questionnaire of an app, which workers fill in.
 #[derive(Debug)]
 pub struct Design {
     /// What HQ's column `xmlns` says, may be empty.
@@ -84,67 +84,67 @@ pub struct Design {
     pub namespace: Arc<str>,
     /// What it does.
     pub purpose: Purpose,
-    /// Shown to people.
+    /// Its title in the app.
     pub title: &'static str,
 }
 
 /// A level of the location tree.
 #[derive(Debug)]
 pub struct PlaceType {
-    /// Primary key.
+    /// Primary key of `locations_locationtype`.
     pub id: i64,
-    /// Any text.
+    /// Name, which may be any text.
     pub name: Name,
-    /// Slug.
+    /// Code: the name as an identifier. HQ makes it from the name; it may be missing.
     pub code: Option<String>,
     /// Primary key of the level above.
     pub parent: Option<i64>,
 }
 
-/// A location.
+/// A location of the tree of a domain.
 #[derive(Debug)]
 pub struct Place {
-    /// Primary key.
+    /// Primary key of `locations_sqllocation`.
     pub id: i64,
-    /// Outside identity.
+    /// The id that forms, cases and users refer to it by.
     pub location_id: Arc<str>,
-    /// Index.
+    /// Index of its domain in [`World::domains`].
     pub domain: usize,
     /// Index into the domain's `place_types`.
     pub level: usize,
-    /// May be missing.
+    /// Name, which may be missing.
     pub name: Option<String>,
-    /// Unique in the domain.
+    /// Site code, unique in the domain.
     pub site_code: String,
-    /// Id elsewhere.
+    /// Id in a system outside HQ.
     pub external_id: Option<String>,
-    /// Custom fields.
+    /// Custom fields of the project space, in the order in which HQ stores them.
     pub metadata: Vec<(Name, String)>,
     /// Latitude and longitude in millionths of a degree; 0 is HQ's way to say unknown, too.
     pub position: Option<(i32, i32)>,
-    /// Microseconds.
+    /// When it was made, in microseconds since 1970.
     pub created_at: i64,
-    /// Microseconds.
+    /// When it was last saved, in microseconds since 1970.
     pub last_modified: i64,
-    /// Hidden, since then where HQ knows it.
+    /// Archived: hidden in HQ, but still an ancestor. Inside, when that happened, in microseconds since 1970, where HQ knows it.
     pub archived: Option<Option<i64>>,
-    /// Index.
+    /// The location above it: index into [`World::places`].
     pub parent: Option<u32>,
-    /// Deleted.
+    /// Whether it was deleted.
     pub gone: bool,
 }
 
-/// Where somebody works: (level, location id) of each ancestor-or-self, the nearest of each level.
+/// Where a location is in its tree: (level, location id) of itself and its ancestors, the nearest of each level.
 pub type Whereabouts = Vec<(usize, Arc<str>)>;
 
 /// A user with a document in CouchDB.
 #[derive(Debug)]
 pub struct Person {
-    /// Document id.
+    /// Id of the document, the user id.
     pub id: Arc<str>,
-    /// Index.
+    /// Index of the domain in [`World::domains`].
     pub domain: usize,
-    /// Without `@…`.
+    /// User name, without `@` and what follows.
     pub username: String,
     /// `WebUser` instead of `CommCareUser`.
     pub web: bool,
@@ -170,24 +170,24 @@ pub enum Sender {
 /// Whether a case or form is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// Announced by nobody yet.
+    /// It has an id, and HQ has not stored it yet.
     Unborn,
-    /// Ordinary.
+    /// It is in HQ, neither deleted nor archived.
     Live,
     /// A case of which no form remains.
     Emptied,
-    /// Flagged as deleted.
+    /// Its row is there, with the flag that it is deleted.
     SoftDeleted {
-        /// Microseconds.
+        /// When it was deleted, in microseconds since 1970.
         on: i64,
         /// HQ's id of the deletion.
         deletion_id: String,
     },
     /// The row is gone.
     Gone {
-        /// Nobody was told.
+        /// Whether HQ put no message about it on Kafka.
         silently: bool,
-        /// It was live until then.
+        /// Whether it was live until then.
         live_before: bool,
     },
 }
@@ -198,7 +198,7 @@ impl Presence {
         *self == Self::Live
     }
 
-    /// Whether the lake may still have it because nobody told.
+    /// Whether the lake may still have it, because HQ announced its deletion by no message.
     pub fn may_linger(&self) -> bool {
         matches!(self, Self::Gone { silently: true, live_before: true })
     }
@@ -209,67 +209,67 @@ impl Presence {
 pub struct Link {
     /// Name of the link.
     pub identifier: &'static str,
-    /// Case id; empty: removed.
+    /// Id of the other case; empty for a link that was removed.
     pub referenced_id: Arc<str>,
     /// Type of that case.
     pub referenced_type: Name,
-    /// Extension instead of child.
+    /// Whether this case is an extension of the other one, instead of a child.
     pub extension: bool,
 }
 
-/// What changed a case.
+/// A change of a case: a row of `form_processor_casetransaction`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transaction {
     /// Index of the form; `None` for a rebuild on request.
     pub form: Option<u32>,
     /// Id of that form.
     pub form_id: Option<Arc<str>>,
-    /// Microseconds.
+    /// When HQ processed it, in microseconds since 1970.
     pub server_date: i64,
-    /// Phone's time.
+    /// When it happened by the phone's clock, in microseconds since 1970.
     pub client_date: Option<i64>,
-    /// HQ's bits.
+    /// The column `type`: HQ's bits that say what kind of change it is.
     pub bits: i64,
-    /// Does not count any more.
+    /// Whether it was revoked, because its form was archived or replaced: it does not count any more.
     pub revoked: bool,
 }
 
-/// A case.
+/// A case: a person, a household, or another subject that workers follow over time.
 #[derive(Debug)]
 pub struct Case {
-    /// Identity.
+    /// Case id.
     pub id: Arc<str>,
-    /// Index.
+    /// Index of its domain in [`World::domains`].
     pub domain: usize,
-    /// May be empty.
+    /// Type, which may be empty.
     pub case_type: Name,
-    /// May be missing.
+    /// Name, which may be missing.
     pub name: Option<String>,
-    /// User, group or location.
+    /// Id of the user, group or location that owns it.
     pub owner_id: Arc<str>,
-    /// Phone's time.
+    /// When it was opened by the phone's clock, in microseconds since 1970.
     pub opened_on: Option<i64>,
-    /// User.
+    /// Id of the user who opened it.
     pub opened_by: Option<Arc<str>>,
-    /// Phone's time, only moves forward.
+    /// When it was last changed by a phone's clock, in microseconds since 1970; it only moves forward.
     pub modified_on: i64,
-    /// Microseconds.
+    /// When HQ last changed it, in microseconds since 1970.
     pub server_modified_on: i64,
-    /// User.
+    /// Id of the user who changed it last.
     pub modified_by: Arc<str>,
-    /// When and by whom.
+    /// When it was closed, in microseconds since 1970, and the id of the user who closed it.
     pub closed: Option<(i64, Arc<str>)>,
-    /// Whether it is there.
+    /// Whether HQ has it.
     pub presence: Presence,
-    /// Id elsewhere.
+    /// Id in a system outside HQ.
     pub external_id: Option<String>,
-    /// Dynamic properties.
+    /// What forms asked about it: properties that have no column of their own.
     pub properties: Vec<(Name, Value)>,
     /// Properties that no form wrote (API, repair tools); they survive rebuilds.
     pub oddities: Vec<(Name, Value)>,
-    /// In the database's order.
+    /// Links to other cases, in the database's order.
     pub links: Vec<Link>,
-    /// In the database's order.
+    /// All changes so far, in the database's order.
     pub transactions: Vec<Transaction>,
     /// Turn of the last change or republication.
     pub changed: u64,
@@ -278,11 +278,11 @@ pub struct Case {
 /// What is wrong with a form's XML in the blob store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// Nothing.
+    /// Nothing is wrong.
     Fine,
-    /// Not well-formed.
+    /// It is not well-formed.
     Broken,
-    /// Well-formed, but HQ fails on it.
+    /// It is well-formed, but HQ fails on it.
     Raises,
     /// The blob is not there.
     BlobMissing,
@@ -290,40 +290,40 @@ pub enum Health {
     ReferenceMissing,
 }
 
-/// A form.
+/// A form: a questionnaire that was filled in and sent to HQ.
 #[derive(Debug)]
 pub struct Form {
-    /// Identity in HQ.
+    /// Form id.
     pub id: Arc<str>,
-    /// Index.
+    /// Index of its domain in [`World::domains`].
     pub domain: usize,
     /// What its XML is made of.
     pub submission: Submission,
-    /// HQ's number (reference §3.2).
+    /// The column `state`: HQ's number for live, archived, deprecated and so on.
     pub state: i64,
-    /// Microseconds.
+    /// When HQ received it, in microseconds since 1970.
     pub received_on: i64,
-    /// Microseconds.
+    /// When it was last edited, in microseconds since 1970.
     pub edited_on: Option<i64>,
-    /// Microseconds.
+    /// When HQ last changed it, in microseconds since 1970.
     pub server_modified_on: i64,
-    /// Phone's clock as the HTTP header had it.
+    /// The phone's clock as the HTTP header `Date` had it, in microseconds since 1970.
     pub date_header: Option<i64>,
-    /// Text.
+    /// Text of the column `problem`: why HQ could not process it.
     pub problem: Option<&'static str>,
-    /// Of copies: the live form.
+    /// For an old version that was kept: id of the live form.
     pub orig_id: Option<Arc<str>>,
-    /// Of edited forms: the previous version.
+    /// For a form that was edited: id of its previous version.
     pub deprecated_form_id: Option<Arc<str>>,
     /// The column `user_id`; phones of old leave it to `meta`.
     pub user_id: Option<Arc<str>>,
-    /// (operation, when, user).
+    /// Operations on it (archive, edit, …): the name, when, in microseconds since 1970, and the id of the user.
     pub history: Vec<(&'static str, i64, Arc<str>)>,
-    /// Key and size of the XML.
+    /// Key of its XML in the blob store, and its size in bytes.
     pub blob: (String, usize),
-    /// State of the XML.
+    /// What is wrong with its XML.
     pub health: Health,
-    /// Whether it is there.
+    /// Whether HQ has it.
     pub presence: Presence,
     /// Turn of the last change or republication.
     pub changed: u64,
@@ -334,14 +334,14 @@ pub struct Form {
 pub enum Role {
     /// Creates it, perhaps below another case.
     Create {
-        /// Its type.
+        /// The type of the new case.
         case_type: Name,
         /// Parent, its type, and whether it is an extension.
         parent: Option<(u32, Name, bool)>,
     },
-    /// Updates it.
+    /// Updates the case.
     Update,
-    /// Updates and closes it.
+    /// Updates and closes the case.
     Close,
     /// Gives it another type.
     Retype(Name),
@@ -352,19 +352,19 @@ pub enum Role {
 /// How the end of a form is given in `meta`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// A datetime.
+    /// As a datetime, the ordinary way.
     Ordinary,
-    /// No element.
+    /// The element is missing.
     Missing,
-    /// No text.
+    /// The element is empty.
     Empty,
-    /// Something else.
+    /// As text that is no datetime at all.
     Unparsable,
-    /// Looks like a datetime but is none.
+    /// As text that looks like a datetime but is none, as the 31st of February.
     Impossible,
-    /// A date.
+    /// As a date without time.
     DateOnly,
-    /// An element with an attribute.
+    /// As an element with an attribute, which becomes an object in JSON.
     Object,
 }
 
@@ -373,26 +373,26 @@ pub enum Ending {
 pub struct Submission {
     /// Index into the domain's `designs`.
     pub design: usize,
-    /// Of the answers.
+    /// Seed from which the answers are drawn.
     pub seed: u64,
-    /// By whom.
+    /// The user who sent it.
     pub sender: Sender,
     /// `meta/instanceID`.
     pub instance: Arc<str>,
-    /// Phone's time.
+    /// When it was opened on the phone, by its clock, in microseconds since 1970.
     pub started: i64,
-    /// Phone's time.
+    /// When it was finished on the phone, by its clock, in microseconds since 1970.
     pub ended: i64,
     /// How `ended` is given.
     pub ending: Ending,
-    /// Owner of new cases.
+    /// Id of the owner of the cases that it creates.
     pub owner: Arc<str>,
     /// Cases, by index, and what happens to them.
     pub subjects: Vec<(u32, Role)>,
 }
 
 impl World {
-    /// The id under which somebody is known.
+    /// The user id of a sender.
     pub fn sender_id(&self, sender: Sender) -> Arc<str> {
         match sender {
             Sender::Person(index) => Arc::clone(&self.people[index as usize].id),
@@ -423,7 +423,7 @@ impl World {
         self.domains[domain].trees.push((turn, tree));
     }
 
-    /// Writes down where somebody is assigned from this turn on.
+    /// Writes down where a user is assigned from this turn on.
     pub fn note_assignment(&mut self, person: u32, turn: u64) {
         let Person { place, assignments, .. } = &mut self.people[person as usize];
         assignments.push((turn, *place));

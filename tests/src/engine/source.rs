@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, ensure};
+use lake_test_kit::rows::{Cell, NewRow, tombstone};
 use lake_writer::table_store::SpaceBatch;
 
-use super::{Cell, NewRow, batch, tombstone};
+use super::batch;
 use crate::readers::{Row, Snapshot};
 
 /// What a source says about an id.
@@ -13,7 +14,7 @@ use crate::readers::{Row, Snapshot};
 pub enum State {
     /// It has a row.
     Row {
-        /// In this table.
+        /// The type of the record, and so its table.
         document_type: &'static str,
         /// Source path to value.
         cells: BTreeMap<String, Cell>,
@@ -25,11 +26,11 @@ pub enum State {
 /// What a source says about an id at one moment.
 #[derive(Clone, Debug)]
 pub struct Word {
-    /// The id.
+    /// Id of the record.
     pub id: String,
     /// Of the words about an id the one with the latest moment counts. It is the version.
     pub moment: i64,
-    /// What is said.
+    /// What the source says.
     pub state: State,
 }
 
@@ -46,10 +47,7 @@ impl Word {
 }
 
 /// Words as a batch.
-///
-/// # Errors
-/// As [`batch`].
-pub fn space_batch(words: &[Word]) -> anyhow::Result<SpaceBatch> {
+pub fn space_batch(words: &[Word]) -> SpaceBatch {
     let mut rows: BTreeMap<&str, Vec<NewRow>> = BTreeMap::new();
     let mut tombstones = Vec::new();
     for Word { id, moment, state } in words {
@@ -108,7 +106,11 @@ impl Expected {
             ensure!(is_same, "id {id} is {shown:?} instead of {wanted:?}");
         }
         let expected = self.newest.values().filter(|word| word.is_row()).count();
-        ensure!(found.len() == expected, "{} ids instead of {expected}: some belong to nobody", found.len());
+        ensure!(
+            found.len() == expected,
+            "{} ids instead of {expected}: the source has never named some of them",
+            found.len()
+        );
         Ok(())
     }
 

@@ -50,7 +50,7 @@ impl Dialogue {
         Ok(dialogue)
     }
 
-    /// The process id.
+    /// Id of the process on the other side.
     pub(crate) fn process_id(&self) -> u32 {
         self.child.id()
     }

@@ -40,7 +40,7 @@ impl Port {
         Self::reserve(COUNT - PAIR_DISTANCE, &[0, PAIR_DISTANCE])
     }
 
-    /// The port number.
+    /// Number of the TCP port.
     pub fn number(&self) -> u16 {
         self.number
     }

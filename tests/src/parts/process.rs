@@ -50,7 +50,7 @@ pub struct Process {
     log: PathBuf,
     /// What ends the process in good order.
     stop_signal: &'static str,
-    /// Removed by the guard if this process dies without dropping; otherwise whoever owns them removes them.
+    /// Removed by the guard if this process dies without dropping; otherwise their owners remove them.
     leftovers: Vec<PathBuf>,
     running: Option<Running>,
 }

@@ -47,13 +47,13 @@ impl Launch {
         Self { name: name.to_owned(), arguments: Vec::new(), environment: Vec::new(), log: None }
     }
 
-    /// Adds an argument.
+    /// Adds an argument to the command line.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().to_owned());
         self
     }
 
-    /// Adds arguments.
+    /// Adds arguments to the command line.
     pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
         self

@@ -1,4 +1,4 @@
-//! Apache Spark with Delta's jars: the reader that most consumers of such a lake use, and a stranger that writes to its tables.
+//! Apache Spark with Delta's jars: the reader that most consumers of such a lake use, and a concurrent writer of its tables.
 //!
 //! One local session of two threads and at most 1.2 GB of heap in a Python process; nothing is fetched from anywhere, nothing listens
 //! but on 127.0.0.1. It takes some ten seconds to start, so a test binary shares one.
@@ -24,7 +24,7 @@ pub struct Spark {
 }
 
 impl Spark {
-    /// Starts Spark.
+    /// Starts a Python process with a Spark session in it.
     ///
     /// # Errors
     /// When it is not installed or does not come up.

@@ -201,7 +201,7 @@ fn absent(kind: &str) -> String {
         "boolean" => "false",
         "date" => "1999-12-01",
         "timestamp" => "1999-12-31T23:59:59.000001Z",
-        _ => "nobody's value",
+        _ => "a value of no row",
     };
     value.to_owned()
 }

@@ -1,4 +1,4 @@
-//! A Python process with DuckDB, Polars and python deltalake, kept for many questions; and a stranger's changes of tables.
+//! A Python process with DuckDB, Polars and python deltalake, kept for many questions; python deltalake also changes tables, as a concurrent writer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use super::inquiry::{Inquiry, spoken};
 use crate::package_file;
 use crate::parts::{Dialogue, ObjectStore, Spark, installed};
 
-/// Who reads.
+/// A program that reads Delta tables, independent of the lake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reader {
     /// DuckDB's `delta_scan` (Delta Kernel).
@@ -29,7 +29,7 @@ pub enum Reader {
 impl Reader {
     /// Those that start at once and can be asked about every table.
     pub const QUICK: [Self; 3] = [Self::DuckDb, Self::Polars, Self::DataFusion];
-    /// All of them.
+    /// All readers.
     pub const ALL: [Self; 4] = [Self::DuckDb, Self::Polars, Self::DataFusion, Self::Spark];
 }
 
@@ -143,7 +143,7 @@ impl Readers {
     ///
     /// # Errors
     /// When deltalake refuses, as with the methods below.
-    pub fn create(&mut self, table: &Path, parquet: &Path, partition_by: &[&str]) -> anyhow::Result<()> {
+    pub fn create(&mut self, table: &Path, parquet: &Path, partition_by: &[String]) -> anyhow::Result<()> {
         self.ask::<u64>("create", table, json!({"parquet": parquet, "partition_by": partition_by})).map(drop)
     }
 

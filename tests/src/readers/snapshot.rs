@@ -28,7 +28,7 @@ const DELETION_VECTOR_MAGIC: u32 = 1_681_511_377;
 /// A table at one version.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The version.
+    /// Version of the table that was read.
     pub version: u64,
     /// Column names and the source paths that the lake noted for them; `foreign:<name>` where it noted none.
     pub sources: BTreeMap<String, String>,

@@ -7,13 +7,17 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail};
-use lake_tests::engine::Step;
+use lake_test_kit::watcher::Step;
 use object_store::path::Path as Key;
 
-/// What an aborted process ends with.
+/// What a store of this test reports its requests to.
+pub type Report = Arc<dyn Fn(Step, &Key) + Send + Sync>;
+
+/// The signal that ends an aborted process.
 const SIGABRT: i32 = 6;
 
 /// On which side of a writing request.
@@ -65,9 +69,9 @@ impl FromStr for Death {
 
 impl Death {
     /// Lets this process die when its time has come.
-    pub fn watcher(self) -> impl Fn(Step, &Key) + Send + Sync + 'static {
+    pub fn report(self) -> Report {
         let met = AtomicU64::new(0);
-        move |step: Step, path: &Key| {
+        Arc::new(move |step: Step, path: &Key| {
             let is_meant = match (self.when, step) {
                 (When::Before, Step::Write | Step::Delete) | (When::After, Step::Done) => true,
                 (When::Half, Step::Write) => path.as_ref().contains("/_delta_log/"),
@@ -80,7 +84,7 @@ impl Death {
                 leave_half(path);
             }
             std::process::abort();
-        }
+        })
     }
 
     /// Starts a test of this program as a process that is told its death by an environment variable. Whether it died of it.

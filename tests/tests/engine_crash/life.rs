@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use lake_shared::identity::TableKey;
 use lake_shared::names;
-use lake_tests::engine::{DeletionVectors, Setting, Watched, Watcher, pass_time, space, space_batch};
+use lake_test_kit::rows;
+use lake_test_kit::time::pass_time;
+use lake_test_kit::watcher::watched;
+use lake_tests::engine::{DeletionVectors, DeltaOptions, bytes, small, space, space_batch};
 use lake_tests::parts::wait_until;
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::sqlite::SqliteMetastore;
@@ -17,6 +19,7 @@ use lake_writer::table_store::TableStore;
 use lake_writer::table_store::delta::DeltaTableStore;
 use lake_writer::table_store::lake_store::{LakeStore, LakeStoreConfig};
 
+use crate::death::Report;
 use crate::history::{Deed, PERSON, TYPES, lives};
 
 /// A file with a byte for each deed that was done.
@@ -25,23 +28,24 @@ pub const DEEDS_DONE: &str = "done";
 const HOURS: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn setting() -> Setting {
-    Setting {
+/// The options of each life, with the key index of the folder.
+fn options(folder: &Path) -> DeltaOptions {
+    DeltaOptions {
+        index_folder: Some(index_of(folder)),
         deletion_vectors: DeletionVectors::Auto,
         retention_hours: 1,
         orphan_hours: 1,
-        target_file_bytes: 1 << 20,
+        target_file_bytes: bytes(1 << 20),
         copy_on_write_below_bytes: 12_000,
         checkpoint_every_commits: 3,
         index_entries_in_memory_max: 100,
-        ..Setting::small()
+        ..small()
     }
 }
 
 /// The folder of a table.
 pub fn folder_of(folder: &Path, document_type: &str) -> PathBuf {
-    let key = TableKey { space: space(), document_type: document_type.into() };
-    folder.join("tables").join(names::table_path(&key))
+    folder.join("tables").join(names::table_path(&rows::table(document_type)))
 }
 
 /// The folder of the key indexes.
@@ -58,7 +62,7 @@ pub fn has_log(table: &Path) -> bool {
 /// An engine on the folder, from its start to its end: when this returns, nothing is done to the files any more.
 pub fn in_a_life<T>(
     folder: &Path,
-    watcher: Option<Watcher>,
+    report: Option<&Report>,
     deeds: impl AsyncFnOnce(&DeltaTableStore) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     // With its runtime end the tasks that the engine leaves behind.
@@ -68,17 +72,16 @@ pub fn in_a_life<T>(
         metastore.migrate().await?;
         let root = folder.join("tables").display().to_string();
         let mut lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None })?;
-        if let Some(watcher) = watcher {
-            lake = lake.wrapped(|inner| Arc::new(Watched::new(inner, watcher)));
+        if let Some(report) = report.cloned() {
+            lake = lake.wrapped(|inner| watched(inner, move |step, path| report(step, path)));
         }
-        let options = setting().options(&index_of(folder));
-        let store = DeltaTableStore::new(Arc::new(lake), Arc::new(metastore), options);
+        let store = DeltaTableStore::new(Arc::new(lake), Arc::new(metastore), options(folder));
         deeds(&store).await
     })
 }
 
 /// Lives through the history, on an empty folder, and notes what is done.
-pub fn live_through(folder: &Path, watcher: Watcher) -> anyhow::Result<()> {
+pub fn live_through(folder: &Path, report: &Report) -> anyhow::Result<()> {
     let mut done = File::options().create(true).append(true).open(folder.join(DEEDS_DONE))?;
     for (number, life) in lives().into_iter().enumerate() {
         if number > 0 {
@@ -86,7 +89,7 @@ pub fn live_through(folder: &Path, watcher: Watcher) -> anyhow::Result<()> {
                 pass_time(&folder_of(folder, name), HOURS, None)?;
             }
         }
-        in_a_life(folder, Some(Arc::clone(&watcher)), async |store| {
+        in_a_life(folder, Some(report), async |store| {
             for deed in &life {
                 perform(store, folder, deed).await?;
                 done.write_all(b".")?;
@@ -100,7 +103,7 @@ pub fn live_through(folder: &Path, watcher: Watcher) -> anyhow::Result<()> {
 async fn perform(store: &DeltaTableStore, folder: &Path, deed: &Deed) -> anyhow::Result<()> {
     match deed {
         Deed::Apply(words) => {
-            let applied = store.apply(space_batch(words)?).await?;
+            let applied = store.apply(space_batch(words)).await?;
             ensure!(!applied.tables.is_empty(), "a batch of the history brings nothing");
         }
         Deed::AwaitCheckpoint => {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lake_tests::engine::Step;
+use lake_test_kit::watcher::Step;
 use lake_tests::parts::ObjectStore;
 use rand::RngExt;
 use rand::rngs::StdRng;

@@ -1,131 +1,85 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use lake_hq::source::{
-    BlobReference, BlobStore, CaseRows, FormRows, HqDatabase, LocationKeys, LocationNode, LocationRows, LocationStep,
-    Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
-};
+use lake_hq::source::SourceError;
 use lake_shared::identity::Domain;
+use lake_simulated_hq::memory_hq::MemoryHq;
+use lake_simulated_hq::scripted_hq::{Question, Script, ScriptedHq};
+use lake_simulated_hq::single_rows::{location, location_type, user};
+use lake_simulated_hq::turn::{Mutation, Table};
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::options::CacheOptions;
 
 /// An HQ whose answers wait at a gate.
-struct GatedHq {
-    gate: Semaphore,
+type GatedHq = ScriptedHq<Gate>;
+
+struct Gate {
+    /// Answers that may pass.
+    open: Semaphore,
+    /// Questions that have come to the gate.
     entered: Semaphore,
-    locations: Mutex<i64>,
-    there: Mutex<Vec<String>>,
-    asked: Mutex<Vec<String>>,
 }
 
-impl GatedHq {
-    fn new(open: usize) -> Arc<Self> {
-        Arc::new(Self {
-            gate: Semaphore::new(open),
-            entered: Semaphore::new(0),
-            locations: Mutex::new(1),
-            there: Mutex::new(["l0", "l1", "l2"].map(str::to_owned).to_vec()),
-            asked: Mutex::default(),
-        })
-    }
-
-    async fn pass(&self, asked: String) {
-        self.asked.lock().unwrap().push(asked);
+#[async_trait]
+impl Script for Gate {
+    async fn before(&self, _: &Question, _: &MemoryHq) -> Result<(), SourceError> {
         self.entered.add_permits(1);
-        self.gate.acquire().await.unwrap().forget();
+        self.open.acquire().await.unwrap().forget();
+        Ok(())
     }
+}
 
+impl Gate {
     async fn entered(&self) {
         self.entered.acquire().await.unwrap().forget();
     }
-
-    fn count(&self) -> usize {
-        self.asked.lock().unwrap().len()
-    }
 }
 
-#[async_trait]
-impl HqDatabase for GatedHq {
-    async fn cases(&self, _: &[String], _: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
-        Ok(Vec::new())
+const DOMAINS: [&str; 4] = ["demo", "a", "b", "c"];
+
+/// With three locations in each domain and some users in one; so many answers pass the gate.
+fn gated_hq(open: usize) -> Arc<GatedHq> {
+    let hq = ScriptedHq::new(Gate { open: Semaphore::new(open), entered: Semaphore::new(0) });
+    hq.memory.set_clock(2);
+    for domain in DOMAINS {
+        hq.memory.change(&[location_type(domain, 1, "village")]);
+        (0..3).for_each(|number| hq.memory.change(&[location_of(domain, number)]));
     }
-    async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
-        Ok(Vec::new())
+    for id in ["u", "u1", "u2", "u3"] {
+        hq.memory.change(&[user(id, "demo", Some(&format!("loc of {id}")))]);
     }
-    async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
-        Ok(LocationRows::default())
-    }
-    async fn location_ancestors(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
-        Ok(Vec::new())
-    }
-    async fn location_children(&self, _: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
-        Ok(Vec::new())
-    }
-    async fn location_tree(
-        &self,
-        domain: &str,
-        extent: TreeExtent<'_>,
-        take: &mut TakeTreeRow<'_>,
-    ) -> Result<i64, SourceError> {
-        let observed_us = {
-            let mut clock = self.locations.lock().unwrap();
-            *clock += 1;
-            *clock
-        };
-        let (asked, ids) = match extent {
-            TreeExtent::Whole => (domain.to_owned(), None),
-            TreeExtent::Changed { location_ids, count, .. } => {
-                let counted = if count { " counted" } else { "" };
-                (format!("{domain} changed {}{counted}", location_ids.join(" ")), Some(location_ids))
-            }
-        };
-        self.pass(asked).await;
-        let there = self.there.lock().unwrap().clone();
-        for location_id in &there {
-            let id = location_id[1..].parse().unwrap();
-            if ids.is_none_or(|ids| ids.contains(location_id)) {
-                take(TreeRow::Location(LocationNode { id, location_id, ..LocationNode::default() }));
-            }
+    hq
+}
+
+fn location_of(domain: &str, number: i64) -> Mutation {
+    location(domain, 1, number, &format!("l{number}"), "", None)
+}
+
+fn remove_location(number: i64) -> Mutation {
+    Mutation::remove(Table::Location, json!({ "id": number }))
+}
+
+/// What the HQ was asked, in short.
+fn asked(hq: &GatedHq) -> Vec<String> {
+    let short = |question| match question {
+        Question::WholeTree { domain } => domain,
+        Question::ChangedTree { domain, location_ids, count } => {
+            format!("{domain} changed {}{}", location_ids.join(" "), if count { " counted" } else { "" })
         }
-        if matches!(extent, TreeExtent::Changed { count: true, .. }) {
-            take(TreeRow::Count(there.len() as i64));
-        }
-        Ok(observed_us)
-    }
-    async fn check(&self) -> Result<(), SourceError> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl BlobStore for GatedHq {
-    async fn get(&self, _: &BlobReference) -> Result<Option<Bytes>, SourceError> {
-        Ok(None)
-    }
-    async fn check(&self) -> Result<(), SourceError> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl UserDirectory for GatedHq {
-    async fn locations(&self, _: &str, ids: &[String]) -> Result<HashMap<String, Option<String>>, SourceError> {
-        self.pass(ids.join(" ")).await;
-        Ok(ids.iter().map(|id| (id.clone(), id.starts_with('u').then(|| format!("loc of {id}")))).collect())
-    }
-    async fn check(&self) -> Result<(), SourceError> {
-        Ok(())
-    }
+        Question::UserLocations(ids) => ids.join(" "),
+        other => panic!("{other:?}"),
+    };
+    hq.asked().into_iter().map(short).collect()
 }
 
 fn caches(hq: &Arc<GatedHq>, options: &CacheOptions) -> Arc<Caches> {
-    let hq = Hq { database: hq.clone(), blobs: hq.clone(), users: hq.clone() };
-    Arc::new(Caches::new(&hq, options))
+    Arc::new(Caches::new(&hq.hq(), options))
 }
 
 fn demo() -> Domain {
@@ -140,7 +94,7 @@ fn invalidation(what: &str, domain: &str, ids: &[&str]) -> Broadcast {
 
 #[tokio::test]
 async fn a_tree_is_read_once_by_all_who_wait_for_it() {
-    let hq = GatedHq::new(0);
+    let hq = gated_hq(0);
     let caches = caches(&hq, &CacheOptions::default());
     let calls: Vec<_> = (0..10)
         .map(|_| {
@@ -148,38 +102,38 @@ async fn a_tree_is_read_once_by_all_who_wait_for_it() {
             tokio::spawn(async move { caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us() })
         })
         .collect();
-    hq.entered().await;
-    hq.gate.add_permits(1);
+    hq.script.entered().await;
+    hq.script.open.add_permits(1);
     for call in calls {
         assert_eq!(call.await.unwrap(), 2);
     }
-    assert_eq!(hq.count(), 1);
+    assert_eq!(hq.times_asked(), 1);
 }
 
 #[tokio::test]
 async fn a_tree_that_changes_while_it_is_read_is_read_again_by_later_calls() {
     for heard in [invalidation("location", "demo", &["l"]), invalidation("location", "_", &[]), Broadcast::MaybeMissed]
     {
-        let hq = GatedHq::new(0);
+        let hq = gated_hq(0);
         let caches = caches(&hq, &CacheOptions::default());
         let early = {
             let caches = Arc::clone(&caches);
             tokio::spawn(async move { caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us() })
         };
-        hq.entered().await;
+        hq.script.entered().await;
         caches.invalidate(&heard);
-        hq.gate.add_permits(2);
+        hq.script.open.add_permits(2);
         assert_eq!(early.await.unwrap(), 2);
         assert_eq!(caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us(), 3);
         caches.invalidate(&invalidation("location", "other", &[]));
         assert_eq!(caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap().observed_us(), 3);
-        assert_eq!(hq.count(), 2);
+        assert_eq!(hq.times_asked(), 2);
     }
 }
 
 #[tokio::test]
 async fn a_tree_is_read_again_when_it_is_older_than_wanted_or_too_old() {
-    let hq = GatedHq::new(10);
+    let hq = gated_hq(10);
     let cached = caches(&hq, &CacheOptions::default());
     assert_eq!(cached.trees.domain_locations(&demo(), 2).await.unwrap().observed_us(), 2);
     assert_eq!(cached.trees.domain_locations(&demo(), 2).await.unwrap().observed_us(), 2);
@@ -193,7 +147,7 @@ async fn a_tree_is_read_again_when_it_is_older_than_wanted_or_too_old() {
     whole.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
     whole.invalidate(&invalidation("location", "demo", &["l1"]));
     whole.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
-    assert_eq!(hq.asked.lock().unwrap()[3..], ["demo", "demo changed  counted", "demo", "demo"]);
+    assert_eq!(asked(&hq)[3..], ["demo", "demo changed  counted", "demo", "demo"]);
 }
 
 /// Locations that a call finds.
@@ -204,17 +158,17 @@ async fn found(caches: &Caches, ids: &[&str]) -> Vec<bool> {
 
 #[tokio::test]
 async fn only_what_changed_is_read_and_a_missed_deletion_heals() {
-    let hq = GatedHq::new(100);
+    let hq = gated_hq(100);
     let caches = caches(&hq, &CacheOptions::default());
     assert_eq!(found(&caches, &["l1", "l3"]).await, [true, false]);
-    *hq.there.lock().unwrap() = ["l0", "l1", "l2", "l3"].map(str::to_owned).to_vec();
+    hq.memory.change(&[location_of("demo", 3)]);
     caches.invalidate(&invalidation("location", "demo", &["l3"]));
     assert_eq!(found(&caches, &["l1", "l3"]).await, [true, true]);
-    hq.there.lock().unwrap().pop();
+    hq.memory.change(&[remove_location(3)]);
     caches.invalidate(&invalidation("location", "demo", &["l3"]));
     assert_eq!(found(&caches, &["l1", "l3"]).await, [true, false]);
     // Of this deletion nobody hears; the count shows it.
-    hq.there.lock().unwrap().pop();
+    hq.memory.change(&[remove_location(2)]);
     caches.invalidate(&Broadcast::MaybeMissed);
     assert_eq!(found(&caches, &["l1", "l2"]).await, [true, false]);
     // A change of nobody knows what, and of too many: all of it.
@@ -223,53 +177,53 @@ async fn only_what_changed_is_read_and_a_missed_deletion_heals() {
     let many: Vec<String> = (0..6_000).map(|number| number.to_string()).collect();
     caches.invalidate(&invalidation("location", "demo", &many.iter().map(String::as_str).collect::<Vec<_>>()));
     found(&caches, &[]).await;
-    let asked = ["demo", "demo changed l3", "demo changed l3", "demo changed  counted", "demo", "demo", "demo"];
-    assert_eq!(*hq.asked.lock().unwrap(), asked);
+    let expected = ["demo", "demo changed l3", "demo changed l3", "demo changed  counted", "demo", "demo", "demo"];
+    assert_eq!(asked(&hq), expected);
 }
 
 #[tokio::test]
 async fn changed_ids_are_asked_for_until_an_answer_came() {
-    let hq = GatedHq::new(1);
+    let hq = gated_hq(1);
     let caches = caches(&hq, &CacheOptions { location_whole_max_age_seconds: 1_000, ..CacheOptions::default() });
     found(&caches, &[]).await;
-    hq.entered().await;
+    hq.script.entered().await;
     caches.invalidate(&invalidation("location", "demo", &["l1"]));
     let cancelled = tokio::spawn({
         let caches = Arc::clone(&caches);
         async move { found(&caches, &[]).await.len() }
     });
-    hq.entered().await;
+    hq.script.entered().await;
     caches.invalidate(&invalidation("location", "demo", &["l2"]));
     cancelled.abort();
     assert!(cancelled.await.unwrap_err().is_cancelled());
-    hq.gate.add_permits(10);
-    hq.there.lock().unwrap().remove(1);
+    hq.script.open.add_permits(10);
+    hq.memory.change(&[remove_location(1)]);
     assert_eq!(found(&caches, &["l0", "l1"]).await, [true, false]);
     found(&caches, &[]).await;
-    let asked = hq.asked.lock().unwrap().clone();
+    let asked = asked(&hq);
     assert_eq!(asked.len(), 3, "{asked:?}");
     assert!(asked[2].contains("l1") && asked[2].contains("l2"), "{asked:?}");
 }
 
 #[tokio::test]
 async fn the_least_recently_used_tree_goes_first() {
-    let hq = GatedHq::new(100);
+    let hq = gated_hq(100);
     // Each tree counts four.
     let caches = caches(&hq, &CacheOptions { location_nodes_max: 9, ..CacheOptions::default() });
     let read = async |domain: &str| drop(caches.trees.domain_locations(&domain.into(), i64::MIN).await.unwrap());
     for domain in ["a", "b", "a", "c", "a", "b"] {
         read(domain).await;
     }
-    assert_eq!(*hq.asked.lock().unwrap(), ["a", "b", "c", "b"]);
+    assert_eq!(asked(&hq), ["a", "b", "c", "b"]);
     let small = super::tests::caches(&hq, &CacheOptions { location_nodes_max: 1, ..CacheOptions::default() });
     small.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
     small.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
-    assert_eq!(hq.count(), 5);
+    assert_eq!(hq.times_asked(), 5);
 }
 
 #[tokio::test]
 async fn a_look_up_that_was_cancelled_does_not_block_the_next() {
-    let hq = GatedHq::new(0);
+    let hq = gated_hq(0);
     let caches = caches(&hq, &CacheOptions::default());
     let cancelled = {
         let caches = Arc::clone(&caches);
@@ -280,11 +234,11 @@ async fn a_look_up_that_was_cancelled_does_not_block_the_next() {
                 .is_ok()
         })
     };
-    hq.entered().await;
-    hq.entered().await;
+    hq.script.entered().await;
+    hq.script.entered().await;
     cancelled.abort();
     assert!(cancelled.await.unwrap_err().is_cancelled());
-    hq.gate.add_permits(2);
+    hq.script.open.add_permits(2);
     caches.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
     assert_eq!(caches.users.locations(&demo(), &BTreeMap::from([("u", 0)])).await.unwrap().len(), 1);
 }
@@ -303,12 +257,12 @@ async fn looked_up_for(caches: &Caches, ids: &[&str], published_us: i64) -> Vec<
 
 #[tokio::test]
 async fn users_are_asked_for_in_bulk_and_once() {
-    let hq = GatedHq::new(100);
+    let hq = gated_hq(100);
     let caches = caches(&hq, &CacheOptions::default());
     let some = |id: &str| Some(format!("loc of {id}"));
     assert_eq!(looked_up(&caches, &["u1", "u2", "system"]).await, [some("u1"), some("u2"), None]);
     assert_eq!(looked_up(&caches, &["u1", "u3", "system"]).await, [some("u1"), some("u3"), None]);
-    assert_eq!(*hq.asked.lock().unwrap(), ["system u1 u2", "u3"]);
+    assert_eq!(asked(&hq), ["system u1 u2", "u3"]);
     caches.invalidate(&invalidation("user", "_", &["u1", "unknown"]));
     caches.invalidate(&invalidation("location", "demo", &[]));
     looked_up(&caches, &["u1", "u2"]).await;
@@ -320,32 +274,32 @@ async fn users_are_asked_for_in_bulk_and_once() {
     looked_up(&caches, &["u2"]).await;
     caches.invalidate(&Broadcast::MaybeMissed);
     looked_up(&caches, &["u2"]).await;
-    assert_eq!(hq.asked.lock().unwrap()[2..], ["u1", "u2", "u2", "u2"]);
+    assert_eq!(asked(&hq)[2..], ["u1", "u2", "u2", "u2"]);
 }
 
 #[tokio::test]
 async fn users_without_location_are_asked_for_again_sooner() {
-    let hq = GatedHq::new(100);
+    let hq = gated_hq(100);
     let caches = caches(&hq, &CacheOptions { user_without_location_max_age_seconds: 0, ..CacheOptions::default() });
     looked_up(&caches, &["u1", "nobody"]).await;
     looked_up(&caches, &["u1", "nobody"]).await;
-    assert_eq!(*hq.asked.lock().unwrap(), ["nobody u1", "nobody"]);
+    assert_eq!(asked(&hq), ["nobody u1", "nobody"]);
 }
 
 #[tokio::test]
 async fn a_user_who_changes_while_being_looked_up_is_looked_up_again() {
-    let hq = GatedHq::new(0);
+    let hq = gated_hq(0);
     let caches = caches(&hq, &CacheOptions::default());
     let early = {
         let caches = Arc::clone(&caches);
         tokio::spawn(async move { looked_up(&caches, &["u1", "u2"]).await.len() })
     };
-    hq.entered().await;
+    hq.script.entered().await;
     caches.invalidate(&invalidation("user", "_", &["u1"]));
-    hq.gate.add_permits(2);
+    hq.script.open.add_permits(2);
     assert_eq!(early.await.unwrap(), 2);
     looked_up(&caches, &["u1", "u2"]).await;
-    assert_eq!(hq.asked.lock().unwrap()[1..], ["u1"]);
+    assert_eq!(asked(&hq)[1..], ["u1"]);
 }
 
 fn now_us() -> i64 {
@@ -355,46 +309,46 @@ fn now_us() -> i64 {
 /// A worker is assigned and submits; the message of the submission overtakes that of the worker.
 #[tokio::test]
 async fn a_new_record_is_not_given_what_was_remembered_before_it() {
-    let hq = GatedHq::new(100);
+    let hq = gated_hq(100);
     let caches = caches(&hq, &CacheOptions::default());
     looked_up(&caches, &["u1", "u2"]).await;
     // Published after that.
     looked_up_for(&caches, &["u1"], now_us() + 1_000).await;
-    assert_eq!(hq.asked.lock().unwrap()[1..], ["u1"]);
+    assert_eq!(asked(&hq)[1..], ["u1"]);
     // Of a backlog; or published before HQ was asked, as the other records of the submission were.
     let long_ago = now_us() - 15_000_000;
     looked_up_for(&caches, &["u1", "u2"], long_ago).await;
-    assert_eq!(hq.count(), 2);
+    assert_eq!(hq.times_asked(), 2);
     let trusting = super::tests::caches(&hq, &CacheOptions { user_settle_seconds: 0, ..CacheOptions::default() });
     looked_up(&trusting, &["u1"]).await;
     looked_up_for(&trusting, &["u1"], now_us() + 1_000).await;
-    assert_eq!(hq.count(), 3);
+    assert_eq!(hq.times_asked(), 3);
 }
 
 /// Elasticsearch shows a changed user only after its refresh.
 #[tokio::test]
 async fn what_hq_answers_just_after_a_change_is_soon_asked_for_again() {
-    let hq = GatedHq::new(100_000);
+    let hq = gated_hq(100_000);
     let options = CacheOptions { user_settle_seconds: 3, ..CacheOptions::default() };
     let (heard, submitted, other) = (caches(&hq, &options), caches(&hq, &options), caches(&hq, &options));
     let long_ago: fn() -> i64 = || 0;
     for (caches, published_us, heard) in
         [(submitted, now_us as fn() -> i64, false), (heard, long_ago, true), (other, long_ago, false)]
     {
-        hq.asked.lock().unwrap().clear();
+        hq.forget_questions();
         if heard {
             caches.invalidate(&invalidation("user", "_", &["u1"]));
         }
         let asked_again = heard || published_us() > 0;
         looked_up_for(&caches, &["u1"], published_us()).await;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while asked_again && hq.count() == 1 {
+        while asked_again && hq.times_asked() == 1 {
             assert!(tokio::time::Instant::now() < deadline, "the young answer is kept");
             looked_up(&caches, &["u1"]).await;
             tokio::task::yield_now().await;
         }
         // The answer of now is not young any more.
         looked_up(&caches, &["u1"]).await;
-        assert_eq!(hq.count(), if asked_again { 2 } else { 1 });
+        assert_eq!(hq.times_asked(), if asked_again { 2 } else { 1 });
     }
 }

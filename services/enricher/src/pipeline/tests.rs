@@ -10,7 +10,7 @@ use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::wire;
 use serde_json::{Value, json};
 
-use self::lake::{FakeHq, Lake, PATIENCE, StrictQueue, column, safe};
+use self::lake::{Lake, PATIENCE, StrictQueue, assign_user, column, district, fake_hq, safe};
 use super::enrich;
 use super::*;
 
@@ -53,7 +53,7 @@ async fn records_become_rows_with_the_places_of_their_users() {
 #[tokio::test]
 async fn a_user_whose_location_is_gone_has_no_place() {
     let mut lake = Lake::start().await;
-    lake.hq.change(|state| state.user_location = Some("gone".into()));
+    assign_user(&lake.hq, "gone");
     let batch = cases(vec![record("c1", json!({"user_id": "u"}))]);
     assert_eq!(lake.column(&batch, "+district_id").await, [("c1".to_owned(), None)]);
 }
@@ -70,7 +70,7 @@ async fn a_case_whose_user_is_nowhere_belongs_to_the_location_that_owns_it() {
     let expected = [some("c1", "d"), some("c2", "e"), ("c3".to_owned(), None), some("c4", "e")];
     assert_eq!(lake.column(&batch, "+district_id").await, expected);
     let mut lake = Lake::start().await;
-    lake.hq.change(|state| state.user_location = Some("gone".into()));
+    assign_user(&lake.hq, "gone");
     let batch = cases(vec![record("c1", json!({"user_id": "u", "owner_id": "e"}))]);
     assert_eq!(lake.column(&batch, "+district_id").await, [some("c1", "e")]);
 }
@@ -91,15 +91,15 @@ async fn tombstones_pass_unchanged_even_without_a_type() {
     safe(publishing).await;
     assert_eq!(subject, "lake.rows.demo.case._");
     assert_eq!((rows.r#type, rows.tombstones, rows.arrow_ipc.len()), (None, tombstones, 0));
-    assert_eq!(lake.hq.asked.load(Ordering::SeqCst), 0);
+    assert_eq!(lake.hq.times_asked(), 0);
 }
 
 #[tokio::test]
 async fn nothing_is_lost_while_hq_is_down_or_refuses() {
     for refuses in [false, true] {
         let mut lake = Lake::start().await;
-        lake.hq.refuses.store(refuses, Ordering::SeqCst);
-        lake.hq.failures_left.store(4, Ordering::SeqCst);
+        lake.hq.script.refuses.store(refuses, Ordering::SeqCst);
+        lake.hq.script.failures_left.store(4, Ordering::SeqCst);
         let sent: Vec<_> = (0..3)
             .map(|n| lake.publish(wire::encode(&cases(vec![record(&format!("c{n}"), json!({"user_id": "u"}))]))))
             .collect();
@@ -112,7 +112,7 @@ async fn nothing_is_lost_while_hq_is_down_or_refuses() {
         }
         found.sort();
         assert_eq!(found, [some("c0", "d"), some("c1", "d"), some("c2", "d")]);
-        assert_eq!(lake.hq.failures_left.load(Ordering::SeqCst), 0);
+        assert_eq!(lake.hq.script.failures_left.load(Ordering::SeqCst), 0);
         assert!(lake.quarantine.try_recv().is_err());
     }
 }
@@ -206,10 +206,10 @@ async fn users_and_locations_that_change_are_seen_after_the_broadcast() {
     let mut lake = Lake::start().await;
     let batch = cases(vec![record("c", json!({"user_id": "u"}))]);
     assert_eq!(lake.column(&batch, "+district_id").await, [some("c", "d")]);
-    let asked = lake.hq.asked.load(Ordering::SeqCst);
-    lake.hq.change(|state| state.user_location = Some("e".into()));
+    let asked = lake.hq.times_asked();
+    assign_user(&lake.hq, "e");
     assert_eq!(lake.column(&batch, "+district_id").await, [some("c", "d")]);
-    assert_eq!(lake.hq.asked.load(Ordering::SeqCst), asked);
+    assert_eq!(lake.hq.times_asked(), asked);
     let payload = wire::encode(&Invalidation { ids: vec!["u".into()] });
     lake.queue.broadcast("lake.invalidate.user._", payload).await.unwrap();
     let moved = async {
@@ -228,24 +228,26 @@ async fn rows_of_locations_show_a_tree_as_new_as_themselves() {
         r#type: Some("Location".into()),
         ..cases(vec![Record { observed_us, ..record("d", json!({"name": "d"})) }])
     };
+    lake.hq.memory.set_clock(10);
     assert_eq!(lake.column(&location(10), "+district_name").await, [some("d", "North")]);
     // No broadcast was heard, yet the record knows more than the tree that is held.
-    lake.hq.change(|state| (state.district_name, state.observed_us) = ("Upper North".into(), 20));
+    lake.hq.memory.change(&[district(2, "d", "Upper North")]);
+    lake.hq.memory.set_clock(20);
     assert_eq!(lake.column(&location(10), "+district_name").await, [some("d", "North")]);
     assert_eq!(lake.column(&location(15), "+district_name").await, [some("d", "Upper North")]);
     // A database whose clock went back must not stop the lake.
-    let asked = lake.hq.asked.load(Ordering::SeqCst);
+    let asked = lake.hq.times_asked();
     assert_eq!(lake.column(&location(99), "+district_name").await, [some("d", "Upper North")]);
-    assert!(lake.hq.asked.load(Ordering::SeqCst) > asked + 1);
+    assert!(lake.hq.times_asked() > asked + 1);
 }
 
 #[tokio::test]
 async fn at_shutdown_what_cannot_be_finished_is_handed_back() {
     let mut lake = Lake::start().await;
-    lake.hq.failures_left.store(usize::MAX, Ordering::SeqCst);
+    lake.hq.script.failures_left.store(usize::MAX, Ordering::SeqCst);
     let publishing = lake.publish(wire::encode(&cases(vec![record("c", json!({"user_id": "u"}))])));
     let waiting = async {
-        while lake.hq.asked.load(Ordering::SeqCst) == 0 {
+        while lake.hq.times_asked() == 0 {
             tokio::task::yield_now().await;
         }
     };
@@ -254,8 +256,8 @@ async fn at_shutdown_what_cannot_be_finished_is_handed_back() {
     tokio::time::timeout(PATIENCE, &mut lake.enricher).await.unwrap().unwrap().unwrap();
     assert!(lake.rows.try_recv().is_err() && !publishing.is_finished());
     // The next enricher gets it.
-    lake.hq.failures_left.store(0, Ordering::SeqCst);
-    let next = run(Arc::clone(&lake.queue), lake.hq.ports(), EnricherOptions::default(), CancellationToken::new());
+    lake.hq.script.failures_left.store(0, Ordering::SeqCst);
+    let next = run(Arc::clone(&lake.queue), lake.hq.hq(), EnricherOptions::default(), CancellationToken::new());
     let next = AbortOnDropHandle::new(tokio::spawn(next));
     safe(publishing).await;
     assert_eq!(column(&lake.row_batch().await.1, "+district_id"), [some("c", "d")]);
@@ -282,8 +284,8 @@ async fn transforms_apply_before_rows_are_made() {
 #[tokio::test]
 async fn a_closed_queue_ends_the_run() {
     let memory = MemoryQueue::new(MemoryQueueOptions::default());
-    let hq = Arc::new(FakeHq::default());
-    let run = tokio::spawn(run(memory.clone(), hq.ports(), EnricherOptions::default(), CancellationToken::new()));
+    let hq = fake_hq();
+    let run = tokio::spawn(run(memory.clone(), hq.hq(), EnricherOptions::default(), CancellationToken::new()));
     memory.close();
     // Whether the enricher reads already or not: it must neither hang nor fail.
     tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap().unwrap();

@@ -136,5 +136,4 @@ fn ledger_json(value: &Columns, location_id: &Value) -> Value {
 }
 
 #[cfg(test)]
-#[path = "case_tests.rs"]
 mod tests;

@@ -172,5 +172,4 @@ impl AdaptiveLimit {
 }
 
 #[cfg(test)]
-#[path = "limit_tests.rs"]
 mod tests;

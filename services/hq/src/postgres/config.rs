@@ -5,7 +5,7 @@ use std::time::Duration;
 use lake_shared::secret::Secret;
 use serde::Deserialize;
 
-use super::database::connect_options;
+use super::database::{Limits, connect_options};
 use super::records::Extent;
 use crate::pace::TurnOptions;
 use crate::pace::limit::LimitOptions;
@@ -177,15 +177,6 @@ impl HqPostgresConfig {
             .map(|shard| ShardRange { name: shard.name.clone(), first: shard.first, last: shard.last })
             .collect()
     }
-}
-
-/// Limits that hold for each database.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub connections_max: usize,
-    pub statement_timeout: Duration,
-    pub connect_timeout: Duration,
-    pub prepared_statements: bool,
 }
 
 mod defaults {

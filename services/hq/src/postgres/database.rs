@@ -16,7 +16,6 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::config::Limits;
 use super::failure::{is_broken_connection, is_overload, source_error};
 use crate::pace::limit::Class;
 use crate::pace::{Turn, Turns};
@@ -26,6 +25,15 @@ use crate::source::SourceError;
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// Time that the server has, beyond the limit at which it ends a statement itself, before it counts as not there.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
+
+/// Limits that hold for each database.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub connections_max: usize,
+    pub statement_timeout: Duration,
+    pub connect_timeout: Duration,
+    pub prepared_statements: bool,
+}
 
 /// One database, with its idle connections and its limits.
 pub(super) struct Database {

@@ -16,8 +16,7 @@ use std::sync::Arc;
 use futures::future::{try_join, try_join_all};
 use lake_shared::secret::Secret;
 
-use super::config::Limits;
-use super::database::Database;
+use super::database::{Database, Limits};
 use super::records::{Extent, Records};
 use super::routing::Routing;
 use crate::document_rules::{self, Disposition};

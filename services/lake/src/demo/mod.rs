@@ -1,7 +1,9 @@
-//! `lake demo`: a small programme lives through the whole path in one process, on an HQ that is simulated in memory. It is the same code as in
-//! production, but for HQ itself and the servers.
+//! `lake demo`: a small health programme goes through the whole path in one process, on an HQ that is simulated in memory. Fetcher, enricher and
+//! writer are the code of production; simulated are HQ and the servers (Kafka, NATS, Postgres).
 
+mod form_name;
 mod report;
+mod table_list;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::embedded_fetch;
 use crate::embedded::Embedded;
 
-/// How `lake demo` is played
+/// What to play and where
 #[derive(Args, Debug)]
 pub struct DemoArguments {
     /// Folder for the tables; a folder of an earlier demo is replaced
@@ -44,10 +46,10 @@ pub struct DemoArguments {
     /// Changes to play
     #[arg(long, default_value_t = 6_000)]
     changes: u64,
-    /// Another seed is another programme
+    /// Seed of the random programme: the same seed plays the same changes
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Go on living, a few changes a second, until interrupted
+    /// Go on with a few changes a second until interrupted
     #[arg(long)]
     keep_running: bool,
     /// Show log lines as well
@@ -55,16 +57,16 @@ pub struct DemoArguments {
     verbose: bool,
 }
 
-/// File that marks a folder as ours to replace.
+/// File that marks a folder as one of a demo, which the next demo may replace.
 const MARK: &str = ".commcare-lake-demo";
-/// How far playing may run ahead of the lake, in messages.
+/// Messages that may be on their way into the lake before playing waits.
 const AHEAD_MAX: usize = 4_000;
-/// How long what is on its way may take at the end.
+/// How long the messages on their way may take at the end.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
-/// Turns between two looks at how far the lake is.
+/// Turns that are played before the number of messages on their way is looked at.
 const TURNS_AT_ONCE: usize = 50;
 
-/// Plays the demo.
+/// Plays the demo; the exit code says whether every change came into the lake.
 pub fn run(arguments: &DemoArguments) -> ExitCode {
     let log_filter = if arguments.verbose { "info" } else { "error" }.to_owned();
     let logs = TelemetryConfig { log_format: LogFormat::Text, log_filter, ..TelemetryConfig::default() };
@@ -115,7 +117,7 @@ async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An empty folder for the demo; the absolute path of it.
+/// Creates the folder for the demo, empty, and returns its absolute path. A folder that holds anything but an earlier demo is refused.
 fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
     if folder.exists() {
         let empty = std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?.next().is_none();
@@ -133,7 +135,7 @@ fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
 
 fn writer_options(folder: &Path) -> WriterOptions {
     WriterOptions {
-        // Nobody misses the tables of a demo.
+        // Without forcing files to disk: a power cut may take the tables of a demo.
         store: LakeStoreConfig { root: folder.join("tables").display().to_string(), sync: false, s3: None },
         metastore: MetastoreConfig {
             url: format!("sqlite:{}", folder.join("metastore.sqlite").display()).into(),
@@ -154,12 +156,12 @@ struct Stage {
 }
 
 impl Stage {
-    /// Plays so many changes and waits until the lake has them all.
+    /// Plays at least `changes` changes and waits until the lake has all of them.
     async fn perform(&mut self, changes: u64) {
         let style = ProgressStyle::with_template("{msg:9} {bar:40.cyan/blue} {pos:>6} of {len} changes  {elapsed}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(changes).with_style(style).with_message("in lake");
-        println!("A simulated HQ lives: workers register households, visit, edit, archive, move ...\n");
+        println!("In a simulated HQ workers register households, visit, edit, archive, move ...\n");
         let opening = self.life.opening();
         self.apply(&opening);
         while self.life.changes() < changes {
@@ -176,12 +178,12 @@ impl Stage {
         bar.finish();
     }
 
-    /// Goes on with a few changes a second.
+    /// Plays four turns a second, without end, and prints a line every 20 turns.
     async fn live_on(&mut self, metastore: &dyn Metastore) {
-        let mut second = tokio::time::interval(Duration::from_millis(250));
+        let mut quarter_second = tokio::time::interval(Duration::from_millis(250));
         let mut turns = 0_u64;
         loop {
-            second.tick().await;
+            quarter_second.tick().await;
             let turn = self.life.turn();
             self.apply(&turn);
             turns += 1;
@@ -192,7 +194,7 @@ impl Stage {
     }
 
     fn apply(&self, turn: &Turn) {
-        // As in HQ, a message never comes before what it speaks of.
+        // As in HQ, a message is sent after the record that it announces was saved.
         self.hq.apply(turn);
         for message in &turn.messages {
             self.feed.publish(message.topic, message.value.clone());

@@ -29,20 +29,12 @@ use crate::table_store::TableStore;
 
 mod bisect;
 mod buffer;
-#[cfg(test)]
-mod buffer_tests;
 pub mod control;
 mod decode;
-#[cfg(test)]
-mod decode_tests;
 mod flush;
 mod message;
 #[cfg(test)]
-mod pause_tests;
-#[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod trouble_tests;
 
 /// When rows are committed; section `[ingest]`.
 #[derive(Clone, Debug, Deserialize)]

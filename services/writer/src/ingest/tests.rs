@@ -1,6 +1,11 @@
 //! Ingest over the in-process queue with a store that only remembers.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod buffer;
+mod decode;
+mod pause;
+mod trouble;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -8,7 +8,7 @@ use lake_proto::queue::v1::{Lineage, Quarantined};
 use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::names;
 
-use super::{Metastore, NewTable, QuarantineFilter, StoredTombstone, TableRecord, TableState};
+use super::{Metastore, NewTable, QuarantineFilter, RecordedState, StoredTombstone, TableRecord};
 use crate::table_store::order_guard::TombstoneOrder;
 
 const SECOND: i64 = 1_000_000;
@@ -98,8 +98,8 @@ async fn many_tables_are_registered_at_once(metastore: &dyn Metastore) {
     assert!(metastore.register_tables(&[]).await.unwrap().is_empty());
 }
 
-fn state_after(version: i64) -> TableState {
-    TableState {
+fn state_after(version: i64) -> RecordedState {
+    RecordedState {
         version: Some(version),
         schema: Some("{}".into()),
         rows: 10,
@@ -116,7 +116,7 @@ async fn commits_are_recorded(metastore: &dyn Metastore) {
     let state = state_after(3);
     metastore.record_commits(&[(key.clone(), state.clone())]).await.unwrap();
     let older =
-        TableState { version: Some(4), newest_published_us: Some(40), newest_fetched_us: Some(7), ..state.clone() };
+        RecordedState { version: Some(4), newest_published_us: Some(40), newest_fetched_us: Some(7), ..state.clone() };
     metastore.record_commits(&[(key.clone(), older)]).await.unwrap();
     let tables = metastore.tables(Some(&key.space)).await.unwrap();
     let held = &tables.iter().find(|table| table.key == key).unwrap().state;
@@ -131,7 +131,7 @@ async fn many_commits_are_recorded_at_once(metastore: &dyn Metastore) {
     let keys: Vec<TableKey> =
         metastore.tables(Some(&space)).await.unwrap().into_iter().map(|table| table.key).collect();
     let states = |version: i64, schema: &dyn Fn(usize) -> Option<String>| {
-        let state = |n: usize| TableState {
+        let state = |n: usize| RecordedState {
             schema: schema(n),
             rows: n as i64,
             newest_published_us: Some(version + n as i64),

@@ -17,6 +17,7 @@ use crate::table_store::order_guard::TombstoneOrder;
 pub mod connect;
 #[doc(hidden)]
 pub mod contract;
+mod migrations;
 pub mod postgres;
 mod rows;
 mod sql;
@@ -45,14 +46,14 @@ pub struct TableRecord {
     /// URL of that folder, as other engines open it.
     pub location: String,
     /// State after the last commit that was recorded. The transaction log of the table is the truth; this may be a commit behind it.
-    pub state: TableState,
+    pub state: RecordedState,
     /// When it was registered, microseconds.
     pub created_us: i64,
 }
 
-/// State of a table after a commit.
+/// What the metastore records of a table after a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableState {
+pub struct RecordedState {
     /// Delta version; `None` before the first commit.
     pub version: Option<i64>,
     /// Delta schema as JSON. Recording `None` keeps the schema that was recorded before.
@@ -179,7 +180,7 @@ pub trait Metastore: Send + Sync {
 
     /// Records the states of registered tables after their commits, each table at most once. All of them or, on an error, none. Answers whether
     /// all of them are registered; those that are not are left out.
-    async fn record_commits(&self, states: &[(TableKey, TableState)]) -> Result<bool, MetastoreError>;
+    async fn record_commits(&self, states: &[(TableKey, RecordedState)]) -> Result<bool, MetastoreError>;
 
     /// A page of the remembered tombstones of a space: the first ones behind an id, in the order of the ids.
     async fn tombstones(

@@ -11,10 +11,11 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool};
 
+use super::migrations;
 use super::rows::{self, storable};
 use super::sql::{failed, metastore_adapter};
 use super::{
-    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, StoredTombstone, TableRecord, TableState,
+    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, RecordedState, StoredTombstone, TableRecord,
 };
 use crate::key_index::IdHash;
 
@@ -29,7 +30,9 @@ pub struct PostgresMetastore {
 }
 
 impl PostgresMetastore {
-    const MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+    fn migrator() -> Migrator {
+        migrations::migrator(migrations::POSTGRES)
+    }
 
     /// Prepares a pool of connections to `postgres://user:password@host:port/database`; connects when first used.
     ///

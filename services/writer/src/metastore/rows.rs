@@ -6,7 +6,7 @@ use lake_proto::queue::v1::{Lineage, Quarantined};
 use lake_shared::identity::{Kind, Space, TableKey};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
-use super::{Lease, QuarantineRecord, StoredTombstone, TableRecord, TableState};
+use super::{Lease, QuarantineRecord, RecordedState, StoredTombstone, TableRecord};
 use crate::table_store::order_guard::TombstoneOrder;
 
 /// Text as a database can store it: Postgres refuses the character NUL.
@@ -62,7 +62,7 @@ pub(super) fn table(row: &impl Fields) -> Result<TableRecord, sqlx::Error> {
         name: row.text("name")?,
         path: row.text("path")?,
         location: row.text("location")?,
-        state: TableState {
+        state: RecordedState {
             version: row.maybe("version")?,
             schema: Some(row.text("schema")?),
             rows: row.number("row_count")?,

@@ -96,7 +96,7 @@ macro_rules! metastore_adapter {
 
             async fn record(
                 &self,
-                states: &[(lake_shared::identity::TableKey, $crate::metastore::TableState)],
+                states: &[(lake_shared::identity::TableKey, $crate::metastore::RecordedState)],
             ) -> Result<bool, sqlx::Error> {
                 let mut transaction = self.pool.begin().await?;
                 let mut recorded = 0;
@@ -315,7 +315,7 @@ macro_rules! metastore_adapter {
         impl $crate::metastore::Metastore for $adapter {
             async fn migrate(&self) -> Result<(), MetastoreError> {
                 self.reach().await?;
-                Self::MIGRATIONS.run(&self.pool).await.map_err(|source| MetastoreError {
+                Self::migrator().run(&self.pool).await.map_err(|source| MetastoreError {
                     action: "create or update its tables".into(),
                     source: source.into(),
                 })
@@ -351,7 +351,7 @@ macro_rules! metastore_adapter {
                 registered.map_err(failed(|| format!("register {} tables, {} and so on", tables.len(), first.key)))
             }
 
-            async fn record_commits(&self, states: &[(TableKey, TableState)]) -> Result<bool, MetastoreError> {
+            async fn record_commits(&self, states: &[(TableKey, RecordedState)]) -> Result<bool, MetastoreError> {
                 let Some((first, _)) = states.first() else { return Ok(true) };
                 let recorded = self.record(states).await;
                 recorded.map_err(failed(|| format!("record commits of {} tables, {first} and so on", states.len())))

@@ -11,10 +11,11 @@ use sqlx::SqlitePool;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+use super::migrations;
 use super::rows::{self, storable};
 use super::sql::{failed, metastore_adapter};
 use super::{
-    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, StoredTombstone, TableRecord, TableState,
+    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, RecordedState, StoredTombstone, TableRecord,
 };
 use crate::key_index::IdHash;
 
@@ -28,7 +29,9 @@ pub struct SqliteMetastore {
 }
 
 impl SqliteMetastore {
-    const MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+    fn migrator() -> Migrator {
+        migrations::migrator(migrations::SQLITE)
+    }
 
     /// A file, created when first used. Its folder must exist.
     pub fn file(path: &Path) -> Self {

@@ -1,22 +1,21 @@
 //! A lake with a fake HQ and a consumer of its rows, all in one process.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use lake_hq::source::{
-    BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationNode, LocationRows,
-    LocationStep, Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
-};
+use lake_hq::source::SourceError;
 use lake_proto::queue::v1::{Quarantined, RecordBatch, RowBatch};
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 use lake_shared::wire;
+use lake_simulated_hq::scripted_hq::{Question, Script, ScriptedHq};
+use lake_simulated_hq::single_rows::{location, location_type, user};
+use lake_simulated_hq::turn::Mutation;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -26,105 +25,53 @@ use crate::rows::message::read_ipc;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An HQ with a state, a district and a user in it, that can be down.
+/// An HQ with a supervisor, two districts and a user `u` in it, that can be down.
+pub(super) type FakeHq = ScriptedHq<Downtime>;
+
+/// How long HQ is down, and how.
 #[derive(Default)]
-pub(super) struct FakeHq {
+pub(super) struct Downtime {
+    /// Answers that fail from now on.
     pub(super) failures_left: AtomicUsize,
+    /// Whether HQ refuses then, instead of not being there.
     pub(super) refuses: AtomicBool,
-    pub(super) asked: AtomicUsize,
-    pub(super) state: Mutex<State>,
 }
 
-#[derive(Clone)]
-pub(super) struct State {
-    pub(super) observed_us: i64,
-    pub(super) district_name: String,
-    pub(super) user_location: Option<String>,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { observed_us: 10, district_name: "North".into(), user_location: Some("d".into()) }
-    }
-}
-
-impl FakeHq {
-    pub(super) fn ports(self: &Arc<Self>) -> Hq {
-        Hq { database: self.clone(), blobs: self.clone(), users: self.clone() }
-    }
-
-    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock().unwrap());
-    }
-
-    fn answer<T>(&self, answer: T) -> Result<T, SourceError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        let trouble = || ("read HQ".to_owned(), "test".to_owned());
-        let down =
+impl Script for Downtime {
+    /// An answer breaks off at its end: rows of a tree were handed over.
+    fn after(&self, _: &Question) -> Result<(), SourceError> {
+        let is_down =
             self.failures_left.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        let (action, reason) = trouble();
-        match (down, self.refuses.load(Ordering::SeqCst)) {
-            (false, _) => Ok(answer),
+        let (action, reason) = ("read HQ".to_owned(), "test".to_owned());
+        match (is_down, self.refuses.load(Ordering::SeqCst)) {
+            (false, _) => Ok(()),
             (true, true) => Err(SourceError::Refused { action, reason }),
             (true, false) => Err(SourceError::Unavailable { action, reason }),
         }
     }
 }
 
-#[async_trait]
-impl HqDatabase for FakeHq {
-    async fn cases(&self, _: &[String], _: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
-        Ok(Vec::new())
-    }
-    async fn forms(&self, _: &[String], _: ReadFrom) -> Result<Vec<Observation<FormRows>>, SourceError> {
-        Ok(Vec::new())
-    }
-    async fn location_rows(&self, _: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
-        Ok(LocationRows::default())
-    }
-    async fn location_ancestors(&self, _: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
-        Ok(Vec::new())
-    }
-    async fn location_children(&self, _: &[i64]) -> Result<Vec<(i64, i64)>, SourceError> {
-        Ok(Vec::new())
-    }
-    async fn location_tree(&self, _: &str, _: TreeExtent<'_>, take: &mut TakeTreeRow<'_>) -> Result<i64, SourceError> {
-        let state = self.state.lock().unwrap().clone();
-        for (type_id, type_name, id, location_id, name) in [
-            (1, "supervisor", 1, "s", "Sita"),
-            (2, "district", 2, "d", state.district_name.as_str()),
-            (2, "district", 3, "e", "East"),
-        ] {
-            let (name, parent_id) = (Some(name), (id > 1).then_some(1));
-            let node = LocationNode { id, location_id, name, type_id, type_name, parent_id, ..LocationNode::default() };
-            take(TreeRow::Location(node));
-        }
-        self.answer(state.observed_us)
-    }
-    async fn check(&self) -> Result<(), SourceError> {
-        Ok(())
-    }
+pub(super) fn fake_hq() -> Arc<FakeHq> {
+    let hq = ScriptedHq::new(Downtime::default());
+    hq.memory.change(&[
+        location_type("demo", 1, "supervisor"),
+        location_type("demo", 2, "district"),
+        location("demo", 1, 1, "s", "Sita", None),
+        district(2, "d", "North"),
+        district(3, "e", "East"),
+        user("u", "demo", Some("d")),
+    ]);
+    hq
 }
 
-#[async_trait]
-impl BlobStore for FakeHq {
-    async fn get(&self, _: &BlobReference) -> Result<Option<Bytes>, SourceError> {
-        Ok(None)
-    }
-    async fn check(&self) -> Result<(), SourceError> {
-        Ok(())
-    }
+/// A district below the supervisor.
+pub(super) fn district(id: i64, location_id: &str, name: &str) -> Mutation {
+    location("demo", 2, id, location_id, name, Some(1))
 }
 
-#[async_trait]
-impl UserDirectory for FakeHq {
-    async fn locations(&self, _: &str, ids: &[String]) -> Result<HashMap<String, Option<String>>, SourceError> {
-        let location = self.state.lock().unwrap().user_location.clone();
-        self.answer(ids.iter().map(|id| (id.clone(), location.clone().filter(|_| id == "u"))).collect())
-    }
-    async fn check(&self) -> Result<(), SourceError> {
-        Ok(())
-    }
+/// The user is assigned to another location.
+pub(super) fn assign_user(hq: &FakeHq, location_id: &str) {
+    hq.memory.change(&[user("u", "demo", Some(location_id))]);
 }
 
 /// The memory queue, but messages of rows may be smaller only than it says.
@@ -178,13 +125,13 @@ impl Lake {
         options: EnricherOptions,
         wrap: impl FnOnce(Arc<MemoryQueue>) -> Arc<dyn Queue>,
     ) -> Self {
-        let hq = Arc::new(FakeHq::default());
+        let hq = fake_hq();
         let memory = MemoryQueue::new(MemoryQueueOptions { payload_size_max: 50_000, ..MemoryQueueOptions::default() });
         let rows = collect(&memory, Stream::Rows).await;
         let quarantine = collect(&memory, Stream::Quarantine).await;
         let queue = wrap(memory);
         let shutdown = CancellationToken::new();
-        let enricher = tokio::spawn(run(Arc::clone(&queue), hq.ports(), options, shutdown.clone()));
+        let enricher = tokio::spawn(run(Arc::clone(&queue), hq.hq(), options, shutdown.clone()));
         Self { hq, queue, rows, quarantine, shutdown, enricher, published: 0 }
     }
 

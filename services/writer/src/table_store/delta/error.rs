@@ -20,7 +20,7 @@ pub(crate) enum EngineError {
     Broken { number: TableNumber, source: Box<EngineError> },
     #[error("the table is not as the lake writes it: {0}")]
     Corrupt(String),
-    /// Its protocol asks for what the engine does not do. Trying again is of no use before somebody has changed the table.
+    /// Its protocol asks for what the engine does not do. Trying again is of no use before the table has been changed.
     #[error("{0}")]
     Unwritable(String),
     #[error("table log or data file cannot be read or written")]
@@ -46,7 +46,7 @@ pub(crate) enum EngineError {
     Index(#[source] IndexError),
     #[error("a task of the engine was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
-    #[error("somebody else commits to table {0} all the time; is a second writer running?")]
+    #[error("another program commits to table {0} all the time; is a second writer running?")]
     Contended(TableKey),
 }
 

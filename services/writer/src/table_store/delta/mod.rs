@@ -14,7 +14,7 @@
 //!
 //! One space is changed by one call at a time. Commits of other programs are noticed by their version: the files of the table are compared
 //! with those that the index knows (`space/reconcile.rs`), and the batch is planned again. A table that they made unusable is left alone,
-//! the others of its space go on (`space/unusable.rs`).
+//! the others of its space go on (`space/unusable`).
 
 use std::sync::Arc;
 

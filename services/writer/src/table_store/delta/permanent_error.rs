@@ -1,8 +1,8 @@
 //! Whether trouble with one table passes by itself. Pure.
 //!
-//! What lasts (a log that cannot be read, a feature that nobody here can write, a file that is missing or broken) concerns one table, until
-//! somebody repairs it. Everything else (time-outs, refused connections, answers 5xx, the metastore, the disk of the key index, tasks
-//! that were interrupted) is passing, and so is what nobody here has heard of: rows wait for the one and go to quarantine for the other.
+//! What lasts (a log that cannot be read, a feature that the engine cannot write, a file that is missing or broken) concerns one table, until
+//! it is repaired. Everything else (time-outs, refused connections, answers 5xx, the metastore, the disk of the key index, tasks
+//! that were interrupted) is passing, and so are errors of unknown kinds. Rows wait while trouble passes, and go to quarantine where it lasts.
 
 use std::error::Error;
 
@@ -18,7 +18,7 @@ use crate::compaction::MergeError;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::table_number::TableNumber;
 
-/// Whether trying again is of no use before somebody has changed the table.
+/// Whether trying again is of no use before the table has been changed.
 pub(crate) fn is_permanent(error: &EngineError) -> bool {
     match error {
         EngineError::Corrupt(_) | EngineError::Unwritable(_) | EngineError::Json(_) | EngineError::Broken { .. } => {
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_did_to_the_table_lasts() {
+    fn what_was_done_to_the_table_lasts() {
         let json = || serde_json::from_str::<u8>("{").map(drop).err();
         let lasting = [
             Some(EngineError::corrupt("a column has a type that the lake does not write")),

@@ -102,7 +102,7 @@ fn single(value: &Value) -> Result<(&str, &Value), String> {
 pub(super) enum SourceFilter {
     /// All of it.
     Whole,
-    /// Nothing.
+    /// No field at all.
     Without,
     /// These fields; dotted names reach into objects.
     Fields(Vec<String>),

@@ -16,9 +16,9 @@ use crate::table_store::delta::compact::select::{CompactionPlan, Task};
 use crate::table_store::delta::compact::yield_to_batches::{Batches, CooperativeYield};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file;
-use crate::table_store::delta::files::file_writer::{FileFormat, FileWriter, NewFile, positions as positions_of};
+use crate::table_store::delta::files::file_writer::{FileFormat, FileWriter, positions as positions_of};
 use crate::table_store::delta::files::key_columns::{KeyColumns, key_names};
-use crate::table_store::delta::files::new_files::NewFiles;
+use crate::table_store::delta::files::new_files::{NewFile, NewFiles};
 use crate::table_store::schema_plan::{Column, clustering};
 
 /// Failed tasks after which no further one is begun: it is the store that has trouble, not the files.

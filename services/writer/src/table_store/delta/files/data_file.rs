@@ -60,7 +60,7 @@ pub(crate) struct DataFile {
     pub(crate) deleted: Option<DeletionVector>,
     /// Where it belongs.
     pub(crate) partition: Partition,
-    /// Least and greatest `+_lake_observed_at` in it; `None` until somebody needs it.
+    /// Least and greatest `+_lake_observed_at` in it; `None` until a decision needs it.
     pub(crate) observed_us: Option<(i64, i64)>,
 }
 

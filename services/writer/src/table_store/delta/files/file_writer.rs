@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
-use deltalake::kernel::Add;
 use deltalake::table::config::TablePropertiesExt;
 use deltalake::table::state::DeltaTableState;
 use object_store::ObjectStore;
@@ -20,8 +19,8 @@ use parquet::schema::types::ColumnPath;
 
 use crate::key_index::{FileNumber, Position, RowNumber};
 use crate::table_store::delta::error::EngineError;
-use crate::table_store::delta::files::data_file::{DataFile, ROWS_AT_ONCE};
-use crate::table_store::delta::files::new_files::NewFiles;
+use crate::table_store::delta::files::data_file::ROWS_AT_ONCE;
+use crate::table_store::delta::files::new_files::{NewFile, NewFiles};
 use crate::table_store::delta::files::partition::Partition;
 use crate::table_store::schema_plan::{ID_SOURCE, TableSchema};
 
@@ -66,35 +65,6 @@ impl FileNumbers {
     /// The last number that was given.
     pub(crate) fn last(&self) -> FileNumber {
         FileNumber::new(self.0.load(Ordering::Relaxed))
-    }
-}
-
-/// A written file that is not yet part of its table.
-#[derive(Clone, Debug)]
-pub(crate) struct NewFile {
-    /// Its number.
-    pub(crate) number: FileNumber,
-    /// Its action, with partition values and statistics.
-    pub(crate) add: Add,
-    /// Its rows.
-    pub(crate) rows: usize,
-    /// Where it belongs.
-    pub(crate) partition: Partition,
-}
-
-impl NewFile {
-    /// The file as part of its table.
-    pub(crate) fn into_data_file(self, observed_us: Option<(i64, i64)>) -> DataFile {
-        DataFile {
-            number: self.number,
-            path: self.add.path,
-            logged: None,
-            size: self.add.size,
-            rows: self.rows as i64,
-            deleted: None,
-            partition: self.partition,
-            observed_us,
-        }
     }
 }
 

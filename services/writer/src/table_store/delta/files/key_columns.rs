@@ -41,7 +41,7 @@ impl KeyColumns {
         ids.is_valid(row).then(|| ids.value(row))
     }
 
-    /// What the index knows a row by; `None` for one without an id, which somebody else wrote and which is nobody's.
+    /// What the index knows a row by; `None` for one without an id, which another program wrote.
     pub(crate) fn id_hash(&self, row: usize) -> Option<IdHash> {
         self.id(row).filter(|id| !id.is_empty()).map(id_hash)
     }

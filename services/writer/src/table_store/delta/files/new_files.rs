@@ -3,11 +3,43 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use deltalake::kernel::Add;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use crate::key_index::FileNumber;
+use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::deletion_vectors::{self, DeletionVector};
-use crate::table_store::delta::files::file_writer::NewFile;
+use crate::table_store::delta::files::partition::Partition;
+
+/// A written file that is not yet part of its table.
+#[derive(Clone, Debug)]
+pub(crate) struct NewFile {
+    /// Its number.
+    pub(crate) number: FileNumber,
+    /// Its action, with partition values and statistics.
+    pub(crate) add: Add,
+    /// Its rows.
+    pub(crate) rows: usize,
+    /// Where it belongs.
+    pub(crate) partition: Partition,
+}
+
+impl NewFile {
+    /// The file as part of its table.
+    pub(crate) fn into_data_file(self, observed_us: Option<(i64, i64)>) -> DataFile {
+        DataFile {
+            number: self.number,
+            path: self.add.path,
+            logged: None,
+            size: self.add.size,
+            rows: self.rows as i64,
+            deleted: None,
+            partition: self.partition,
+            observed_us,
+        }
+    }
+}
 
 /// Paths of data files and deletion vectors that no version of their table names yet.
 #[derive(Clone, Debug, Default)]

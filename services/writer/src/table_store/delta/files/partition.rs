@@ -58,7 +58,7 @@ impl Partition {
     }
 }
 
-/// Somebody may have made a table anew with partitions that the lake cannot write.
+/// Refuses partition columns that the lake cannot write: another program may have made the table anew.
 pub(crate) fn check_types(columns: &[String], schema: &TableSchema) -> Result<(), EngineError> {
     let strange = columns.iter().find(|name| {
         let column = schema.columns.iter().find(|column| column.name == **name);

@@ -8,7 +8,8 @@ const UNIT: usize = 64 << 10;
 /// Bytes that files in the making take at once, over all tables.
 const BYTES_AT_ONCE: usize = 128 << 20;
 
-/// Memory for whoever writes files of batches. Nobody who holds some of it asks for more, so everybody gets on.
+/// Memory for writing the files of batches, shared by all that write some. A writer that holds some of it never asks for more, so there
+/// is no deadlock.
 #[derive(Debug)]
 pub(crate) struct WriteMemoryBudget(Semaphore);
 
@@ -19,10 +20,10 @@ impl Default for WriteMemoryBudget {
 }
 
 impl WriteMemoryBudget {
-    /// Waits until so many bytes are free; they are until what is answered is dropped. Who asks for more than there is gets all of it.
+    /// Waits until so many bytes are free; they are until what is answered is dropped. A request for more than there is gets all of it.
     pub(crate) async fn room_for(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
         let units = units(bytes.min(BYTES_AT_ONCE));
-        // Fails for a closed semaphore only, and nobody closes it.
+        // Fails for a closed semaphore only, and this one is never closed.
         self.0.acquire_many(u32::try_from(units).unwrap_or(u32::MAX)).await.ok()
     }
 }
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_asks_for_more_than_there_is_waits_for_all_of_it() {
+    fn a_request_for_more_than_there_is_waits_for_all_of_it() {
         let memory = WriteMemoryBudget::default();
         let half = memory.room_for(BYTES_AT_ONCE / 2).now_or_never();
         assert!(half.is_some());

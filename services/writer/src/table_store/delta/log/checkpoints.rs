@@ -50,7 +50,7 @@ impl LastCheckpoint {
 
 #[derive(Debug, Default)]
 struct KnownCheckpoint {
-    /// `None`: nobody has looked yet.
+    /// `None`: it was not looked up yet.
     last: Option<LastCheckpoint>,
     is_busy: bool,
 }
@@ -116,7 +116,7 @@ impl LogCheckpoints {
         });
     }
 
-    /// Whether there is something to do, or to look up first. Then nobody else does until the end.
+    /// Whether there is something to do, or to look up first. Then other callers are told that there is not, until the work has ended.
     fn begin(&self, key: &TableKey, version: u64, now: Instant) -> bool {
         let mut tables = self.locked();
         let known = tables.entry(key.clone()).or_default();
@@ -234,8 +234,8 @@ mod tests {
     #[test]
     fn a_table_is_looked_at_once_and_by_one() {
         let (checkpoints, now) = (LogCheckpoints::new(10), Instant::now());
-        assert!(checkpoints.begin(&key(), 500, now), "nobody knows");
-        assert!(!checkpoints.begin(&key(), 501, now), "somebody is looking");
+        assert!(checkpoints.begin(&key(), 500, now), "not looked up yet");
+        assert!(!checkpoints.begin(&key(), 501, now), "being looked up");
         checkpoints.end(&key(), Some(LastCheckpoint { version: Some(498), not_before: None }));
         assert!(!checkpoints.begin(&key(), 507, now));
         assert!(checkpoints.begin(&key(), 508, now));

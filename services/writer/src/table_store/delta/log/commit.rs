@@ -96,12 +96,12 @@ pub(crate) async fn commit(commit: Commit<'_>) -> Result<Outcome, EngineError> {
         return Ok(Outcome::Committed { version, table });
     };
     if !matches!(error, TransactionError::VersionAlreadyExists(_)) {
-        // What is left behind by a store with temporary entries harms nobody.
+        // A store with temporary entries may leave one behind; no reader looks at it.
         let _ = log_store.abort_commit_entry(version, entry, id).await;
     }
     // A version that exists may be our own: the store may have tried twice.
     match look_up(DeltaTable::new(log_store), before, id, error.into()).await {
-        // Whoever reads the table anew finds out what is wrong with it.
+        // The table is read anew, which finds out what is wrong with it.
         Err(error) if permanent_error::is_permanent(&error) => {
             tracing::warn!(error = %Chain(&error), "outcome of a commit is not known; reading the table anew");
             Ok(Outcome::Unknown)

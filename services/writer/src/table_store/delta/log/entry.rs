@@ -1,8 +1,8 @@
 //! The bytes of one entry of the log, and the paths in it.
 //!
 //! delta-rs hands out decoded paths and encodes them in its own way when it writes them. To every reader the text in the log is the file,
-//! and others encode otherwise (Spark writes `ü` as it is): a removal under another text removes nothing. So a path of somebody
-//! else is written back exactly as it stands in the log.
+//! and others encode otherwise (Spark writes `ü` as it is): a removal under another text removes nothing. So a path that another
+//! program wrote is written back exactly as it stands in the log.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -125,7 +125,7 @@ impl<'a> RawPaths<'a> {
     }
 }
 
-/// A byte that nobody encodes.
+/// A byte that no writer encodes.
 const fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'_' | b'-' | b'=')
 }

@@ -103,7 +103,7 @@ pub(crate) fn changes(
     Ok(actions)
 }
 
-/// Whether the lake has set a property of the retention. What somebody else has set stays.
+/// Whether the lake has set a property of the retention. What another program has set stays.
 fn is_own(configuration: &Value, key: &str) -> bool {
     let Some(interval) = configuration[key].as_str() else { return false };
     match configuration[OWN_RETENTION_KEY].as_str().and_then(|hours| hours.parse().ok()) {
@@ -113,7 +113,7 @@ fn is_own(configuration: &Value, key: &str) -> bool {
     }
 }
 
-/// Whether somebody else has said how long the removed files of a table stay.
+/// Whether the properties say how long the removed files of a table stay, and the lake has not set them.
 pub(crate) fn has_foreign_retention(metadata: &Metadata) -> bool {
     let configuration = serde_json::to_value(metadata.configuration()).unwrap_or_default();
     configuration[RETENTION_KEY].is_string() && !is_own(&configuration, RETENTION_KEY)

@@ -9,7 +9,7 @@ use lake_shared::identity::TableKey;
 /// OpenTables that wait until the table they are of is no longer in use.
 const RENEWED_MAX: usize = 8;
 
-/// A bounded set of handles. Whoever needs one takes it out and puts it back.
+/// A bounded set of handles. A commit takes the one that it needs out and puts it back.
 #[derive(Debug)]
 pub(crate) struct OpenTables {
     open_max: usize,
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(version(&handles, "used"), Some(1));
         handles.put(key("used"), old.clone());
         assert_eq!(version(&handles, "used"), Some(0), "only once");
-        // Nobody could make one: the table is opened anew.
+        // A newer one could not be made: the table is opened anew.
         handles.put(key("idle"), old.clone());
         handles.outdate(&key("idle"), 0);
         assert_eq!(version(&handles, "idle"), None);

@@ -1,4 +1,4 @@
-//! What the protocol of a table asks of whoever writes it, and whether the engine does that. Pure.
+//! What the protocol of a table asks of its writers, and whether the engine does that. Pure.
 //!
 //! Most features ask something only while the schema or the properties use them; Spark lists such features in every table that it raises
 //! to writer version 7. What is in use and not honoured here is refused before anything is written, with what to do about it.
@@ -78,7 +78,7 @@ const DEMANDS: [(&str, Demand); 36] = [
     ("typeWidening-preview", Demand::Column("delta.typeChanges", "ALTER TABLE … DROP FEATURE `typeWidening-preview`")),
     // Row ids are to be assigned as soon as it is supported, whether it is enabled or not.
     ("rowTracking", Demand::Unless("delta.rowTrackingSuspended")),
-    // Domains are kept by whoever does not touch them; checkpoints carry them on.
+    // A writer keeps domains by not touching them; checkpoints carry them on.
     ("domainMetadata", Demand::Nothing),
     // Statistics of the clustering columns are obligatory, and the engine has its own idea of which columns get some.
     ("clustering", Demand::Always),
@@ -191,8 +191,8 @@ fn objection(metadata: &Value, protocol: &Value) -> Option<String> {
     Some(format!("column {required} is NOT NULL, and rows may lack it; {advice}"))
 }
 
-/// Whether the log may be cleaned up here. Where features were dropped, whoever does not know all protocols that the table ever had must
-/// leave it alone.
+/// Whether the log may be cleaned up here. Where features were dropped, a writer that does not know all protocols that the table ever had
+/// must leave it alone.
 pub(crate) fn may_clean_log(protocol: &Protocol) -> Result<bool, EngineError> {
     let protocol = serde_json::to_value(protocol).map_err(EngineError::json)?;
     Ok(features(&protocol).iter().all(|feature| feature != CHECKPOINT_PROTECTION))

@@ -86,7 +86,7 @@ impl LiveFiles {
     }
 }
 
-/// The view of a merge of the index. Strays are known in memory only, until the commit that takes them away: the index on disk must
+/// The view of a merge of the index. Stale rows are known in memory only, until the commit that takes them away: the index on disk must
 /// still have them after a crash.
 pub(crate) struct WithStaleRows(pub(crate) Arc<LiveFiles>);
 
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stray_is_gone_for_the_index_until_it_has_left() {
+    fn a_stale_row_is_gone_for_the_index_until_it_has_left() {
         let [file_1, file_2, file_3] = [1, 2, 3].map(FileNumber::new);
         let [table_7, table_8] = [7, 8].map(TableNumber::of_index);
         let mut live = LiveFiles::default();

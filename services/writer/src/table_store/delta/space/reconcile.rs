@@ -204,3 +204,95 @@ async fn only_grew(
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use lake_shared::identity::{Kind, Space, TableKey};
+
+    use super::*;
+    use crate::metastore::{RecordedState, TableRecord};
+
+    fn data_file(number: u32, path: &str) -> DataFile {
+        DataFile {
+            number: FileNumber::new(number),
+            path: path.to_owned(),
+            logged: None,
+            size: 1,
+            rows: 7,
+            deleted: None,
+            partition: Partition::default(),
+            observed_us: Some((1, 2)),
+        }
+    }
+
+    fn held(files: &[(u32, &str)]) -> TableState {
+        let space = Space { domain: "demo".into(), kind: Kind::Case };
+        let mut table = TableState::new(TableRecord {
+            key: TableKey { space, document_type: "t".into() },
+            name: "demo_case_sql_t".into(),
+            path: "demo/case-sql/t".into(),
+            location: "file:///demo/case-sql/t".into(),
+            state: RecordedState::default(),
+            created_us: 0,
+        });
+        let files = files.iter().map(|(number, path)| (FileNumber::new(*number), data_file(*number, path)));
+        table.set_loaded(LoadedTable {
+            version: Some(3),
+            id: "id".into(),
+            schema: Default::default(),
+            partition_columns: Vec::new(),
+            files: files.collect(),
+        });
+        table
+    }
+
+    fn logged(path: &str, rows: Option<i64>, keeps_deletes: bool) -> LoggedFile {
+        let path = path.to_owned();
+        LoggedFile { path, logged: None, size: 5, rows, deleted: None, partition: Partition::default(), keeps_deletes }
+    }
+
+    fn numbers(numbers: &[u32]) -> Vec<FileNumber> {
+        numbers.iter().copied().map(FileNumber::new).collect()
+    }
+
+    #[test]
+    fn a_file_keeps_its_number_as_long_as_the_index_may_keep_its_entries() {
+        let table = held(&[(1, "same"), (2, "rows came back"), (3, "gone"), (4, "rows not told")]);
+        let mut known: HashMap<String, SnapshotFile> =
+            table.files().map(|file| (file.path.clone(), SnapshotFile::of(file))).collect();
+        // The index knows it from its last checkpoint, and nothing else is held of it.
+        known.insert("only in the snapshot".into(), SnapshotFile::of(&data_file(5, "only in the snapshot")));
+        known.insert("snapshot, rows not told".into(), SnapshotFile::of(&data_file(6, "snapshot, rows not told")));
+        let files = vec![
+            logged("same", Some(9), true),
+            logged("rows came back", Some(7), false),
+            logged("new", None, true),
+            logged("rows not told", None, true),
+            logged("only in the snapshot", Some(7), true),
+            logged("snapshot, rows not told", None, true),
+        ];
+        let next = Cell::new(10);
+        let Difference { files, unread, mut gone } = difference(&table, known, files, || {
+            next.set(next.get() + 1);
+            FileNumber::new(next.get())
+        });
+        gone.sort_unstable();
+        assert_eq!((unread, gone), (numbers(&[11, 12, 13]), numbers(&[2, 3, 6])));
+        let found: Vec<(u32, &str, i64)> =
+            files.values().map(|file| (file.number.get(), file.path.as_str(), file.rows)).collect();
+        let expected = [
+            (1, "same", 9),
+            (4, "rows not told", 7),
+            (5, "only in the snapshot", 7),
+            (11, "rows came back", 7),
+            (12, "new", -1),
+            (13, "snapshot, rows not told", -1),
+        ];
+        assert_eq!(found, expected);
+        assert!(
+            files.values().all(|file| file.observed_us.is_none() == (file.number.get() == 5 || file.number.get() > 11))
+        );
+    }
+}

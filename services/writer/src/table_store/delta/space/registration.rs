@@ -17,7 +17,7 @@ const FOLDERS_AT_ONCE: usize = 16;
 
 impl SpaceLoader {
     /// The numbers of tables, registering those that are new. Registered before their first commits, so that no table with rows is
-    /// ever unknown to the metastore; a registered table without a log harms nobody.
+    /// ever unknown to the metastore; a registered table without a log does no harm.
     pub(crate) async fn numbers_of(
         &self,
         state: &mut SpaceState,
@@ -44,7 +44,7 @@ impl SpaceLoader {
         NewTable { location: self.access().lake().location(&path), path, suffix, key }
     }
 
-    /// Registers tables. One that has a log all the same is opened: it was lost by the metastore, or made by somebody else.
+    /// Registers tables. One that has a log all the same is opened: it was lost by the metastore, or made by another program.
     async fn register(&self, state: &mut SpaceState, new: &[NewTable]) -> Result<(), EngineError> {
         if new.is_empty() {
             return Ok(());

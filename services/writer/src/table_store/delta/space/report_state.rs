@@ -42,9 +42,9 @@ fn is_due(table: &TableState) -> bool {
     table.unreported().is_some() && table.unusable().is_none()
 }
 
-fn report(table: &TableState) -> metastore::TableState {
+fn report(table: &TableState) -> metastore::RecordedState {
     let freshness = table.unreported().unwrap_or_default();
-    metastore::TableState {
+    metastore::RecordedState {
         version: table.version().and_then(|version| i64::try_from(version).ok()),
         schema: (!table.is_schema_reported()).then(|| table.schema().to_delta().to_string()),
         rows: table.rows(),

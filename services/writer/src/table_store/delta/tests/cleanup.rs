@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use lake_test_kit::table_file::TableFile;
+use lake_test_kit::time::NOTE;
 use serde_json::Value;
 
 use super::clean_space;
-use super::gate::Files;
 use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, table, tombstone, until, versions};
 use super::log::Log;
 use crate::table_store::TableStore;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
-
-const NOTE: &str = "_lake/superseded_files.json";
 
 /// Rows are marked; nothing is compacted unless asked for; files stay for hours.
 fn keeping(retention_hours: u64, orphan_hours: u64) -> DeltaOptions {
@@ -237,7 +236,7 @@ async fn batches_do_not_wait_for_a_checkpoint() {
     let lake = Lake::new().await;
     let (store, gate) = lake.open_gated(DeltaOptions { checkpoint_every_commits: 4, ..keeping(0, 24) });
     let log = Log::of(&lake, "t");
-    gate.hold_next(Files::Checkpoints);
+    gate.hold_next(TableFile::Checkpoint);
     for round in 0..4 {
         store.apply(batch(&[("t", numbered(0..5, round))], vec![])).await.unwrap();
     }

@@ -5,12 +5,13 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use lake_test_kit::gate::Gate;
+use lake_test_kit::table_file::TableFile;
+use lake_test_kit::waiting::Interrupted;
 use serde_json::{Value, json};
 
-use super::gate::{Files, Gate};
 use super::lake::{Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, space, tombstone, versions};
 use super::log::Log;
-use super::model::Interrupted;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 use crate::table_store::{Applied, Compacted, StoreError, TableStore};
 
@@ -51,7 +52,7 @@ async fn assert_known(lake: &Lake, store: &DeltaTableStore) {
 
 /// Runs a compaction and, while it writes its first file, something else.
 async fn meanwhile<T>(store: &DeltaTableStore, gate: &Arc<Gate>, work: impl Future<Output = T>) -> (Compacted, T) {
-    gate.hold_next(Files::Data);
+    gate.hold_next(TableFile::Data);
     let working = async {
         gate.held().await;
         let done = work.await;
@@ -292,7 +293,7 @@ async fn a_commit_of_somebody_else_between_check_and_commit_makes_a_rewrite_vain
     let (store, gate) = lake.open_gated(merging());
     files_of_rows(&store, 4, 25).await;
     let log = Log::of(&lake, "t");
-    gate.hold_next(Files::Commits);
+    gate.hold_next(TableFile::Commit);
     let racing = async {
         gate.held().await;
         let paths = log.active();
@@ -305,6 +306,34 @@ async fn a_commit_of_somebody_else_between_check_and_commit_makes_a_rewrite_vain
     compacted.unwrap();
     assert_eq!(lake.read("t").await.len(), 100);
     assert_eq!(log.orphans(), BTreeSet::new());
+    assert_known(&lake, &store).await;
+}
+
+#[tokio::test]
+async fn vectors_of_a_rewrite_that_meets_another_commit_are_deleted() {
+    let lake = Lake::new().await;
+    let (store, gate) = lake.open_gated(merging());
+    files_of_rows(&store, 4, 25).await;
+    let log = Log::of(&lake, "t");
+    gate.hold_next(Files::Data);
+    let racing = async {
+        gate.held().await;
+        // So the new file gets a deletion vector when it is committed.
+        store.apply(batch(&[], vec![tombstone(&numbered_id(3), None, 9)])).await.unwrap();
+        gate.hold_next(Files::Commits);
+        gate.release();
+        gate.held().await;
+        assert_eq!(log.orphaned_vectors().len(), 1);
+        let active = log.active();
+        let paths: Vec<&str> = active.keys().map(String::as_str).collect();
+        log.rewrite(&paths, false, |_| true).await;
+        gate.release();
+    };
+    let space = space();
+    let (compacted, ()) = tokio::join!(store.compact(&space), racing);
+    compacted.unwrap();
+    assert_eq!(lake.read("t").await.len(), 99);
+    assert_eq!((log.orphans(), log.orphaned_vectors()), (BTreeSet::new(), BTreeSet::new()));
     assert_known(&lake, &store).await;
 }
 
@@ -335,7 +364,7 @@ async fn rows_that_have_to_leave_are_followed_through_a_rewrite() {
     let (store, gate) = lake.open_gated(merging());
     files_of_rows(&store, 4, 25).await;
     let (log, cell) = (Log::of(&lake, "t"), store.spaces.cell(&space()));
-    gate.hold_next(Files::Commits);
+    gate.hold_next(TableFile::Commit);
     let racing = async {
         gate.held().await;
         log.duplicate(log.active().keys().next().unwrap());
@@ -359,7 +388,7 @@ async fn a_compaction_that_fails_half_way_leaves_nothing_wrong_behind() {
     let (store, gate) = lake.open_gated(merging());
     files_of_rows(&store, 3, 10).await;
     let (other, space) = (lake.open_elsewhere(idle()), space());
-    gate.hold_next(Files::Commits);
+    gate.hold_next(TableFile::Commit);
     let racing = async {
         gate.held().await;
         other.apply(batch(&[("t", numbered(30..35, 4))], vec![])).await.unwrap();

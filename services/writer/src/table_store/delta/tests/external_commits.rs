@@ -170,9 +170,9 @@ async fn lost_records_and_a_failing_store_begin_no_table_again() {
     drop(store);
     lake.forget_tables().await;
     let store = lake.open(options());
-    *lake.unreadable.lock().unwrap() = Some("_delta_log".to_owned());
+    *lake.faults.unreadable.lock().unwrap() = Some("_delta_log".to_owned());
     store.apply(batch(&rows(4), vec![])).await.unwrap_err();
-    *lake.unreadable.lock().unwrap() = None;
+    *lake.faults.unreadable.lock().unwrap() = None;
     let applied = store.apply(batch(&rows(4), vec![])).await.unwrap();
     assert!(applied.tables.iter().all(|table| (table.version, table.rows_total) == (3, 10)), "{applied:?}");
     for name in types {

@@ -4,27 +4,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use deltalake::DeltaTableBuilder;
 use lake_proto::queue::v1::Tombstone;
-use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::names;
+use lake_test_kit::delegating_store::DelegatingStore;
+use lake_test_kit::faults::Faults;
+use lake_test_kit::gate::Gate;
+pub(super) use lake_test_kit::rows::{
+    Cell, NewRow, new_row, numbered, numbered_id, record_batch, space, table, tombstone,
+};
+pub(super) use lake_test_kit::waiting::until;
 use object_store::ObjectStore;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use roaring::RoaringBitmap;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::Notify;
 use url::Url;
 
-use super::flaky::Flaky;
-use super::gate::{Gate, Gated};
 use crate::key_index::{IndexError, IndexOptions, KeyIndex};
 use crate::metastore::Metastore;
 use crate::metastore::sqlite::SqliteMetastore;
@@ -33,24 +34,14 @@ use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
 use crate::table_store::lake_store::{LakeStore, LakeStoreConfig};
 use crate::table_store::{SpaceBatch, TableRows};
 
-/// How long something that happens in the background may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// A row as a reader sees it: source path to text; NULL is absent.
 pub(super) type ReadRow = BTreeMap<String, String>;
 
 pub(super) struct Lake {
     pub(super) folder: TempDir,
     pub(super) metastore: Arc<dyn Metastore>,
-    pub(super) one_in: Arc<AtomicU64>,
-    /// Writes to paths with this part fail.
-    pub(super) broken: Arc<Mutex<Option<String>>>,
-    /// How often that happened.
-    pub(super) refused: Arc<AtomicU64>,
-    /// Objects whose paths have this part cannot be read.
-    pub(super) unreadable: Arc<Mutex<Option<String>>>,
-    /// Told when a data file is about to be written.
-    pub(super) writing: Arc<Notify>,
+    /// What fails in the store of the engines, and when they write.
+    pub(super) faults: Arc<Faults>,
     /// The folder of the key indexes.
     pub(super) index: TempDir,
     pub(super) database: TempDir,
@@ -66,11 +57,7 @@ impl Lake {
         Self {
             folder,
             metastore: Arc::new(metastore),
-            one_in: Arc::default(),
-            broken: Arc::default(),
-            refused: Arc::default(),
-            unreadable: Arc::default(),
-            writing: Arc::default(),
+            faults: Arc::default(),
             index: TempDir::new().unwrap(),
             database,
         }
@@ -84,34 +71,33 @@ impl Lake {
 
     /// An engine on another machine.
     pub(super) fn open_elsewhere(&self, options: DeltaOptions) -> DeltaTableStore {
-        let root = self.folder.path().to_str().unwrap().to_owned();
-        let lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None }).unwrap();
-        let (one_in, broken, refused) = (Arc::clone(&self.one_in), Arc::clone(&self.broken), Arc::clone(&self.refused));
-        let (unreadable, writing) = (Arc::clone(&self.unreadable), Arc::clone(&self.writing));
-        let lake = lake.wrapped(|inner| Arc::new(Flaky::new(inner, one_in, broken, refused, unreadable, writing)));
-        DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
+        self.open_on(options, |inner| DelegatingStore::over(inner, Arc::clone(&self.faults)))
     }
 
-    /// As [`Lake::open`], with something before the store.
+    /// As [`Lake::open`], with something before the store instead of the faults.
     pub(super) fn open_behind(
+        &self,
+        options: DeltaOptions,
+        before: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    ) -> DeltaTableStore {
+        let options = DeltaOptions { index_folder: Some(self.index.path().to_owned()), ..options };
+        self.open_on(options, before)
+    }
+
+    /// As [`Lake::open`], behind a gate instead of the faults.
+    pub(super) fn open_gated(&self, options: DeltaOptions) -> (DeltaTableStore, Arc<Gate>) {
+        let gate = Arc::new(Gate::default());
+        (self.open_behind(options, |inner| DelegatingStore::over(inner, Arc::clone(&gate))), gate)
+    }
+
+    fn open_on(
         &self,
         options: DeltaOptions,
         before: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
     ) -> DeltaTableStore {
         let root = self.folder.path().to_str().unwrap().to_owned();
         let lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None }).unwrap().wrapped(before);
-        let options = DeltaOptions { index_folder: Some(self.index.path().to_owned()), ..options };
         DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
-    }
-
-    /// As [`Lake::open`], behind a gate.
-    pub(super) fn open_gated(&self, options: DeltaOptions) -> (DeltaTableStore, Arc<Gate>) {
-        let gate = Arc::new(Gate::default());
-        let root = self.folder.path().to_str().unwrap().to_owned();
-        let lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None }).unwrap();
-        let lake = lake.wrapped(|inner| Arc::new(Gated { inner, gate: Arc::clone(&gate) }));
-        let options = DeltaOptions { index_folder: Some(self.index.path().to_owned()), ..options };
-        (DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options), gate)
     }
 
     /// The metastore loses what it knows of all tables.
@@ -228,24 +214,6 @@ fn delta_type(array: &ArrayRef) -> Option<&'static str> {
     })
 }
 
-/// Waits until a condition holds of which nobody tells.
-pub(super) async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let waiting = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
-}
-
-pub(super) fn space() -> Space {
-    Space { domain: "demo.space/..".into(), kind: Kind::Case }
-}
-
-pub(super) fn table(document_type: &str) -> TableKey {
-    TableKey { space: space(), document_type: document_type.into() }
-}
-
 /// Small limits, so that little data meets all of them.
 pub(super) fn small() -> DeltaOptions {
     DeltaOptions {
@@ -262,86 +230,9 @@ pub(super) fn small() -> DeltaOptions {
     }
 }
 
-/// A value of a field.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Cell {
-    Text(String),
-    Number(i64),
-}
-
-/// A row to be stored.
-#[derive(Clone, Debug)]
-pub(super) struct NewRow {
-    pub(super) id: String,
-    pub(super) version_us: i64,
-    pub(super) observed_us: i64,
-    pub(super) cells: BTreeMap<String, Cell>,
-}
-
-pub(super) fn new_row(id: &str, version_us: i64, cells: &[(&str, &str)]) -> NewRow {
-    let cells = cells.iter().map(|(source, text)| ((*source).to_owned(), Cell::Text((*text).to_owned()))).collect();
-    NewRow { id: id.into(), version_us, observed_us: version_us, cells }
-}
-
-/// Rows of numbered ids, spread over twelve months and seven supervisors.
-pub(super) fn numbered(ids: impl IntoIterator<Item = usize>, version_us: i64) -> Vec<NewRow> {
-    let row = |n: usize| {
-        let (month, supervisor) = (format!("2024-{:02}-01", n % 12 + 1), format!("s{}", n % 7));
-        let text = format!("{n} at {version_us}");
-        let cells = [("+month", month.as_str()), ("+supervisor_id", &supervisor), ("/text", &text)];
-        new_row(&numbered_id(n), version_us, &cells)
-    };
-    ids.into_iter().map(row).collect()
-}
-
-/// The id of a numbered row.
-pub(super) fn numbered_id(n: usize) -> String {
-    format!("id-{n:05}")
-}
-
 /// The versions of rows that were read, by id.
 pub(super) fn versions(rows: &BTreeMap<String, ReadRow>) -> BTreeMap<&str, i64> {
     rows.iter().map(|(id, row)| (id.as_str(), row["+_lake_version"].parse().unwrap())).collect()
-}
-
-/// One batch of rows. A field with a number in every row that has it is a number column, otherwise text.
-pub(super) fn record_batch(rows: &[NewRow]) -> RecordBatch {
-    let text = |values: Vec<Option<String>>| Arc::new(StringArray::from(values)) as ArrayRef;
-    let instants =
-        |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef;
-    let observed = || rows.iter().map(|row| row.observed_us).collect::<Vec<_>>();
-    let mut columns: Vec<(String, ArrayRef)> = vec![
-        ("+_lake_observed_at".into(), instants(observed())),
-        ("+_lake_published_at".into(), instants(observed())),
-        ("+_lake_version".into(), Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.version_us)))),
-        ("/_id".into(), text(rows.iter().map(|row| Some(row.id.clone())).collect())),
-    ];
-    let mut sources: Vec<&String> = rows.iter().flat_map(|row| row.cells.keys()).collect();
-    sources.sort();
-    sources.dedup();
-    for source in sources {
-        let cells: Vec<Option<&Cell>> = rows.iter().map(|row| row.cells.get(source)).collect();
-        let numbers = cells.iter().flatten().all(|cell| matches!(cell, Cell::Number(_)));
-        let array: ArrayRef = if numbers {
-            Arc::new(Int64Array::from_iter(cells.into_iter().map(|cell| match cell {
-                Some(Cell::Number(number)) => Some(*number),
-                _ => None,
-            })))
-        } else {
-            text(cells.into_iter().map(|cell| cell.map(Cell::text)).collect())
-        };
-        columns.push((source.clone(), array));
-    }
-    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
-}
-
-impl Cell {
-    pub(super) fn text(&self) -> String {
-        match self {
-            Self::Text(text) => text.clone(),
-            Self::Number(number) => number.to_string(),
-        }
-    }
 }
 
 /// Rows by type, one record batch each, and tombstones.
@@ -354,10 +245,6 @@ pub(super) fn batch(rows: &[(&str, Vec<NewRow>)], tombstones: Vec<Tombstone>) ->
         })
         .collect();
     SpaceBatch { space: space(), upserts, tombstones }
-}
-
-pub(super) fn tombstone(id: &str, version_us: Option<i64>, observed_us: i64) -> Tombstone {
-    Tombstone { id: id.into(), version_us, observed_us, reason: "test".into(), lineage: None }
 }
 
 /// Reads several tables at once: id to (type, row). Panics at an id that is in two of them.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use arrow::array::{Array, AsArray};
+use lake_test_kit::rows::ODD_TEXTS;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
@@ -45,32 +46,10 @@ pub(super) fn keys_in_order(path: &Path) -> Vec<(Option<String>, Option<String>,
     keys
 }
 
+/// Odd texts, texts that are too long for the name of a folder, and the name that Hive gives to the folder of NULL.
 fn odd_values() -> Vec<String> {
     let long = ["x".repeat(300), "ü/".repeat(150), "x".repeat(299) + "y"];
-    let odd = [
-        "a/b",
-        "a b",
-        "100%",
-        "%2F",
-        "a=b",
-        "ü",
-        "घर",
-        "\u{1f600}",
-        "..",
-        ".",
-        "a\\b",
-        "a\nb",
-        "'",
-        "\"",
-        "*",
-        "__HIVE_DEFAULT_PARTITION__",
-        "plain",
-        "Plain",
-        "PLAIN",
-        " ",
-        "~",
-    ];
-    odd.map(str::to_owned).into_iter().chain(long).collect()
+    ODD_TEXTS.into_iter().chain(["__HIVE_DEFAULT_PARTITION__"]).map(str::to_owned).chain(long).collect()
 }
 
 fn supervised(n: usize, version_us: i64, month: Option<&str>, supervisor: Option<&str>) -> NewRow {

@@ -2,20 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
 use arrow::compute::filter_record_batch;
+use lake_test_kit::time::{HOUR_MS, set_back_entry, set_back_note};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
 use uuid::Uuid;
 
 use super::lake::{Lake, until};
@@ -113,7 +112,17 @@ impl Log {
         self.files("parquet").difference(&named).cloned().collect()
     }
 
-    /// A commit of somebody else.
+    /// Names of files of deletion vectors that no version names.
+    pub(super) fn orphaned_vectors(&self) -> BTreeSet<String> {
+        let adds = self.versions().into_iter().flat_map(|version| self.actions(version, "add"));
+        let named: BTreeSet<String> = adds
+            .filter_map(|add| serde_json::from_value(add.get("deletionVector")?.clone()).ok())
+            .filter_map(|descriptor| Some(deletion_vectors::path_of(&descriptor)?.to_string()))
+            .collect();
+        self.files("bin").difference(&named).cloned().collect()
+    }
+
+    /// A commit of another program.
     pub(super) fn commit(&self, mut actions: Vec<Value>) {
         actions.insert(0, json!({ "commitInfo": { "timestamp": now_ms(), "operation": "UNKNOWN" } }));
         let lines: String = actions.iter().map(|action| format!("{action}\n")).collect();
@@ -239,27 +248,12 @@ impl Log {
 
     /// What a version removed was removed so many hours earlier.
     pub(super) fn removed_earlier(&self, version: u64, hours: i64) {
-        let text = fs::read_to_string(self.entry(version)).unwrap();
-        let actions = text.lines().map(|line| {
-            let mut action: Value = serde_json::from_str(line).unwrap();
-            if let Some(removed) = action.pointer_mut("/remove/deletionTimestamp") {
-                *removed = json!(removed.as_i64().unwrap() - 3_600_000 * hours);
-            }
-            format!("{action}\n")
-        });
-        exchange(&self.entry(version), &actions.collect::<String>());
+        set_back_entry(&self.entry(version), HOUR_MS * hours).unwrap();
     }
 
     /// The engine noted superseded vectors so many hours earlier. Answers how many it noted, `None` where there is no note.
     pub(super) fn noted_earlier(&self, hours: i64) -> Option<usize> {
-        let note = self.folder.join("_lake/superseded_files.json");
-        let text = fs::read_to_string(&note).ok()?;
-        let mut noted: Value = serde_json::from_str(&text).unwrap();
-        let files = noted["files"].as_object_mut().unwrap();
-        files.values_mut().for_each(|since| *since = json!(since.as_i64().unwrap() - 3_600_000 * hours));
-        let count = files.len();
-        exchange(&note, &noted.to_string());
-        Some(count)
+        set_back_note(&self.folder, HOUR_MS * hours, |_| true).unwrap()
     }
 
     /// Waits for a checkpoint and for the hint that is written after it.
@@ -289,13 +283,6 @@ impl Log {
             file.set_modified(SystemTime::now() - Duration::from_secs(3_600 * hours)).unwrap();
         }
     }
-}
-
-/// Puts another file in the place of one at once: a checkpoint that is made in the background may read it.
-fn exchange(path: &Path, text: &str) {
-    let mut file = NamedTempFile::new_in(path.parent().unwrap()).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    file.persist(path).unwrap();
 }
 
 fn removal(add: &Value, data_change: bool) -> Value {

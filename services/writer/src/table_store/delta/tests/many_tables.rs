@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::time::Duration;
 
-use super::gate::Files;
+use lake_test_kit::table_file::TableFile;
+use lake_test_kit::waiting::Interrupted;
+
 use super::lake::{
     Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, small, space, table, tombstone, until,
 };
 use super::log::Log;
-use super::model::Interrupted;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
 use crate::table_store::{Applied, SpaceBatch, TableStore};
 
@@ -159,7 +160,7 @@ async fn one_table_that_fails_does_not_undo_the_others() {
     for (version_us, rows, gone) in [(1, 120, 500), (2, 100, 110)] {
         let said = Said::new(version_us).rows(0..rows, |n| n % 40).gone([gone]);
         let broken = type_name(7 * version_us as usize);
-        *lake.broken.lock().unwrap() = Some(format!("/{broken}/"));
+        *lake.faults.broken.lock().unwrap() = Some(format!("/{broken}/"));
         store.apply(said.batch()).await.unwrap_err();
         said.enter(&mut map);
         let version = version_us as u64 - 1;
@@ -168,7 +169,7 @@ async fn one_table_that_fails_does_not_undo_the_others() {
             names.map(|name| Log::of(lake, &name).latest()).collect::<Vec<_>>()
         };
         assert_eq!(others(&lake), vec![version; 39], "the others are committed");
-        *lake.broken.lock().unwrap() = None;
+        *lake.faults.broken.lock().unwrap() = None;
         let applied = store.apply(said.batch()).await.unwrap();
         assert_eq!(changed(&applied), BTreeSet::from([broken.clone()]), "only what was missing");
         assert_eq!(versions(&lake, 40), vec![version; 40], "once each");
@@ -182,7 +183,7 @@ async fn a_table_that_waits_does_not_hold_up_the_others() {
     let lake = Lake::new().await;
     let (store, gate) = lake.open_gated(small());
     let said = Said::new(1).rows(0..40, |n| n);
-    gate.hold_next(Files::Commits);
+    gate.hold_next(TableFile::Commit);
     let watching = async {
         gate.held().await;
         let is_committed =
@@ -200,11 +201,11 @@ async fn a_store_that_fails_altogether_is_not_asked_for_every_table() {
     let lake = Lake::new().await;
     let store = lake.open(small());
     let said = Said::new(1).rows(0..200, |n| n);
-    *lake.broken.lock().unwrap() = Some("/case-sql/t".to_owned());
+    *lake.faults.broken.lock().unwrap() = Some("/case-sql/t".to_owned());
     store.apply(said.batch()).await.unwrap_err();
-    let failed = lake.refused.load(std::sync::atomic::Ordering::Relaxed);
+    let failed = lake.faults.refused.load(std::sync::atomic::Ordering::Relaxed);
     assert!((1..200).contains(&failed), "{failed}");
-    *lake.broken.lock().unwrap() = None;
+    *lake.faults.broken.lock().unwrap() = None;
     assert_eq!(store.apply(said.batch()).await.unwrap().tables.len(), 200);
 }
 

@@ -2,25 +2,28 @@
 //! within the retention is as it was, and in the end nothing but the files of the last version is left.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 
-use futures::FutureExt;
+use lake_test_kit::dice::history_seeds;
+use lake_test_kit::history::{Observation, State, TYPES, fields, history, rows_and_tombstones, shuffle};
+use lake_test_kit::log::LogFigures;
+use lake_test_kit::waiting::{self, Interrupted};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
-use tokio::sync::Notify;
 
-use super::lake::{Cell, Lake, NewRow, ReadRow, batch, read_all, small, space, tombstone};
-use super::log::Log;
+use self::past::Past;
+use super::lake::{Cell, Lake, batch, read_all, small, space};
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 use crate::table_store::{SpaceBatch, TableStore};
+
+mod past;
 
 /// Seeds whose histories failed once; they run first. Whoever meets a failing one adds it, with what it found. A change of what is drawn at
 /// random makes other histories of the same seeds, so the list starts anew then: none has failed with what is drawn now.
 const FAILED: &[u64] = &[];
+
+/// Histories when nothing else is asked for.
+const HISTORIES: u64 = 20;
 
 /// A run of many histories tells how far it is after so many.
 const TOLD_EVERY: u64 = 100;
@@ -28,29 +31,7 @@ const TOLD_EVERY: u64 = 100;
 /// Longer than any retention.
 const LONG_HOURS: u64 = 1_000;
 
-const TYPES: [&str; 4] = ["person", "", "House hold", "घर"];
-
-/// What the source says about an id at one moment.
-#[derive(Clone, Debug)]
-enum State {
-    Row { document_type: usize, version_us: i64, cells: BTreeMap<String, Cell> },
-    Gone { version_us: Option<i64> },
-}
-
-/// One observation of an id: its place in the id's history orders it.
-#[derive(Clone, Debug)]
-struct Observation {
-    id: usize,
-    moment: usize,
-    state: State,
-}
-
-impl Observation {
-    fn observed_us(&self) -> i64 {
-        1_000 + self.moment as i64
-    }
-}
-
+/// Both partition columns, where they are not left out, and fields.
 fn cells(random: &mut StdRng) -> BTreeMap<String, Cell> {
     let mut cells = BTreeMap::new();
     if random.random_range(0..4) > 0 {
@@ -61,69 +42,12 @@ fn cells(random: &mut StdRng) -> BTreeMap<String, Cell> {
         let month = ["2024-01-01", "2024-02-01"][random.random_range(0..2)];
         cells.insert("+month".to_owned(), Cell::Text(month.into()));
     }
-    for field in 0..random.random_range(0..6) {
-        let source = match random.random_range(0..12_u32) {
-            0 => "/odd name".to_owned(),
-            1 => "/Odd Name".to_owned(),
-            2 => "/number".to_owned(),
-            3 => "/a/b".to_owned(),
-            4 => "/a__b".to_owned(),
-            other => format!("/p{}", other as usize * 4 + field),
-        };
-        let cell = match (source.as_str(), random.random_range(0..20_u32)) {
-            ("/number", 0) => Cell::Text("007".into()),
-            ("/number", _) => Cell::Number(random.random_range(-5..5)),
-            (_, 0) => Cell::Text(String::new()),
-            (_, n) => Cell::Text(format!("text {n}")),
-        };
-        cells.insert(source, cell);
-    }
+    cells.extend(fields(random));
     cells
 }
 
-/// The history of an id: versions never go back, observations always go on.
-fn history(random: &mut StdRng, id: usize) -> Vec<Observation> {
-    let mut version_us = random.random_range(0..5);
-    let mut document_type = random.random_range(0..TYPES.len());
-    (0..random.random_range(1..8))
-        .map(|moment| {
-            let gone = random.random_range(0..4) == 0;
-            if random.random_range(0..3) > 0 {
-                version_us += random.random_range(1..3);
-            }
-            if random.random_range(0..5) == 0 {
-                document_type = random.random_range(0..TYPES.len());
-            }
-            let state = if gone {
-                State::Gone { version_us: (random.random_range(0..2) == 0).then_some(version_us) }
-            } else {
-                State::Row { document_type, version_us, cells: cells(random) }
-            };
-            Observation { id, moment, state }
-        })
-        .collect()
-}
-
-fn shuffled<T>(random: &mut StdRng, items: &mut [T]) {
-    for at in (1..items.len()).rev() {
-        items.swap(at, random.random_range(0..=at));
-    }
-}
-
 fn space_batch(observations: &[Observation]) -> SpaceBatch {
-    let mut rows: BTreeMap<usize, Vec<NewRow>> = BTreeMap::new();
-    let mut tombstones = Vec::new();
-    for observation in observations {
-        let (id, observed_us) = (format!("id-{}", observation.id), observation.observed_us());
-        match &observation.state {
-            State::Gone { version_us } => tombstones.push(tombstone(&id, *version_us, observed_us)),
-            State::Row { document_type, version_us, cells } => {
-                let row = NewRow { id, version_us: *version_us, observed_us, cells: cells.clone() };
-                rows.entry(*document_type).or_default().push(row);
-            }
-        }
-    }
-    let rows: Vec<(&str, Vec<NewRow>)> = rows.into_iter().map(|(number, rows)| (TYPES[number], rows)).collect();
+    let (rows, tombstones) = rows_and_tombstones(observations);
     batch(&rows, tombstones)
 }
 
@@ -162,97 +86,11 @@ async fn compare(lake: &Lake, newest: &HashMap<usize, Observation>, partitioned:
     assert_eq!(read.len(), expected, "seed {seed}: the lake holds ids that nobody delivered");
 }
 
-/// Polls a future so many times, then drops it: a crash at an arbitrary point.
-pub(super) struct Interrupted<F> {
-    pub(super) future: Pin<Box<F>>,
-    pub(super) polls_left: u32,
-}
-
-impl<F: Future> Future for Interrupted<F> {
-    type Output = Option<F::Output>;
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.polls_left == 0 {
-            return Poll::Ready(None);
-        }
-        self.polls_left -= 1;
-        self.future.as_mut().poll(context).map(Some)
-    }
-}
-
 /// Does something while compaction writes the files that it has chosen, or after it if it writes none.
 async fn beside_compaction<T>(lake: &Lake, store: &DeltaTableStore, work: impl Future<Output = T>) -> T {
-    let (space, ended) = (space(), Notify::new());
-    // What was told before does not count.
-    let _ = lake.writing.notified().now_or_never();
-    let compacting = async {
-        let _ = store.compact(&space).await;
-        ended.notify_one();
-    };
-    let working = async {
-        tokio::select! {
-            () = lake.writing.notified() => {}
-            () = ended.notified() => {}
-        }
-        work.await
-    };
-    tokio::join!(compacting, working).1
-}
-
-/// The rows, and the hour at which a newer version was seen.
-type PastVersion = (BTreeMap<String, ReadRow>, Option<u64>);
-
-/// Versions of the tables that were the latest after some step, and the hours that have passed since the first.
-#[derive(Default)]
-struct Past {
-    clock: u64,
-    /// By table and version.
-    versions: BTreeMap<(usize, u64), PastVersion>,
-}
-
-impl Past {
-    /// The tables that are there.
-    fn logs(lake: &Lake) -> impl Iterator<Item = (usize, Log)> {
-        let logs = TYPES.into_iter().map(|document_type| Log::of(lake, document_type)).enumerate();
-        logs.filter(|(_, log)| log.folder.join("_delta_log").exists() && !log.versions().is_empty())
-    }
-
-    /// Remembers the latest version of one table.
-    async fn note(&mut self, lake: &Lake, which: usize) {
-        self.see_superseded(lake);
-        for (number, log) in Self::logs(lake).filter(|(number, _)| *number == which) {
-            self.versions.insert((number, log.latest()), (lake.read(TYPES[number]).await, None));
-        }
-    }
-
-    fn see_superseded(&mut self, lake: &Lake) {
-        for (number, log) in Self::logs(lake) {
-            for (_, (_, superseded_at)) in self.versions.range_mut((number, 0)..(number, log.latest())) {
-                superseded_at.get_or_insert(self.clock);
-            }
-        }
-    }
-
-    /// Everything happened so many hours earlier.
-    fn pass_time(&mut self, lake: &Lake, hours: u64) {
-        self.see_superseded(lake);
-        for (_, log) in Self::logs(lake) {
-            log.versions().into_iter().for_each(|version| log.removed_earlier(version, hours as i64));
-            log.age(log.files("parquet").into_iter().chain(log.files("bin")), LONG_HOURS);
-            log.noted_earlier(hours as i64);
-            log.forget_checkpoints();
-        }
-        self.clock += hours;
-    }
-
-    /// What the retention promises is there.
-    async fn ensure_is_there(&self, lake: &Lake, retention_hours: u64, seed: u64) {
-        for ((number, version), (rows, superseded_at)) in &self.versions {
-            if superseded_at.is_none_or(|hour| self.clock - hour < retention_hours) {
-                let read = lake.read_at(TYPES[*number], Some(*version)).await;
-                assert!(read == *rows, "seed {seed}: version {version} of table {number} has changed");
-            }
-        }
-    }
+    let space = space();
+    // Whether compaction succeeds is not what is tested.
+    waiting::beside(&lake.faults.writing, store.compact(&space), work).await
 }
 
 /// What stays as it is for a whole history.
@@ -298,100 +136,127 @@ fn options(random: &mut StdRng, setting: Setting) -> DeltaOptions {
     }
 }
 
-/// What happened in histories, so that it shows when something never does.
-#[derive(Debug, Default)]
-struct Tally {
-    /// Commits of compaction.
-    compactions: u64,
-    /// New files of compaction whose rows a batch deleted while they were written.
-    remapped: u64,
-    /// Commits with other columns than before, those that make a table included.
-    schemas: u64,
-    /// Changes of the type of a column among them.
-    type_changes: u64,
+/// One history under way.
+struct Run {
+    seed: u64,
+    random: StdRng,
+    setting: Setting,
+    /// Whether hours pass between deliveries.
+    time_passes: bool,
+    lake: Lake,
+    past: Past,
+    /// `None` only while it is opened again.
+    store: Option<DeltaTableStore>,
+    /// The newest observation of each id that was delivered.
+    newest: HashMap<usize, Observation>,
 }
 
-impl Tally {
-    /// Counts what the logs of a lake tell.
-    fn count(&mut self, lake: &Lake) {
-        for (_, log) in Past::logs(lake) {
-            let mut columns: HashMap<String, Value> = HashMap::new();
-            for version in log.versions() {
-                let compacts = log.actions(version, "commitInfo").iter().any(|info| info["operation"] == "OPTIMIZE");
-                let adds = log.actions(version, "add").into_iter();
-                let marked = adds.filter(|add| add["dataChange"] == false && add["deletionVector"].is_object()).count();
-                self.compactions += u64::from(compacts);
-                self.remapped += if compacts { marked as u64 } else { 0 };
-                for metadata in log.actions(version, "metaData") {
-                    self.schemas += 1;
-                    let schema: Value = serde_json::from_str(metadata["schemaString"].as_str().unwrap()).unwrap();
-                    for field in schema["fields"].as_array().unwrap() {
-                        let before = columns.insert(field["name"].as_str().unwrap().to_owned(), field["type"].clone());
-                        self.type_changes += u64::from(before.is_some_and(|before| before != field["type"]));
-                    }
-                }
-            }
-        }
+impl Run {
+    /// Draws a history: what it is about, and its deliveries in their order.
+    async fn begin(seed: u64) -> (Self, Vec<Observation>) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let partitioned = random.random_range(0..2) == 0;
+        let retention_hours = random.random_range(0..5);
+        // Time passes by changes of the log's entries, so then there must not be checkpoints, which say the same.
+        let time_passes = random.random_range(0..2) == 0;
+        let checkpoint_every_commits = if time_passes { 1_000 } else { random.random_range(1..6) };
+        let setting = Setting { partitioned, retention_hours, checkpoint_every_commits };
+        let lake = Lake::new().await;
+        let mut deliveries: Vec<Observation> = (0..25).flat_map(|id| history(&mut random, id, cells)).collect();
+        let repeated: Vec<Observation> =
+            deliveries.iter().filter(|_| random.random_range(0..4) == 0).cloned().collect();
+        deliveries.extend(repeated);
+        shuffle(&mut random, &mut deliveries);
+        let store = Some(lake.open(options(&mut random, setting)));
+        let (past, newest) = (Past::default(), HashMap::new());
+        (Self { seed, random, setting, time_passes, lake, past, store, newest }, deliveries)
     }
-}
 
-async fn run(seed: u64, tally: &mut Tally) {
-    let mut random = StdRng::seed_from_u64(seed);
-    let partitioned = random.random_range(0..2) == 0;
-    let retention_hours = random.random_range(0..5);
-    // Time passes by changes of the log's entries, so then there must not be checkpoints, which say the same.
-    let time_passes = random.random_range(0..2) == 0;
-    let checkpoint_every_commits = if time_passes { 1_000 } else { random.random_range(1..6) };
-    let setting = Setting { partitioned, retention_hours, checkpoint_every_commits };
-    let mut past = Past::default();
-    let lake = Lake::new().await;
-    let mut deliveries: Vec<Observation> = (0..25).flat_map(|id| history(&mut random, id)).collect();
-    let repeated: Vec<Observation> = deliveries.iter().filter(|_| random.random_range(0..4) == 0).cloned().collect();
-    deliveries.extend(repeated);
-    shuffled(&mut random, &mut deliveries);
-    let mut store = lake.open(options(&mut random, setting));
-    let mut newest: HashMap<usize, Observation> = HashMap::new();
-    let mut rest = deliveries.as_slice();
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(random.random_range(1..=rest.len().min(12)));
-        rest = later;
-        lake.one_in.store([0, 0, 4, 8][random.random_range(0..4)], Ordering::Relaxed);
-        if random.random_range(0..3) == 0 {
-            if random.random_range(0..2) == 0 {
-                store.close().await;
+    /// Whether something happens that happens once in so many times.
+    fn once_in(&mut self, times: u32) -> bool {
+        self.random.random_range(0..times) == 0
+    }
+
+    fn store(&self) -> &DeltaTableStore {
+        self.store.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        self.store = None;
+        self.store = Some(self.lake.open(options(&mut self.random, self.setting)));
+    }
+
+    /// A part of the deliveries, with what may happen around it.
+    async fn step(&mut self, now: &[Observation]) {
+        let one_in = [0, 0, 4, 8][self.random.random_range(0..4)];
+        self.lake.faults.one_in.store(one_in, Ordering::Relaxed);
+        if self.once_in(3) {
+            self.restart().await;
+        }
+        if self.once_in(3) {
+            self.crash(now).await;
+        }
+        if self.once_in(6) {
+            self.apply_elsewhere(now).await;
+        }
+        self.deliver(now).await;
+        for observation in now {
+            let held = self.newest.entry(observation.id).or_insert_with(|| observation.clone());
+            if observation.moment > held.moment {
+                *held = observation.clone();
             }
-            drop(store);
-            if random.random_range(0..4) == 0 {
-                lake.lose_index().await;
+        }
+        if self.time_passes && self.once_in(4) {
+            self.past.pass_time(&self.lake, self.random.random_range(1..4));
+        }
+        if self.once_in(4) {
+            let _ = self.store().maintain(&space()).await;
+        }
+        self.compare().await;
+        self.past.note(&self.lake, self.random.random_range(0..TYPES.len())).await;
+    }
+
+    async fn restart(&mut self) {
+        if self.once_in(2) {
+            self.store().close().await;
+        }
+        self.store = None;
+        if self.once_in(4) {
+            self.lake.lose_index().await;
+        }
+        self.reopen();
+    }
+
+    /// A crash: the call is dropped somewhere, perhaps after it has done everything; then the queue delivers again.
+    async fn crash(&mut self, now: &[Observation]) {
+        let polls_left = self.random.random_range(0..90);
+        let beside = self.once_in(3);
+        let (space, store) = (space(), self.store());
+        let work = async {
+            if beside {
+                let _ = beside_compaction(&self.lake, store, store.apply(space_batch(now))).await;
+            } else {
+                let _ = store.apply(space_batch(now)).await;
+                let _ = store.compact(&space).await;
             }
-            store = lake.open(options(&mut random, setting));
-        }
-        // A crash: the call is dropped somewhere, perhaps after it has done everything; then the queue delivers again.
-        if random.random_range(0..3) == 0 {
-            let polls_left = random.random_range(0..90);
-            let beside = random.random_range(0..3) == 0;
-            let space = space();
-            let work = async {
-                if beside {
-                    let _ = beside_compaction(&lake, &store, store.apply(space_batch(now))).await;
-                } else {
-                    let _ = store.apply(space_batch(now)).await;
-                    let _ = store.compact(&space).await;
-                }
-            };
-            Interrupted { future: Box::pin(work), polls_left }.await;
-            drop(store);
-            store = lake.open(options(&mut random, setting));
-        }
-        // Somebody else, who knows nothing of our index, applies a part of it.
-        if random.random_range(0..6) == 0 {
-            let other = lake.open_elsewhere(options(&mut random, setting));
-            let part = &now[..random.random_range(0..=now.len())];
-            let _ = other.apply(space_batch(part)).await;
-            let _ = other.compact(&space()).await;
-            drop(store);
-            store = lake.open(options(&mut random, setting));
-        }
+        };
+        Interrupted { future: Box::pin(work), polls_left }.await;
+        self.reopen();
+    }
+
+    /// Another program, which knows nothing of our index, applies a part of it.
+    async fn apply_elsewhere(&mut self, now: &[Observation]) {
+        let other = self.lake.open_elsewhere(options(&mut self.random, self.setting));
+        let part = &now[..self.random.random_range(0..=now.len())];
+        let _ = other.apply(space_batch(part)).await;
+        let _ = other.compact(&space()).await;
+        self.reopen();
+    }
+
+    /// Applies a batch until that succeeds, sometimes beside compaction.
+    async fn deliver(&mut self, now: &[Observation]) {
+        let beside = self.random.random_range(0..6);
+        let (store, lake, seed) = (self.store(), &self.lake, self.seed);
         let applying = async {
             let mut tries = 0;
             while let Err(error) = store.apply(space_batch(now)).await {
@@ -399,11 +264,11 @@ async fn run(seed: u64, tally: &mut Tally) {
                 assert!(tries < 300, "seed {seed}: {error:?}");
                 // A commit of a dozen files hardly ever gets through where every other write fails.
                 if tries % 50 == 0 {
-                    lake.one_in.store(2 * lake.one_in.load(Ordering::Relaxed), Ordering::Relaxed);
+                    lake.faults.one_in.store(2 * lake.faults.one_in.load(Ordering::Relaxed), Ordering::Relaxed);
                 }
             }
         };
-        match random.random_range(0..6) {
+        match beside {
             0 => {
                 let space = space();
                 let _ = tokio::join!(applying, store.compact(&space));
@@ -411,61 +276,59 @@ async fn run(seed: u64, tally: &mut Tally) {
             1 | 2 => {
                 // The engine has to know the space before it compacts.
                 let _ = store.apply(space_batch(&[])).await;
-                beside_compaction(&lake, &store, applying).await;
+                beside_compaction(lake, store, applying).await;
             }
             _ => applying.await,
         }
-        for observation in now {
-            let held = newest.entry(observation.id).or_insert_with(|| observation.clone());
-            if observation.moment > held.moment {
-                *held = observation.clone();
-            }
-        }
-        if time_passes && random.random_range(0..4) == 0 {
-            past.pass_time(&lake, random.random_range(1..4));
-        }
-        if random.random_range(0..4) == 0 {
-            let _ = store.maintain(&space()).await;
-        }
-        compare(&lake, &newest, partitioned, seed).await;
-        past.note(&lake, random.random_range(0..TYPES.len())).await;
     }
-    // All of it once more changes nothing.
-    lake.one_in.store(0, Ordering::Relaxed);
-    assert!(store.apply(space_batch(&deliveries)).await.unwrap().tables.is_empty(), "seed {seed}");
-    past.ensure_is_there(&lake, retention_hours, seed).await;
-    tally.count(&lake);
-    if !time_passes {
-        return;
+
+    async fn compare(&self) {
+        compare(&self.lake, &self.newest, self.setting.partitioned, self.seed).await;
     }
-    // The first clean-up takes note of superseded vectors only, and each may compact before.
-    for _ in 0..4 {
-        past.pass_time(&lake, LONG_HOURS);
-        store.maintain(&space()).await.unwrap();
-    }
-    compare(&lake, &newest, partitioned, seed).await;
-    for (number, log) in Past::logs(&lake) {
-        let active = log.active();
-        assert_eq!(log.files("parquet").len(), active.len(), "seed {seed}: data files of table {number}");
-        let vectors: BTreeSet<&str> =
-            active.values().filter_map(|add| add["deletionVector"]["pathOrInlineDv"].as_str()).collect();
-        assert_eq!(log.files("bin").len(), vectors.len(), "seed {seed}: vectors of table {number}");
+
+    /// In the end nothing but the files of the last version is left.
+    async fn clean_up(&mut self) {
+        let seed = self.seed;
+        // The first clean-up takes note of superseded vectors only, and each may compact before.
+        for _ in 0..4 {
+            self.past.pass_time(&self.lake, LONG_HOURS);
+            self.store().maintain(&space()).await.unwrap();
+        }
+        self.compare().await;
+        for (number, log) in Past::logs(&self.lake) {
+            let active = log.active();
+            assert_eq!(log.files("parquet").len(), active.len(), "seed {seed}: data files of table {number}");
+            let vectors: BTreeSet<&str> =
+                active.values().filter_map(|add| add["deletionVector"]["pathOrInlineDv"].as_str()).collect();
+            assert_eq!(log.files("bin").len(), vectors.len(), "seed {seed}: vectors of table {number}");
+        }
     }
 }
 
-/// The seeds are those that failed once and 0 to 19, or as `LAKE_MODEL_SEEDS` says: a number of them, or exactly `from..to`.
-fn seeds() -> Vec<u64> {
-    let text = std::env::var("LAKE_MODEL_SEEDS").unwrap_or_else(|_| "20".into());
-    match text.split_once("..") {
-        Some((from, to)) => (from.parse().unwrap()..to.parse().unwrap()).collect(),
-        None => FAILED.iter().copied().chain(0..text.parse().unwrap()).collect(),
+async fn run(seed: u64, tally: &mut LogFigures) {
+    let (mut run, deliveries) = Run::begin(seed).await;
+    let mut rest = deliveries.as_slice();
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(run.random.random_range(1..=rest.len().min(12)));
+        rest = later;
+        run.step(now).await;
+    }
+    // All of it once more changes nothing.
+    run.lake.faults.one_in.store(0, Ordering::Relaxed);
+    assert!(run.store().apply(space_batch(&deliveries)).await.unwrap().tables.is_empty(), "seed {seed}");
+    run.past.ensure_is_there(&run.lake, run.setting.retention_hours, seed).await;
+    for (_, log) in Past::logs(&run.lake) {
+        *tally += LogFigures::of(&log.folder).unwrap();
+    }
+    if run.time_passes {
+        run.clean_up().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_histories_end_equal_to_the_source() {
-    let (mut ended, mut tally) = (0, Tally::default());
-    for seed in seeds() {
+    let (mut ended, mut tally) = (0, LogFigures::default());
+    for seed in history_seeds(FAILED, HISTORIES) {
         run(seed, &mut tally).await;
         ended += 1;
         // Long runs are for people, who may have to end them early.
@@ -474,8 +337,8 @@ async fn random_histories_end_equal_to_the_source() {
         }
     }
     println!("{ended} histories: {tally:?}");
-    let Tally { compactions, remapped, schemas, type_changes } = tally;
+    let LogFigures { compactions, remapped_files, schemas, type_changes } = tally;
     assert!(ended < 20 || compactions.min(schemas).min(type_changes) > 0, "something never happened: {tally:?}");
     // Few of the batches beside compaction are about rows of just the files that it writes anew.
-    assert!(ended < 300 || remapped > 0, "something never happened: {tally:?}");
+    assert!(ended < 300 || remapped_files > 0, "something never happened: {tally:?}");
 }

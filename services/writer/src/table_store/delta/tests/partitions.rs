@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lake_test_kit::table_file::TableFile;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
-use super::gate::Files;
 use super::lake::{Lake, NewRow, batch, new_row, numbered_id, read_all, space, tombstone, versions};
 use super::log::Log;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
@@ -210,7 +210,7 @@ async fn jobs_whose_files_are_folded_meanwhile_are_left_out_of_the_commit() {
     let (store, gate) = lake.open_gated(folding());
     store.apply(batch(&[], vec![])).await.unwrap();
     let (log, space) = (Log::of(&lake, "t"), space());
-    gate.hold_next(Files::Data);
+    gate.hold_next(TableFile::Data);
     let work = async {
         gate.held().await;
         // Folds partitions 2 and 3 and marks a row of 5; a row goes to another table; a file of 7 leaves with all its rows, and of 9
@@ -372,11 +372,11 @@ async fn a_batch_that_fails_leaves_no_files() {
     let lake = Lake::new().await;
     let store = lake.open(folding());
     let rows = || (0..40).map(|n| row(n, 1, n)).collect::<Vec<_>>();
-    *lake.broken.lock().unwrap() = Some("supervisor_id=s2".to_owned());
+    *lake.faults.broken.lock().unwrap() = Some("supervisor_id=s2".to_owned());
     store.apply(batch(&[("t", rows())], vec![])).await.unwrap_err();
-    assert!(lake.refused.load(std::sync::atomic::Ordering::Relaxed) > 0);
+    assert!(lake.faults.refused.load(std::sync::atomic::Ordering::Relaxed) > 0);
     assert_eq!(Log::of(&lake, "t").files("parquet").len(), 0);
-    *lake.broken.lock().unwrap() = None;
+    *lake.faults.broken.lock().unwrap() = None;
     store.apply(batch(&[("t", rows())], vec![])).await.unwrap();
     assert_eq!(Log::of(&lake, "t").files("parquet").len(), 40);
 }

@@ -1,30 +1,17 @@
 //! A file system that does not tell `Plain` from `plain`: folders are listed in one spelling, and a file is deleted under either.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use async_trait::async_trait;
-use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use lake_test_kit::delegating_store::{Hooks, Request};
+use object_store::ObjectMeta;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
-};
 
 /// Lists folders of partitions in lower case.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Respelled {
-    inner: Arc<dyn ObjectStore>,
-    /// As listed, to what it is.
-    listed: Arc<Mutex<HashMap<Path, Path>>>,
-}
-
-impl Respelled {
-    pub(super) fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, listed: Arc::default() }
-    }
+    /// A path as it was listed, to the path of the file.
+    listed: Mutex<HashMap<Path, Path>>,
 }
 
 fn respelled(path: &Path) -> Path {
@@ -34,51 +21,15 @@ fn respelled(path: &Path) -> Path {
     Path::parse(parts.join("/")).unwrap()
 }
 
-impl fmt::Display for Respelled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("respelled")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Respelled {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.inner.put_opts(location, payload, options).await
+impl Hooks for Respelled {
+    fn stored_as(&self, request: Request, path: &Path) -> Path {
+        let meant = self.listed.lock().unwrap().get(path).cloned().filter(|_| request == Request::Delete);
+        meant.unwrap_or_else(|| path.clone())
     }
 
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, options).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let listed = Arc::clone(&self.listed);
-        let meant = move |path: Path| listed.lock().unwrap().get(&path).cloned().unwrap_or(path);
-        self.inner.delete_stream(locations.map_ok(meant).boxed())
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let listed = Arc::clone(&self.listed);
-        let seen = move |file: ObjectMeta| {
-            let location = respelled(&file.location);
-            listed.lock().unwrap().insert(location.clone(), file.location);
-            ObjectMeta { location, ..file }
-        };
-        self.inner.list(prefix).map_ok(seen).boxed()
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+    fn listed(&self, object: ObjectMeta) -> ObjectMeta {
+        let location = respelled(&object.location);
+        self.listed.lock().unwrap().insert(location.clone(), object.location);
+        ObjectMeta { location, ..object }
     }
 }

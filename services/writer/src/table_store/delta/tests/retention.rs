@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 
+use lake_test_kit::delegating_store::DelegatingStore;
+use lake_test_kit::time::NOTE;
 use serde_json::{Value, json};
 
 use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, tombstone};
@@ -13,8 +15,6 @@ use crate::key_index::{FileNumber, IndexError, RowNumber};
 use crate::table_store::TableStore;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
-
-const NOTE: &str = "_lake/superseded_files.json";
 
 fn keeping(retention_hours: u64) -> DeltaOptions {
     DeltaOptions {
@@ -229,7 +229,7 @@ async fn a_file_whose_folder_is_listed_in_another_spelling_stays() {
             |(n, supervisor): (usize, &&str)| new_row(&numbered_id(n), version, &[("+supervisor_id", *supervisor)]);
         ["Plain", "plain", "Plain", "plain"].iter().enumerate().map(row).collect::<Vec<_>>()
     };
-    let store = lake.open_behind(options, |inner| Arc::new(Respelled::new(inner)));
+    let store = lake.open_behind(options, |inner| DelegatingStore::over(inner, Arc::new(Respelled::default())));
     store.apply(batch(&[("t", rows(1))], vec![])).await.unwrap();
     store.apply(batch(&[("t", rows(2)[..2].to_vec())], vec![])).await.unwrap();
     let log = Log::of(&lake, "t");

@@ -216,7 +216,7 @@ async fn rows_that_can_never_be_stored_are_refused() {
 #[tokio::test]
 async fn an_answer_that_got_lost_is_looked_up() {
     let lake = Lake::new().await;
-    lake.one_in.store(3, Ordering::Relaxed);
+    lake.faults.one_in.store(3, Ordering::Relaxed);
     let store = lake.open(small());
     for round in 0..30 {
         let rows = || vec![new_row("a", round, &[]), new_row(&round.to_string(), 1, &[])];

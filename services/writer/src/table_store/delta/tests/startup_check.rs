@@ -94,7 +94,7 @@ async fn a_lake_that_goes_away_later_is_not_made_anew() {
 async fn a_root_that_cannot_be_marked_is_said_to_be_that() {
     let lake = Lake::new().await;
     let store = lake.open(DeltaOptions::default());
-    *lake.broken.lock().unwrap() = Some("_lake_root".into());
+    *lake.faults.broken.lock().unwrap() = Some("_lake_root".into());
     let error = store.check_at_startup().await.unwrap_err();
     assert!(Chain(&error).to_string().contains("cannot mark the root"), "{}", Chain(&error));
     assert!(matches!(error, StartupCheckError::Unmarked(_)), "{error:?}");

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use lake_test_kit::table_file::TableFile;
 use serde_json::{Value, json};
 
-use super::gate::Files;
 use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, table, tombstone, versions};
 use super::log::Log;
 use crate::table_store::TableStore;
@@ -315,7 +315,7 @@ async fn met_by(foreign: Foreign, deletion_vectors: DeletionVectors, is_racing: 
     };
     let ours = || batch(&[("t", numbered((0..100).step_by(7), 5))], vec![tombstone(&numbered_id(99), None, 9)]);
     if is_racing {
-        gate.hold_next(Files::Commits);
+        gate.hold_next(TableFile::Commit);
         let racing = async {
             gate.held().await;
             interfere().await;
@@ -370,7 +370,7 @@ async fn a_commit_that_meets_another_leaves_no_files_behind() {
     let (store, gate) = lake.open_gated(marking());
     store.apply(batch(&[("t", numbered(0..20, 1))], vec![])).await.unwrap();
     let log = Log::of(&lake, "t");
-    gate.hold_next(Files::Commits);
+    gate.hold_next(TableFile::Commit);
     let racing = async {
         gate.held().await;
         log.commit(Vec::new());

@@ -1,5 +1,5 @@
-//! Whether the lake is where the metastore knows it to be. Without its volume, or with another bucket, every table looks as if somebody had
-//! dropped it: all would be made anew with nothing but the rows of today.
+//! Whether the lake is where the metastore knows it to be. Without its volume, or with another bucket, every table looks as if it had been
+//! dropped: all would be made anew with nothing but the rows of today.
 
 use std::error::Error;
 
@@ -34,10 +34,10 @@ pub enum StartupCheckError {
         /// How many have had a commit.
         known: usize,
     },
-    /// A writer could not miss it later.
+    /// Without the mark, a root that goes away later would look like an empty lake.
     #[error("the lake root cannot be marked")]
     Unmarked(#[source] LakeStoreError),
-    /// Nobody knows.
+    /// The metastore or the store failed, so it is not known whether the tables are there.
     #[error("cannot tell whether the tables that the metastore knows are there")]
     Unknown(#[source] Box<dyn Error + Send + Sync>),
 }

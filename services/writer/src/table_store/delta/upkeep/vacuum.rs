@@ -1,4 +1,4 @@
-//! Deleting what nobody needs any more. Runs beside batches and compaction: it deletes only what no version within the retention
+//! Deleting files that no reader needs any more. Runs beside batches and compaction: it deletes only what no version within the retention
 //! names, and what is so old that no write under way can have made it.
 //!
 //! Superseded data files are found in the log, with the time of their removal, which stays there for longer than the retention
@@ -115,12 +115,12 @@ impl Vacuum {
         self.external_changes.compare(cell, &record.key, table.as_ref()).await?;
         let Some(table) = table else { return Ok(()) };
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
-        // Whoever may not write a table may not delete its files either.
+        // Files of a table that the engine must not write must not be deleted either.
         protocol::judge(&record.key, snapshot.metadata(), snapshot.protocol())?;
         maintained.tables += 1;
         maintained.files_deleted += self.delete_files(&table).await?;
         maintained.files_deleted += self.delete_leftovers(&record.path).await?;
-        // Whoever wants to keep the history has switched that off.
+        // Where the history is to be kept, the properties of the table switch that off.
         let may_clean = snapshot.table_config().enable_expired_log_cleanup();
         if may_clean && protocol::may_clean_log(snapshot.protocol())? {
             let logs = checkpoints::cleanup_metadata(&table, None).await.map_err(EngineError::delta)?;
@@ -282,7 +282,7 @@ struct Note {
 }
 
 impl Note {
-    /// Leaves out the vectors that versions after the noted one brought back (somebody restored an old version): if they are not part
+    /// Leaves out the vectors that versions after the noted one brought back (an old version was restored): if they are not part
     /// of the table now, they have been superseded anew.
     async fn without_those_that_came_back(mut self, table: &DeltaTable) -> Result<Self, EngineError> {
         let latest = table.version().unwrap_or_default();
@@ -322,7 +322,7 @@ fn vectors_named(entry: &[u8]) -> HashSet<String> {
     vectors.map(|path| name_of(&path)).collect()
 }
 
-/// How long removed files stay: as configured, or longer where somebody else asks for it in the properties of the table.
+/// How long removed files stay: as configured, or longer where another program asks for it in the properties of the table.
 fn retention_us(options: &DeltaOptions, snapshot: &DeltaTableState) -> i64 {
     let configured = hours_us(options.retention_hours);
     if !metadata::has_foreign_retention(snapshot.metadata()) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::metric_names;
-use crate::table_store::delta::files::file_writer::NewFile;
+use crate::table_store::delta::files::new_files::NewFile;
 use crate::table_store::delta::files::partition::Partition;
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::space::table::{CommittedFiles, TableState};

@@ -6,8 +6,7 @@ use roaring::RoaringBitmap;
 
 use crate::key_index::{FileNumber, FinishedRun, IndexEntry};
 use crate::table_store::delta::files::deletion_vectors::DeletionVector;
-use crate::table_store::delta::files::file_writer::NewFile;
-use crate::table_store::delta::files::new_files::NewFiles;
+use crate::table_store::delta::files::new_files::{NewFile, NewFiles};
 use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::delta::upsert::rows::incoming::IncomingRows;
 use crate::table_store::schema_plan::SchemaPlan;

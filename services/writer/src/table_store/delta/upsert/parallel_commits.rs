@@ -1,7 +1,7 @@
 //! Commits to tables that have nothing to do with each other, several at once.
 //!
 //! The state is only read while commits are under way. Each one that happened then becomes part of it, whatever became of the others: the
-//! state never knows less than the tables. Whoever is waited for no longer takes the state along, and the next load reads the tables.
+//! state never knows less than the tables. A call that is dropped half-way takes the state along, and the next load reads the tables.
 
 use std::collections::VecDeque;
 
@@ -36,7 +36,7 @@ const ENTRIES_WAITING: usize = 1_000_000;
 /// Failures after which no further commit is begun: it is the store that has trouble, not the tables.
 const FAILURES_MAX: usize = TABLES_AT_ONCE;
 
-/// How the commit to a table ended; `None`: somebody else committed in between.
+/// How the commit to a table ended; `None`: another program committed in between.
 type CommitResult = Result<Option<CommittedChange>, EngineError>;
 
 /// What is under way, or waits to become part of the state.
@@ -73,7 +73,7 @@ impl InFlight {
 }
 
 impl Upserter {
-    /// Commits changes of tables that stand alone. Answers the tables in which somebody else committed; an error is the first one, and
+    /// Commits changes of tables that stand alone. Answers the tables in which another program committed; an error is the first one, and
     /// the other tables may have been committed all the same.
     pub(crate) async fn commit_independent(
         &self,

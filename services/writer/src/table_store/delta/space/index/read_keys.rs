@@ -83,7 +83,7 @@ impl KeysToRead {
         rows.map(|rows| if rows < 0 { ROWS_IN_MEMORY_MAX + 1 } else { rows }).sum()
     }
 
-    /// Fails at a file that is not there, before many others are read in vain.
+    /// Fails at a file that is not there, before many others are read for nothing.
     pub(crate) async fn check_presence(&self) -> Result<(), EngineError> {
         let looks: Vec<_> =
             self.files.iter().map(|to_read| data_file::check_presence(&to_read.store, &to_read.file)).collect();
@@ -274,7 +274,7 @@ impl SpaceLoader {
             if !state.live().is_live(entry.position) {
                 continue;
             }
-            // The same id twice in one chunk: settled like any other pair, one after the other.
+            // The same id twice in one chunk: resolved like any other pair, one after the other.
             if let Some(first) = fresh.get(&entry.id) {
                 again.push((*first, entry));
             } else {
@@ -362,7 +362,7 @@ fn start_reading(to_read: KeysToRead) -> mpsc::Receiver<Read> {
         for FileToRead { table, store, file, names } in to_read.files {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             let sender = sender.clone();
-            // Whoever waits may have gone: then the first send fails and the reading ends.
+            // The receiver may be gone: then nothing more is read.
             if sender.is_closed() {
                 return;
             }
@@ -377,7 +377,7 @@ fn start_reading(to_read: KeysToRead) -> mpsc::Receiver<Read> {
     receiver
 }
 
-/// A file of somebody else may have more rows than the index can tell apart.
+/// Refuses a file, written by another program, with more rows than the index can tell apart.
 fn check_rows(file: &DataFile, rows: i64) -> Result<(), EngineError> {
     if rows <= i64::from(ROWS_PER_FILE_MAX) {
         return Ok(());
@@ -417,7 +417,7 @@ async fn read_file(
         }
     }
     let done = Read::Done { table, file: file.number, rows: i64::from(first.get()) };
-    // Nobody waits any more: nothing to do.
+    // Fails only when the receiver is gone, which then does not need to know.
     let _ = sender.send(done).await;
     Ok(())
 }

@@ -108,3 +108,25 @@ impl IndexSnapshot {
         self.stale_rows.iter().map(|&(file, row)| Position { file, row })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_stored_text_does_not_change() {
+        let file = SnapshotFile { number: FileNumber::new(7), path: "part.parquet".to_owned(), deleted: None };
+        let table = SnapshotTable { path: "demo/person".to_owned(), id: Some("a".to_owned()), files: vec![file] };
+        let snapshot = IndexSnapshot::new(FileNumber::new(8), [Position::new(7, 3)].into_iter(), vec![table]);
+        let text = concat!(
+            r#"{"format":1,"last_number":100008,"strays":[[7,3]],"tables":[{"path":"demo/person","id":"a","#,
+            r#""files":[{"number":7,"path":"part.parquet","deleted":null}]}]}"#
+        );
+        assert_eq!(String::from_utf8(snapshot.to_bytes()).unwrap(), text);
+        let read = IndexSnapshot::of_bytes(text.as_bytes()).unwrap();
+        assert_eq!(read.last_number, FileNumber::new(100_008));
+        assert_eq!(read.stale_rows().collect::<Vec<_>>(), [Position::new(7, 3)]);
+    }
+}

@@ -1,0 +1,109 @@
+//! What every step of the fetcher works with: HQ, the queue, the options, and waiting for both until the process stops.
+
+use std::sync::Arc;
+
+use lake_hq::documents::case::CaseOptions;
+use lake_hq::source::{Hq, SourceError};
+use lake_proto::queue::v1::Invalidation;
+use lake_shared::identity::Domain;
+use lake_shared::queue::{PublishError, Queue};
+use lake_shared::retry::Backoff;
+use lake_shared::{names, wire};
+use tokio_util::sync::CancellationToken;
+
+use crate::allow_list::TakeConfig;
+use crate::options::FetchOptions;
+
+/// Everything that a fetcher needs: where it reads, where it publishes, and its options.
+pub struct Fetcher {
+    /// HQ, from which documents are read.
+    pub hq: Hq,
+    /// The queue on which they are published.
+    pub queue: Arc<dyn Queue>,
+    /// Domains, case types and forms that are taken into the lake.
+    pub take: TakeConfig,
+    /// Parts of a case's document that are left out.
+    pub case_options: CaseOptions,
+    /// Sizes of batches and pace of domains.
+    pub options: FetchOptions,
+}
+
+/// Why a batch was not finished: the process is stopping. Its messages will be handed out again.
+#[derive(Debug)]
+pub(crate) struct Stopping;
+
+impl From<PublishError> for Stopping {
+    fn from(_: PublishError) -> Self {
+        Self
+    }
+}
+
+impl Fetcher {
+    /// Tells the caches that locations of a domain have changed.
+    pub(crate) async fn invalidate_locations(
+        &self,
+        domain: &Domain,
+        ids: Vec<String>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stopping> {
+        self.broadcast(format!("lake.invalidate.location.{}", names::token(domain.as_str())), ids, shutdown).await
+    }
+
+    /// Broadcasts an invalidation, trying again until the queue takes it.
+    pub(crate) async fn broadcast(
+        &self,
+        subject: String,
+        ids: Vec<String>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stopping> {
+        let payload = wire::encode(&Invalidation { ids });
+        let mut backoff = Backoff::default();
+        while let Err(error) = self.queue.broadcast(&subject, payload.clone()).await {
+            tracing::warn!(%error, subject, "caches cannot be told of a change now");
+            pause(&mut backoff, shutdown).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads from HQ until it answers. Trouble that an operator has to mend is logged as an error and waited out as well: nothing is dropped.
+    pub(crate) async fn until_answered<T, F>(
+        &self,
+        shutdown: &CancellationToken,
+        mut read: impl FnMut() -> F,
+    ) -> Result<T, Stopping>
+    where
+        F: Future<Output = Result<T, SourceError>>,
+    {
+        let mut backoff = Backoff::default();
+        loop {
+            match read().await {
+                Ok(answer) => return Ok(answer),
+                Err(error @ SourceError::Unavailable { .. }) => {
+                    tracing::warn!(%error, "HQ cannot be read; trying again")
+                }
+                Err(error @ SourceError::Refused { .. }) => {
+                    tracing::error!(%error, "HQ refuses to be read; an operator has to act, until then records wait")
+                }
+            }
+            pause(&mut backoff, shutdown).await?;
+        }
+    }
+}
+
+/// Waits for `what`, unless the process stops first.
+pub(crate) async fn unless_stopping<T>(
+    what: impl Future<Output = T>,
+    shutdown: &CancellationToken,
+) -> Result<T, Stopping> {
+    tokio::select! {
+        outcome = what => Ok(outcome),
+        () = shutdown.cancelled() => Err(Stopping),
+    }
+}
+
+async fn pause(backoff: &mut Backoff, shutdown: &CancellationToken) -> Result<(), Stopping> {
+    tokio::select! {
+        () = tokio::time::sleep(backoff.next_wait()) => Ok(()),
+        () = shutdown.cancelled() => Err(Stopping),
+    }
+}

@@ -1,0 +1,68 @@
+//! The metastore's migrations, in order. They are listed here and not read by a macro: the macro builds every database driver a second
+//! time, for the compiler.
+
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+/// Version, description and text of one migration; its file is `<version>_<description>.sql`.
+type MigrationText = (i64, &'static str, &'static str);
+
+/// Those for Postgres.
+pub(super) const POSTGRES: &[MigrationText] = &[
+    (1, "metastore", include_str!("../../migrations/postgres/0001_metastore.sql")),
+    (2, "lease_address", include_str!("../../migrations/postgres/0002_lease_address.sql")),
+];
+
+/// Those for SQLite.
+pub(super) const SQLITE: &[MigrationText] = &[
+    (1, "metastore", include_str!("../../migrations/sqlite/0001_metastore.sql")),
+    (2, "lease_address", include_str!("../../migrations/sqlite/0002_lease_address.sql")),
+];
+
+/// Runs what a database lacks of these migrations.
+pub(super) fn migrator(texts: &[MigrationText]) -> Migrator {
+    let migration = |&(version, description, text): &MigrationText| {
+        Migration::new(version, description.into(), MigrationType::Simple, text.into_sql_str(), false)
+    };
+    Migrator::with_migrations(texts.iter().map(migration).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_file_is_listed() {
+        for (folder, texts) in [("postgres", POSTGRES), ("sqlite", SQLITE)] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(folder);
+            let mut files: Vec<(String, String)> = std::fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .map(|path| {
+                    (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(path).unwrap())
+                })
+                .collect();
+            files.sort();
+            let listed: Vec<(String, String)> = texts
+                .iter()
+                .map(|(version, description, text)| (format!("{version:04}_{description}.sql"), (*text).to_owned()))
+                .collect();
+            assert_eq!(listed, files);
+        }
+    }
+
+    /// Databases remember the checksums of the migrations that they have had.
+    #[test]
+    fn migrations_that_were_published_never_change() {
+        let checksum = |texts: &[MigrationText]| {
+            let migrator = migrator(texts);
+            let checksum = migrator.iter().next().unwrap().checksum[..4].to_vec();
+            u32::from_be_bytes(checksum.try_into().unwrap())
+        };
+        assert_eq!((checksum(POSTGRES), checksum(SQLITE)), (0x7901d863, 0xd37f2c4d));
+    }
+}
