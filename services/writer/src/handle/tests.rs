@@ -164,8 +164,9 @@ async fn tables_are_listed_described_and_compacted_one_at_a_time() {
     let folder = TempDir::new().unwrap();
     let writer = Running::start(&folder, "", "").await;
     writer.until_holding().await;
-    for document_type in ["person", "visit"] {
-        for (ids, version) in [(&["1", "2"][..], 1), (&["3"], 2), (&["1"], 3)] {
+    // An id is in one table of its space.
+    for (document_type, [one, two, three]) in [("person", ["1", "2", "3"]), ("visit", ["4", "5", "6"])] {
+        for (ids, version) in [(&[one, two][..], 1), (&[three], 2), (&[one], 3)] {
             writer.publish(document_type, ids, version).await;
         }
     }
