@@ -17,6 +17,7 @@ pub mod maintenance;
 pub mod metastore;
 pub mod metric_names;
 mod operations;
+pub mod order_guard;
 pub mod quarantine_sink;
 pub mod table_store;
 pub mod writer;

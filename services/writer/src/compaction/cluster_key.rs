@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 
-use super::plan::ClusterRange;
+use super::job::ClusterRange;
 
 /// What the statistics of a file say of one clustering column. Values are texts as in the log: dates `YYYY-MM-DD`.
 #[derive(Clone, Copy, Debug, Default)]

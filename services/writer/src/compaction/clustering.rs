@@ -11,7 +11,7 @@
 use crate::key_index::FileNumber;
 use std::collections::HashSet;
 
-use super::plan::{FileFacts, JOBS_PER_GROUP, Limits, Ranked, Reason, live_bytes};
+use super::job::{FileFacts, JOBS_PER_GROUP, JobReason, Limits, Ranked, live_bytes};
 
 /// Least gain of a job: the mean, over its files, of the logarithm of how many times narrower the rows will lie. Two files
 /// whose widths differ by a factor of four reach it.
@@ -70,7 +70,7 @@ pub(super) fn clustering<'a>(
         depth[from..to].iter_mut().for_each(|depth| *depth += 1);
         taken.extend(&chosen);
         let files = inputs.iter().map(|span| span.file).collect();
-        ranked.push(Ranked::new(files, Reason::Clustering, urgency, limits));
+        ranked.push(Ranked::new(files, JobReason::Clustering, urgency, limits));
     }
 }
 

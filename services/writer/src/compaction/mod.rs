@@ -11,6 +11,7 @@
 
 mod cluster_key;
 mod clustering;
+mod job;
 mod merge;
 mod plan;
 mod positions;
@@ -18,6 +19,7 @@ mod positions;
 mod tests;
 
 pub use cluster_key::{ClusterKeys, ColumnBounds};
+pub use job::{ClusterRange, FileFacts, Job, JobReason, PartitionNumber, Policy};
 pub use merge::{Input, MergeError, Merged, Source, merge, sorted};
-pub use plan::{ClusterRange, FileFacts, Job, PartitionNumber, Policy, Reason, plan};
+pub use plan::plan;
 pub use positions::PositionMap;

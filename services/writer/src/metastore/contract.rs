@@ -9,7 +9,7 @@ use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::names;
 
 use super::{Metastore, NewTable, QuarantineFilter, RecordedState, StoredTombstone, TableRecord};
-use crate::table_store::order_guard::TombstoneOrder;
+use crate::order_guard::TombstoneOrder;
 
 const SECOND: i64 = 1_000_000;
 

@@ -12,7 +12,7 @@ use lake_shared::identity::{Space, TableKey};
 use uuid::Uuid;
 
 use crate::key_index::IdHash;
-use crate::table_store::order_guard::TombstoneOrder;
+use crate::order_guard::TombstoneOrder;
 
 pub mod connect;
 #[doc(hidden)]

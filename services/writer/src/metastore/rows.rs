@@ -7,7 +7,7 @@ use lake_shared::identity::{Kind, Space, TableKey};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
 use super::{Lease, QuarantineRecord, RecordedState, StoredTombstone, TableRecord};
-use crate::table_store::order_guard::TombstoneOrder;
+use crate::order_guard::TombstoneOrder;
 
 /// Text as a database can store it: Postgres refuses the character NUL.
 pub(super) fn storable(text: &str) -> Cow<'_, str> {

@@ -1,6 +1,6 @@
 //! Where rows become tables: a port, and the engine [`delta`] behind it.
 //!
-//! The pure decisions are in [`order_guard`] (who is newer), [`column_name`], [`schema_plan`] and [`conversion`] (what the
+//! The pure decisions are in [`crate::order_guard`] (which state is newer), [`column_name`], [`schema_plan`] and [`conversion`] (what the
 //! table looks like); [`lake_store`] knows folders and buckets; [`crate::key_index`] knows where each id lives.
 
 use std::error::Error;
@@ -18,7 +18,6 @@ pub mod delta;
 mod durable_files;
 pub mod foreign_type;
 pub mod lake_store;
-pub mod order_guard;
 pub mod schema_plan;
 
 /// Rows of one table. Field names are source paths; `/_id`, `+_lake_version` (int64, microseconds) and `+_lake_observed_at`

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::compaction::{ClusterRange, FileFacts, Job, PartitionNumber, Policy, Reason, plan};
+use crate::compaction::{ClusterRange, FileFacts, Job, JobReason, PartitionNumber, Policy, plan};
 use crate::key_index::FileNumber;
 
 const MB: u64 = 1 << 20;
@@ -80,9 +80,9 @@ impl Table {
         let mut live: Vec<Key> = files.iter().flat_map(|file| file.live.clone()).collect();
         live.sort_unstable();
         let reason = match job.reason {
-            Reason::SmallFiles => "small files",
-            Reason::DeletedRows => "deleted rows",
-            Reason::Clustering => "clustering",
+            JobReason::SmallFiles => "small files",
+            JobReason::DeletedRows => "deleted rows",
+            JobReason::Clustering => "clustering",
         };
         *self.written.entry(reason).or_default() += live.len() as u64 * self.row_bytes;
         assert_eq!(job.outputs == 0, live.is_empty());
@@ -117,7 +117,7 @@ impl Table {
             assert!(files.iter().all(|file| file.partition == files[0].partition), "groups are mixed");
             assert_eq!(job.bytes, files.iter().map(|file| file.bytes).sum::<u64>());
             if let [file] = files[..] {
-                assert!(job.reason == Reason::DeletedRows && file.deleted > 0, "a rewrite for nothing");
+                assert!(job.reason == JobReason::DeletedRows && file.deleted > 0, "a rewrite for nothing");
             } else {
                 assert!(job.bytes <= policy.job_bytes_max && files.len() <= policy.job_files_max, "over the budget");
                 assert!(files.iter().map(|file| file.rows).sum::<u64>() <= policy.job_rows_max, "too many rows");
@@ -238,7 +238,7 @@ proptest! {
             overlap_max: overlap.into(), job_bytes_max: job_bytes, job_files_max: job_files.into(), job_rows_max: job_rows, purge_all,
         };
         for job in plan(&facts, &policy) {
-            prop_assert!(job.files.len() > 1 || job.reason == Reason::DeletedRows);
+            prop_assert!(job.files.len() > 1 || job.reason == JobReason::DeletedRows);
         }
     }
 }
@@ -267,7 +267,7 @@ fn a_large_file_is_purged_alone_even_over_the_budget() {
     let jobs = plan(&files, &policy());
     assert_eq!(
         jobs,
-        [Job { files: vec![FileNumber::new(1)], reason: Reason::DeletedRows, outputs: 63, bytes: 10_000 * MB }]
+        [Job { files: vec![FileNumber::new(1)], reason: JobReason::DeletedRows, outputs: 63, bytes: 10_000 * MB }]
     );
     let jobs = plan(&files, &Policy { purge_all: true, ..policy() });
     assert_eq!(jobs.iter().map(|job| &job.files[..]).collect::<Vec<_>>(), [[FileNumber::new(1)], [FileNumber::new(2)]]);
@@ -282,7 +282,9 @@ fn a_job_has_no_more_rows_than_fit_in_memory() {
     let range = ClusterRange { min: vec![0], max: vec![9] };
     let over: Vec<FileFacts> =
         (0..30).map(|number| FileFacts { clustered: Some(range.clone()), ..facts(number, 128 * MB, 0) }).collect();
-    for (files, reason) in [(small, Reason::SmallFiles), (purged, Reason::DeletedRows), (over, Reason::Clustering)] {
+    for (files, reason) in
+        [(small, JobReason::SmallFiles), (purged, JobReason::DeletedRows), (over, JobReason::Clustering)]
+    {
         let most = |job_rows_max| {
             let jobs = plan(&files, &Policy { job_rows_max, ..policy() });
             assert!(jobs.iter().all(|job| job.reason == reason), "{jobs:?}");
@@ -299,7 +301,7 @@ fn a_job_has_no_more_rows_than_fit_in_memory() {
 #[test]
 fn a_file_without_live_rows_makes_no_file() {
     let jobs = plan(&[facts(1, MB, 1_000)], &policy());
-    assert_eq!(jobs, [Job { files: vec![FileNumber::new(1)], reason: Reason::DeletedRows, outputs: 0, bytes: MB }]);
+    assert_eq!(jobs, [Job { files: vec![FileNumber::new(1)], reason: JobReason::DeletedRows, outputs: 0, bytes: MB }]);
 }
 
 #[test]
@@ -315,7 +317,7 @@ fn files_that_touch_or_hold_one_value_are_clustered() {
     let files: Vec<FileFacts> = (0..9).map(|number| with(number, 0, 9)).collect();
     let jobs = plan(&files, &policy());
     assert_eq!(jobs.len(), 1);
-    assert_eq!((jobs[0].reason, jobs[0].files.len(), jobs[0].outputs), (Reason::Clustering, 9, 9));
+    assert_eq!((jobs[0].reason, jobs[0].files.len(), jobs[0].outputs), (JobReason::Clustering, 9, 9));
 }
 
 /// What 10,000 files of 1 MB, one after the other, cost in a table: bytes rewritten per byte arrived, by reason.

@@ -5,8 +5,8 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
 use crate::key_index::{IdHash, id_hash};
+use crate::order_guard::{RowOrder, comparable_version};
 use crate::table_store::conversion::{ColumnType, converted};
-use crate::table_store::order_guard::{RowOrder, comparable_version};
 use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, TableSchema, VERSION_SOURCE};
 
 /// Names of the columns of id, version and observation.

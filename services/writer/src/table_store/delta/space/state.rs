@@ -11,6 +11,7 @@ use lake_shared::identity::{DocumentType, Space};
 use crate::key_index::{FileNumber, FinishedRun, IdHash, IndexEntry, KeyIndex, Located, Position, RowNumber};
 use crate::metastore::TableRecord;
 use crate::metric_names;
+use crate::order_guard::RowOrder;
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::file_writer::FileNumbers;
@@ -21,7 +22,6 @@ use crate::table_store::delta::space::table::{CommittedFiles, Freshness, LoadedT
 use crate::table_store::delta::space::tombstones::filter::TombstoneFilter;
 use crate::table_store::delta::space::unusable::reason::Unusable;
 use crate::table_store::delta::table_number::TableNumber;
-use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::TableSchema;
 
 /// Where the row of an id is.

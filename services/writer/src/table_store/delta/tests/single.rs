@@ -7,8 +7,8 @@ use super::lake::{Cell, Lake, NewRow, batch, new_row, read_all, record_batch, sm
 use super::log::Log;
 use crate::key_index::id_hash;
 use crate::metastore::StoredTombstone;
+use crate::order_guard::TombstoneOrder;
 use crate::table_store::delta::DeltaOptions;
-use crate::table_store::order_guard::TombstoneOrder;
 use crate::table_store::{Applied, SpaceBatch, StoreError, TableRows, TableStore};
 
 fn commits(folder: &Path) -> usize {

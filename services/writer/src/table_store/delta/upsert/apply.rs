@@ -5,6 +5,7 @@ use std::sync::Arc;
 use lake_shared::identity::{DocumentType, TableKey};
 
 use crate::key_index::IdHash;
+use crate::order_guard::KnownOrders;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::write_memory_budget::WriteMemoryBudget;
 use crate::table_store::delta::options::DeltaOptions;
@@ -16,7 +17,6 @@ use crate::table_store::delta::upsert::plan::decide::BatchEntries;
 use crate::table_store::delta::upsert::plan::grouping::{self, CommitGroups};
 use crate::table_store::delta::upsert::plan::rewrite_budget::RewriteBudget;
 use crate::table_store::delta::upsert::progress::Progress;
-use crate::table_store::order_guard::KnownOrders;
 use crate::table_store::{Applied, SpaceBatch};
 
 /// How often a batch is planned again after commits of other programs.

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use crate::key_index::IdHash;
 use crate::metastore::StoredTombstone;
+use crate::order_guard::TombstoneOrder;
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::{RowLocation, SpaceState};
-use crate::table_store::order_guard::TombstoneOrder;
 
 /// Tombstones that are resolved at once when a space is loaded.
 const RESOLVED_AT_ONCE: u32 = 20_000;

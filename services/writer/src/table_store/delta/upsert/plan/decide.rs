@@ -4,12 +4,10 @@ use std::collections::hash_map::Entry as MapEntry;
 
 use crate::key_index::{IdHash, id_hash};
 use crate::metastore::StoredTombstone;
+use crate::order_guard::{KnownOrders, RowOrder, TombstoneOrder, comparable_version, row_enters, tombstone_effect};
 use crate::table_store::SpaceBatch;
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::delta::files::key_columns::KeyColumns;
-use crate::table_store::order_guard::{
-    KnownOrders, RowOrder, TombstoneOrder, comparable_version, row_enters, tombstone_effect,
-};
 use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, VERSION_SOURCE};
 
 /// Where a row stands in a batch.

@@ -111,8 +111,8 @@ impl TableChange {
 mod tests {
     use super::*;
     use crate::key_index::IdHash;
+    use crate::order_guard::RowOrder;
     use crate::table_store::delta::upsert::plan::decide::{RowAt, Upsert};
-    use crate::table_store::order_guard::RowOrder;
 
     const ORDER: RowOrder = RowOrder { version_us: 1, observed_us: 1 };
 

@@ -10,13 +10,13 @@ use arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
 
 use crate::key_index::IdHash;
+use crate::order_guard::RowOrder;
 use crate::table_store::TableRows;
 use crate::table_store::conversion::{ColumnType, column_type, converted};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::space::table::Freshness;
 use crate::table_store::delta::upsert::plan::decide::Upsert;
 use crate::table_store::delta::upsert::rows::column_values::{RowPlace, Sources};
-use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::{
     COMMITTED_SOURCE, Column, IncomingField, OVERFLOW_SOURCE, SchemaPlan, TableSchema,
 };

@@ -9,11 +9,11 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
 use crate::key_index::IdHash;
+use crate::order_guard::RowOrder;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::partition::Partition;
 use crate::table_store::delta::upsert::rows::column_values::{RowPlace, Sources};
 use crate::table_store::delta::upsert::rows::incoming::IncomingRows;
-use crate::table_store::order_guard::RowOrder;
 use crate::table_store::schema_plan::{Column, SchemaPlan, clustering};
 
 /// The new rows in the order in which they are written, by partition.
