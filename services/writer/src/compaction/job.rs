@@ -166,6 +166,6 @@ pub(super) fn live_bytes(file: &FileFacts) -> u64 {
 }
 
 /// Neighbours in this order have neighbouring ranges.
-fn in_cluster_order(file: &FileFacts) -> (Option<Vec<u8>>, FileNumber) {
+pub(super) fn in_cluster_order(file: &FileFacts) -> (Option<Vec<u8>>, FileNumber) {
     (file.clustered.as_ref().map(|range| range.min.clone()), file.number)
 }

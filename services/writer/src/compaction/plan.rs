@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::clustering::clustering;
-use super::job::{FileFacts, JOBS_PER_GROUP, Job, JobReason, Limits, PartitionNumber, Policy, Ranked, live_bytes};
+use super::job::{
+    FileFacts, JOBS_PER_GROUP, Job, JobReason, Limits, PartitionNumber, Policy, Ranked, in_cluster_order, live_bytes,
+};
 use crate::key_index::FileNumber;
 
 /// Small files of one group that are looked at, the smallest first.

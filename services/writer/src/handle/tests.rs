@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::ingest::IngestOptions;
+use crate::ingest::control::{IngestStatus, PendingRows};
 use crate::lease::LeaseOptions;
 use crate::maintenance::MaintenanceOptions;
 use crate::metastore::connect::MetastoreConfig;

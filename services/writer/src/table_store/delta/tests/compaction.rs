@@ -315,12 +315,12 @@ async fn vectors_of_a_rewrite_that_meets_another_commit_are_deleted() {
     let (store, gate) = lake.open_gated(merging());
     files_of_rows(&store, 4, 25).await;
     let log = Log::of(&lake, "t");
-    gate.hold_next(Files::Data);
+    gate.hold_next(TableFile::Data);
     let racing = async {
         gate.held().await;
         // So the new file gets a deletion vector when it is committed.
         store.apply(batch(&[], vec![tombstone(&numbered_id(3), None, 9)])).await.unwrap();
-        gate.hold_next(Files::Commits);
+        gate.hold_next(TableFile::Commit);
         gate.release();
         gate.held().await;
         assert_eq!(log.orphaned_vectors().len(), 1);
