@@ -1,6 +1,6 @@
 //! The queue between the services: a port with two adapters, [`jetstream`] and [`memory`].
 //!
-//! Contract, held by both and shown by one suite (`tests/tests/queue_contract.rs`):
+//! Contract, held by both and shown by one suite (`tests/tests/queue_contract/`):
 //! - `publish` returns `Ok` only when the message is safe: stored by JetStream, or, in process, acknowledged by its final consumer.
 //! - Each message of a stream is handed to one of the consumers with the same durable name; until it is acknowledged it is handed
 //!   out again after the acknowledgement time-out, a `retry`, or when its receipt is dropped. No order is promised.
