@@ -1,6 +1,9 @@
 //! The enricher's configuration file.
 
+use std::path::Path;
+
 use lake_hq::connect::HqConfig;
+use lake_shared::config::{self, ConfigError};
 use lake_shared::queue::jetstream::JetStreamConfig;
 use lake_shared::service::{ProcessConfig, ServiceConfig};
 use lake_shared::telemetry::TelemetryConfig;
@@ -28,6 +31,10 @@ pub struct EnricherConfig {
 }
 
 impl ServiceConfig for EnricherConfig {
+    fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        config::load(path)
+    }
+
     fn telemetry(&self) -> &TelemetryConfig {
         &self.telemetry
     }

@@ -15,5 +15,6 @@ pub mod month;
 pub mod options;
 pub mod pipeline;
 pub mod rows;
+pub mod service;
 pub mod timestamp;
 pub mod transform;

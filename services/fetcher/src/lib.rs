@@ -14,4 +14,5 @@ pub mod metric_names;
 pub mod options;
 pub mod pipeline;
 pub mod publisher;
+pub mod service;
 mod subtree;

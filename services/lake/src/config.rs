@@ -1,59 +1,49 @@
 //! Configuration of the process that holds all services.
 
+use std::path::Path;
+
 use lake_enricher::options::EnricherOptions;
 use lake_fetcher::allow_list::TakeConfig;
 use lake_fetcher::change_feed::kafka::KafkaConfig;
 use lake_fetcher::options::FetchOptions;
 use lake_hq::connect::HqConfig;
+use lake_shared::config::{self, ConfigError};
 use lake_shared::service::{ProcessConfig, ServiceConfig};
 use lake_shared::telemetry::TelemetryConfig;
-use lake_writer::ingest::IngestOptions;
-use lake_writer::lease::LeaseOptions;
-use lake_writer::maintenance::MaintenanceOptions;
-use lake_writer::metastore::connect::MetastoreConfig;
-use lake_writer::table_store::delta::DeltaOptions;
-use lake_writer::table_store::lake_store::LakeStoreConfig;
 use lake_writer::writer::WriterOptions;
 use serde::Deserialize;
 
-/// Everything.
+/// All sections of the lake's file.
+#[derive(Clone, Debug)]
+pub struct LakeConfig {
+    /// The sections about the process, the fetcher and the enricher.
+    pub source: SourceConfig,
+    /// The sections about the writer, as the writer's own process has them.
+    pub writer: WriterOptions,
+}
+
+/// The sections about the process and about the way from HQ to the writer.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LakeConfig {
-    /// Logs and HTTP.
+pub struct SourceConfig {
+    /// Section `[telemetry]`: logs, metrics and the address of `/ready`.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
-    /// Threads and shutdown.
+    /// Section `[process]`: threads and the time to drain at the end.
     #[serde(default)]
     pub process: ProcessConfig,
-    /// HQ's change feed.
+    /// Section `[kafka]`: HQ's change feed.
     pub kafka: KafkaConfig,
-    /// HQ's stores.
+    /// Section `[hq]`: HQ's databases, blob stores and users.
     pub hq: HqConfig,
-    /// Allow-lists.
+    /// Section `[take]`: the domains and documents that are fetched.
     pub take: TakeConfig,
-    /// Batches from HQ.
+    /// Section `[fetch]`: how much is read from HQ at once, and how fast.
     #[serde(default = "embedded_fetch")]
     pub fetch: FetchOptions,
-    /// Rows.
+    /// Section `[enricher]`: how documents become rows.
     #[serde(default)]
     pub enricher: EnricherOptions,
-    /// Where the tables are.
-    pub store: LakeStoreConfig,
-    /// What is known about them; usually `sqlite:` and a file.
-    pub metastore: MetastoreConfig,
-    /// How tables are written.
-    #[serde(default)]
-    pub tables: DeltaOptions,
-    /// When rows are committed.
-    #[serde(default)]
-    pub ingest: IngestOptions,
-    /// Clean-up.
-    #[serde(default)]
-    pub maintenance: MaintenanceOptions,
-    /// The right to commit.
-    #[serde(default)]
-    pub lease: LeaseOptions,
 }
 
 /// Without a durable queue a batch is in flight until it is committed: more of them at once keep the writer's commits large.
@@ -61,34 +51,25 @@ pub fn embedded_fetch() -> FetchOptions {
     FetchOptions { batches_in_flight_max: 8, ..FetchOptions::default() }
 }
 
-impl LakeConfig {
-    /// The writer's part.
-    pub fn writer_options(&self) -> WriterOptions {
-        WriterOptions {
-            store: self.store.clone(),
-            metastore: self.metastore.clone(),
-            tables: self.tables.clone(),
-            ingest: self.ingest.clone(),
-            maintenance: self.maintenance.clone(),
-            lease: self.lease.clone(),
-        }
-    }
-}
-
 impl ServiceConfig for LakeConfig {
+    fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let (source, writer) = config::load_parts(path)?;
+        Ok(Self { source, writer })
+    }
+
     fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
+        &self.source.telemetry
     }
 
     fn process(&self) -> &ProcessConfig {
-        &self.process
+        &self.source.process
     }
 
     fn validate(&self) -> anyhow::Result<()> {
-        self.kafka.validate().and_then(|()| self.hq.validate()).map_err(anyhow::Error::msg)?;
-        self.store.validate().and_then(|()| self.metastore.validate()).map_err(anyhow::Error::msg)?;
-        self.tables.validate().map_err(anyhow::Error::msg)?;
-        self.fetch.validate()?;
-        self.enricher.validate().map_err(|reason| anyhow::anyhow!("configuration: {reason}"))
+        let SourceConfig { kafka, hq, fetch, enricher, .. } = &self.source;
+        kafka.validate().and_then(|()| hq.validate()).map_err(anyhow::Error::msg)?;
+        self.writer.validate().map_err(anyhow::Error::msg)?;
+        fetch.validate()?;
+        enricher.validate().map_err(|reason| anyhow::anyhow!("configuration: {reason}"))
     }
 }

@@ -5,65 +5,77 @@
 use std::sync::Arc;
 
 use lake_enricher::options::EnricherOptions;
+use lake_enricher::service::EnricherService;
 use lake_fetcher::change_feed::ChangeFeed;
-use lake_fetcher::pipeline::Fetcher;
+use lake_fetcher::service::{FetcherOptions, FetcherService};
 use lake_hq::source::Hq;
 use lake_shared::queue::Queue;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
+use lake_shared::telemetry::Check;
 use lake_writer::writer::Writer;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// What the process is made of.
+/// The three services of one process, built.
 pub struct Embedded {
-    /// HQ's change feed.
-    pub feed: Arc<dyn ChangeFeed>,
-    /// HQ.
-    pub hq: Hq,
-    /// The fetcher, without its queue.
-    pub fetcher: FetcherParts,
-    /// How rows are made.
-    pub enricher: EnricherOptions,
-    /// The writer, opened.
-    pub writer: Writer,
-}
-
-/// What a fetcher needs besides HQ and the queue.
-pub struct FetcherParts {
-    /// What is taken.
-    pub take: lake_fetcher::allow_list::TakeConfig,
-    /// What a case's document holds.
-    pub case_options: lake_hq::documents::case::CaseOptions,
-    /// Batches.
-    pub options: lake_fetcher::options::FetchOptions,
+    queue: Arc<MemoryQueue>,
+    fetcher: FetcherService,
+    enricher: EnricherService,
+    writer: Writer,
 }
 
 impl Embedded {
-    /// Runs until `shutdown`, until the feed closes, or until one of the three fails; then drains.
-    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let memory = MemoryQueue::new(MemoryQueueOptions::default());
-        let queue: Arc<dyn Queue> = Arc::<MemoryQueue>::clone(&memory);
-        let FetcherParts { take, case_options, options } = self.fetcher;
-        let fetcher = Fetcher { hq: self.hq.clone(), queue: Arc::clone(&queue), take, case_options, options };
-        let (fetched, enriched) = (CancellationToken::new(), CancellationToken::new());
+    /// Puts the services together around a queue in memory.
+    pub fn build(
+        feed: Arc<dyn ChangeFeed>,
+        hq: Hq,
+        fetcher: FetcherOptions,
+        enricher: EnricherOptions,
+        writer: Writer,
+    ) -> Self {
+        let queue = MemoryQueue::new(MemoryQueueOptions::default());
+        let fetcher = FetcherService::build(feed, hq.clone(), Arc::<MemoryQueue>::clone(&queue), fetcher);
+        let enricher = EnricherService::build(hq, Arc::<MemoryQueue>::clone(&queue), enricher);
+        Self { queue, fetcher, enricher, writer }
+    }
 
+    /// What `/ready` asks: everything that any of the services asks, each part once.
+    pub fn checks(&self) -> Vec<Check> {
+        let queue: Arc<dyn Queue> = Arc::<MemoryQueue>::clone(&self.queue);
+        let mut checks: Vec<Check> = Vec::new();
+        for check in [self.fetcher.checks(), self.enricher.checks(), self.writer.checks(&queue)].into_iter().flatten() {
+            if !checks.iter().any(|known| known.name == check.name) {
+                checks.push(check);
+            }
+        }
+        checks
+    }
+
+    /// Runs until `shutdown`, until the feed closes, or until one of the three fails; then drains.
+    ///
+    /// # Errors
+    ///
+    /// The error of the service that failed first, with its name.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { queue: memory, fetcher, enricher, writer } = self;
+        let (fetched, enriched) = (CancellationToken::new(), CancellationToken::new());
         let fetching = {
             let (fetched, shutdown) = (fetched.clone(), shutdown.clone());
             async move {
-                let outcome = lake_fetcher::pipeline::run(self.feed, Arc::new(fetcher), shutdown).await;
+                let outcome = fetcher.run(shutdown).await;
                 fetched.cancel();
                 outcome
             }
         };
         let enriching = {
-            let (queue, fetched, enriched) = (Arc::clone(&queue), fetched.clone(), enriched.clone());
+            let (fetched, enriched) = (fetched.clone(), enriched.clone());
             async move {
-                let outcome = lake_enricher::pipeline::run(queue, self.hq, self.enricher, fetched).await;
+                let outcome = enricher.run(fetched).await;
                 enriched.cancel();
                 outcome
             }
         };
-        let writing = self.writer.run(queue, enriched.clone());
+        let writing = writer.run(Arc::<MemoryQueue>::clone(&memory), enriched.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(async { ("fetcher", fetching.await) });
         tasks.spawn(async { ("enricher", enriching.await) });
@@ -75,7 +87,7 @@ impl Embedded {
                 Ok((name, Err(error))) => error.context(name),
                 Err(panicked) => anyhow::anyhow!("a service panicked: {panicked}"),
             };
-            // The others would wait for ever for whoever is gone.
+            // The others would wait for ever for the service that is gone.
             shutdown.cancel();
             fetched.cancel();
             enriched.cancel();

@@ -7,21 +7,17 @@ mod xform;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use lake_fetcher::change_feed::ChangeFeed;
-use lake_fetcher::change_feed::kafka::KafkaFeed;
-use lake_fetcher::coalesce::{LEDGER_TOPIC, USER_TOPICS};
+use lake_fetcher::service::{FetcherOptions, subscribe};
 use lake_hq::connect::connect_when_there;
-use lake_shared::identity::Kind;
 use lake_shared::service::{self, Verb};
 use lake_shared::shutdown::TaskGroup;
 use lake_shared::telemetry::Check;
-use lake_writer::writer::Writer;
+use lake_writer::writer::{self, Writer};
 
 use crate::config::LakeConfig;
-use crate::embedded::{Embedded, FetcherParts};
+use crate::embedded::Embedded;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -61,37 +57,18 @@ fn main() -> ExitCode {
 }
 
 async fn migrate(config: LakeConfig) -> anyhow::Result<()> {
-    let metastore = lake_writer::metastore::connect::open(&config.metastore)?;
-    lake_writer::metastore::connect::migrate_when_there(&*metastore).await;
-    Ok(())
+    writer::migrate(&config.writer.metastore).await
 }
 
 async fn build(config: LakeConfig, mut tasks: TaskGroup) -> anyhow::Result<(TaskGroup, Vec<Check>)> {
-    let writer = Writer::open(config.writer_options()).await?;
-    let hq = connect_when_there(&config.hq).await?;
-    let ledger = config.hq.database.ledger_values.then_some(LEDGER_TOPIC);
-    let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).chain(ledger).collect();
-    let feed = KafkaFeed::subscribe(&config.kafka, &topics)?;
-    let (asked_feed, database, metastore) =
-        (Arc::clone(&feed), Arc::clone(&hq.database), Arc::clone(&writer.metastore));
-    let checks = vec![
-        Check::new("kafka", move || {
-            let feed = Arc::clone(&asked_feed);
-            async move { feed.check().await }
-        }),
-        Check::new("hq database", move || {
-            let database = Arc::clone(&database);
-            async move { database.check().await.map_err(|error| error.to_string()) }
-        }),
-        Check::new("metastore", move || {
-            let metastore = Arc::clone(&metastore);
-            async move { metastore.check().await.map_err(|error| error.to_string()) }
-        }),
-    ];
-    let case_options = config.hq.case_options();
-    let fetcher = FetcherParts { take: config.take, case_options, options: config.fetch };
-    let embedded = Embedded { feed, hq, fetcher, enricher: config.enricher, writer };
+    let LakeConfig { source, writer } = config;
+    let writer = Writer::open(writer).await?;
+    let hq = connect_when_there(&source.hq).await?;
+    let feed = subscribe(&source.kafka, &source.hq)?;
+    let fetcher = FetcherOptions { take: source.take, case_options: source.hq.case_options(), fetch: source.fetch };
+    let lake = Embedded::build(feed, hq, fetcher, source.enricher, writer);
+    let checks = lake.checks();
     let shutdown = tasks.shutdown();
-    tasks.spawn("lake", embedded.run(shutdown));
+    tasks.spawn("lake", lake.run(shutdown));
     Ok((tasks, checks))
 }

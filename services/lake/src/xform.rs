@@ -12,7 +12,7 @@ use serde_json::json;
 pub fn run(files: &[PathBuf]) -> ExitCode {
     match show(files, &mut BufWriter::new(io::stdout().lock())) {
         Ok(true) => ExitCode::SUCCESS,
-        // An error of writing means that nobody reads any more.
+        // Writing fails when the reader of the output has closed it.
         Ok(false) | Err(_) => ExitCode::FAILURE,
     }
 }

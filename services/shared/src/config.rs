@@ -5,9 +5,13 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use figment::Figment;
 use figment::providers::{Env, Format, Toml};
+use figment::{Figment, Metadata};
 use serde::de::DeserializeOwned;
+
+mod parts;
+
+pub use self::parts::load_parts;
 
 /// Prefix of environment variables that override the file.
 pub const ENVIRONMENT_PREFIX: &str = "LAKE_";
@@ -36,17 +40,24 @@ pub enum ConfigError {
 /// Reads the file, applies the environment, and parses the result.
 ///
 /// # Errors
-/// Where the file cannot be read, or a key is unknown, missing, of the wrong type or out of range.
+///
+/// The file cannot be read, or a key is unknown, missing, of the wrong type or out of range.
 pub fn load<C: DeserializeOwned>(path: Option<&Path>) -> Result<C, ConfigError> {
-    let mut figment = Figment::new();
-    if let Some(path) = path {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
-        figment = figment.merge(Toml::string(&text));
-    }
+    let figment = Figment::from(Toml::string(&read(path)?)).merge(environment());
+    figment.extract().map_err(|error| describe(path, error))
+}
+
+/// The text of the file; empty without one.
+fn read(path: Option<&Path>) -> Result<String, ConfigError> {
+    let Some(path) = path else { return Ok(String::new()) };
+    std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// The variables that are configuration.
+fn environment() -> Env {
     let reserved = |name: &str| RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
-    let environment = Env::prefixed(ENVIRONMENT_PREFIX).filter(move |key| !reserved(key.as_str())).split("__");
-    figment.merge(environment).extract().map_err(|error| describe(path, error))
+    Env::prefixed(ENVIRONMENT_PREFIX).filter(move |key| !reserved(key.as_str())).split("__")
 }
 
 /// Variables with our prefix that are not configuration: `LAKE_CONFIG` names the file, `LAKE_LOG` the log filter.
@@ -54,19 +65,15 @@ const RESERVED: [&str; 3] = ["config", "log", "test_parts"];
 
 fn describe(path: Option<&Path>, error: figment::Error) -> ConfigError {
     use figment::error::Kind;
-    let from_file =
-        path.map_or_else(|| "environment (no --config given)".to_owned(), |path| path.display().to_string());
     // Only the first error, as one clear line. Values are not shown: they may be secrets.
     let Some(first) = error.into_iter().next() else {
-        return ConfigError::Invalid { source_name: from_file, reason: "it cannot be understood".into() };
+        return ConfigError::Invalid { source_name: source_name(path, None), reason: "it cannot be understood".into() };
     };
-    let from_environment = first.metadata.as_ref().is_some_and(|metadata| metadata.name.contains("environment"));
-    let source_name = if from_environment { "environment".to_owned() } else { from_file };
+    let from_environment = is_environment(first.metadata.as_ref());
+    let source_name = source_name(path, first.metadata.as_ref());
     let key = first.path.join(".");
     let reason = match &first.kind {
-        Kind::UnknownField(name, known) => {
-            format!("unknown key `{}`; known here: {}", full_key(&first.path, name), known.join(", "))
-        }
+        Kind::UnknownField(name, known) => unknown_key(&full_key(&first.path, name), known),
         Kind::MissingField(name) => missing(&full_key(&first.path, name)),
         Kind::InvalidType(found, expected) => {
             let (found, wanted) = (type_name(found), wanted(expected));
@@ -85,6 +92,23 @@ fn describe(path: Option<&Path>, error: figment::Error) -> ConfigError {
         other => format!("key `{key}`: {other}"),
     };
     ConfigError::Invalid { source_name, reason }
+}
+
+fn is_environment(source: Option<&Metadata>) -> bool {
+    source.is_some_and(|source| source.name.contains("environment"))
+}
+
+/// Where a value came from, for people.
+fn source_name(path: Option<&Path>, source: Option<&Metadata>) -> String {
+    match path {
+        _ if is_environment(source) => "environment".to_owned(),
+        None => "environment (no --config given)".to_owned(),
+        Some(path) => path.display().to_string(),
+    }
+}
+
+fn unknown_key(key: &str, known: &[&str]) -> String {
+    format!("unknown key `{key}`; known here: {}", known.join(", "))
 }
 
 fn missing(key: &str) -> String {

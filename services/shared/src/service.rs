@@ -1,16 +1,15 @@
 //! What every service's `main` does: read the command line and the configuration, start logs, run until a signal comes.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
-use crate::config;
+use crate::config::ConfigError;
 use crate::shutdown::TaskGroup;
 use crate::telemetry::{self, Check, Checks, TelemetryConfig};
 
@@ -40,7 +39,13 @@ impl Default for ProcessConfig {
 }
 
 /// What [`run`] needs of a service's configuration.
-pub trait ServiceConfig: DeserializeOwned + Send + 'static {
+pub trait ServiceConfig: Sized + Send + 'static {
+    /// Reads it from file and environment, by [`crate::config::load`] or [`crate::config::load_parts`].
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with which key, and where it came from.
+    fn load(path: Option<&Path>) -> Result<Self, ConfigError>;
     /// Section `[telemetry]`: logs and HTTP.
     fn telemetry(&self) -> &TelemetryConfig;
     /// Section `[process]`: threads and shutdown.
@@ -91,7 +96,7 @@ pub struct CommandLine {
 /// # Errors
 /// Where the file cannot be read, or a key is unknown, missing or out of range; the text names the key.
 pub fn load<C: ServiceConfig>(argument: &ConfigArgument) -> anyhow::Result<C> {
-    let configuration: C = config::load(argument.config.as_deref())?;
+    let configuration = C::load(argument.config.as_deref())?;
     telemetry::log_filter(configuration.telemetry())?;
     configuration.validate()?;
     Ok(configuration)

@@ -15,6 +15,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::queue::Queue;
+
 /// Section `[telemetry]` of every service.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -109,6 +111,14 @@ impl Check {
         Fut: Future<Output = Result<(), String>> + Send + 'static,
     {
         Self { name, ask: Arc::new(move || Box::pin(ask())) }
+    }
+
+    /// Whether messages can be queued.
+    pub fn queue(queue: Arc<dyn Queue>) -> Self {
+        Self::new("queue", move || {
+            let queue = Arc::clone(&queue);
+            async move { queue.check().await.map_err(|error| error.to_string()) }
+        })
     }
 }
 

@@ -1,5 +1,8 @@
 //! The writer's configuration file.
 
+use std::path::Path;
+
+use lake_shared::config::{self, ConfigError};
 use lake_shared::queue::jetstream::JetStreamConfig;
 use lake_shared::service::{ProcessConfig, ServiceConfig};
 use lake_shared::telemetry::TelemetryConfig;
@@ -7,61 +10,44 @@ use serde::Deserialize;
 
 use crate::writer::WriterOptions;
 
-/// Everything.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// All sections of the writer's file.
+#[derive(Clone, Debug)]
 pub struct WriterConfig {
-    /// Logs and HTTP.
-    #[serde(default)]
-    pub telemetry: TelemetryConfig,
-    /// Threads and shutdown.
-    #[serde(default)]
-    pub process: ProcessConfig,
-    /// The queue from the enrichers.
-    pub queue: JetStreamConfig,
-    /// Where the tables are.
-    pub store: crate::table_store::lake_store::LakeStoreConfig,
-    /// What is known about them.
-    pub metastore: crate::metastore::connect::MetastoreConfig,
-    /// How tables are written.
-    #[serde(default)]
-    pub tables: crate::table_store::delta::DeltaOptions,
-    /// When rows are committed.
-    #[serde(default)]
-    pub ingest: crate::ingest::IngestOptions,
-    /// Clean-up.
-    #[serde(default)]
-    pub maintenance: crate::maintenance::MaintenanceOptions,
-    /// The right to commit.
-    #[serde(default)]
-    pub lease: crate::lease::LeaseOptions,
+    /// The sections about the process.
+    pub process: WriterProcessConfig,
+    /// The sections about the writer, which the lake in one process has as well.
+    pub writer: WriterOptions,
 }
 
-impl WriterConfig {
-    /// What the writer itself needs.
-    pub fn options(&self) -> WriterOptions {
-        WriterOptions {
-            store: self.store.clone(),
-            metastore: self.metastore.clone(),
-            tables: self.tables.clone(),
-            ingest: self.ingest.clone(),
-            maintenance: self.maintenance.clone(),
-            lease: self.lease.clone(),
-        }
-    }
+/// The sections about the process in which the writer runs alone.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WriterProcessConfig {
+    /// Section `[telemetry]`: logs, metrics and the address of `/ready`.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+    /// Section `[process]`: threads and the time to drain at the end.
+    #[serde(default)]
+    pub process: ProcessConfig,
+    /// Section `[queue]`: the queue from the enrichers.
+    pub queue: JetStreamConfig,
 }
 
 impl ServiceConfig for WriterConfig {
+    fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let (process, writer) = config::load_parts(path)?;
+        Ok(Self { process, writer })
+    }
+
     fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
+        &self.process.telemetry
     }
 
     fn process(&self) -> &ProcessConfig {
-        &self.process
+        &self.process.process
     }
 
     fn validate(&self) -> anyhow::Result<()> {
-        self.queue.validate().and_then(|()| self.store.validate()).map_err(anyhow::Error::msg)?;
-        self.metastore.validate().and_then(|()| self.tables.validate()).map_err(anyhow::Error::msg)
+        self.process.queue.validate().and_then(|()| self.writer.validate()).map_err(anyhow::Error::msg)
     }
 }

@@ -1,6 +1,6 @@
-//! The right to commit. One writer holds it; others wait until it is given back or expires.
+//! The lease: the right to commit to the tables of a lake. One writer holds it; others stand by until it is given back or expires.
 //!
-//! A holder that cannot renew in time stops before the lease runs out: by its own clock, measured from before the last renewal was asked for.
+//! A holder that cannot renew the lease in time stops before it runs out: by its own clock, measured from before the last renewal was sent.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,53 +10,77 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metastore::{Lease, Metastore, MetastoreError};
 
-/// Name of the lease for all spaces of a lake.
-const LEASE_NAME: &str = "writer";
+/// Name in the metastore of the lease for all spaces of a lake.
+pub const LEASE_NAME: &str = "writer";
 
 /// Section `[lease]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LeaseOptions {
-    /// How long a writer that died keeps others waiting, in seconds. It renews at a third of that.
+    /// Seconds for which a writer that died keeps the others standing by; at least 3. The holder renews the lease after a third of it.
     pub seconds: u64,
-    /// Who holds it, for people; made up when empty.
+    /// Name of this writer for people, in logs and in the metastore; a random one is added, as it must be unique. Empty: only the random one.
     pub owner: String,
+    /// Where other processes reach this writer, for example `writer-0.lake:9700`. It stands in the metastore beside the lease. Empty: unknown.
+    pub address: String,
 }
 
 impl Default for LeaseOptions {
+    /// 15 s; no name and no address.
     fn default() -> Self {
-        Self { seconds: 15, owner: String::new() }
+        Self { seconds: 15, owner: String::new(), address: String::new() }
     }
 }
 
-/// A lease that is held.
-pub struct HeldLease {
-    metastore: Arc<dyn Metastore>,
-    lease: Lease,
-    duration: Duration,
-    asked: Instant,
-}
-
-impl HeldLease {
-    /// Waits until nobody else holds the lease, or until `shutdown` (`None`).
-    pub async fn acquire(
-        metastore: Arc<dyn Metastore>,
-        options: &LeaseOptions,
-        shutdown: &CancellationToken,
-    ) -> anyhow::Result<Option<Self>> {
-        let duration = Duration::from_secs(options.seconds.max(3));
-        let owner = match &*options.owner {
+impl LeaseOptions {
+    /// A claimant of the lease with a name that no other process has.
+    pub fn claimant(&self) -> LeaseClaimant {
+        let owner = match &*self.owner {
             "" => uuid::Uuid::new_v4().to_string(),
             // Two processes with one configuration are two owners.
             name => format!("{name}-{}", uuid::Uuid::new_v4()),
         };
+        let duration = Duration::from_secs(self.seconds.max(3));
+        LeaseClaimant { owner, address: self.address.clone(), duration }
+    }
+}
+
+/// A process that wants the lease.
+#[derive(Clone, Debug)]
+pub struct LeaseClaimant {
+    /// Name of the process, unique to it.
+    pub owner: String,
+    /// Where other processes reach it; empty when that is not configured.
+    pub address: String,
+    /// For how long the lease is taken and renewed.
+    pub duration: Duration,
+}
+
+/// The lease, held by this process. It ends by itself unless [`HeldLease::keep`] runs.
+pub struct HeldLease {
+    metastore: Arc<dyn Metastore>,
+    lease: Lease,
+    duration: Duration,
+    /// When the call was made that took or renewed the lease last: it counts from then at the earliest.
+    asked: Instant,
+}
+
+impl HeldLease {
+    /// Stands by until no other owner holds the lease, and takes it; `None` when `shutdown` comes first. A metastore that does not answer is
+    /// asked again.
+    pub async fn acquire(
+        metastore: Arc<dyn Metastore>,
+        claimant: &LeaseClaimant,
+        shutdown: &CancellationToken,
+    ) -> Option<Self> {
+        let LeaseClaimant { owner, address, duration } = claimant;
         let mut told = false;
         loop {
             let asked = Instant::now();
-            match metastore.acquire_lease(LEASE_NAME, &owner, microseconds(duration)).await {
+            match metastore.acquire_lease(LEASE_NAME, owner, address, microseconds(*duration)).await {
                 Ok(Some(lease)) => {
                     tracing::info!(owner, epoch = lease.epoch, "holding the writer's lease");
-                    return Ok(Some(Self { metastore, lease, duration, asked }));
+                    return Some(Self { metastore, lease, duration: *duration, asked });
                 }
                 Ok(None) if !told => {
                     told = true;
@@ -67,12 +91,21 @@ impl HeldLease {
             }
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(500)) => {}
-                () = shutdown.cancelled() => return Ok(None),
+                () = shutdown.cancelled() => return None,
             }
         }
     }
 
-    /// Keeps the lease until `shutdown`, then gives it back. An error means that it is lost: nothing may be committed any more.
+    /// The lease as it was taken.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Keeps the lease until `shutdown`, then gives it back.
+    ///
+    /// # Errors
+    ///
+    /// The lease is lost, or will run out before it can be renewed: nothing may be committed any more.
     pub async fn keep(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let every = self.duration / 3;
         loop {

@@ -8,12 +8,14 @@
 
 pub mod compaction;
 pub mod config;
+pub mod handle;
 pub mod ingest;
 pub mod key_index;
 pub mod lease;
 pub mod maintenance;
 pub mod metastore;
 pub mod metric_names;
+mod operations;
 pub mod quarantine_sink;
 pub mod table_store;
 pub mod writer;

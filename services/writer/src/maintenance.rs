@@ -19,33 +19,33 @@ use crate::table_store::TableStore;
 pub struct MaintenanceOptions {
     /// Hours between two rounds of clean-up.
     pub every_hours: u64,
-    /// Seconds between two rounds of compaction; 0 for none but before each clean-up.
+    /// Seconds between two rounds of compaction; 0 leaves compaction to the clean-up, which begins with it.
     pub compact_every_seconds: u64,
 }
 
 impl Default for MaintenanceOptions {
+    /// Clean-up every 6 hours, compaction every 30 s.
     fn default() -> Self {
         Self { every_hours: 6, compact_every_seconds: 30 }
     }
 }
 
-/// The first clean-up comes no earlier than so many seconds after the start, as there is enough to do then.
+/// The first clean-up comes no earlier than so many seconds after the start, when indexes are loaded and the queue is worked off.
 const FIRST_CLEAN_UP_SECONDS: u64 = 300;
 
-/// Compacts and cleans up in rounds until `shutdown`. Trouble with one space is logged and does not keep the others from their turn.
+/// Compacts and cleans up in rounds until `shutdown`. A failure in one space is logged and does not keep the others from their turn.
 pub async fn run(
     store: Arc<dyn TableStore>,
     metastore: Arc<dyn Metastore>,
     options: MaintenanceOptions,
     shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+) {
     tokio::select! {
         () = compact(&*store, options.compact_every_seconds) => {}
         () = clean_up(&*store, &*metastore, waits(options.every_hours), &shutdown) => {}
         // What is under way is given up: files of a compaction that is not committed are found by a clean-up.
         () = shutdown.cancelled() => {}
     }
-    Ok(())
 }
 
 async fn compact(store: &dyn TableStore, every_seconds: u64) {
@@ -107,7 +107,7 @@ async fn clean_up(
 
 async fn spaces(metastore: &dyn Metastore) -> BTreeSet<Space> {
     metastore.spaces().await.unwrap_or_else(|error| {
-        tracing::warn!(error = %Chain(&error), "maintenance is put off");
+        tracing::warn!(error = %Chain(&error), "the spaces to clean up are not known; next round tries again");
         BTreeSet::new()
     })
 }
@@ -124,9 +124,9 @@ mod tests {
     use super::*;
     use crate::metastore::NewTable;
     use crate::metastore::sqlite::SqliteMetastore;
-    use crate::table_store::{Applied, Compacted, Maintained, SpaceBatch, StoreError};
+    use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError};
 
-    /// Counts the clean-ups.
+    /// A store that counts its clean-ups.
     #[derive(Default)]
     struct Counting(AtomicU64);
 
@@ -137,6 +137,12 @@ mod tests {
         }
         async fn compact(&self, _: &Space) -> Result<Compacted, StoreError> {
             Ok(Compacted::default())
+        }
+        async fn compact_table(&self, _: &TableKey) -> Result<Compacted, StoreError> {
+            Ok(Compacted::default())
+        }
+        async fn describe(&self, _: &TableKey) -> Option<InMemoryTable> {
+            None
         }
         async fn close(&self) {}
         fn spaces_in_use(&self) -> Vec<Space> {

@@ -18,7 +18,7 @@ pub const COMPACTED_BYTES_TOTAL: &str = "lake_writer_compacted_bytes_total";
 pub const DELETED_FILES_TOTAL: &str = "lake_writer_deleted_files_total";
 /// Counter: data files that compaction replaced. Label `kind`.
 pub const COMPACTED_FILES_TOTAL: &str = "lake_writer_compacted_files_total";
-/// Counter: commits that met a commit of somebody else, or whose outcome had to be looked up. Label `outcome`.
+/// Counter: commits that met a commit of another writer, or whose outcome had to be looked up. Label `outcome`.
 pub const COMMIT_CONFLICTS_TOTAL: &str = "lake_writer_commit_conflicts_total";
 /// Gauge, seconds since 1970: publish time of the newest HQ change that is readable in a table. Label `table`.
 pub const FRESHNESS_SECONDS: &str = "lake_writer_table_freshness_timestamp_seconds";
@@ -28,19 +28,19 @@ pub const TABLE_ROWS: &str = "lake_writer_table_rows";
 pub const TABLE_FILES: &str = "lake_writer_table_files";
 /// Gauge: bytes of the data files of a table. Label `table`.
 pub const TABLE_BYTES: &str = "lake_writer_table_bytes";
-/// Gauge: tables that cannot be used until somebody repairs them. Their rows go to quarantine.
+/// Gauge: tables that cannot be used until an operator repairs them. Their rows go to quarantine.
 pub const UNUSABLE_TABLES: &str = "lake_writer_unusable_tables";
-/// Counter: tables that were found gone. Label `kind`.
+/// Counter: tables whose transaction log was found to be gone, and which are made anew. Label `kind`.
 pub const GONE_TABLES_TOTAL: &str = "lake_writer_gone_tables_total";
 /// Gauge: keys held in the key indexes of all spaces.
 pub const INDEX_KEYS: &str = "lake_writer_index_keys";
-/// Gauge, bytes: rows that wait for their flush.
+/// Gauge, bytes: messages that wait for their commit, are being committed or are on their way to quarantine.
 pub const HELD_BYTES: &str = "lake_writer_held_bytes";
-/// Gauge: rows that wait for their flush.
+/// Gauge: rows and tombstones that wait for their commit.
 pub const HELD_ROWS: &str = "lake_writer_held_rows";
-/// Counter: flushes. Label `cause`: `rows`, `bytes`, `age`, `memory`, `shutdown`.
+/// Counter: commits of a space that were begun, those tried again not counted. Label `cause`: `rows`, `bytes`, `age`, `memory`, `shutdown`.
 pub const FLUSHES_TOTAL: &str = "lake_writer_flushes_total";
-/// Counter: tries that failed with passing trouble and are repeated.
+/// Counter: commits of a space that failed with passing trouble and are tried again.
 pub const FLUSH_RETRIES_TOTAL: &str = "lake_writer_flush_retries_total";
 /// Counter: entries stored in quarantine. Label `stage`.
 pub const QUARANTINE_STORED_TOTAL: &str = "lake_writer_quarantine_stored_total";

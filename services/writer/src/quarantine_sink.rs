@@ -1,4 +1,4 @@
-//! From the quarantine stream into the metastore, where entries are listed and replayed. Acknowledged after they are stored.
+//! From the quarantine stream into the metastore, where entries are listed and replayed. A message is acknowledged after its entry is stored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +14,14 @@ use tokio_util::sync::CancellationToken;
 use crate::metastore::{Metastore, MetastoreError};
 use crate::metric_names;
 
-/// Entries handed out at once.
+/// Most entries that are handed out and not yet stored.
 const IN_FLIGHT_MAX: usize = 64;
 
-/// How long the queue waits for an acknowledgement.
+/// After this time without an acknowledgement the queue hands an entry out again.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Stores entries until `shutdown` or until the queue is closed. Passing trouble is waited out.
-pub async fn run(
-    queue: Arc<dyn Queue>,
-    metastore: Arc<dyn Metastore>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn run(queue: Arc<dyn Queue>, metastore: Arc<dyn Metastore>, shutdown: CancellationToken) {
     let options = ConsumerOptions {
         durable_name: "quarantine".into(),
         in_flight_max: IN_FLIGHT_MAX,
@@ -33,23 +29,23 @@ pub async fn run(
     };
     let mut backoff = Backoff::default();
     let mut consumer = loop {
-        // Without it, whoever puts something aside would wait for ever once the stream is full.
+        // Without a consumer the stream fills, and then the services wait with every record that they want to quarantine.
         match queue.consumer(Stream::Quarantine, options.clone()).await {
             Ok(consumer) => break consumer,
             Err(error) => tracing::warn!(%error, "quarantine stream cannot be read yet"),
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.next_wait()) => {}
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return,
         }
     };
     loop {
         let next = tokio::select! {
             next = consumer.next() => next,
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return,
         };
         match next {
-            None => return Ok(()),
+            None => return,
             Some(Ok(delivery)) => {
                 store(metastore.as_ref(), delivery).await;
                 backoff = Backoff::default();
@@ -58,7 +54,7 @@ pub async fn run(
                 tracing::warn!(%error, "quarantine stream cannot be read now");
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next_wait()) => {}
-                    () = shutdown.cancelled() => return Ok(()),
+                    () = shutdown.cancelled() => return,
                 }
             }
         }
@@ -86,7 +82,7 @@ async fn store(metastore: &dyn Metastore, delivery: Delivery) {
     }
 }
 
-/// What nobody can read is kept as it came.
+/// Stores a message that is no entry as it came.
 async fn unreadable(
     metastore: &dyn Metastore,
     stage: &str,
@@ -117,7 +113,7 @@ mod tests {
     use crate::metastore::QuarantineFilter;
     use crate::metastore::sqlite::SqliteMetastore;
 
-    /// Nobody can read it at first, as while its servers choose a leader.
+    /// A queue that cannot be read at first, as while its servers elect a leader.
     struct Leaderless {
         queue: Arc<MemoryQueue>,
         tries_left: AtomicUsize,
@@ -169,6 +165,6 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), queue.publish(message)).await.unwrap().unwrap();
         assert_eq!(metastore.quarantined_count(&QuarantineFilter::default()).await.unwrap(), 1);
         shutdown.cancel();
-        sink.await.unwrap().unwrap();
+        sink.await.unwrap();
     }
 }

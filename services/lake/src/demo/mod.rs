@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use lake_enricher::options::EnricherOptions;
 use lake_fetcher::allow_list::TakeConfig;
 use lake_fetcher::change_feed::memory::MemoryFeed;
+use lake_fetcher::service::FetcherOptions;
 use lake_hq::documents::case::CaseOptions;
 use lake_shared::service::{self, ProcessConfig};
 use lake_shared::shutdown;
@@ -32,7 +33,7 @@ use lake_writer::writer::{Writer, WriterOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::embedded_fetch;
-use crate::embedded::{Embedded, FetcherParts};
+use crate::embedded::Embedded;
 
 /// How `lake demo` is played
 #[derive(Args, Debug)]
@@ -85,8 +86,8 @@ async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
     let metastore = Arc::clone(&writer.metastore);
     let (feed, hq) = (Arc::new(MemoryFeed::default()), MemoryHq::new());
     let fetcher =
-        FetcherParts { take: TakeConfig::EVERYTHING, case_options: CaseOptions::default(), options: embedded_fetch() };
-    let embedded = Embedded { feed: feed.clone(), hq: hq.hq(), fetcher, enricher: EnricherOptions::default(), writer };
+        FetcherOptions { take: TakeConfig::EVERYTHING, case_options: CaseOptions::default(), fetch: embedded_fetch() };
+    let embedded = Embedded::build(feed.clone(), hq.hq(), fetcher, EnricherOptions::default(), writer);
     let shutdown = CancellationToken::new();
     let lake = tokio::spawn(embedded.run(shutdown.clone()));
     let mut stage = Stage { feed, hq, life: Life::new(LifeOptions { seed: arguments.seed, ..LifeOptions::default() }) };

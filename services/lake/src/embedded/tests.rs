@@ -58,13 +58,14 @@ impl Lake {
         let metastore = Arc::clone(&writer.metastore);
         let (feed, hq) = (Arc::new(MemoryFeed::default()), MemoryHq::new());
         let options = FetchOptions { linger_ms: 1, ..FetchOptions::default() };
-        let fetcher = FetcherParts { take: TakeConfig::EVERYTHING, case_options: CaseOptions::default(), options };
+        let fetcher =
+            FetcherOptions { take: TakeConfig::EVERYTHING, case_options: CaseOptions::default(), fetch: options };
         let enricher = EnricherOptions::default();
         let shutdown = CancellationToken::new();
-        let running = tokio::spawn(
-            Embedded { feed: Arc::<MemoryFeed>::clone(&feed), hq: hq.hq(), fetcher, enricher, writer }
-                .run(shutdown.clone()),
-        );
+        let lake = Embedded::build(Arc::<MemoryFeed>::clone(&feed), hq.hq(), fetcher, enricher, writer);
+        let asked: Vec<&str> = lake.checks().iter().map(|check| check.name).collect();
+        assert_eq!(asked, ["kafka", "queue", "hq database", "hq blobs", "hq users", "metastore", "store"]);
+        let running = tokio::spawn(lake.run(shutdown.clone()));
         Self { feed, hq, metastore, shutdown, running, _folder: folder }
     }
 

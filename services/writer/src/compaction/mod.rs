@@ -16,9 +16,7 @@ mod plan;
 mod positions;
 
 #[cfg(test)]
-mod merge_tests;
-#[cfg(test)]
-mod plan_tests;
+mod tests;
 
 pub use cluster_key::{ClusterKeys, ColumnBounds};
 pub use merge::{Input, MergeError, Merged, Source, merge, sorted};

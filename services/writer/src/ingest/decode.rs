@@ -1,4 +1,4 @@
-//! A queue message to rows. Whatever cannot be understood becomes a quarantine entry with the message in it.
+//! From a queue message to rows. A message that cannot be understood becomes a quarantine entry with the message in it.
 
 use std::any::Any;
 use std::io::Cursor;
@@ -17,11 +17,11 @@ use lake_shared::wire;
 use super::message;
 use crate::table_store::{SpaceBatch, TableRows};
 
-/// What a message is.
+/// A message of the stream of rows, decoded.
 pub(super) enum Decoded {
     /// Rows and tombstones of a space, and the bytes that they take in memory.
     Rows(SpaceBatch, usize),
-    /// Nothing that can be applied.
+    /// A message that cannot be understood, as an entry for the quarantine.
     Malformed(Box<QuarantineEntry>),
 }
 
@@ -31,7 +31,7 @@ pub(super) fn decode(delivery: &Delivery) -> Decoded {
         Ok(batch) => batch,
         Err(error) => return malformed(delivery, RowBatch::default(), Chain(&error).to_string()),
     };
-    // The reader of Arrow streams panics on some that are no such thing; that must not end the writer, again and again.
+    // The reader of Arrow streams panics on some damaged streams; that must not end the writer each time such a message is delivered.
     let caught = catch_unwind(AssertUnwindSafe(|| rows(&batch).map(|rows| (message::bytes_of(&rows), rows))));
     match caught.unwrap_or_else(|panic| Err(format!("rows are no Arrow stream: {}", panic_text(panic.as_ref())))) {
         Ok((bytes, rows)) => Decoded::Rows(rows, bytes),
@@ -74,11 +74,12 @@ fn record_batches(stream: &[u8]) -> Result<Vec<RecordBatch>, String> {
     Ok(batches)
 }
 
-/// What stands before the length of a message of a stream, except in those of old writers.
+/// Marker before the length of each message of an Arrow stream; streams of Arrow before 0.15 do not have it
+/// (<https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format>).
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
 /// Checks that each message is within the stream. The reader takes memory for as many bytes as a length says before it reads them, and a
-/// length that is larger than all memory would abort the process, which nobody can catch.
+/// length that is larger than all memory would abort the process, which cannot be caught.
 fn check_lengths(stream: &[u8]) -> Result<(), String> {
     let mut rest = stream;
     while let Some((mut length, mut behind)) = rest.split_first_chunk::<4>() {

@@ -13,13 +13,13 @@ use lake_shared::retry::{Backoff, milliseconds};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::held::{GivenBack, SLOW_AFTER};
-use super::message::{self, HeldMessage};
-use super::narrow;
+use super::bisect;
+use super::buffer::{GivenBack, SLOW_AFTER};
+use super::message::{self, BufferedMessage};
 use crate::metric_names;
 use crate::table_store::{SpaceBatch, StoreError, TableStore};
 
-/// What a commit needs.
+/// What commits of all spaces work with.
 #[derive(Clone)]
 pub(super) struct Flush {
     pub(super) queue: Arc<dyn Queue>,
@@ -29,18 +29,18 @@ pub(super) struct Flush {
 }
 
 /// How a commit ended.
-pub(super) enum Outcome {
-    /// Everything is committed and acknowledged; or the process stops, and everything was given back to the queue.
+pub(super) enum FlushOutcome {
+    /// Every message is answered: committed and acknowledged, or, as the process stops, given back to the queue.
     Answered,
-    /// Trouble did not pass soon. The messages, to be tried again.
-    Failed(Vec<HeldMessage>),
+    /// The store refused all tries. The messages, to be tried again.
+    Failed(Vec<BufferedMessage>),
 }
 
 /// Why not everything could be committed.
 enum Unfinished {
-    /// The process stops.
+    /// The process stops; the messages go back to the queue.
     Stopped,
-    /// Trouble did not pass soon.
+    /// The store refused all tries.
     Failed,
 }
 
@@ -49,20 +49,20 @@ pub(super) const TRIES_AT_FIRST: u32 = 4;
 /// Tries of one that has.
 pub(super) const TRIES_LATER: u32 = 1;
 
-/// Rows on their way to quarantine at once.
-const PUT_ASIDE_AT_ONCE: usize = 32;
+/// Most rows of one commit that are being published to the quarantine at the same time.
+const QUARANTINED_AT_ONCE: usize = 32;
 
-/// What the store says to a batch in the end.
-enum Answer {
+/// How the store answered a batch, passing trouble aside.
+enum StoreAnswer {
     Applied,
     BadRows(String),
     UnusableTable(TableKey, String),
 }
 
 impl Flush {
-    /// Commits messages of a space and acknowledges them; gives them back to the queue when the process stops first. Trouble is waited
+    /// Commits messages of a space and acknowledges them; gives them back to the queue when the process stops first. Passing trouble is waited
     /// out for as many tries, not longer, so that a space that cannot be committed takes no slot from the others.
-    pub(super) async fn commit(&self, space: &Space, messages: Vec<HeldMessage>, tries: u32) -> Outcome {
+    pub(super) async fn commit(&self, space: &Space, messages: Vec<BufferedMessage>, tries: u32) -> FlushOutcome {
         let rows: usize = messages.iter().map(|message| message.rows).sum();
         let outcome = {
             let mut work = std::pin::pin!(self.apply(message::merged(space, &messages), tries));
@@ -85,16 +85,16 @@ impl Flush {
                 tracing::warn!(%space, rows, messages = count, "stopping; the rows will be delivered again");
                 join_all(messages.into_iter().map(|message| message.receipt.retry(Duration::ZERO))).await
             }
-            Err(Unfinished::Failed) => return Outcome::Failed(messages),
+            Err(Unfinished::Failed) => return FlushOutcome::Failed(messages),
         };
         for error in answers.into_iter().filter_map(Result::err) {
             tracing::warn!(%space, %error, "message will come again");
         }
-        Outcome::Answered
+        FlushOutcome::Answered
     }
 
-    /// Puts a message aside that cannot be understood.
-    pub(super) async fn put_aside(&self, entry: QuarantineEntry, receipt: Box<dyn Receipt>) {
+    /// Quarantines a message that cannot be understood, and acknowledges it.
+    pub(super) async fn quarantine_message(&self, entry: QuarantineEntry, receipt: Box<dyn Receipt>) {
         let published = {
             let publishing = quarantine::publish(self.queue.as_ref(), entry, &self.shutdown);
             let mut publishing = std::pin::pin!(publishing);
@@ -102,7 +102,7 @@ impl Flush {
                 tokio::select! {
                     published = &mut publishing => break published,
                     () = tokio::time::sleep(self.progress_every) => {
-                        // Without this the queue would hand it out again, to be put aside once more.
+                        // Without this the queue would hand it out again, to be quarantined once more.
                         if let Err(error) = receipt.in_progress().await {
                             tracing::debug!(%error, "queue cannot be told of progress; the message may come twice");
                         }
@@ -113,7 +113,7 @@ impl Flush {
         let answered = match published {
             Ok(()) => receipt.acknowledge().await,
             Err(error) => {
-                tracing::warn!(%error, "message cannot be put aside now");
+                tracing::warn!(%error, "message cannot be quarantined now");
                 receipt.retry(Duration::from_secs(1)).await
             }
         };
@@ -124,7 +124,7 @@ impl Flush {
 
     /// Applies a batch; where the store refuses it, its halves, down to the single row that goes to quarantine. Where it refuses a table,
     /// all rows for that table go there and the rest is applied. Quarantine comes last: a batch that fails is applied again as a whole,
-    /// and its bad rows would be put aside each time.
+    /// and its bad rows would be quarantined each time.
     async fn apply(&self, batch: SpaceBatch, tries: u32) -> Result<(), Unfinished> {
         let mut parts = vec![batch];
         let mut refused: Vec<(SpaceBatch, Reason, String)> = Vec::new();
@@ -133,41 +133,41 @@ impl Flush {
                 continue;
             }
             match self.apply_until_answered(&part, tries).await? {
-                Answer::Applied => {}
-                Answer::BadRows(_) if part.len() > 1 => parts.extend(narrow::halves(&part)),
-                Answer::BadRows(detail) => refused.push((part, Reason::RowImpossible, detail)),
-                Answer::UnusableTable(table, detail) => {
-                    let (rows, rest) = narrow::parted(part, &table.document_type);
+                StoreAnswer::Applied => {}
+                StoreAnswer::BadRows(_) if part.len() > 1 => parts.extend(bisect::halves(&part)),
+                StoreAnswer::BadRows(detail) => refused.push((part, Reason::RowImpossible, detail)),
+                StoreAnswer::UnusableTable(table, detail) => {
+                    let (rows, rest) = bisect::split_off_type(part, &table.document_type);
                     parts.push(rest);
                     tracing::warn!(%table, rows = rows.len(), "rows for a table that cannot be used go to quarantine");
                     refused.extend(rows.into_iter().map(|row| (row, Reason::TableUnusable, detail.clone())));
                 }
             }
         }
-        let entries = refused.into_iter().map(|(row, reason, detail)| Ok(narrow::entry(&row, reason, detail)));
+        let entries = refused.into_iter().map(|(row, reason, detail)| Ok(bisect::entry(&row, reason, detail)));
         let putting = stream::iter(entries.collect::<Vec<_>>());
-        putting.try_for_each_concurrent(PUT_ASIDE_AT_ONCE, |entry| self.quarantine(entry)).await
+        putting.try_for_each_concurrent(QUARANTINED_AT_ONCE, |entry| self.quarantine_row(entry)).await
     }
 
-    async fn quarantine(&self, entry: QuarantineEntry) -> Result<(), Unfinished> {
+    async fn quarantine_row(&self, entry: QuarantineEntry) -> Result<(), Unfinished> {
         let put = quarantine::publish(self.queue.as_ref(), entry, &self.shutdown).await;
         put.map_err(|error| {
-            tracing::warn!(%error, "row cannot be put aside now");
+            tracing::warn!(%error, "row cannot be quarantined now");
             Unfinished::Stopped
         })
     }
 
     /// Applies a batch, waiting out passing trouble for a few tries.
-    async fn apply_until_answered(&self, batch: &SpaceBatch, tries: u32) -> Result<Answer, Unfinished> {
+    async fn apply_until_answered(&self, batch: &SpaceBatch, tries: u32) -> Result<StoreAnswer, Unfinished> {
         let (mut backoff, started, mut failures) = (Backoff::default(), Instant::now(), 0);
         loop {
             let error = match self.store.apply(batch.clone()).await {
-                Ok(_) => return Ok(Answer::Applied),
-                Err(StoreError::BadRows { reason, .. }) => return Ok(Answer::BadRows(reason)),
+                Ok(_) => return Ok(StoreAnswer::Applied),
+                Err(StoreError::BadRows { reason, .. }) => return Ok(StoreAnswer::BadRows(reason)),
                 Err(StoreError::UnusableTable { table, reason })
                     if batch.upserts.iter().any(|rows| rows.document_type == table.document_type) =>
                 {
-                    return Ok(Answer::UnusableTable(table, reason));
+                    return Ok(StoreAnswer::UnusableTable(table, reason));
                 }
                 Err(error) => error,
             };
@@ -192,9 +192,10 @@ impl Flush {
 
 /// Gives messages back to the queue, which hands them out again after a while.
 pub(super) async fn give_back(given_back: GivenBack) {
-    let GivenBack { space, messages, after } = given_back;
-    tracing::debug!(%space, messages = messages.len(), after_ms = milliseconds(after), "memory is short; rows go back");
-    // What they hold is let go of before the queue is told.
+    let GivenBack { space, messages, after, cause } = given_back;
+    let (count, after_ms) = (messages.len(), milliseconds(after));
+    tracing::debug!(%space, messages = count, after_ms, cause, "rows go back to the queue");
+    // The memory of the rows is released before the queue is told.
     let receipts: Vec<Box<dyn Receipt>> = messages.into_iter().map(|message| message.receipt).collect();
     let answers = join_all(receipts.into_iter().map(|receipt| receipt.retry(after))).await;
     for error in answers.into_iter().filter_map(Result::err) {

@@ -1,4 +1,4 @@
-//! A message that is held: its rows, what they take in memory, and how it is answered.
+//! A message that waits for its commit: its rows, what they take in memory, and how it is answered.
 
 use std::collections::HashMap;
 
@@ -10,34 +10,34 @@ use lake_shared::queue::Receipt;
 
 use crate::table_store::SpaceBatch;
 
-/// What a message takes beyond what is counted one by one. With it, messages with nothing in them are bounded too.
+/// Bytes that a message takes beyond what is counted one by one. Without them, empty messages would not be bounded.
 const MESSAGE_BYTES: usize = 256;
-/// What a column of a message takes beyond its values: its field in the schema, and the structure of its array.
+/// Bytes that a column of a message takes beyond its values: its field in the schema, and the structure of its array.
 const COLUMN_BYTES: usize = 384;
-/// What a tombstone takes beyond its texts.
+/// Bytes that a tombstone takes beyond its texts.
 const TOMBSTONE_BYTES: usize = 128;
-/// What a malformed message takes beyond its payload.
-const ASIDE_BYTES: usize = 1_024;
+/// Bytes that a malformed message takes beyond its payload.
+const QUARANTINE_BYTES: usize = 1_024;
 
 /// A message of one space, until it is answered.
-pub(super) struct HeldMessage {
+pub(super) struct BufferedMessage {
     pub(super) batch: SpaceBatch,
     pub(super) receipt: Box<dyn Receipt>,
-    /// Rows and tombstones.
+    /// Number of rows and tombstones in the batch.
     pub(super) rows: usize,
-    /// Bytes in memory.
+    /// Bytes that the message takes in memory, by [`bytes_of`].
     pub(super) bytes: usize,
 }
 
-impl HeldMessage {
-    /// `bytes` is what [`bytes_of`] says of the batch.
+impl BufferedMessage {
+    /// A message with this batch; `bytes` is what [`bytes_of`] answers for the batch.
     pub(super) fn new(batch: SpaceBatch, bytes: usize, receipt: Box<dyn Receipt>) -> Self {
         Self { rows: batch.len(), batch, receipt, bytes }
     }
 }
 
-/// Everything in the messages as one batch. The rows are shared with them, not copied.
-pub(super) fn merged(space: &Space, messages: &[HeldMessage]) -> SpaceBatch {
+/// All rows and tombstones of the messages as one batch. The rows are shared with them, not copied.
+pub(super) fn merged(space: &Space, messages: &[BufferedMessage]) -> SpaceBatch {
     let mut merged = SpaceBatch { space: space.clone(), upserts: Vec::new(), tombstones: Vec::new() };
     let mut places: HashMap<DocumentType, usize> = HashMap::new();
     for message in messages {
@@ -54,7 +54,7 @@ pub(super) fn merged(space: &Space, messages: &[HeldMessage]) -> SpaceBatch {
 }
 
 /// Tells the queue that the messages are being worked on; `false` when it cannot be told now.
-pub(super) async fn in_progress(messages: &[HeldMessage]) -> bool {
+pub(super) async fn in_progress(messages: &[BufferedMessage]) -> bool {
     for message in messages {
         if let Err(error) = message.receipt.in_progress().await {
             tracing::debug!(%error, "queue cannot be told of progress; the message may come twice");
@@ -74,9 +74,9 @@ pub(super) fn bytes_of(batch: &SpaceBatch) -> usize {
     MESSAGE_BYTES + rows + tombstones.sum::<usize>()
 }
 
-/// Bytes that a malformed message takes while it is put aside: its payload, and the encoded entry with the payload in it.
-pub(super) fn bytes_aside(entry: &QuarantineEntry) -> usize {
-    ASIDE_BYTES + 2 * entry.payload.len()
+/// Bytes that a malformed message takes on its way to quarantine: its payload, and the encoded entry with the payload in it.
+pub(super) fn quarantine_bytes(entry: &QuarantineEntry) -> usize {
+    QUARANTINE_BYTES + 2 * entry.payload.len()
 }
 
 /// Bytes of the values and of what is around them, which is most of it where a message has many columns and few rows. The columns of a

@@ -4,31 +4,35 @@
 //! committed in parallel, one space never overlaps with itself. A message is acknowledged after everything in it is committed (or
 //! safe in quarantine); until then the queue is told that it is being worked on. What is held in memory is bounded: above the bound
 //! nothing more is taken from the queue. A space that cannot be committed is tried again for ever, and does not stop the others: see
-//! `held.rs`.
+//! `buffer.rs`. A running ingest can be asked what it holds, and be paused: see [`control`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use lake_shared::identity::Space;
 use lake_shared::quarantine::QuarantineEntry;
 use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, QueueError, Receipt, Stream};
 use lake_shared::retry::{Backoff, milliseconds};
 use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::buffer::{GivenBack, IngestBuffer};
+use self::control::{IngestRequest, PauseScope, Paused, PendingRows};
 use self::decode::Decoded;
-use self::flush::{Flush, Outcome};
-use self::held::Held;
-use self::message::HeldMessage;
+use self::flush::{Flush, FlushOutcome};
+use self::message::BufferedMessage;
 use crate::metric_names;
 use crate::table_store::TableStore;
 
+mod bisect;
+mod buffer;
+pub mod control;
 mod decode;
 mod flush;
-mod held;
 mod message;
-mod narrow;
 #[cfg(test)]
 mod tests;
 
@@ -36,19 +40,19 @@ mod tests;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestOptions {
-    /// Rows and tombstones of a space after which it is committed.
+    /// Rows and tombstones of a space from which on it is committed.
     pub flush_rows_max: usize,
-    /// Bytes of a space, decoded, after which it is committed.
+    /// Bytes of a space, decoded, from which on it is committed.
     pub flush_bytes_max: usize,
-    /// Longest time a row waits before its space is committed, milliseconds.
+    /// Longest time that a row waits before its space is committed, milliseconds.
     pub flush_age_ms: u64,
-    /// Most spaces that are committed at once.
+    /// Most spaces that are committed at the same time.
     pub commits_parallel_max: usize,
     /// Bytes of all spaces, waiting and being committed, above which nothing more is taken from the queue.
     pub held_bytes_max: usize,
-    /// Most unacknowledged messages that a writer holds.
+    /// Most messages that the writer holds at the same time, unacknowledged.
     pub in_flight_max: usize,
-    /// How long the queue leaves a message with a writer that says nothing, seconds.
+    /// Seconds after which the queue hands a message out again if the writer says nothing about it.
     pub acknowledge_within_seconds: u64,
 }
 
@@ -81,15 +85,20 @@ const DURABLE_NAME: &str = "writer";
 /// `in_flight_max` alone the messages of a space that cannot be committed would use it up, and nothing else would be handed out.
 const UNACKNOWLEDGED_SHARE: usize = 8;
 
-/// When a malformed message comes again that cannot be put aside because too many are on their way to quarantine already.
+/// When a malformed message comes again that cannot be quarantined now, as too many others are on their way to quarantine.
 const MALFORMED_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
-/// Moves rows from the queue into the tables until `shutdown` (then what is held is committed first) or until the queue is closed.
-/// Passing trouble is waited out; an error means that the queue refused the consumer or that a task panicked.
+/// Moves rows from the queue into the tables until `shutdown` (then what is held is committed first) or until the queue is closed, and
+/// answers requests meanwhile. Passing trouble with the queue, the store or the metastore is waited out.
+///
+/// # Errors
+///
+/// The queue refused the consumer, or a task panicked.
 pub async fn run(
     queue: Arc<dyn Queue>,
     store: Arc<dyn TableStore>,
     options: IngestOptions,
+    requests: mpsc::Receiver<IngestRequest>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let consumer_options = ConsumerOptions {
@@ -100,33 +109,42 @@ pub async fn run(
     let consumer = queue.consumer(Stream::Rows, consumer_options).await?;
     let flush = Flush { queue, store, shutdown: shutdown.clone(), progress_every: options.progress_every() };
     let ingest = Ingest {
-        held: Held::default(),
+        buffer: IngestBuffer::default(),
         jobs: JoinSet::new(),
-        pause_until: None,
+        paused: Paused::default(),
+        paused_at: None,
+        pausing: Vec::new(),
+        read_again_at: None,
         backoff: Backoff::default(),
         stopping: false,
         flush,
         options,
     };
-    ingest.run(consumer, &shutdown).await
+    ingest.run(consumer, requests, &shutdown).await
 }
 
-/// What a job was.
-enum Ended {
+/// What became of a job.
+enum FinishedJob {
     /// A space was committed, or given back to the queue.
-    Committed(held::Space),
+    Committed(Space),
     /// A space could not be committed; its messages.
-    Failed(held::Space, Vec<HeldMessage>),
-    /// A message was put aside; so many bytes are free.
-    PutAside(usize),
-    /// Messages are with the queue again.
+    Failed(Space, Vec<BufferedMessage>),
+    /// A malformed message was quarantined or given back; so many bytes are free.
+    Quarantined(usize),
+    /// Messages were given back to the queue.
     GivenBack,
 }
 
 struct Ingest {
-    held: Held,
-    jobs: JoinSet<Ended>,
-    pause_until: Option<Instant>,
+    buffer: IngestBuffer,
+    jobs: JoinSet<FinishedJob>,
+    paused: Paused,
+    /// When something was paused last.
+    paused_at: Option<Instant>,
+    /// Pauses that are answered when no commit of their scope runs any more.
+    pausing: Vec<(PauseScope, oneshot::Sender<()>)>,
+    /// The queue could not be read, and is left alone until then.
+    read_again_at: Option<Instant>,
     backoff: Backoff,
     stopping: bool,
     flush: Flush,
@@ -134,83 +152,104 @@ struct Ingest {
 }
 
 impl Ingest {
-    async fn run(mut self, mut consumer: Box<dyn Consumer>, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    async fn run(
+        mut self,
+        mut consumer: Box<dyn Consumer>,
+        mut requests: mpsc::Receiver<IngestRequest>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
         let mut progress = tokio::time::interval(self.options.progress_every());
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.give_back_paused();
             self.start_due();
-            if self.stopping && self.held.is_empty() && self.jobs.is_empty() {
+            self.answer_pauses();
+            if self.stopping && self.buffer.is_empty() && self.jobs.is_empty() {
                 return Ok(());
             }
-            let pulling = !self.stopping && self.pause_until.is_none() && !self.held.is_full(&self.options);
-            let wake = [self.held.next_due(&self.options), self.pause_until].into_iter().flatten().min();
+            let may_read = !self.stopping && !self.paused.everything && self.read_again_at.is_none();
+            let pulling = may_read && !self.buffer.is_full(&self.options);
+            let wake = [self.buffer.next_due(&self.options), self.read_again_at].into_iter().flatten().min();
             tokio::select! {
                 () = shutdown.cancelled(), if !self.stopping => self.stopping = true,
                 Some(ended) = self.jobs.join_next(), if !self.jobs.is_empty() => self.note_end(ended?),
                 next = consumer.next(), if pulling => self.took(next),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
-                    self.pause_until = self.pause_until.filter(|until| *until > Instant::now());
+                    self.read_again_at = self.read_again_at.filter(|until| *until > Instant::now());
                 }
+                Some(request) = requests.recv() => self.answer(request),
                 _ = progress.tick() => {
                     self.make_room();
-                    self.held.in_progress().await;
+                    self.buffer.in_progress().await;
                 }
             }
-            metrics::gauge!(metric_names::HELD_BYTES).set(self.held.bytes() as f64);
-            metrics::gauge!(metric_names::HELD_ROWS).set(self.held.rows() as f64);
+            metrics::gauge!(metric_names::HELD_BYTES).set(self.buffer.bytes() as f64);
+            metrics::gauge!(metric_names::HELD_ROWS).set(self.buffer.rows() as f64);
         }
     }
 
     /// Starts the commits that are due, as many as may run at once.
     fn start_due(&mut self) {
         let now = Instant::now();
-        while let Some((space, cause)) = self.held.due(now, &self.options, self.stopping) {
-            let tries = if cause == held::RETRY {
+        while let Some((space, cause)) = self.buffer.due(now, &self.options, self.stopping) {
+            let tries = if cause == buffer::RETRY {
                 flush::TRIES_LATER
             } else {
                 metrics::counter!(metric_names::FLUSHES_TOTAL, "cause" => cause).increment(1);
                 flush::TRIES_AT_FIRST
             };
-            let messages = self.held.take(&space, now);
+            let messages = self.buffer.take(&space, now);
             let flush = self.flush.clone();
             self.jobs.spawn(async move {
                 let outcome = flush.commit(&space, messages, tries).await;
                 match outcome {
-                    Outcome::Answered => Ended::Committed(space),
-                    Outcome::Failed(messages) => Ended::Failed(space, messages),
+                    FlushOutcome::Answered => FinishedJob::Committed(space),
+                    FlushOutcome::Failed(messages) => FinishedJob::Failed(space, messages),
                 }
             });
         }
     }
 
-    fn note_end(&mut self, ended: Ended) {
+    fn note_end(&mut self, ended: FinishedJob) {
         match ended {
-            Ended::Committed(space) => {
-                if self.held.committed(&space) && !self.stopping {
-                    tracing::info!(%space, "space is out of trouble");
+            FinishedJob::Committed(space) => {
+                if self.buffer.committed(&space) && !self.stopping {
+                    tracing::info!(%space, "space can be committed again");
                 }
             }
-            Ended::Failed(space, messages) => {
-                if self.held.failed(&space, messages, Instant::now()) {
+            FinishedJob::Failed(space, messages) => {
+                if self.buffer.failed(&space, messages, Instant::now()) {
                     tracing::warn!(%space, "space cannot be committed; it is tried again until it can, the others go on");
                 }
                 self.make_room();
             }
-            Ended::PutAside(bytes) => self.held.aside_ended(bytes),
-            Ended::GivenBack => {}
+            FinishedJob::Quarantined(bytes) => self.buffer.end_quarantine(bytes),
+            FinishedJob::GivenBack => {}
         }
     }
 
-    /// Gives back to the queue what is in the way of others.
+    /// Gives back to the queue what takes the room that other spaces need.
     fn make_room(&mut self) {
         // At the end everything is tried once more, and what fails is given back at once.
         if self.stopping {
             return;
         }
-        for given_back in self.held.excess(Instant::now(), &self.options) {
+        let excess = self.buffer.excess(Instant::now(), &self.options);
+        self.give_back(excess);
+    }
+
+    /// Gives back to the queue what waits of spaces that are paused.
+    fn give_back_paused(&mut self) {
+        let lasts = self.paused_at.map_or(Duration::ZERO, |at| at.elapsed());
+        let paused = self.buffer.take_paused(&self.paused, lasts);
+        self.give_back(paused);
+    }
+
+    fn give_back(&mut self, messages: Vec<GivenBack>) {
+        for given_back in messages {
             self.jobs.spawn(async move {
                 flush::give_back(given_back).await;
-                Ended::GivenBack
+                FinishedJob::GivenBack
             });
         }
     }
@@ -221,7 +260,7 @@ impl Ingest {
             Some(Err(error)) => {
                 let wait = self.backoff.next_wait();
                 tracing::warn!(%error, wait_ms = milliseconds(wait), "rows cannot be read from the queue now");
-                self.pause_until = Some(Instant::now() + wait);
+                self.read_again_at = Some(Instant::now() + wait);
             }
             Some(Ok(delivery)) => {
                 self.backoff = Backoff::default();
@@ -233,27 +272,65 @@ impl Ingest {
     fn delivered(&mut self, delivery: Delivery) {
         match decode::decode(&delivery) {
             Decoded::Rows(batch, bytes) => {
-                self.held.add(HeldMessage::new(batch, bytes, delivery.receipt), Instant::now());
+                self.buffer.add(BufferedMessage::new(batch, bytes, delivery.receipt), Instant::now());
                 self.make_room();
             }
-            Decoded::Malformed(entry) => self.put_aside(*entry, delivery.receipt),
+            Decoded::Malformed(entry) => self.quarantine(*entry, delivery.receipt),
         }
     }
 
-    fn put_aside(&mut self, entry: QuarantineEntry, receipt: Box<dyn Receipt>) {
-        let bytes = message::bytes_aside(&entry);
-        if self.held.put_aside(bytes, &self.options) {
+    fn answer(&mut self, request: IngestRequest) {
+        // Whether the answer is still waited for makes no difference to what was asked.
+        match request {
+            IngestRequest::Status(answer) => {
+                let _ = answer.send(self.buffer.status(&self.paused));
+            }
+            IngestRequest::Pending(table, answer) => {
+                let paused = self.paused.contains(&table.space);
+                let _ = answer.send(PendingRows { paused, ..self.buffer.pending(&table) });
+            }
+            IngestRequest::Pause(scope, answer) => {
+                tracing::info!(?scope, "ingest paused; rows stay in the queue");
+                self.paused.pause(&scope);
+                self.paused_at = Some(Instant::now());
+                self.pausing.push((scope, answer));
+            }
+            IngestRequest::Resume(scope, answer) => {
+                tracing::info!(?scope, "ingest resumed");
+                self.paused.resume(&scope);
+                for (_, superseded) in self.pausing.drain(..) {
+                    let _ = superseded.send(());
+                }
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    /// Answers the pauses whose commits have all ended.
+    fn answer_pauses(&mut self) {
+        let pausing = std::mem::take(&mut self.pausing);
+        let (quiet, waiting): (Vec<_>, Vec<_>) =
+            pausing.into_iter().partition(|(scope, _)| !self.buffer.is_committing(scope));
+        self.pausing = waiting;
+        for (_, answer) in quiet {
+            let _ = answer.send(());
+        }
+    }
+
+    fn quarantine(&mut self, entry: QuarantineEntry, receipt: Box<dyn Receipt>) {
+        let bytes = message::quarantine_bytes(&entry);
+        if self.buffer.start_quarantine(bytes, &self.options) {
             let flush = self.flush.clone();
             self.jobs.spawn(async move {
-                flush.put_aside(entry, receipt).await;
-                Ended::PutAside(bytes)
+                flush.quarantine_message(entry, receipt).await;
+                FinishedJob::Quarantined(bytes)
             });
         } else {
             self.jobs.spawn(async move {
                 if let Err(error) = receipt.retry(MALFORMED_AGAIN_AFTER).await {
                     tracing::debug!(%error, "queue cannot be told when the message is to come again");
                 }
-                Ended::GivenBack
+                FinishedJob::GivenBack
             });
         }
     }

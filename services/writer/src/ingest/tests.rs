@@ -1,8 +1,9 @@
 //! Ingest over the in-process queue with a store that only remembers.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod buffer;
 mod decode;
-mod held;
+mod pause;
 mod trouble;
 
 use std::collections::{BTreeMap, HashSet};
@@ -21,12 +22,14 @@ use lake_shared::names;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{Message, PublishError, Queue};
 use lake_shared::wire;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::control::IngestRequest;
 use super::{IngestOptions, run};
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
-use crate::table_store::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
+use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
 
 /// Remembers ids by space; refuses ids that begin with `bad`, and tables of type `broken`; fails as often as told, and for the domains
 /// it is told of.
@@ -44,6 +47,15 @@ pub(super) struct FakeStore {
 impl FakeStore {
     pub(super) fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// Commits wait until they are let through.
+    pub(super) fn gated() -> Arc<Self> {
+        Arc::new(Self { gate: Some(tokio::sync::Semaphore::new(0)), ..Self::default() })
+    }
+
+    pub(super) fn let_through(&self, commits: usize) {
+        self.gate.as_ref().unwrap().add_permits(commits);
     }
 
     pub(super) fn ids(&self) -> Vec<String> {
@@ -94,6 +106,12 @@ impl TableStore for FakeStore {
     async fn compact(&self, _: &Space) -> Result<Compacted, StoreError> {
         Ok(Compacted::default())
     }
+    async fn compact_table(&self, _: &TableKey) -> Result<Compacted, StoreError> {
+        Ok(Compacted::default())
+    }
+    async fn describe(&self, _: &TableKey) -> Option<InMemoryTable> {
+        None
+    }
     async fn close(&self) {}
     fn spaces_in_use(&self) -> Vec<Space> {
         Vec::new()
@@ -126,6 +144,7 @@ pub(super) fn message(batch: &RowBatch) -> Message {
 
 pub(super) struct Running {
     pub(super) queue: Arc<MemoryQueue>,
+    pub(super) requests: mpsc::Sender<IngestRequest>,
     pub(super) shutdown: CancellationToken,
     task: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
@@ -134,8 +153,9 @@ pub(super) fn start(store: &Arc<FakeStore>, options: IngestOptions) -> Running {
     let queue = MemoryQueue::new(MemoryQueueOptions::default());
     let shutdown = CancellationToken::new();
     let store = Arc::clone(store) as Arc<dyn TableStore>;
-    let task = tokio::spawn(run(Arc::clone(&queue) as Arc<dyn Queue>, store, options, shutdown.clone()));
-    Running { queue, shutdown, task }
+    let (requests, asked) = mpsc::channel(1);
+    let task = tokio::spawn(run(Arc::clone(&queue) as Arc<dyn Queue>, store, options, asked, shutdown.clone()));
+    Running { queue, requests, shutdown, task }
 }
 
 impl Running {
@@ -179,7 +199,7 @@ async fn a_lonely_row_is_committed_when_it_has_waited_long_enough() {
 
 #[tokio::test]
 async fn spaces_are_committed_in_parallel_within_the_limit() {
-    let store = Arc::new(FakeStore { gate: Some(tokio::sync::Semaphore::new(0)), ..FakeStore::default() });
+    let store = FakeStore::gated();
     let running = start(&store, IngestOptions { commits_parallel_max: 2, ..quick() });
     let batches: Vec<_> = (0..12).map(|n| payload(&format!("d{}", n % 4), &[&n.to_string()], &[])).collect();
     let published = join_all(batches.iter().map(|batch| running.publish(batch)));
@@ -187,7 +207,7 @@ async fn spaces_are_committed_in_parallel_within_the_limit() {
         while store.busy.lock().unwrap().len() < 2 {
             tokio::task::yield_now().await;
         }
-        store.gate.as_ref().unwrap().add_permits(1_000);
+        store.let_through(1_000);
     });
     assert!(outcomes.iter().all(Result::is_ok));
     assert_eq!((store.ids().len(), store.parallel_most.load(Ordering::SeqCst)), (12, 2));
@@ -227,7 +247,7 @@ async fn one_bad_row_goes_to_quarantine_and_the_rest_is_committed() {
     assert_eq!((bad.entry.r#type.as_str(), bad.entry.lineage.as_ref().unwrap().offset), ("person", 2));
     assert!(String::from_utf8(bad.entry.payload.to_vec()).unwrap().contains("\"/_id\":\"bad\""));
 
-    // What cannot even be read is put aside whole.
+    // A message that cannot be read is quarantined as a whole.
     let garbage = Message { payload: bytes::Bytes::from_static(b"garbage"), ..message(&payload("d", &["7"], &[])) };
     running.queue.publish(garbage).await.unwrap();
     let no_kind = RowBatch { kind: 99, ..payload("d", &["8"], &[]) };
@@ -239,7 +259,7 @@ async fn one_bad_row_goes_to_quarantine_and_the_rest_is_committed() {
     let filter = QuarantineFilter { reason: Some("row_batch_malformed".into()), ..QuarantineFilter::default() };
     assert_eq!(metastore.quarantined_count(&filter).await.unwrap(), 4);
     running.stop().await;
-    sink.await.unwrap().unwrap();
+    sink.await.unwrap();
 }
 
 #[tokio::test]
@@ -278,7 +298,7 @@ async fn rows_of_an_unusable_table_go_to_quarantine_and_the_rest_of_the_space_is
     assert_eq!((one.entry.domain.as_str(), one.entry.lineage.as_ref().unwrap().offset), ("d", 1));
     assert!(String::from_utf8(one.entry.payload.to_vec()).unwrap().contains("\"/_id\":\"2\""));
     running.stop().await;
-    sink.await.unwrap().unwrap();
+    sink.await.unwrap();
 }
 
 #[tokio::test]
@@ -287,7 +307,7 @@ async fn shutdown_commits_what_is_held() {
     let running = start(&store, IngestOptions { flush_age_ms: 3_600_000, ..IngestOptions::default() });
     let queue = Arc::clone(&running.queue);
     let published = tokio::spawn(async move { queue.publish(message(&payload("d", &["1"], &[]))).await });
-    // The row is held when a second message behind it has been taken and put aside; only then is the writer stopped.
+    // The row is held when a second message behind it has been taken and quarantined; only then is the writer stopped.
     let queue = Arc::clone(&running.queue);
     tokio::spawn(async move { queue.publish(message(&RowBatch { kind: 99, ..payload("d", &["2"], &[]) })).await });
     let options = lake_shared::queue::ConsumerOptions {
@@ -332,7 +352,8 @@ async fn stopping_during_trouble_gives_the_rows_back() {
     // The next writer gets them.
     let next = FakeStore::new();
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(run(queue, Arc::clone(&next) as Arc<dyn TableStore>, quick(), shutdown.clone()));
+    let (_requests, asked) = mpsc::channel(1);
+    let task = tokio::spawn(run(queue, Arc::clone(&next) as Arc<dyn TableStore>, quick(), asked, shutdown.clone()));
     published.await.unwrap().unwrap();
     assert_eq!(next.ids(), ["1"]);
     shutdown.cancel();

@@ -1,4 +1,4 @@
-//! Which metastore: by its address.
+//! Opens the metastore that the configured address names: Postgres or SQLite.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -20,7 +20,7 @@ use super::sqlite::SqliteMetastore;
 pub struct MetastoreConfig {
     /// `postgres://user:password@host:port/database`, or `sqlite:path/of/the/file`.
     pub url: Secret,
-    /// Most connections to Postgres.
+    /// Most connections to Postgres at the same time; SQLite has one.
     #[serde(default = "default_connections")]
     pub connections_max: u32,
 }
@@ -30,7 +30,11 @@ const fn default_connections() -> u32 {
 }
 
 impl MetastoreConfig {
-    /// Rules that types cannot express. The error names the key and what to do; the address is not in it.
+    /// Rules that types cannot express.
+    ///
+    /// # Errors
+    ///
+    /// The key that breaks a rule and what to do; the address, which may hold a password, is not in it.
     pub fn validate(&self) -> Result<(), String> {
         let url = self.url.expose();
         let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
@@ -46,6 +50,10 @@ impl MetastoreConfig {
 }
 
 /// Opens the metastore that the address names; nothing is connected yet.
+///
+/// # Errors
+///
+/// The address cannot be understood.
 pub fn open(config: &MetastoreConfig) -> anyhow::Result<Arc<dyn Metastore>> {
     let url = config.url.expose();
     if let Some(path) = url.strip_prefix("sqlite:") {
@@ -56,7 +64,7 @@ pub fn open(config: &MetastoreConfig) -> anyhow::Result<Arc<dyn Metastore>> {
     Ok(Arc::new(PostgresMetastore::new(&config.url, config.connections_max)?))
 }
 
-/// Creates or updates the tables; waits, with back-off, for a database that does not answer yet.
+/// Creates or updates the metastore's own tables; waits, with back-off, for a database that does not answer yet.
 pub async fn migrate_when_there(metastore: &dyn Metastore) {
     let mut backoff = Backoff::default();
     while let Err(error) = metastore.migrate().await {

@@ -1,4 +1,4 @@
-//! The contract of the port as one suite, run on every adapter. Panics where it is broken, so it is for tests only.
+//! The contract of the metastore's port as one suite, run on every adapter. Panics where an adapter breaks it: for tests only.
 #![allow(clippy::unwrap_used, reason = "a suite of assertions")]
 
 use std::collections::BTreeSet;
@@ -123,7 +123,7 @@ async fn commits_are_recorded(metastore: &dyn Metastore) {
     assert_eq!((held.version, held.newest_published_us, held.newest_fetched_us), (Some(4), Some(50), Some(7)));
     assert_eq!((held.rows, held.files, held.bytes), (10, 2, 1 << 40));
     assert!(held.last_commit_us.is_some());
-    assert!(!metastore.record_commits(&[(table("nobody", Kind::Case, "x"), state)]).await.unwrap());
+    assert!(!metastore.record_commits(&[(table("unregistered", Kind::Case, "x"), state)]).await.unwrap());
 }
 
 async fn many_commits_are_recorded_at_once(metastore: &dyn Metastore) {
@@ -153,13 +153,13 @@ async fn many_commits_are_recorded_at_once(metastore: &dyn Metastore) {
         assert_eq!((state.version, state.rows, state.newest_published_us), (Some(2), n as i64, Some(2 + n as i64)));
         assert_eq!(state.newest_fetched_us, (n.is_multiple_of(2)).then_some(9));
     }
-    // One that nobody has registered, or that somebody has deleted, does not keep the others from being recorded.
-    let mut with_a_stranger = states(3, &|_| None);
-    with_a_stranger.push((table("nobody", Kind::Case, "x"), state_after(3)));
-    assert!(!metastore.record_commits(&with_a_stranger).await.unwrap());
+    // A table that was never registered, or was deleted from the metastore, does not keep the others from being recorded.
+    let mut with_an_unregistered = states(3, &|_| None);
+    with_an_unregistered.push((table("unregistered", Kind::Case, "x"), state_after(3)));
+    assert!(!metastore.record_commits(&with_an_unregistered).await.unwrap());
     let recorded = held().await;
     assert!(recorded.len() == tables.len() && recorded.iter().all(|table| table.state.version == Some(3)));
-    assert!(metastore.record_commits(&with_a_stranger[..1]).await.unwrap());
+    assert!(metastore.record_commits(&with_an_unregistered[..1]).await.unwrap());
     metastore.record_commits(&[]).await.unwrap();
 }
 
@@ -242,27 +242,36 @@ async fn the_quarantine_counts_repetitions(metastore: &dyn Metastore) {
 
 async fn leases_have_one_owner(metastore: &dyn Metastore) {
     let long = 3_600 * SECOND;
-    let first = metastore.acquire_lease("space", "a", long).await.unwrap().unwrap();
-    assert_eq!((first.owner.as_str(), first.epoch), ("a", 1));
-    assert_eq!(metastore.acquire_lease("space", "b", long).await.unwrap(), None);
-    assert_eq!(metastore.acquire_lease("space", "a", long).await.unwrap().unwrap().epoch, 1);
-    assert!(metastore.acquire_lease("another", "b", long).await.unwrap().is_some());
+    assert_eq!(metastore.lease("space").await.unwrap(), None);
+    let first = metastore.acquire_lease("space", "a", "a:9601", long).await.unwrap().unwrap();
+    assert_eq!((first.owner.as_str(), first.address.as_str(), first.epoch), ("a", "a:9601", 1));
+    assert!(first.acquired_us > 1_600_000_000 * SECOND && first.expires_us > first.acquired_us);
+    assert_eq!(metastore.lease("space").await.unwrap().as_ref(), Some(&first));
+    assert_eq!(metastore.acquire_lease("space", "b", "", long).await.unwrap(), None);
+    let again = metastore.acquire_lease("space", "a", "a:9602", long).await.unwrap().unwrap();
+    assert_eq!((again.epoch, again.acquired_us), (1, first.acquired_us), "the owner never lost it");
+    assert_eq!(metastore.lease("space").await.unwrap().unwrap().address, "a:9602");
+    assert!(metastore.acquire_lease("another", "b", "", long).await.unwrap().is_some());
     metastore.release_lease(&first).await.unwrap();
+    assert_eq!(metastore.lease("space").await.unwrap(), None, "given back");
     assert_eq!(metastore.renew_lease(&first, long).await.unwrap(), None);
-    let second = metastore.acquire_lease("space", "b", 1).await.unwrap().unwrap();
+    let second = metastore.acquire_lease("space", "b", "", 1).await.unwrap().unwrap();
     assert_eq!(second.epoch, 2);
     // It expires after a microsecond; the clock of the database decides when that is over.
     let third = tokio::time::timeout(Duration::from_secs(10), async {
         loop {
-            if let Some(lease) = metastore.acquire_lease("space", "c", long).await.unwrap() {
+            if let Some(lease) = metastore.acquire_lease("space", "c", "c:9601", long).await.unwrap() {
                 break lease;
             }
         }
     });
     let third = third.await.unwrap();
-    assert_eq!(third.epoch, 3);
+    assert_eq!((third.owner.as_str(), third.address.as_str(), third.epoch), ("c", "c:9601", 3));
+    assert!(third.acquired_us >= second.acquired_us);
     assert_eq!(metastore.renew_lease(&second, long).await.unwrap(), None);
     metastore.release_lease(&second).await.unwrap();
+    assert_eq!(metastore.lease("space").await.unwrap().unwrap(), third, "only its owner gives it back");
     let renewed = metastore.renew_lease(&third, 2 * long).await.unwrap().unwrap();
     assert!(renewed.epoch == 3 && renewed.expires_us > third.expires_us);
+    assert_eq!((renewed.acquired_us, renewed.address), (third.acquired_us, third.address));
 }

@@ -1,4 +1,5 @@
-//! What the writer knows besides the tables: which tables exist, which ids were deleted, what could not be handled, who may commit.
+//! What the writer keeps besides the tables: which tables are registered, which ids were deleted, which records are in quarantine, and
+//! which writer may commit (the lease).
 //!
 //! A port with two adapters, [`postgres`] for services and [`sqlite`] for the embedded lake. Both keep times as microseconds since
 //! 1970 and take leases by the database's own clock, so that clocks of processes do not matter.
@@ -21,29 +22,29 @@ mod rows;
 mod sql;
 pub mod sqlite;
 
-/// Trouble with the database. Everything may be tried again.
+/// The metastore's database failed or did not answer. Every call may be repeated.
 #[derive(Debug, thiserror::Error)]
 #[error("metastore: cannot {action}; is its database reachable and migrated?")]
 pub struct MetastoreError {
     /// What was tried, for example `register table demo/case-sql/person`.
     pub action: String,
-    /// What the database says.
+    /// The database's own error.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// A registered table.
+/// A registered table, as the metastore has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableRecord {
-    /// Which table.
+    /// Domain, kind and document type: identifies the table in the lake.
     pub key: TableKey,
-    /// Its unique name for people and SQL engines.
+    /// Unique name of the table for people and SQL engines.
     pub name: String,
-    /// Its folder below the lake's root.
+    /// Folder of the table below the lake's root.
     pub path: String,
-    /// Its address, as other engines open it.
+    /// URL of that folder, as other engines open it.
     pub location: String,
-    /// State after the last commit that was recorded; the log of the table is the truth.
+    /// State after the last commit that was recorded. The transaction log of the table is the truth; this may be a commit behind it.
     pub state: TableState,
     /// When it was registered, microseconds.
     pub created_us: i64,
@@ -54,84 +55,88 @@ pub struct TableRecord {
 pub struct TableState {
     /// Delta version; `None` before the first commit.
     pub version: Option<i64>,
-    /// Delta schema, JSON. Recording `None` keeps what is there.
+    /// Delta schema as JSON. Recording `None` keeps the schema that was recorded before.
     pub schema: Option<String>,
-    /// Rows.
+    /// Rows that readers see, deleted ones not counted.
     pub rows: i64,
-    /// Data files.
+    /// Data files of the version.
     pub files: i64,
-    /// Bytes of the data files.
+    /// Bytes of those data files, as they are stored.
     pub bytes: i64,
-    /// Publish time of the newest HQ change in the table, microseconds. Recording an older one keeps the newer.
+    /// When HQ published the newest change that is in the table, microseconds. Recording an older instant keeps the newer one.
     pub newest_published_us: Option<i64>,
-    /// When the newest row was read from HQ, microseconds. Recording an older one keeps the newer.
+    /// When the newest row was read from HQ, microseconds. Recording an older instant keeps the newer one.
     pub newest_fetched_us: Option<i64>,
     /// When the last commit was recorded, microseconds, by the database's clock; set by recording.
     pub last_commit_us: Option<i64>,
 }
 
-/// A table to be registered.
+/// A table that is to be registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewTable {
-    /// Which table.
+    /// Domain, kind and document type of the table.
     pub key: TableKey,
-    /// Its folder below the lake's root.
+    /// Folder below the lake's root that the table gets.
     pub path: String,
-    /// Its address, as other engines open it.
+    /// URL of that folder, as other engines open it.
     pub location: String,
     /// What is appended to both where another table has its name; empty where the store tells paths apart by case.
     pub suffix: String,
 }
 
-/// A remembered deletion.
+/// A deletion that is remembered, so that a late row does not bring the document back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTombstone {
-    /// Hash of the id.
+    /// Hash of the document's id, which the writer compares.
     pub id_hash: IdHash,
-    /// The id, for people.
+    /// The document's id, for people.
     pub id: String,
-    /// Its order against rows.
+    /// What decides whether a row or the deletion is newer.
     pub order: TombstoneOrder,
 }
 
-/// An entry of the quarantine.
+/// A record in quarantine: it could not be handled and waits to be replayed or given up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuarantineRecord {
-    /// Made of the content; identifies the entry.
+    /// Identifies the entry; made of its content by [`quarantine_fingerprint`].
     pub fingerprint: String,
-    /// Who put it aside: `fetcher`, `enricher`, `writer`.
+    /// The service that quarantined the record: `fetcher`, `enricher` or `writer`.
     pub stage: String,
-    /// The entry.
+    /// The record, with the reason and the document it is about.
     pub entry: Quarantined,
-    /// How often it came.
+    /// How many times the same record came into quarantine for the same reason.
     pub attempts: i64,
 }
 
-/// Which entries of the quarantine are meant. Absent parts match everything.
+/// Which entries of the quarantine are asked for. `None` matches every value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QuarantineFilter {
-    /// Only of this stage.
+    /// Entries that this service quarantined: `fetcher`, `enricher` or `writer`.
     pub stage: Option<String>,
-    /// Only of this reason.
+    /// Entries with this code of a reason, for example `row_impossible`.
     pub reason: Option<String>,
-    /// Only of this domain.
+    /// Entries about documents of this domain.
     pub domain: Option<String>,
 }
 
-/// The right to commit, until it expires.
+/// A right that one owner at a time has until it expires, for example the right to commit to the lake's tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// What it is for.
+    /// Name of the right; `writer` for committing to all tables of a lake.
     pub name: String,
-    /// Who holds it.
+    /// The process that holds the lease: a name that is unique to it.
     pub owner: String,
-    /// Grows by one at each change of owner: whoever holds a smaller one has lost it.
+    /// Where others reach the owner, as configured; empty when that is not configured.
+    pub address: String,
+    /// Grows by one at each change of owner: a holder of a smaller epoch has lost the lease.
     pub epoch: i64,
-    /// Until when, microseconds, by the database's clock.
+    /// When the owner took the lease, microseconds, by the database's clock. Renewing does not change it.
+    pub acquired_us: i64,
+    /// When the lease ends unless it is renewed, microseconds, by the database's clock.
     pub expires_us: i64,
 }
 
-/// Fingerprint of a quarantine entry: the same record put aside twice for the same reason is one entry.
+/// Fingerprint of a quarantine entry: the same record quarantined twice for the same reason is one entry.
 pub fn quarantine_fingerprint(stage: &str, entry: &Quarantined) -> String {
     let Lineage { topic, partition, offset, .. } = entry.lineage.clone().unwrap_or_default();
     let mut text = Vec::new();
@@ -146,7 +151,12 @@ pub fn quarantine_fingerprint(stage: &str, entry: &Quarantined) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &text).simple().to_string()
 }
 
-/// The port. Every call is atomic and may be repeated.
+/// The metastore, as the writer uses it. Every call is atomic and may be repeated.
+///
+/// # Errors
+///
+/// Each call answers with [`MetastoreError`] when the database cannot be reached or refuses the statement; nothing has changed then, or, after
+/// a lost connection, everything that the call stands for.
 #[async_trait]
 pub trait Metastore: Send + Sync {
     /// Creates or updates the database tables.
@@ -155,10 +165,10 @@ pub trait Metastore: Send + Sync {
     /// Whether the database answers; for `/ready`.
     async fn check(&self) -> Result<(), MetastoreError>;
 
-    /// The tables of a space, or all, by name.
+    /// The registered tables of a space, or of all spaces (`None`), in the order of their names.
     async fn tables(&self, space: Option<&Space>) -> Result<Vec<TableRecord>, MetastoreError>;
 
-    /// The spaces that have tables.
+    /// The spaces that have registered tables.
     async fn spaces(&self) -> Result<BTreeSet<Space>, MetastoreError>;
 
     /// Registers tables, each under a name that no other table has, and returns their records in the same order. The path of a new table is
@@ -191,10 +201,11 @@ pub trait Metastore: Send + Sync {
     /// Forgets the tombstones that were remembered longer ago than this, by the database's clock. Answers how many.
     async fn forget_old_tombstones(&self, space: &Space, older_than_us: i64) -> Result<u64, MetastoreError>;
 
-    /// Stores an entry. One that is there already (same fingerprint) only counts up its attempts.
+    /// Stores an entry of the quarantine. If it is there already (same fingerprint), its attempts are counted up, and detail and time are
+    /// replaced.
     async fn quarantine(&self, stage: &str, entry: &Quarantined) -> Result<(), MetastoreError>;
 
-    /// Entries, newest first.
+    /// Entries of the quarantine, newest first: at most `limit`, without the first `offset` ones.
     async fn quarantined(
         &self,
         filter: &QuarantineFilter,
@@ -202,18 +213,28 @@ pub trait Metastore: Send + Sync {
         offset: u32,
     ) -> Result<Vec<QuarantineRecord>, MetastoreError>;
 
-    /// Number of entries.
+    /// Number of entries that the filter matches.
     async fn quarantined_count(&self, filter: &QuarantineFilter) -> Result<u64, MetastoreError>;
 
-    /// Removes an entry, after it was replayed or given up. Whether it was there.
+    /// Removes an entry from the quarantine, after it was replayed or given up. Answers whether it was there.
     async fn release(&self, fingerprint: &str) -> Result<bool, MetastoreError>;
 
-    /// Takes a lease that is free, expired, or held by the same owner; `None` while somebody else holds it.
-    async fn acquire_lease(&self, name: &str, owner: &str, for_us: i64) -> Result<Option<Lease>, MetastoreError>;
+    /// Takes a lease that is free, expired, or held by the same owner, for so many microseconds; `None` while another owner holds it.
+    /// `address` is where others reach the owner, empty when that is not known.
+    async fn acquire_lease(
+        &self,
+        name: &str,
+        owner: &str,
+        address: &str,
+        for_us: i64,
+    ) -> Result<Option<Lease>, MetastoreError>;
 
-    /// Extends a lease; `None` when somebody else has taken it.
+    /// The lease as it is held now; `None` when no owner holds it or it has expired.
+    async fn lease(&self, name: &str) -> Result<Option<Lease>, MetastoreError>;
+
+    /// Extends a lease to so many microseconds from now; `None` when another owner has taken it.
     async fn renew_lease(&self, lease: &Lease, for_us: i64) -> Result<Option<Lease>, MetastoreError>;
 
-    /// Gives a lease back, so that the next owner need not wait. Nothing happens when somebody else has taken it.
+    /// Gives a lease back, so that the next owner need not wait. Nothing happens when another owner has taken it.
     async fn release_lease(&self, lease: &Lease) -> Result<(), MetastoreError>;
 }

@@ -21,7 +21,7 @@ use crate::key_index::IdHash;
 /// How long a call waits for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
-/// The adapter.
+/// The metastore in a Postgres database, reached through a pool of connections.
 #[derive(Clone, Debug)]
 pub struct PostgresMetastore {
     pool: PgPool,
@@ -32,6 +32,10 @@ impl PostgresMetastore {
     const MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
     /// Prepares a pool of connections to `postgres://user:password@host:port/database`; connects when first used.
+    ///
+    /// # Errors
+    ///
+    /// The address is not of that form.
     pub fn new(url: &Secret, connections_max: u32) -> Result<Self, MetastoreError> {
         let options: PgConnectOptions =
             url.expose().parse().map_err(failed(|| "understand its Postgres address".into()))?;

@@ -1,4 +1,4 @@
-//! Between rows of either database and the values of the port.
+//! Translates rows of either database into the values of the port.
 
 use std::borrow::Cow;
 
@@ -124,7 +124,9 @@ pub(super) fn lease(row: &impl Fields) -> Result<Lease, sqlx::Error> {
     Ok(Lease {
         name: row.text("name")?,
         owner: row.text("owner")?,
+        address: row.text("address")?,
         epoch: row.number("epoch")?,
+        acquired_us: row.number("acquired_us")?,
         expires_us: row.number("expires_us")?,
     })
 }

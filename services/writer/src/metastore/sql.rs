@@ -228,7 +228,7 @@ macro_rules! metastore_adapter {
                 Ok(())
             }
 
-            async fn put_aside(&self, stage: &str, entry: &lake_proto::queue::v1::Quarantined) -> Result<(), sqlx::Error> {
+            async fn store_quarantined(&self, stage: &str, entry: &lake_proto::queue::v1::Quarantined) -> Result<(), sqlx::Error> {
                 let lineage = entry.lineage.clone().unwrap_or_default();
                 let kind = lake_shared::identity::Kind::from_proto(entry.kind).map_or("", |kind| kind.name());
                 sqlx::query(
@@ -258,18 +258,27 @@ macro_rules! metastore_adapter {
                 .map(drop)
             }
 
-            async fn acquire(&self, name: &str, owner: &str, for_us: i64) -> Result<Option<$crate::metastore::Lease>, sqlx::Error> {
+            async fn acquire(
+                &self,
+                name: &str,
+                owner: &str,
+                address: &str,
+                for_us: i64,
+            ) -> Result<Option<$crate::metastore::Lease>, sqlx::Error> {
                 let statement = Self::statement(
-                    "INSERT INTO writer_lease (name, owner, epoch, expires_us) VALUES ($1, $2, 1, {now} + $3) \
-                     ON CONFLICT (name) DO UPDATE SET \
+                    "INSERT INTO writer_lease (name, owner, address, epoch, acquired_us, expires_us) \
+                     VALUES ($1, $2, $3, 1, {now}, {now} + $4) ON CONFLICT (name) DO UPDATE SET \
                      epoch = CASE WHEN writer_lease.owner = excluded.owner THEN writer_lease.epoch ELSE writer_lease.epoch + 1 END, \
-                     owner = excluded.owner, expires_us = excluded.expires_us \
+                     acquired_us = CASE WHEN writer_lease.owner = excluded.owner THEN writer_lease.acquired_us \
+                     ELSE excluded.acquired_us END, \
+                     owner = excluded.owner, address = excluded.address, expires_us = excluded.expires_us \
                      WHERE writer_lease.owner = excluded.owner OR writer_lease.expires_us <= {now} \
-                     RETURNING name, owner, epoch, expires_us",
+                     RETURNING name, owner, address, epoch, acquired_us, expires_us",
                 );
                 let row = sqlx::query(statement)
                     .bind(name.to_owned())
-                    .bind(owner.to_owned())
+                    .bind(storable(owner).into_owned())
+                    .bind(storable(address).into_owned())
                     .bind(for_us)
                     .fetch_optional(&self.pool)
                     .await?;
@@ -277,10 +286,10 @@ macro_rules! metastore_adapter {
             }
 
             async fn renew(&self, lease: &$crate::metastore::Lease, for_us: i64) -> Result<Option<$crate::metastore::Lease>, sqlx::Error> {
-                // An expired lease that nobody has taken is still ours: taking it would have changed the epoch.
+                // A lease that expired and was not taken by another owner still belongs to this one: taking it would have changed the epoch.
                 let statement = Self::statement(
                     "UPDATE writer_lease SET expires_us = {now} + $4 WHERE name = $1 AND owner = $2 AND epoch = $3 \
-                     RETURNING name, owner, epoch, expires_us",
+                     RETURNING name, owner, address, epoch, acquired_us, expires_us",
                 );
                 let row = sqlx::query(statement)
                     .bind(lease.name.clone())
@@ -289,6 +298,15 @@ macro_rules! metastore_adapter {
                     .bind(for_us)
                     .fetch_optional(&self.pool)
                     .await?;
+                row.map(|row| rows::lease(&row)).transpose()
+            }
+
+            async fn held(&self, name: &str) -> Result<Option<$crate::metastore::Lease>, sqlx::Error> {
+                let statement = Self::statement(
+                    "SELECT name, owner, address, epoch, acquired_us, expires_us FROM writer_lease \
+                     WHERE name = $1 AND owner <> '' AND expires_us > {now}",
+                );
+                let row = sqlx::query(statement).bind(name.to_owned()).fetch_optional(&self.pool).await?;
                 row.map(|row| rows::lease(&row)).transpose()
             }
         }
@@ -375,7 +393,7 @@ macro_rules! metastore_adapter {
             }
 
             async fn quarantine(&self, stage: &str, entry: &Quarantined) -> Result<(), MetastoreError> {
-                self.put_aside(stage, entry).await.map_err(failed(|| "store a quarantine entry".into()))
+                self.store_quarantined(stage, entry).await.map_err(failed(|| "store a quarantine entry".into()))
             }
 
             async fn quarantined(
@@ -407,18 +425,28 @@ macro_rules! metastore_adapter {
                 gone.map(|gone| gone.rows_affected() > 0).map_err(failed(|| "remove a quarantine entry".into()))
             }
 
-            async fn acquire_lease(&self, name: &str, owner: &str, for_us: i64) -> Result<Option<Lease>, MetastoreError> {
-                self.acquire(name, owner, for_us).await.map_err(failed(|| format!("acquire lease {name}")))
+            async fn acquire_lease(
+                &self,
+                name: &str,
+                owner: &str,
+                address: &str,
+                for_us: i64,
+            ) -> Result<Option<Lease>, MetastoreError> {
+                self.acquire(name, owner, address, for_us).await.map_err(failed(|| format!("acquire lease {name}")))
             }
 
             async fn renew_lease(&self, lease: &Lease, for_us: i64) -> Result<Option<Lease>, MetastoreError> {
                 self.renew(lease, for_us).await.map_err(failed(|| format!("renew lease {}", lease.name)))
             }
 
+            async fn lease(&self, name: &str) -> Result<Option<Lease>, MetastoreError> {
+                self.held(name).await.map_err(failed(|| format!("read lease {name}")))
+            }
+
             async fn release_lease(&self, lease: &Lease) -> Result<(), MetastoreError> {
                 // The row stays, without an owner, so that the epoch goes on growing.
                 let released = sqlx::query(
-                    "UPDATE writer_lease SET owner = '', expires_us = 0 WHERE name = $1 AND owner = $2 AND epoch = $3",
+                    "UPDATE writer_lease SET owner = '', address = '', expires_us = 0 WHERE name = $1 AND owner = $2 AND epoch = $3",
                 )
                 .bind(lease.name.clone())
                 .bind(lease.owner.clone())

@@ -21,7 +21,7 @@ use crate::key_index::IdHash;
 /// How long a write waits for another one.
 const BUSY_WITHIN: Duration = Duration::from_secs(10);
 
-/// The adapter.
+/// The metastore in an SQLite database, reached through one connection.
 #[derive(Clone, Debug)]
 pub struct SqliteMetastore {
     pool: SqlitePool,
@@ -43,12 +43,12 @@ impl SqliteMetastore {
         Self { pool: SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options) }
     }
 
-    /// A file needs no reaching.
+    /// Nothing to connect to: SQLite opens the file when it is first used.
     async fn reach(&self) -> Result<(), MetastoreError> {
         Ok(())
     }
 
-    /// In memory, for tests. A call that is dropped half-way may take the database with it.
+    /// A database in memory, for tests. It ends with its connection, which a call that is dropped half-way closes.
     pub fn memory() -> Self {
         let options = SqliteConnectOptions::new().in_memory(true);
         let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);

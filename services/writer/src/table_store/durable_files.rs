@@ -410,5 +410,4 @@ fn is_temporary(name: &OsStr) -> bool {
 }
 
 #[cfg(test)]
-#[path = "durable_files_tests.rs"]
 mod tests;

@@ -426,5 +426,4 @@ fn bucket(url: &Url, s3: &S3Config) -> Result<object_store::aws::AmazonS3, objec
 }
 
 #[cfg(test)]
-#[path = "lake_store_tests.rs"]
 mod tests;

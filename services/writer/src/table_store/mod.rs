@@ -102,7 +102,7 @@ pub struct Maintained {
     pub held_up_max: Duration,
 }
 
-/// What [`TableStore::compact`] did.
+/// What [`TableStore::compact`] or [`TableStore::compact_table`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compacted {
     /// Commits made.
@@ -119,10 +119,37 @@ pub struct Compacted {
     pub held_up_max: Duration,
 }
 
+/// A table as the engine has it in memory: the version that batches are applied to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InMemoryTable {
+    /// Delta version; `None` before the first commit, and while the table is unusable.
+    pub version: Option<u64>,
+    /// Rows that readers see.
+    pub rows: u64,
+    /// Rows of the data files that deletion vectors hide from readers, until compaction takes them out.
+    pub rows_hidden: u64,
+    /// Data files.
+    pub files: u64,
+    /// Data files that have a deletion vector.
+    pub files_with_deletion_vectors: u64,
+    /// Bytes of the data files, as they are stored.
+    pub bytes: u64,
+    /// Why the table cannot be used, in words for the operator; its rows go to quarantine. `None`: it can be used.
+    pub unusable: Option<String>,
+}
+
+impl InMemoryTable {
+    /// The part of the rows in the data files that deletion vectors hide, from 0 to 1.
+    pub fn hidden_share(&self) -> f64 {
+        let all = self.rows + self.rows_hidden;
+        if all == 0 { 0.0 } else { self.rows_hidden as f64 / all as f64 }
+    }
+}
+
 /// Why a batch was not applied. Parts of it may have been; applying it again is safe.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The batch will never be accepted as it is. Narrow it down and put the bad row aside.
+    /// The batch will never be accepted as it is. Bisect it and quarantine the bad row.
     #[error("rows of {space} cannot be stored: {reason}")]
     BadRows {
         /// The space.
@@ -130,7 +157,7 @@ pub enum StoreError {
         /// What is wrong with which column or row.
         reason: String,
     },
-    /// Somebody altered or damaged a table beyond what the lake writes. Put its rows aside and apply the rest: nothing of the batch was
+    /// A table was altered or damaged beyond what the lake writes. Quarantine its rows and apply the rest: nothing of the batch was
     /// applied that would not be applied again without harm.
     #[error(
         "table {table} cannot be used: {reason}; repair or restore it, or delete its folder for a backfill to build it anew"
@@ -154,7 +181,7 @@ pub enum StoreError {
     },
 }
 
-/// The tables of the lake, for whoever writes them.
+/// The tables of the lake, as the writer changes them.
 #[async_trait]
 pub trait TableStore: Send + Sync {
     /// Applies one batch of a space. On `Ok` everything is durable and visible to readers. Doing it twice changes nothing, and
@@ -165,6 +192,13 @@ pub trait TableStore: Send + Sync {
     /// Rewrites small files, files with many deleted rows and badly clustered ones, as far as the policy asks for it now. Batches go on
     /// being applied meanwhile; they wait only for the commits.
     async fn compact(&self, space: &Space) -> Result<Compacted, StoreError>;
+
+    /// The same for one table alone, of a space that may not have been used yet. A table that is not registered has nothing to compact.
+    async fn compact_table(&self, table: &TableKey) -> Result<Compacted, StoreError>;
+
+    /// A table as it is in memory; `None` when its space is not loaded or has no such table. Waits for a batch that is being applied to the
+    /// space.
+    async fn describe(&self, table: &TableKey) -> Option<InMemoryTable>;
 
     /// The spaces that were used since the start.
     fn spaces_in_use(&self) -> Vec<Space>;

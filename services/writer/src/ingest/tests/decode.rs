@@ -11,7 +11,7 @@ use lake_proto::queue::v1::RowBatch;
 use lake_shared::queue::Delivery;
 use lake_shared::wire;
 
-use super::held::NoReceipt;
+use super::buffer::NoReceipt;
 use super::payload;
 use crate::ingest::decode::{Decoded, decode};
 

@@ -1,4 +1,4 @@
-//! One space or one message in trouble does not stop the others.
+//! One space that cannot be committed, or one message that cannot be quarantined, does not stop the others.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::time::Duration;
@@ -65,13 +65,13 @@ async fn spaces_that_cannot_be_committed_leave_slots_to_the_others() {
 }
 
 #[tokio::test]
-async fn a_malformed_message_that_waits_for_quarantine_is_put_aside_once() {
+async fn a_malformed_message_that_waits_for_quarantine_is_quarantined_once() {
     let store = FakeStore::new();
     let running = start(&store, IngestOptions { acknowledge_within_seconds: 4, ..quick() });
     let queue = std::sync::Arc::clone(&running.queue);
     let malformed = RowBatch { kind: 99, ..payload("d", &["1"], &[]) };
     let published = tokio::spawn(async move { queue.publish(message(&malformed)).await });
-    // Nobody empties the quarantine, for longer than the queue leaves a message with somebody who says nothing.
+    // The quarantine is not emptied for longer than the queue leaves a message with a consumer that says nothing.
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert!(!published.is_finished());
     let options =
@@ -80,6 +80,6 @@ async fn a_malformed_message_that_waits_for_quarantine_is_put_aside_once() {
     quarantine.next().await.unwrap().unwrap().receipt.acknowledge().await.unwrap();
     published.await.unwrap().unwrap();
     let another = tokio::time::timeout(Duration::from_millis(300), quarantine.next()).await;
-    assert!(another.is_err(), "put aside twice");
+    assert!(another.is_err(), "quarantined twice");
     running.stop().await;
 }

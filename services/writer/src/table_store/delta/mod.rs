@@ -19,7 +19,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lake_shared::identity::Space;
+use lake_shared::identity::{Space, TableKey};
 
 use self::compact::run::Compactor;
 use self::error::EngineError;
@@ -31,7 +31,7 @@ use self::upkeep::startup_check;
 use self::upkeep::vacuum::Vacuum;
 use self::upsert::apply::Upserter;
 use super::lake_store::LakeStore;
-use super::{Applied, Compacted, Maintained, SpaceBatch, StoreError, TableStore};
+use super::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
 use crate::metastore::Metastore;
 
 pub use self::options::{DeletionVectors, DeltaOptions, NamedTableOptions, TableOptions};
@@ -166,6 +166,27 @@ impl TableStore for DeltaTableStore {
             self.loader.indexes().note_error(space, &error);
             store_error(space, "compaction", error)
         })
+    }
+
+    async fn compact_table(&self, table: &TableKey) -> Result<Compacted, StoreError> {
+        let space = &table.space;
+        let outcome = match self.loader.load_if_absent(&self.spaces, space).await {
+            Ok(()) => self.compactor.compact_table(&self.spaces.cell(space), &table.document_type).await,
+            Err(error) => Err(error),
+        };
+        self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
+        outcome.map_err(|error| {
+            self.loader.indexes().note_error(space, &error);
+            store_error(space, "compaction", error)
+        })
+    }
+
+    async fn describe(&self, table: &TableKey) -> Option<InMemoryTable> {
+        // A space that is only asked about is not in use.
+        let cell = self.spaces.cell_in_use(&table.space)?;
+        let guard = cell.state.lock().await;
+        let state = guard.as_ref().filter(|state| !state.is_poisoned())?;
+        Some(state.table(state.number_of(&table.document_type)?).describe())
     }
 
     async fn maintain(&self, space: &Space) -> Result<Maintained, StoreError> {

@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lake_shared::identity::DocumentType;
+
 use crate::key_index::RunBuilder;
 use crate::metric_names;
 use crate::table_store::Compacted;
@@ -50,11 +52,41 @@ impl Compactor {
     /// The first error of a table; the other tables have had their turn.
     pub(crate) async fn compact_space(&self, cell: &SpaceCell) -> Result<Compacted, EngineError> {
         let _alone = cell.compacting.lock().await;
+        self.compact_tables(cell, TableNumber::FIRST, None).await
+    }
+
+    /// The same for one table of a space that is loaded. Without such a table nothing is done.
+    ///
+    /// # Errors
+    /// When the table cannot be used, or its files or the metastore fail.
+    pub(crate) async fn compact_table(
+        &self,
+        cell: &SpaceCell,
+        document_type: &DocumentType,
+    ) -> Result<Compacted, EngineError> {
+        let _alone = cell.compacting.lock().await;
+        let number = {
+            let guard = cell.state.lock().await;
+            let Some(state) = guard.as_ref() else { return Ok(Compacted::default()) };
+            let Some(number) = state.number_of(document_type) else { return Ok(Compacted::default()) };
+            state.check_usable(&[number])?;
+            number
+        };
+        self.compact_tables(cell, number, Some(number)).await
+    }
+
+    /// Compacts the tables from the first to the last number, or to the last table (`None`).
+    async fn compact_tables(
+        &self,
+        cell: &SpaceCell,
+        first: TableNumber,
+        last: Option<TableNumber>,
+    ) -> Result<Compacted, EngineError> {
         let mut compacted = Compacted::default();
-        let (mut number, mut failure) = (TableNumber::FIRST, None);
+        let (mut number, mut failure) = (first, None);
         let (mut table, mut commits) = (number, 0);
         loop {
-            let outcome = self.compact_next(cell, &mut number, &mut compacted).await;
+            let outcome = self.compact_next(cell, &mut number, last, &mut compacted).await;
             if table != number {
                 (table, commits) = (number, 0);
             }
@@ -75,15 +107,16 @@ impl Compactor {
         }
     }
 
-    /// Compacts once, in the next table that needs it, `number` or after. `None`: none does. `false`: nothing was committed, as files
+    /// Compacts once, in the next table that needs it, from `number` to `last`. `None`: none does. `false`: nothing was committed, as files
     /// changed meanwhile.
     async fn compact_next(
         &self,
         cell: &SpaceCell,
         number: &mut TableNumber,
+        last: Option<TableNumber>,
         compacted: &mut Compacted,
     ) -> Result<Option<bool>, EngineError> {
-        let Some((plan, run)) = self.next_plan(cell, number, compacted).await? else { return Ok(None) };
+        let Some((plan, run)) = self.next_plan(cell, number, last, compacted).await? else { return Ok(None) };
         let began = Instant::now();
         let mut rewritten = rewrite(&plan, run, &self.batches).await?;
         let failures = std::mem::take(&mut rewritten.failures);
@@ -112,11 +145,12 @@ impl Compactor {
         failures.into_iter().next().map_or(Ok(Some(commit.tasks > 0)), |(_, error)| Err(error))
     }
 
-    /// The plan of the next table that needs work, `number` or after, with the builder of its index entries.
+    /// The plan of the next table that needs work, from `number` to `last`, with the builder of its index entries.
     async fn next_plan(
         &self,
         cell: &SpaceCell,
         number: &mut TableNumber,
+        last: Option<TableNumber>,
         compacted: &mut Compacted,
     ) -> Result<Option<(CompactionPlan, RunBuilder)>, EngineError> {
         loop {
@@ -124,9 +158,10 @@ impl Compactor {
                 // Let go between two tables: a batch waits for one at most.
                 let mut guard = cell.state.lock().await;
                 guard.take_if(|state| state.is_poisoned());
-                let Some(state) = guard.as_mut().filter(|state| number.index() < state.tables().len()) else {
-                    return Ok(None);
+                let is_left = |state: &&mut SpaceState| {
+                    last.is_none_or(|last| *number <= last) && number.index() < state.tables().len()
                 };
+                let Some(state) = guard.as_mut().filter(is_left) else { return Ok(None) };
                 let locked = Instant::now();
                 let input = CompactionInput::take(&self.loader, &self.options, state, *number).await;
                 compacted.held_up_max = compacted.held_up_max.max(locked.elapsed());

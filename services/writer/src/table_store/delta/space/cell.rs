@@ -62,6 +62,11 @@ impl Spaces {
         Arc::clone(self.locked().entry(space.clone()).or_default())
     }
 
+    /// The cell of a space that was used since the start.
+    pub(crate) fn cell_in_use(&self, space: &Space) -> Option<Arc<SpaceCell>> {
+        self.locked().get(space).cloned()
+    }
+
     /// All cells.
     pub(crate) fn cells(&self) -> Vec<Arc<SpaceCell>> {
         self.locked().values().cloned().collect()

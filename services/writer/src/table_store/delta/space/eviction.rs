@@ -49,19 +49,26 @@ impl SpaceLoader {
 
     /// Loads a space that is not in memory, for its maintenance. What cannot be loaded now is maintained as far as that goes.
     pub(crate) async fn load_for_maintenance(&self, spaces: &Spaces, space: &Space) {
+        if let Err(error) = self.load_if_absent(spaces, space).await {
+            self.indexes().note_error(space, &error);
+            tracing::warn!(%space, %error, "space could not be loaded for its maintenance");
+        }
+    }
+
+    /// Loads a space that is not in memory.
+    ///
+    /// # Errors
+    /// Where it cannot be loaded now.
+    pub(crate) async fn load_if_absent(&self, spaces: &Spaces, space: &Space) -> Result<(), EngineError> {
         let cell = spaces.cell(space);
         let mut guard = cell.state.lock().await;
         guard.take_if(|state| state.is_poisoned());
-        if guard.is_none() {
-            match self.load_space(space, &cell.index_upkeep).await {
-                Ok(state) => *guard = Some(state),
-                Err(error) => {
-                    self.indexes().note_error(space, &error);
-                    tracing::warn!(%space, %error, "space could not be loaded for its maintenance");
-                }
-            }
-        }
+        let loaded = match &*guard {
+            Some(_) => Ok(()),
+            None => self.load_space(space, &cell.index_upkeep).await.map(|state| *guard = Some(state)),
+        };
         spaces.note_use(&cell, guard.as_ref());
+        loaded
     }
 }
 

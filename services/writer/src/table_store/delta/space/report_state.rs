@@ -1,8 +1,10 @@
-//! Telling the metastore what commits made of the tables.
+//! Telling the metastore what commits made of the tables, and callers what a table is.
 
 use crate::metastore;
 use crate::metric_names;
+use crate::table_store::InMemoryTable;
 use crate::table_store::delta::error::EngineError;
+use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::space::table::TableState;
@@ -62,4 +64,20 @@ fn set_metrics(table: &TableState) {
     metrics::gauge!(metric_names::TABLE_ROWS, "table" => name()).set(table.rows() as f64);
     metrics::gauge!(metric_names::TABLE_FILES, "table" => name()).set(table.files().len() as f64);
     metrics::gauge!(metric_names::TABLE_BYTES, "table" => name()).set(table.bytes() as f64);
+}
+
+impl TableState {
+    /// The table as the port describes it.
+    pub(crate) fn describe(&self) -> InMemoryTable {
+        let vectors = self.files().filter_map(DataFile::deleted_rows);
+        InMemoryTable {
+            version: self.version(),
+            rows: self.rows().unsigned_abs(),
+            rows_hidden: vectors.clone().map(|rows| rows.len()).sum(),
+            files: self.files().len() as u64,
+            files_with_deletion_vectors: vectors.count() as u64,
+            bytes: self.bytes().unsigned_abs(),
+            unusable: self.unusable().map(|unusable| unusable.reason().to_owned()),
+        }
+    }
 }

@@ -1,5 +1,4 @@
 //! The policy against a simulated table whose files hold keys.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::{ClusterRange, FileFacts, Job, PartitionNumber, Policy, Reason, plan};
+use crate::compaction::{ClusterRange, FileFacts, Job, PartitionNumber, Policy, Reason, plan};
 use crate::key_index::FileNumber;
 
 const MB: u64 = 1 << 20;

@@ -1,5 +1,5 @@
-//! Finding the one bad row: halve the batch until it stands alone, then describe it for the quarantine. Rows of a table that cannot take
-//! any are parted from the rest of their batch at once.
+//! Finding the one bad row of a batch by bisection: the batch is halved until the row stands alone, then the row is described for the
+//! quarantine. Rows of a table that cannot be used are split off from their batch at once.
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type};
@@ -41,7 +41,7 @@ pub(super) fn halves(batch: &SpaceBatch) -> [SpaceBatch; 2] {
 }
 
 /// The rows of one type, each as a batch of its own, and the batch without them.
-pub(super) fn parted(batch: SpaceBatch, document_type: &DocumentType) -> (Vec<SpaceBatch>, SpaceBatch) {
+pub(super) fn split_off_type(batch: SpaceBatch, document_type: &DocumentType) -> (Vec<SpaceBatch>, SpaceBatch) {
     let (taken, upserts): (Vec<TableRows>, Vec<TableRows>) =
         batch.upserts.into_iter().partition(|table| table.document_type == *document_type);
     let rows = taken.into_iter().flat_map(|table| table.rows);

@@ -1,5 +1,4 @@
 //! Merging, sorting, keys and positions against a naive model.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use roaring::RoaringBitmap;
 
-use super::{ClusterKeys, ColumnBounds, Input, MergeError, Merged, PositionMap, Source, merge, sorted};
+use crate::compaction::{ClusterKeys, ColumnBounds, Input, MergeError, Merged, PositionMap, Source, merge, sorted};
 use crate::key_index::{Position, RowNumber};
 
 const ODD: [&str; 9] =

@@ -1,0 +1,50 @@
+//! The enricher put together, for its own process and for the lake in one process.
+
+use std::sync::Arc;
+
+use lake_hq::source::Hq;
+use lake_shared::queue::Queue;
+use lake_shared::telemetry::Check;
+use tokio_util::sync::CancellationToken;
+
+use crate::options::EnricherOptions;
+use crate::pipeline;
+
+/// An enricher that is ready to run.
+pub struct EnricherService {
+    hq: Hq,
+    queue: Arc<dyn Queue>,
+    options: EnricherOptions,
+}
+
+impl EnricherService {
+    /// An enricher that asks an HQ and works from and to a queue, both of them connected.
+    pub fn build(hq: Hq, queue: Arc<dyn Queue>, options: EnricherOptions) -> Self {
+        Self { hq, queue, options }
+    }
+
+    /// What `/ready` asks of the enricher: its queue, and HQ as far as it reads there.
+    pub fn checks(&self) -> Vec<Check> {
+        let Hq { database, users, .. } = self.hq.clone();
+        vec![
+            Check::queue(Arc::clone(&self.queue)),
+            Check::new("hq database", move || {
+                let database = Arc::clone(&database);
+                async move { database.check().await.map_err(|error| error.to_string()) }
+            }),
+            Check::new("hq users", move || {
+                let users = Arc::clone(&users);
+                async move { users.check().await.map_err(|error| error.to_string()) }
+            }),
+        ]
+    }
+
+    /// Enriches until `shutdown` or until the queue is closed; then finishes or gives back what it holds.
+    ///
+    /// # Errors
+    ///
+    /// The options cannot be used.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        pipeline::run(self.queue, self.hq, self.options, shutdown).await
+    }
+}

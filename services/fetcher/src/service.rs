@@ -1,0 +1,83 @@
+//! The fetcher put together, for its own process and for the lake in one process.
+
+use std::sync::Arc;
+
+use lake_hq::connect::HqConfig;
+use lake_hq::documents::case::CaseOptions;
+use lake_hq::source::Hq;
+use lake_shared::identity::Kind;
+use lake_shared::queue::Queue;
+use lake_shared::telemetry::Check;
+use tokio_util::sync::CancellationToken;
+
+use crate::allow_list::TakeConfig;
+use crate::change_feed::ChangeFeed;
+use crate::change_feed::kafka::{KafkaConfig, KafkaFeed};
+use crate::coalesce::{LEDGER_TOPIC, USER_TOPICS};
+use crate::options::FetchOptions;
+use crate::pipeline::{self, Fetcher};
+
+/// What is configured about a fetcher, apart from its servers.
+pub struct FetcherOptions {
+    /// Section `[take]`: the domains and documents that are fetched.
+    pub take: TakeConfig,
+    /// What a case's document holds besides the case.
+    pub case_options: CaseOptions,
+    /// Section `[fetch]`: how much is read from HQ at once, and how fast.
+    pub fetch: FetchOptions,
+}
+
+/// A fetcher that is ready to run.
+pub struct FetcherService {
+    feed: Arc<dyn ChangeFeed>,
+    fetcher: Fetcher,
+}
+
+impl FetcherService {
+    /// A fetcher from a feed and an HQ to a queue, all of them connected.
+    pub fn build(feed: Arc<dyn ChangeFeed>, hq: Hq, queue: Arc<dyn Queue>, options: FetcherOptions) -> Self {
+        let FetcherOptions { take, case_options, fetch } = options;
+        Self { feed, fetcher: Fetcher { hq, queue, take, case_options, options: fetch } }
+    }
+
+    /// What `/ready` asks of the fetcher: its feed, its queue, and HQ as far as it reads there.
+    pub fn checks(&self) -> Vec<Check> {
+        let Hq { database, blobs, .. } = self.fetcher.hq.clone();
+        let feed = Arc::clone(&self.feed);
+        vec![
+            Check::new("kafka", move || {
+                let feed = Arc::clone(&feed);
+                async move { feed.check().await }
+            }),
+            Check::queue(Arc::clone(&self.fetcher.queue)),
+            Check::new("hq database", move || {
+                let database = Arc::clone(&database);
+                async move { database.check().await.map_err(|error| error.to_string()) }
+            }),
+            Check::new("hq blobs", move || {
+                let blobs = Arc::clone(&blobs);
+                async move { blobs.check().await.map_err(|error| error.to_string()) }
+            }),
+        ]
+    }
+
+    /// Fetches until `shutdown` or until the feed closes; then finishes what is in flight.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`pipeline::run`].
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        pipeline::run(self.feed, Arc::new(self.fetcher), shutdown).await
+    }
+}
+
+/// Joins the readers of HQ's change feed on Kafka: of documents, of users, and of ledger values where they are part of cases.
+///
+/// # Errors
+///
+/// The Kafka client refuses the configuration.
+pub fn subscribe(kafka: &KafkaConfig, hq: &HqConfig) -> anyhow::Result<Arc<dyn ChangeFeed>> {
+    let ledger = hq.database.ledger_values.then_some(LEDGER_TOPIC);
+    let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).chain(ledger).collect();
+    Ok(KafkaFeed::subscribe(kafka, &topics)?)
+}
