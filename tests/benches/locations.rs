@@ -21,8 +21,8 @@ use lake_fetcher::options::FetchOptions;
 use lake_fetcher::pipeline::Fetcher;
 use lake_hq::documents::case::CaseOptions;
 use lake_hq::source::Hq;
+use lake_shared::escaped_names;
 use lake_shared::identity::Domain;
-use lake_shared::names;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 use lake_tests::location_hq::{DOMAIN, LocationHq};
@@ -129,9 +129,9 @@ async fn tree_in_memory(hq: &LocationHq, ports: &Hq) {
     hq.run(&format!("update locations_sqllocation set name = 'x', last_modified = now() where id = {leaf}"))
         .await
         .unwrap();
-    trees.forget(Some(&names::token(DOMAIN)), &[hq.id_of(leaf).await.unwrap()]);
+    trees.forget(Some(&escaped_names::token(DOMAIN)), &[hq.id_of(leaf).await.unwrap()]);
     measure("the tree brought up to date after one change", trees.domain_locations(&domain, i64::MIN)).await.unwrap();
-    trees.forget(Some(&names::token(DOMAIN)), &[]);
+    trees.forget(Some(&escaped_names::token(DOMAIN)), &[]);
     let began = measure("the whole tree read again", trees.domain_locations(&domain, i64::MIN)).await.unwrap();
     let id = hq.id_of(hq.levels[6].0 + 300_000).await.unwrap();
     let started = Instant::now();

@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lake_shared::names;
+use lake_shared::escaped_names;
 use lake_test_kit::delegating_store::DelegatingStore;
 use lake_test_kit::faults::Faults;
 pub use lake_test_kit::rows::{Cell, NewRow, record_batch, space, tombstone};
@@ -130,7 +130,7 @@ impl EngineLake {
 
     /// The folder of a table.
     pub fn table(&self, document_type: &str) -> PathBuf {
-        self.folder.path().join(names::table_path(&lake_test_kit::rows::table(document_type)))
+        self.folder.path().join(escaped_names::table_path(&lake_test_kit::rows::table(document_type)))
     }
 
     /// Leaves the folder on disk, so that a person can look at its tables.

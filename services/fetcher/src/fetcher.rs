@@ -8,7 +8,7 @@ use lake_proto::queue::v1::Invalidation;
 use lake_shared::identity::Domain;
 use lake_shared::queue::{PublishError, Queue};
 use lake_shared::retry::Backoff;
-use lake_shared::{names, wire};
+use lake_shared::{escaped_names, wire};
 use tokio_util::sync::CancellationToken;
 
 use crate::allow_list::TakeConfig;
@@ -46,7 +46,8 @@ impl Fetcher {
         ids: Vec<String>,
         shutdown: &CancellationToken,
     ) -> Result<(), Stopping> {
-        self.broadcast(format!("lake.invalidate.location.{}", names::token(domain.as_str())), ids, shutdown).await
+        self.broadcast(format!("lake.invalidate.location.{}", escaped_names::token(domain.as_str())), ids, shutdown)
+            .await
     }
 
     /// Broadcasts an invalidation, trying again until the queue takes it.

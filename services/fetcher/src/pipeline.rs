@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lake_shared::{names, quarantine};
+use lake_shared::{escaped_names, quarantine};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -132,7 +132,8 @@ impl Fetcher {
 
     async fn invalidate(&self, coalesced: &CoalescedChanges, shutdown: &CancellationToken) -> Result<(), Stopping> {
         for (domain, users) in &coalesced.users {
-            let domain = if domain.is_empty() { names::UNKNOWN.to_owned() } else { names::token(domain) };
+            let domain =
+                if domain.is_empty() { escaped_names::UNKNOWN.to_owned() } else { escaped_names::token(domain) };
             self.broadcast(format!("lake.invalidate.user.{domain}"), users.iter().cloned().collect(), shutdown).await?;
         }
         Ok(())

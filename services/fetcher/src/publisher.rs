@@ -6,7 +6,7 @@ use lake_proto::queue::v1::{Record, RecordBatch, Tombstone};
 use lake_shared::identity::{DocumentType, Domain, Kind};
 use lake_shared::quarantine::{self, DocumentIdentity, QuarantineEntry, Reason, Stage};
 use lake_shared::queue::{Message, PublishError, Queue, publish_until_safe};
-use lake_shared::{names, wire};
+use lake_shared::{escaped_names, wire};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +108,8 @@ async fn publish_batch(
     batch: RecordBatch,
     shutdown: &CancellationToken,
 ) -> Result<(), PublishError> {
-    let subject = names::records_subject(&destination.domain, destination.kind, destination.document_type.as_ref());
+    let subject =
+        escaped_names::records_subject(&destination.domain, destination.kind, destination.document_type.as_ref());
     let mut open = vec![batch];
     while let Some(mut batch) = open.pop() {
         let message = Message {

@@ -3,8 +3,8 @@
 
 pub mod config;
 pub mod error_chain;
+pub mod escaped_names;
 pub mod identity;
-pub mod names;
 pub mod quarantine;
 pub mod queue;
 pub mod retry;

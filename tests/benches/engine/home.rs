@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use lake_shared::escaped_names;
 use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
-use lake_shared::names;
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::sqlite::SqliteMetastore;
 use lake_writer::table_store::delta::{DeltaOptions, DeltaTableStore};
@@ -127,5 +127,5 @@ pub fn document_type() -> DocumentType {
 
 /// Its path below the root.
 pub fn table_path() -> String {
-    names::table_path(&TableKey { space: space(), document_type: document_type() })
+    escaped_names::table_path(&TableKey { space: space(), document_type: document_type() })
 }

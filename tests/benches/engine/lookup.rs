@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context;
-use lake_shared::names;
+use lake_shared::escaped_names;
 use lake_writer::key_index::{FileNumber, IdHash, IndexError, IndexOptions, KeyIndex, Liveness, Position, id_hash};
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +102,7 @@ impl Liveness for Replaced {
 impl LookUps {
     /// Opens the index of a home that no engine uses, and looks up.
     pub fn run(self, home: &Home) -> anyhow::Result<LookedUp> {
-        let folder = home.index_folder().join(names::space_path(&home::space()));
+        let folder = home.index_folder().join(escaped_names::space_path(&home::space()));
         let began = Instant::now();
         let opened = KeyIndex::open(&folder, IndexOptions::default())?;
         let (index, _) = opened.with_context(|| format!("there is no key index in {}", folder.display()))?;

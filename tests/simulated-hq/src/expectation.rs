@@ -11,8 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use lake_shared::escaped_names;
 use lake_shared::identity::{DocumentType, Domain as DomainName, Kind, Space, TableKey};
-use lake_shared::names;
 use serde_json::{Map, Value, json};
 
 use crate::expected_cells::{Cells, case_cells, form_cells, form_user, place_cells};
@@ -88,7 +88,7 @@ impl Life {
             file.flush().with_context(|| format!("write {}", path.display()))?;
             rows += records.len();
             list.push(json!({"domain": table.space.domain.as_str(), "topic": table.space.kind.topic(),
-                "type": table.document_type.as_str(), "path": names::table_path(table), "rows": name}));
+                "type": table.document_type.as_str(), "path": escaped_names::table_path(table), "rows": name}));
         }
         let path = directory.join("tables.json");
         let text = serde_json::to_string_pretty(&list).context("write the list of tables")?;

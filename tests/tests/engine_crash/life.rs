@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use lake_shared::names;
+use lake_shared::escaped_names;
 use lake_test_kit::rows;
 use lake_test_kit::time::pass_time;
 use lake_test_kit::watcher::watched;
@@ -45,7 +45,7 @@ fn options(folder: &Path) -> DeltaOptions {
 
 /// The folder of a table.
 pub fn folder_of(folder: &Path, document_type: &str) -> PathBuf {
-    folder.join("tables").join(names::table_path(&rows::table(document_type)))
+    folder.join("tables").join(escaped_names::table_path(&rows::table(document_type)))
 }
 
 /// The folder of the key indexes.

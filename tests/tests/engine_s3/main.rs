@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use lake_shared::names;
+use lake_shared::escaped_names;
 use lake_test_kit::dice::seed_or;
 use lake_test_kit::log::ensure_log_is_sound;
 use lake_test_kit::rows;
@@ -54,7 +54,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a table is in the bucket.
 fn path_of(document_type: &str) -> PathBuf {
-    Path::new(PREFIX).join(names::table_path(&rows::table(document_type)))
+    Path::new(PREFIX).join(escaped_names::table_path(&rows::table(document_type)))
 }
 
 fn config(s3: &ObjectStore) -> LakeStoreConfig {

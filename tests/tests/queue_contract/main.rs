@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{join_all, select_all};
+use lake_shared::escaped_names;
 use lake_shared::identity::Kind;
-use lake_shared::names;
 use lake_shared::queue::{Broadcast, ConsumerOptions, Message, PublishError, Stream};
 use tokio::time::{sleep, timeout};
 
@@ -351,7 +351,7 @@ async fn hostile_names_arrive_as_they_are(ground: Ground) {
     let mut published = Vec::new();
     for (number, domain) in names.iter().enumerate() {
         for (step, document_type) in names.iter().enumerate() {
-            let subject = names::rows_subject(&(*domain).into(), Kind::Case, Some(&(*document_type).into()));
+            let subject = escaped_names::rows_subject(&(*domain).into(), Kind::Case, Some(&(*document_type).into()));
             let number = number * 100 + step;
             expected.insert(number, subject.clone());
             published.push(ground.publish(Message { subject, ..message(number) }));

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use lake_hq::source::Hq;
 use lake_proto::queue::v1::Invalidation;
-use lake_shared::names::UNKNOWN;
+use lake_shared::escaped_names::UNKNOWN;
 use lake_shared::queue::{Broadcast, Queue};
 use lake_shared::retry::Backoff;
 use lake_shared::wire;

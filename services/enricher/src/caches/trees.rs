@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use lake_hq::locations::{Refresh, TreeBuilder, WholeTreeNeeded};
 use lake_hq::source::{HqDatabase, SourceError, TreeExtent, TreeRow};
+use lake_shared::escaped_names;
 use lake_shared::identity::Domain;
-use lake_shared::names;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -204,7 +204,7 @@ impl Trees {
         domain: &Domain,
         observed_us_min: i64,
     ) -> Result<Arc<DomainLocations>, SourceError> {
-        let token = names::token(domain.as_str());
+        let token = escaped_names::token(domain.as_str());
         let (request, loading) = {
             let mut state = self.lock();
             let request = TreeRequest { came: state.tick(), observed_us_min };

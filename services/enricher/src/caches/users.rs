@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use chrono::Utc;
 use lake_hq::source::{SourceError, UserDirectory};
+use lake_shared::escaped_names;
 use lake_shared::identity::Domain;
-use lake_shared::names;
 use tokio::time::Instant;
 
 use super::user_entries::{LookUp, UserEntries, UserLocation};
@@ -63,7 +63,7 @@ impl Users {
         domain: &Domain,
         wanted: &BTreeMap<&str, i64>,
     ) -> Result<HashMap<String, UserLocation>, SourceError> {
-        let key: Arc<str> = names::token(domain.as_str()).into();
+        let key: Arc<str> = escaped_names::token(domain.as_str()).into();
         let mut locations = HashMap::with_capacity(wanted.len());
         let mut missing = Vec::new();
         {

@@ -8,8 +8,8 @@ use arrow::error::ArrowError;
 use chrono::NaiveDate;
 use lake_proto::queue::v1::{Record, RecordBatch};
 use lake_shared::error_chain::Chain;
+use lake_shared::escaped_names;
 use lake_shared::identity::{DocumentType, Domain, Kind};
-use lake_shared::names;
 use lake_shared::quarantine::{DocumentIdentity, QuarantineEntry, Reason, Stage};
 use lake_shared::queue::Message;
 use serde_json::{Map, Value};
@@ -148,7 +148,7 @@ impl ParsedBatch {
         size_max: usize,
     ) -> Result<RowMessages, ArrowError> {
         let mut messages = MessageBuilder {
-            subject: names::rows_subject(&self.domain, self.kind, self.document_type.as_ref()),
+            subject: escaped_names::rows_subject(&self.domain, self.kind, self.document_type.as_ref()),
             header: Header {
                 domain: self.batch.domain.clone(),
                 kind: self.batch.kind,

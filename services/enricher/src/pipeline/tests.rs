@@ -149,7 +149,7 @@ async fn garbage_goes_to_quarantine_and_the_rest_goes_on() {
 /// Text that cannot be compressed.
 fn noise(length: usize) -> String {
     (0..)
-        .flat_map(|n: usize| lake_shared::names::fingerprint(&n.to_string()).into_bytes())
+        .flat_map(|n: usize| lake_shared::escaped_names::fingerprint(&n.to_string()).into_bytes())
         .map(char::from)
         .take(length)
         .collect()

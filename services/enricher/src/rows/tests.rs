@@ -281,8 +281,9 @@ fn batches_over_the_limit_are_halved_and_keep_everything() {
     let table = table(Kind::Case, &[]);
     let mut builder = RowsBuilder::new(&table);
     // Text that cannot be compressed.
-    let noise =
-        |seed: u64| (0..2_000).map(|n| lake_shared::names::fingerprint(&format!("{seed} {n}"))).collect::<String>();
+    let noise = |seed: u64| {
+        (0..2_000).map(|n| lake_shared::escaped_names::fingerprint(&format!("{seed} {n}"))).collect::<String>()
+    };
     for number in 0..10 {
         let text = if number == 6 { noise(number) + &noise(99) } else { noise(number)[..1_000].to_owned() };
         builder.push(&row(&number.to_string(), None, &json!({ "text": text })));

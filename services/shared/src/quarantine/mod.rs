@@ -8,8 +8,8 @@ use lake_proto::queue::v1::{Lineage, Quarantined};
 use tokio_util::sync::CancellationToken;
 
 pub use self::reason::Reason;
+use crate::escaped_names;
 use crate::identity::Kind;
-use crate::names;
 use crate::queue::{Message, PublishError, Queue, publish_until_safe};
 use crate::wire;
 
@@ -150,7 +150,7 @@ pub async fn publish(
     metrics::counter!(QUARANTINED_TOTAL, "stage" => stage, "reason" => reason).increment(1);
     let payload = wire::encode(&message);
     let dedupe_id = format!("quarantine-{}", uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &payload));
-    let message = Message { subject: format!("lake.quarantine.{}", names::token(stage)), payload, dedupe_id };
+    let message = Message { subject: format!("lake.quarantine.{}", escaped_names::token(stage)), payload, dedupe_id };
     publish_until_safe(queue, message, shutdown).await
 }
 

@@ -19,7 +19,7 @@ use self::connection::Connection;
 use self::consumer::JetStreamConsumer;
 use super::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream, naming};
 use crate::error_chain::Chain;
-use crate::names;
+use crate::escaped_names;
 
 mod config;
 mod connection;
@@ -82,7 +82,7 @@ fn header_value(dedupe_id: &str) -> String {
     let plain = !dedupe_id.is_empty()
         && dedupe_id.len() <= DEDUPE_ID_LENGTH_MAX
         && dedupe_id.bytes().all(|byte| byte.is_ascii_graphic());
-    if plain { dedupe_id.to_owned() } else { names::fingerprint(dedupe_id) }
+    if plain { dedupe_id.to_owned() } else { escaped_names::fingerprint(dedupe_id) }
 }
 
 #[async_trait]

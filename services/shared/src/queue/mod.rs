@@ -63,7 +63,7 @@ impl Stream {
 /// A message to be queued.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// Subject, made by `crate::names`.
+    /// Subject, made by `crate::escaped_names`.
     pub subject: String,
     /// A message encoded by [`crate::wire`].
     pub payload: Bytes,

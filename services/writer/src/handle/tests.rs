@@ -11,7 +11,7 @@ use lake_proto::queue::v1::RowBatch;
 use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{Message, Queue};
-use lake_shared::{names, wire};
+use lake_shared::{escaped_names, wire};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ impl Running {
     /// Queues rows; they are committed when the future ends.
     async fn publish(&self, document_type: &str, ids: &[&str], version: i64) {
         let key = table(document_type);
-        let subject = names::rows_subject(&key.space.domain, Kind::Case, Some(&key.document_type));
+        let subject = escaped_names::rows_subject(&key.space.domain, Kind::Case, Some(&key.document_type));
         let payload = wire::encode(&RowBatch {
             domain: key.space.domain.to_string(),
             kind: Kind::Case.to_proto() as i32,

@@ -17,8 +17,8 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::future::join_all;
 use lake_proto::queue::v1::{RowBatch, Tombstone};
+use lake_shared::escaped_names;
 use lake_shared::identity::{Kind, Space, TableKey};
-use lake_shared::names;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{Message, PublishError, Queue};
 use lake_shared::wire;
@@ -138,7 +138,7 @@ pub(super) fn payload(domain: &str, ids: &[&str], tombstones: &[&str]) -> RowBat
 }
 
 pub(super) fn message(batch: &RowBatch) -> Message {
-    let subject = names::rows_subject(&batch.domain.as_str().into(), Kind::Case, Some(&"person".into()));
+    let subject = escaped_names::rows_subject(&batch.domain.as_str().into(), Kind::Case, Some(&"person".into()));
     Message { subject, payload: wire::encode(batch), dedupe_id: uuid::Uuid::new_v4().to_string() }
 }
 

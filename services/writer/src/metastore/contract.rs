@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lake_proto::queue::v1::{Lineage, Quarantined};
+use lake_shared::escaped_names;
 use lake_shared::identity::{Kind, Space, TableKey};
-use lake_shared::names;
 
 use super::{Metastore, NewTable, QuarantineFilter, RecordedState, StoredTombstone, TableRecord};
 use crate::order_guard::TombstoneOrder;
@@ -41,7 +41,7 @@ async fn tables_have_unique_names(metastore: &dyn Metastore) {
     ];
     let (mut taken, mut paths) = (Vec::new(), Vec::new());
     for key in &keys {
-        let path = names::table_path(key);
+        let path = escaped_names::table_path(key);
         let first = register(metastore, &[key], &path).await.remove(0);
         let second = register(metastore, &[key], "other").await.remove(0);
         assert_eq!(first, second, "registering twice changes nothing");
@@ -71,7 +71,7 @@ async fn tables_have_unique_names(metastore: &dyn Metastore) {
 async fn register(metastore: &dyn Metastore, keys: &[&TableKey], path: &str) -> Vec<TableRecord> {
     let new = |key: &&TableKey| {
         let location = format!("file:///lake/{path}");
-        NewTable { key: (*key).clone(), path: path.into(), location, suffix: names::table_path_suffix(key) }
+        NewTable { key: (*key).clone(), path: path.into(), location, suffix: escaped_names::table_path_suffix(key) }
     };
     metastore.register_tables(&keys.iter().map(new).collect::<Vec<_>>()).await.unwrap()
 }

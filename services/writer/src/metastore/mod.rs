@@ -173,7 +173,7 @@ pub trait Metastore: Send + Sync {
     async fn spaces(&self) -> Result<BTreeSet<Space>, MetastoreError>;
 
     /// Registers tables, each under a name that no other table has, and returns their records in the same order. The path of a new table is
-    /// its folder, as [`lake_shared::names::table_path`] makes it, and the location its address, which ends in it; where another table
+    /// its folder, as [`lake_shared::escaped_names::table_path`] makes it, and the location its address, which ends in it; where another table
     /// has the name, both get the suffix: tables whose paths differ only by case have one name. A table that is registered already
     /// is returned as it is.
     async fn register_tables(&self, tables: &[NewTable]) -> Result<Vec<TableRecord>, MetastoreError>;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lake_proto::queue::v1::Quarantined;
+use lake_shared::escaped_names;
 use lake_shared::identity::{Space, TableKey};
-use lake_shared::names;
 use lake_shared::secret::Secret;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};

@@ -75,14 +75,14 @@ macro_rules! metastore_adapter {
                 let mut transaction = self.pool.begin().await?;
                 // 6 values a row.
                 for chunk in tables.chunks(1_000) {
-                    Self::insert_tables(&mut transaction, chunk, |table| (names::table_name(&table.key), String::new())).await?;
+                    Self::insert_tables(&mut transaction, chunk, |table| (escaped_names::table_name(&table.key), String::new())).await?;
                     let mut registered = Self::registered(&mut transaction, chunk).await?;
                     let is_missing = |table: &&$crate::metastore::NewTable| !registered.contains_key(&rows::stored_key(&table.key));
                     // Another table has their name. Tables whose paths differ only by case have the same name, so a name of its own
                     // brings a path of its own.
                     let nameless: Vec<_> = chunk.iter().filter(is_missing).cloned().collect();
                     if !nameless.is_empty() {
-                        Self::insert_tables(&mut transaction, &nameless, |table| (names::table_name_unique(&table.key), table.suffix.clone())).await?;
+                        Self::insert_tables(&mut transaction, &nameless, |table| (escaped_names::table_name_unique(&table.key), table.suffix.clone())).await?;
                         registered.extend(Self::registered(&mut transaction, &nameless).await?);
                     }
                     for table in chunk {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use lake_proto::queue::v1::Quarantined;
+use lake_shared::escaped_names;
 use lake_shared::identity::{Space, TableKey};
-use lake_shared::names;
 use sqlx::SqlitePool;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};

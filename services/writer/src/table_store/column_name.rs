@@ -3,7 +3,7 @@
 //! A name holds letters and digits of any script and `_ @ # -`. It is at most [`COLUMN_NAME_LENGTH_MAX`] bytes and unique
 //! within its table regardless of case, as most readers fold it. Names that had to be changed end in a fingerprint of their path.
 
-use lake_shared::names;
+use lake_shared::escaped_names;
 
 /// Longest column name, in bytes.
 pub const COLUMN_NAME_LENGTH_MAX: usize = 120;
@@ -40,7 +40,7 @@ fn unescaped(segment: &str) -> String {
 }
 
 fn with_fingerprint(name: &str, path: &str, digits: usize) -> String {
-    let fingerprint = names::fingerprint(path);
+    let fingerprint = escaped_names::fingerprint(path);
     let room = COLUMN_NAME_LENGTH_MAX - 2 - digits;
     let end = (0..=room.min(name.len())).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
     format!("{}__{}", &name[..end], &fingerprint[..digits])
@@ -74,7 +74,7 @@ mod tests {
         for path in ["/a b", "/a.b", "/a~1b", "/", "+", "/a\u{0}", "/a;b", "/a,b", "/🙂"] {
             let name = natural(path);
             let (_, digits) = name.rsplit_once("__").expect("a fingerprint");
-            assert_eq!(digits, &names::fingerprint(path)[..8], "{path} became {name}");
+            assert_eq!(digits, &escaped_names::fingerprint(path)[..8], "{path} became {name}");
         }
         assert_ne!(natural("/a b"), natural("/a.b"));
         let long = natural(&format!("/{}", "é".repeat(5_000)));

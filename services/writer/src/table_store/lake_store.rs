@@ -233,7 +233,7 @@ impl LakeStore {
         self.ignores_case.store(true, Ordering::Relaxed);
     }
 
-    /// Address of a table, as other engines open it. `path` is made by `lake_shared::names::table_path`.
+    /// Address of a table, as other engines open it. `path` is made by `lake_shared::escaped_names::table_path`.
     pub fn location(&self, path: &str) -> String {
         format!("{}/{path}", self.url.as_str().trim_end_matches('/'))
     }

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use lake_shared::escaped_names;
 use lake_shared::identity::{DocumentType, TableKey};
-use lake_shared::names;
 
 use crate::metastore::NewTable;
 use crate::table_store::delta::error::EngineError;
@@ -39,8 +39,9 @@ impl SpaceLoader {
 
     fn new_table(&self, state: &SpaceState, document_type: &DocumentType) -> NewTable {
         let key = TableKey { space: state.space().clone(), document_type: document_type.clone() };
-        let path = names::table_path(&key);
-        let suffix = if self.access().lake().ignores_case() { names::table_path_suffix(&key) } else { String::new() };
+        let path = escaped_names::table_path(&key);
+        let suffix =
+            if self.access().lake().ignores_case() { escaped_names::table_path_suffix(&key) } else { String::new() };
         NewTable { location: self.access().lake().location(&path), path, suffix, key }
     }
 

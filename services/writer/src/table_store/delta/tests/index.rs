@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use lake_shared::names;
+use lake_shared::escaped_names;
 
 use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, table, tombstone, versions};
 use super::log::Log;
@@ -119,7 +119,7 @@ async fn a_lost_folder_is_built_anew() {
     let store = lake.open(options());
     assert_right(&lake, &store, "lost").await;
     store.close().await;
-    assert!(lake.index.path().join(names::space_path(&space())).join("manifest").exists());
+    assert!(lake.index.path().join(escaped_names::space_path(&space())).join("manifest").exists());
 }
 
 /// The folder is gone while it is in use, or its disk is full: memory does not grow without bound, and the index comes back.
@@ -128,7 +128,7 @@ async fn an_index_that_cannot_be_written_stays_small_and_comes_back() {
     let lake = Lake::new().await;
     let store = lake.open(DeltaOptions { index_entries_in_memory_max: 10, ..options() });
     store.apply(batch(&[("t", numbered(0..10, 1))], vec![])).await.unwrap();
-    std::fs::remove_dir_all(lake.index.path().join(names::space_path(&space()))).unwrap();
+    std::fs::remove_dir_all(lake.index.path().join(escaped_names::space_path(&space()))).unwrap();
     let (mut refused, mut most) = (0, 0);
     for round in 0..40_usize {
         let rows = numbered(round * 7..round * 7 + 10, 2);

@@ -11,7 +11,7 @@ use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use deltalake::DeltaTableBuilder;
 use lake_proto::queue::v1::Tombstone;
-use lake_shared::names;
+use lake_shared::escaped_names;
 use lake_test_kit::delegating_store::DelegatingStore;
 use lake_test_kit::faults::Faults;
 use lake_test_kit::gate::Gate;
@@ -115,14 +115,14 @@ impl Lake {
 
     /// The folder of the key index, after the last task of a dropped engine has let go of it.
     pub(super) async fn free_index(&self) -> PathBuf {
-        let folder = self.index.path().join(names::space_path(&space()));
+        let folder = self.index.path().join(escaped_names::space_path(&space()));
         let is_free = || !matches!(KeyIndex::open(&folder, IndexOptions::default()), Err(IndexError::Locked { .. }));
         until("a key index that nobody holds", is_free).await;
         folder
     }
 
     pub(super) fn table_folder(&self, document_type: &str) -> PathBuf {
-        self.folder.path().join(names::table_path(&table(document_type)))
+        self.folder.path().join(escaped_names::table_path(&table(document_type)))
     }
 
     /// All rows of a table by id, read file by file through delta-rs's own snapshot. Panics at an id that is there twice. Rows of others without

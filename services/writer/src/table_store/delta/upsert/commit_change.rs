@@ -16,7 +16,7 @@ use crate::table_store::delta::space::table::TableState;
 use crate::table_store::delta::upsert::actions::file_actions;
 use crate::table_store::delta::upsert::apply::Upserter;
 use crate::table_store::delta::upsert::change::{Change, CommittedChange, WrittenChange};
-use crate::table_store::delta::upsert::plan::replacement::Replacement;
+use crate::table_store::delta::upsert::plan::rewrite_or_deletion_vectors::Replacement;
 use crate::table_store::delta::upsert::write_change::{WriteContext, write};
 
 /// Readers of this version of the protocol may meet deletion vectors.

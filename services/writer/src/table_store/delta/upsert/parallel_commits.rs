@@ -17,7 +17,7 @@ use crate::table_store::delta::upsert::apply::Upserter;
 use crate::table_store::delta::upsert::change::{Change, CommittedChange};
 use crate::table_store::delta::upsert::plan::decide::Decisions;
 use crate::table_store::delta::upsert::plan::grouping::TableChange;
-use crate::table_store::delta::upsert::plan::replacement::{BudgetLeft, Replacement, replacement};
+use crate::table_store::delta::upsert::plan::rewrite_or_deletion_vectors::{BudgetLeft, Replacement, replacement};
 use crate::table_store::delta::upsert::progress::Progress;
 use crate::table_store::delta::upsert::rows::incoming::IncomingRows;
 

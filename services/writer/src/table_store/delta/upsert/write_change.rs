@@ -23,7 +23,7 @@ use crate::table_store::delta::space::table::TableState;
 use crate::table_store::delta::upsert::change::{Change, WrittenChange};
 use crate::table_store::delta::upsert::partition_files::{PartitionFiles, WrittenFiles};
 use crate::table_store::delta::upsert::plan::file_plan::plan_files;
-use crate::table_store::delta::upsert::plan::replacement::Replacement;
+use crate::table_store::delta::upsert::plan::rewrite_or_deletion_vectors::Replacement;
 use crate::table_store::delta::upsert::rows::sorted::SortedRows;
 use crate::table_store::schema_plan::{
     COMMITTED_SOURCE, Column, ID_SOURCE, OBSERVED_SOURCE, OVERFLOW_SOURCE, SchemaPlan, VERSION_SOURCE, plan,

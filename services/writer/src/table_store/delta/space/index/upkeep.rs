@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use lake_shared::escaped_names;
 use lake_shared::identity::Space;
-use lake_shared::names;
 
 use crate::key_index::{FileNumber, IndexError, IndexOptions, KeyIndex};
 use crate::table_store::delta::error::EngineError;
@@ -111,7 +111,7 @@ impl KeyIndexes {
 
     /// Opens the index of a space with what it stands for, or begins a new one (`None`) when there is none that can be trusted.
     pub(crate) async fn open(&self, space: &Space) -> Result<(KeyIndex, Option<IndexSnapshot>), EngineError> {
-        let folder: PathBuf = self.folder.path().join(names::space_path(space));
+        let folder: PathBuf = self.folder.path().join(escaped_names::space_path(space));
         let (options, is_lost) = (self.options, self.is_lost(space));
         let mut waits = 0;
         loop {

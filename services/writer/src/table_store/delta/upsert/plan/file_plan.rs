@@ -15,7 +15,7 @@ use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::partition::Partition;
 use crate::table_store::delta::options::DeltaOptions;
 use crate::table_store::delta::space::table::TableState;
-use crate::table_store::delta::upsert::plan::replacement::Replacement;
+use crate::table_store::delta::upsert::plan::rewrite_or_deletion_vectors::Replacement;
 
 /// Tiny files of one partition that one change folds at most, the smallest first; the next change goes on. All of them are open at once.
 const FOLDED_OF_PARTITION_MAX: usize = 32;

@@ -3,5 +3,5 @@
 pub(crate) mod decide;
 pub(crate) mod file_plan;
 pub(crate) mod grouping;
-pub(crate) mod replacement;
 pub(crate) mod rewrite_budget;
+pub(crate) mod rewrite_or_deletion_vectors;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::table_store::delta::options::{DeletionVectors, TableOptions};
-use crate::table_store::delta::upsert::plan::replacement::{BudgetLeft, Replacement, replacement};
+use crate::table_store::delta::upsert::plan::rewrite_or_deletion_vectors::{BudgetLeft, Replacement, replacement};
 
 /// The budget holds at most what comes in during this time.
 const SAVED_FOR: Duration = Duration::from_secs(2);
