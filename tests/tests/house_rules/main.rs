@@ -2,21 +2,13 @@
 //! crates, and that everything an operator meets is documented. Each failure says what to do.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-#[path = "house_rules/circles.rs"]
 mod circles;
-#[path = "house_rules/dependencies.rs"]
 mod dependencies;
-#[path = "house_rules/documentation.rs"]
 mod documentation;
-#[path = "house_rules/imports.rs"]
 mod imports;
-#[path = "house_rules/length.rs"]
 mod length;
-#[path = "house_rules/links.rs"]
 mod links;
-#[path = "house_rules/modules.rs"]
 mod modules;
-#[path = "house_rules/sources.rs"]
 mod sources;
 
 use crate::imports::CrateModules;
