@@ -1,7 +1,7 @@
 //! What goes wrong inside the engine.
 
 use deltalake::DeltaTableError;
-use lake_shared::identity::TableKey;
+use lake_shared::identity::{Space, TableKey};
 
 use crate::key_index::IndexError;
 use crate::metastore::MetastoreError;
@@ -44,6 +44,8 @@ pub(crate) enum EngineError {
     Merge(#[source] crate::compaction::MergeError),
     #[error("key index failed")]
     Index(#[source] IndexError),
+    #[error("the space {0} left memory meanwhile; try again")]
+    NotLoaded(Space),
     #[error("a task of the engine was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
     #[error("another program commits to table {0} all the time; is a second writer running?")]

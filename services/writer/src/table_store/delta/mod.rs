@@ -21,7 +21,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lake_shared::identity::{Space, TableKey};
 
-use self::compact::run::Compactor;
+use self::compact::run::{Compactor, Scope};
 use self::error::EngineError;
 use self::log::table_access::TableAccess;
 use self::space::cell::{SpaceCell, Spaces};
@@ -123,11 +123,21 @@ impl DeltaTableStore {
     async fn compaction_round(&self, space: &Space) -> Result<Compacted, EngineError> {
         let cell = self.spaces.cell(space);
         let noticed = self.external_changes.probe(&cell).await;
-        let compacted = self.compactor.compact_space(&cell).await;
+        let compacted = self.compactor.compact(&cell, Scope::Space).await;
         let removed = self.remove_stale_rows(space, &cell).await;
         noticed?;
         let compacted = compacted?;
         removed.map(|()| compacted)
+    }
+
+    /// Compacts one table, after a look at what other programs did to it.
+    async fn compact_one(&self, table: &TableKey) -> Result<Compacted, EngineError> {
+        self.loader.load_if_absent(&self.spaces, &table.space).await?;
+        let cell = self.spaces.cell(&table.space);
+        self.external_changes.follow(&cell, table).await?;
+        let compacted = self.compactor.compact(&cell, Scope::Table(table)).await?;
+        self.remove_stale_rows(&table.space, &cell).await?;
+        Ok(compacted)
     }
 
     /// Rows that came back or are there twice leave without waiting for a batch.
@@ -170,10 +180,7 @@ impl TableStore for DeltaTableStore {
 
     async fn compact_table(&self, table: &TableKey) -> Result<Compacted, StoreError> {
         let space = &table.space;
-        let outcome = match self.loader.load_if_absent(&self.spaces, space).await {
-            Ok(()) => self.compactor.compact_table(&self.spaces.cell(space), &table.document_type).await,
-            Err(error) => Err(error),
-        };
+        let outcome = self.compact_one(table).await;
         self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
         outcome.map_err(|error| {
             self.loader.indexes().note_error(space, &error);

@@ -36,6 +36,7 @@ pub(crate) fn is_permanent(error: &EngineError) -> bool {
         | EngineError::Metastore(_)
         | EngineError::Index(_)
         | EngineError::Interrupted(_)
+        | EngineError::NotLoaded(_)
         | EngineError::Contended(_) => false,
     }
 }

@@ -16,6 +16,7 @@ use crate::table_store::delta::files::new_files::{NewFile, NewFiles};
 use crate::table_store::delta::log::commit::{Commit, Label};
 use crate::table_store::delta::log::file_actions::{loosened, removal};
 use crate::table_store::delta::log::metadata::{self, Features};
+use crate::table_store::delta::log::table_access::CommitResult;
 use crate::table_store::delta::options::{DeletionVectors, DeltaOptions};
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
@@ -95,9 +96,13 @@ pub(crate) async fn commit_rewritten(
     actions.extend(metadata::changes(snapshot, None, Features { deletion_vectors, retention_hours: None })?);
     let logged = held.logged_paths();
     let entry = Commit { table, base, label: Label::Compaction, actions, logged, new_files };
-    let Some(version) = access.commit(&plan.key, entry).await? else {
-        loader.refresh(state, number).await?;
-        return Ok(CompactionCommit { discarded: commit.discarded, ..CompactionCommit::default() });
+    let version = match access.commit(&plan.key, entry).await? {
+        CommitResult::Committed { version } => version,
+        CommitResult::Conflict { mut discarded } => {
+            loader.refresh(state, number).await?;
+            discarded.extend(commit.discarded);
+            return Ok(CompactionCommit { discarded, ..CompactionCommit::default() });
+        }
     };
     let added = added.into_iter().map(|file| data_file(file, &vectors)).collect();
     state.commit_applied(number, CommittedFiles { version, id: None, removed, marked: Vec::new(), added });

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lake_shared::identity::DocumentType;
+use lake_shared::identity::TableKey;
 
 use crate::key_index::RunBuilder;
 use crate::metric_names;
@@ -28,6 +28,15 @@ use crate::table_store::delta::table_number::TableNumber;
 /// Commits of one call to one table; what is left is for the next call, so that every table of a space has its turn.
 const COMMITS_OF_TABLE_MAX: usize = 32;
 
+/// What is to be compacted.
+#[derive(Clone, Copy)]
+pub(crate) enum Scope<'a> {
+    /// All tables of the space.
+    Space,
+    /// One table of it; nothing where it is not registered.
+    Table(&'a TableKey),
+}
+
 /// Compacts tables.
 pub(crate) struct Compactor {
     loader: Arc<SpaceLoader>,
@@ -46,47 +55,18 @@ impl Compactor {
         &self.batches
     }
 
-    /// Compacts what the policy asks for in a space that is loaded. One at a time.
+    /// Compacts what the policy asks for in a space, or in one table of it, that is loaded. One at a time.
     ///
     /// # Errors
-    /// The first error of a table; the other tables have had their turn.
-    pub(crate) async fn compact_space(&self, cell: &SpaceCell) -> Result<Compacted, EngineError> {
+    /// The first error of a table; the other tables have had their turn. A table alone: also when it cannot be used, or when its space
+    /// has left memory meanwhile.
+    pub(crate) async fn compact(&self, cell: &SpaceCell, scope: Scope<'_>) -> Result<Compacted, EngineError> {
         let _alone = cell.compacting.lock().await;
-        self.compact_tables(cell, TableNumber::FIRST, None).await
-    }
-
-    /// The same for one table of a space that is loaded. Without such a table nothing is done.
-    ///
-    /// # Errors
-    /// When the table cannot be used, or its files or the metastore fail.
-    pub(crate) async fn compact_table(
-        &self,
-        cell: &SpaceCell,
-        document_type: &DocumentType,
-    ) -> Result<Compacted, EngineError> {
-        let _alone = cell.compacting.lock().await;
-        let number = {
-            let guard = cell.state.lock().await;
-            let Some(state) = guard.as_ref() else { return Ok(Compacted::default()) };
-            let Some(number) = state.number_of(document_type) else { return Ok(Compacted::default()) };
-            state.check_usable(&[number])?;
-            number
-        };
-        self.compact_tables(cell, number, Some(number)).await
-    }
-
-    /// Compacts the tables from the first to the last number, or to the last table (`None`).
-    async fn compact_tables(
-        &self,
-        cell: &SpaceCell,
-        first: TableNumber,
-        last: Option<TableNumber>,
-    ) -> Result<Compacted, EngineError> {
         let mut compacted = Compacted::default();
-        let (mut number, mut failure) = (first, None);
+        let (mut number, mut failure) = (TableNumber::FIRST, None);
         let (mut table, mut commits) = (number, 0);
         loop {
-            let outcome = self.compact_next(cell, &mut number, last, &mut compacted).await;
+            let outcome = self.compact_next(cell, &mut number, scope, &mut compacted).await;
             if table != number {
                 (table, commits) = (number, 0);
             }
@@ -102,21 +82,24 @@ impl Compactor {
             // A table that cannot be compacted now, or that always needs more, does not keep the others from their turn.
             if !goes_on || commits >= COMMITS_OF_TABLE_MAX {
                 compacted.more |= goes_on;
+                if let Scope::Table(_) = scope {
+                    return failure.map_or(Ok(compacted), Err);
+                }
                 number = number.next();
             }
         }
     }
 
-    /// Compacts once, in the next table that needs it, from `number` to `last`. `None`: none does. `false`: nothing was committed, as files
-    /// changed meanwhile.
+    /// Compacts once, in the next table of the scope that needs it, `number` or after. `None`: none does. `false`: nothing was committed, as
+    /// files changed meanwhile.
     async fn compact_next(
         &self,
         cell: &SpaceCell,
         number: &mut TableNumber,
-        last: Option<TableNumber>,
+        scope: Scope<'_>,
         compacted: &mut Compacted,
     ) -> Result<Option<bool>, EngineError> {
-        let Some((plan, run)) = self.next_plan(cell, number, last, compacted).await? else { return Ok(None) };
+        let Some((plan, run)) = self.next_plan(cell, number, scope, compacted).await? else { return Ok(None) };
         let began = Instant::now();
         let mut rewritten = rewrite(&plan, run, &self.batches).await?;
         let failures = std::mem::take(&mut rewritten.failures);
@@ -145,12 +128,12 @@ impl Compactor {
         failures.into_iter().next().map_or(Ok(Some(commit.tasks > 0)), |(_, error)| Err(error))
     }
 
-    /// The plan of the next table that needs work, from `number` to `last`, with the builder of its index entries.
+    /// The plan of the next table of the scope that needs work, `number` or after, with the builder of its index entries.
     async fn next_plan(
         &self,
         cell: &SpaceCell,
         number: &mut TableNumber,
-        last: Option<TableNumber>,
+        scope: Scope<'_>,
         compacted: &mut Compacted,
     ) -> Result<Option<(CompactionPlan, RunBuilder)>, EngineError> {
         loop {
@@ -158,10 +141,7 @@ impl Compactor {
                 // Let go between two tables: a batch waits for one at most.
                 let mut guard = cell.state.lock().await;
                 guard.take_if(|state| state.is_poisoned());
-                let is_left = |state: &&mut SpaceState| {
-                    last.is_none_or(|last| *number <= last) && number.index() < state.tables().len()
-                };
-                let Some(state) = guard.as_mut().filter(is_left) else { return Ok(None) };
+                let Some(state) = scope.next_table(guard.as_mut(), number)? else { return Ok(None) };
                 let locked = Instant::now();
                 let input = CompactionInput::take(&self.loader, &self.options, state, *number).await;
                 compacted.held_up_max = compacted.held_up_max.max(locked.elapsed());
@@ -171,6 +151,9 @@ impl Compactor {
                 && let Some(plan) = plan(cell, input).await?
             {
                 return Ok(Some(plan));
+            }
+            if let Scope::Table(_) = scope {
+                return Ok(None);
             }
             *number = number.next();
         }
@@ -183,15 +166,36 @@ impl Compactor {
         plan: &CompactionPlan,
         failures: &[(usize, EngineError)],
     ) -> Result<(), EngineError> {
+        if state.generation() != plan.generation {
+            return Ok(());
+        }
         // What left the table meanwhile may have been cleaned up.
         let is_broken = |(task, error): &&(usize, EngineError)| {
             permanent_error::is_permanent(error) && is_current(state.table(plan.number), &plan.tasks[*task])
         };
         match failures.iter().find(is_broken) {
-            Some((_, error)) if state.generation() == plan.generation => {
-                self.loader.disable_unless_changed(state, plan.number, error).await
+            Some((_, error)) => self.loader.disable_unless_changed(state, plan.number, error).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Scope<'_> {
+    /// The state, if it has a table left: `number`, which is found anew for a table alone, as numbers change when a space is loaded anew.
+    fn next_table<'s>(
+        self,
+        state: Option<&'s mut SpaceState>,
+        number: &mut TableNumber,
+    ) -> Result<Option<&'s mut SpaceState>, EngineError> {
+        match self {
+            Self::Space => Ok(state.filter(|state| number.index() < state.tables().len())),
+            Self::Table(table) => {
+                let state = state.ok_or_else(|| EngineError::NotLoaded(table.space.clone()))?;
+                let Some(found) = state.number_of(&table.document_type) else { return Ok(None) };
+                state.check_usable(&[found])?;
+                *number = found;
+                Ok(Some(state))
             }
-            _ => Ok(()),
         }
     }
 }

@@ -83,7 +83,7 @@ impl LogCheckpoints {
         }
         let (checkpoints, handles, key) = (Arc::clone(self), Arc::clone(handles), key.clone());
         let turn = Arc::clone(&self.turns).try_acquire_owned().ok();
-        // OpenTables are large, and very many tables may wait for their turn: they are opened again then.
+        // Handles are large, and very many tables may wait for their turn: they are opened again then.
         let (table, log_store) = (turn.is_some().then(|| table.clone()), table.log_store());
         tokio::spawn(async move {
             let waited = match turn {

@@ -1,4 +1,4 @@
-//! OpenSet tables. A handle holds the file list of its table in memory, about 3 kB a file, so only the most recently used stay open.
+//! Open tables. A handle holds the file list of its table in memory, about 3 kB a file, so only the most recently used stay open.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use deltalake::DeltaTable;
 use lake_shared::identity::TableKey;
 
-/// OpenTables that wait until the table they are of is no longer in use.
+/// Handles that wait until the table they are of is no longer in use.
 const RENEWED_MAX: usize = 8;
 
 /// A bounded set of handles. A commit takes the one that it needs out and puts it back.

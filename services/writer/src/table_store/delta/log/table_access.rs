@@ -6,6 +6,7 @@ use deltalake::DeltaTable;
 use lake_shared::identity::TableKey;
 
 use crate::table_store::delta::error::EngineError;
+use crate::table_store::delta::files::new_files::NewFiles;
 use crate::table_store::delta::log::base_version::{BaseVersion, KnownTable, Probe, entry_version};
 use crate::table_store::delta::log::checkpoints::LogCheckpoints;
 use crate::table_store::delta::log::commit::{self, Commit, Outcome};
@@ -13,6 +14,17 @@ use crate::table_store::delta::log::open_tables::OpenTables;
 use crate::table_store::delta::options::DeltaOptions;
 use crate::table_store::delta::permanent_error;
 use crate::table_store::lake_store::LakeStore;
+
+/// How a commit ended.
+pub(crate) enum CommitResult {
+    /// It is the last version of the table.
+    Committed { version: u64 },
+    /// The table is not what the actions were made for: reload it and plan again.
+    Conflict {
+        /// Files that certainly no version names, to be deleted.
+        discarded: NewFiles,
+    },
+}
 
 /// Owns the handles of open tables and decides when their logs get checkpoints.
 pub(crate) struct TableAccess {
@@ -125,26 +137,23 @@ impl TableAccess {
         Ok(Probe::new(known.version, self.unloaded(known.path)?))
     }
 
-    /// Puts actions into the log of a table, keeps its handle for the next commit and has a checkpoint made when one is due. The
-    /// answer is the new version.
+    /// Puts actions into the log of a table, keeps its handle for the next commit and has a checkpoint made when one is due.
     ///
-    /// `None`: the table is not what the actions were made for; reload it and plan again. The files that the actions would have added are
-    /// deleted then, unless it cannot be told whether the commit happened: then they stay, and the clean-up finds those that no version names.
-    pub(crate) async fn commit(&self, key: &TableKey, commit: Commit<'_>) -> Result<Option<u64>, EngineError> {
-        let (store, new_files) = (commit.table.object_store(), commit.new_files.clone());
+    /// # Errors
+    /// When the store fails, and it cannot be told or is certain that the commit did not happen.
+    pub(crate) async fn commit(&self, key: &TableKey, commit: Commit<'_>) -> Result<CommitResult, EngineError> {
+        let new_files = commit.new_files.clone();
         match commit::commit(commit).await? {
             Outcome::Committed { version, table } => {
                 if let Some(table) = table {
                     self.checkpoints.committed(key, version, &table, &self.open_tables);
                     self.open_tables.put(key.clone(), *table);
                 }
-                Ok(Some(version))
+                Ok(CommitResult::Committed { version })
             }
-            Outcome::Conflict => {
-                new_files.discard(&store).await;
-                Ok(None)
-            }
-            Outcome::Unknown => Ok(None),
+            Outcome::Conflict => Ok(CommitResult::Conflict { discarded: new_files }),
+            // The files may be part of the table. If they are not, the clean-up finds them.
+            Outcome::Unknown => Ok(CommitResult::Conflict { discarded: NewFiles::default() }),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::table_store::delta::space::index::upkeep::KeyIndexes;
 
 /// Loads spaces and keeps them in step with the logs of their tables and with the metastore. Its methods stand with what they do: loading
 /// in `load`, new tables in `registration`, keys in `index::read_keys`, deletions in `tombstones`, telling the metastore in
-/// `report_state`, tables that cannot be used in `unusable_tables`.
+/// `report_state`, tables that cannot be used in `unusable::tables`.
 pub(crate) struct SpaceLoader {
     access: Arc<TableAccess>,
     metastore: Arc<dyn Metastore>,

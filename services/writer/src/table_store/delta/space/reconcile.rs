@@ -37,8 +37,8 @@ struct LoggedFile {
     rows: Option<i64>,
     deleted: Option<DeletionVector>,
     partition: Partition,
-    /// Whether every row that was deleted in the known file of this path still is. If not, rows came back that the index may have
-    /// forgotten.
+    /// Whether every row that was deleted in the known file of this path still is. If not, or if that was not looked at, rows may have
+    /// come back that the index has forgotten.
     keeps_deletes: bool,
 }
 
@@ -56,7 +56,8 @@ impl SpaceState {
     /// `snapshot`: the files that the index knows of when a space is loaded.
     ///
     /// # Errors
-    /// When the table cannot be written by this engine, or its log or deletion vectors cannot be read. Nothing has changed then.
+    /// When the table cannot be written by this engine, or its log or deletion vectors cannot be read. The files are as before then, or none
+    /// where the folder has another table now.
     pub(super) async fn reconcile(
         &mut self,
         number: TableNumber,
@@ -142,11 +143,14 @@ async fn logged_files(
             },
         };
         let before = known.and_then(|known| known.deleted.as_ref());
+        let held_rows = || known.and_then(|known| held.file(known.number)).filter(|file| file.rows >= 0);
+        // Without them the keys of the file are read anyway.
+        let rows_known = view.num_records().is_some() || held_rows().is_some();
         files.push(LoggedFile {
             logged: raw_paths.odd(position, &view)?,
             size: view.size(),
             rows: view.num_records().and_then(|rows| i64::try_from(rows).ok()),
-            keeps_deletes: only_grew(&store, before, deleted.as_ref()).await?,
+            keeps_deletes: rows_known && only_grew(&store, before, deleted.as_ref()).await?,
             deleted,
             partition: Partition::of_values(partition_columns, &view.partition_values_map()),
             path,

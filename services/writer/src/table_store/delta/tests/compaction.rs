@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::lake::{Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, space, tombstone, versions};
 use super::log::Log;
+use crate::table_store::delta::compact::run::Scope;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 use crate::table_store::{Applied, Compacted, StoreError, TableStore};
 
@@ -370,9 +371,9 @@ async fn rows_that_have_to_leave_are_followed_through_a_rewrite() {
         log.duplicate(log.active().keys().next().unwrap());
         gate.release();
     };
-    let (first, ()) = tokio::join!(store.compactor.compact_space(&cell), racing);
+    let (first, ()) = tokio::join!(store.compactor.compact(&cell, Scope::Space), racing);
     // Without the end of a round, which takes such rows away.
-    let second = store.compactor.compact_space(&cell).await.unwrap();
+    let second = store.compactor.compact(&cell, Scope::Space).await.unwrap();
     assert_eq!(first.unwrap().commits + second.commits, 1);
     let rows: i64 = log.active().values().map(|add| stats(add)["numRecords"].as_i64().unwrap()).sum();
     assert_eq!((rows, log.active().len()), (125, 1));

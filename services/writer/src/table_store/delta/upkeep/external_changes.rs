@@ -8,6 +8,7 @@ use lake_shared::identity::TableKey;
 
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::log::base_version::ProbeResult;
+use crate::table_store::delta::permanent_error;
 use crate::table_store::delta::space::cell::SpaceCell;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::table_number::TableNumber;
@@ -80,6 +81,29 @@ impl ExternalChanges {
             self.loader.report_state(state).await?;
         }
         Ok(())
+    }
+
+    /// Brings one table of a loaded space in step with its log; one that cannot be used gets another try.
+    ///
+    /// # Errors
+    /// When the table cannot be loaded for now.
+    pub(crate) async fn follow(&self, cell: &SpaceCell, key: &TableKey) -> Result<(), EngineError> {
+        let path = {
+            let mut guard = cell.state.lock().await;
+            let Some(state) = guard.as_mut().filter(|state| !state.is_poisoned()) else { return Ok(()) };
+            let Some(number) = state.number_of(&key.document_type) else { return Ok(()) };
+            if state.table(number).unusable().is_some() {
+                self.loader.refresh(state, number).await?;
+                return self.loader.report_state(state).await;
+            }
+            state.table(number).path().to_owned()
+        };
+        let loaded = match self.loader.access().latest(&path).await {
+            // The reload finds out what is wrong with it.
+            Err(error) if permanent_error::is_permanent(&error) => None,
+            loaded => loaded?,
+        };
+        self.compare(cell, key, loaded.as_ref()).await
     }
 
     /// Compares a version that was loaded for another purpose (`None`: there is no table) with what is known of the table.

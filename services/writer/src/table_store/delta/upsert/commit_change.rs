@@ -10,6 +10,7 @@ use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::log::base_version;
 use crate::table_store::delta::log::commit::{Commit, Label};
 use crate::table_store::delta::log::metadata::{self, Features};
+use crate::table_store::delta::log::table_access::CommitResult;
 use crate::table_store::delta::options::DeletionVectors;
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::space::table::TableState;
@@ -34,14 +35,14 @@ impl Upserter {
         let began = Instant::now();
         let (access, held) = (self.loader.access(), state.table(change.number));
         let Some(table) = access.at_known_version(&held.known()).await? else { return Ok(None) };
-        let store = table.object_store();
+        let (store, now_us) = (table.object_store(), now_us());
         let context = WriteContext {
             state,
             store: store.clone(),
             options: &self.options,
             memory: &self.write_memory,
             replacement: self.replacement(held, &change),
-            now_us: now_us(),
+            now_us,
         };
         let known = held.known();
         let (written, base) = futures::join!(write(&change, context), access.base_version(&known));
@@ -54,13 +55,19 @@ impl Upserter {
                 return Err(error);
             }
         };
-        let actions = self.actions(held, &table, &written)?;
+        let actions = self.actions(held, &table, &written, now_us / 1_000)?;
         let gets_vectors = !written.marked.is_empty()
             && table.snapshot().is_ok_and(|snapshot| snapshot.protocol().min_reader_version() < READS_VECTORS);
         change.incoming.release();
         let id = base_version::id_in(&actions);
         let commit = Commit { table, base, label: Label::Upsert, actions, logged: held.logged_paths(), new_files };
-        let Some(version) = access.commit(held.key(), commit).await? else { return Ok(None) };
+        let version = match access.commit(held.key(), commit).await? {
+            CommitResult::Committed { version } => version,
+            CommitResult::Conflict { discarded } => {
+                discarded.discard(&store).await;
+                return Ok(None);
+            }
+        };
         if gets_vectors {
             tracing::info!(
                 table = %held.key(), version,
@@ -84,8 +91,8 @@ impl Upserter {
         held: &TableState,
         table: &DeltaTable,
         written: &WrittenChange,
+        now_ms: i64,
     ) -> Result<Vec<deltalake::kernel::Action>, EngineError> {
-        let now_ms = now_us() / 1_000;
         let schema = &written.plan.schema;
         let mut actions = match table.snapshot() {
             Err(_) => metadata::creation(held.name(), schema, &written.partition_columns, &self.options, now_ms)?,

@@ -4,7 +4,7 @@
 //! follows the change. *Copy on write*, for small tables and where deletion vectors are not wanted: the files that hold a replaced,
 //! deleted or stale row are read as a stream, their other rows are written together with the new ones. A type change
 //! rewrites all files. Either way one commit exchanges the files.
-//! Small files are folded into the new one of their partition where there are too many ([`crate::table_store::delta::upsert::file_plan`]).
+//! Small files are folded into the new one of their partition where there are too many ([`crate::table_store::delta::upsert::plan::file_plan`]).
 
 use std::collections::HashSet;
 use std::sync::Arc;
