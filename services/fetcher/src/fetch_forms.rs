@@ -165,7 +165,7 @@ impl FormXml {
         match self {
             Self::NotNeeded => (Map::new(), None),
             Self::Missing => {
-                let detail = "no store has its XML; restore the blob and replay it";
+                let detail = "no store has its XML; restore the blob, then save the form in HQ again";
                 (Map::new(), Some((Reason::FormXmlMissing, detail.to_owned())))
             }
             Self::Found(xml) => match xform::form_json(xml) {

@@ -165,7 +165,7 @@ async fn quarantine_single(
     };
     let detail = format!(
         "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; \
-         raise the queue's payload limit and replay it",
+         raise the queue's payload limit, then save the record in HQ again",
         record.encoded_len()
     );
     let entry = QuarantineEntry::new(Stage::Fetcher, Reason::RecordTooLarge, detail)

@@ -12,6 +12,7 @@ use lake_hq::source::Hq;
 use lake_shared::queue::Queue;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::telemetry::Check;
+use lake_writer::ingest::control::PauseScope;
 use lake_writer::writer::Writer;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +76,14 @@ impl Embedded {
                 outcome
             }
         };
+        // What is paused waits in memory: the fetcher could not end before it is written.
+        let (handle, stopping) = (writer.handle(), shutdown.clone());
+        let resuming = tokio::spawn(async move {
+            stopping.cancelled().await;
+            if let Err(error) = handle.resume(PauseScope::Everything).await {
+                tracing::debug!(%error, "nothing to resume at the end");
+            }
+        });
         let writing = writer.run(Arc::<MemoryQueue>::clone(&memory), enriched.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(async { ("fetcher", fetching.await) });
@@ -95,6 +104,7 @@ impl Embedded {
             failure.get_or_insert(error);
         }
         memory.close();
+        resuming.abort();
         failure.map_or(Ok(()), Err)
     }
 }

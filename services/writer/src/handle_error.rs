@@ -19,6 +19,9 @@ pub enum HandleError {
     /// The writer stops, or has lost the lease. What was asked for may have been done in part.
     #[error("this writer is stopping; ask the writer that takes the lease next")]
     Stopping,
+    /// Too many requests of this sort wait already.
+    #[error("too many {0} are waiting; try again when some of them have ended")]
+    Busy(&'static str),
     /// The metastore has no such table.
     #[error("there is no table {0}; list the tables to see which there are")]
     UnknownTable(TableKey),

@@ -24,6 +24,15 @@ const REQUESTS_AT_ONCE: usize = 64;
 /// Most requested compactions and clean-ups at the same time, beside the regular ones: they compute, read and write much.
 const REWRITES_AT_ONCE: usize = 2;
 
+/// Most requested compactions and clean-ups that wait for their turn; more are refused, so that they leave room for other requests.
+const REWRITES_WAITING_MAX: usize = 16;
+
+/// Most pauses whose answers are waited for; more are refused.
+const PAUSES_WAITING_MAX: usize = 16;
+
+/// Most requests that read the metastore at the same time: its few connections also renew the lease.
+const METASTORE_READS_AT_ONCE: usize = 1;
+
 /// Most requests to ingest that wait for its next turn.
 pub(crate) const INGEST_REQUESTS_MAX: usize = 16;
 
@@ -53,6 +62,9 @@ pub(crate) struct Operations {
     metastore: Arc<dyn Metastore>,
     ingest: mpsc::Sender<IngestRequest>,
     rewrites: Semaphore,
+    rewrites_waiting: Semaphore,
+    pauses_waiting: Semaphore,
+    metastore_reads: Semaphore,
 }
 
 impl Operations {
@@ -62,7 +74,15 @@ impl Operations {
         metastore: Arc<dyn Metastore>,
         ingest: mpsc::Sender<IngestRequest>,
     ) -> Self {
-        Self { store, metastore, ingest, rewrites: Semaphore::new(REWRITES_AT_ONCE) }
+        Self {
+            store,
+            metastore,
+            ingest,
+            rewrites: Semaphore::new(REWRITES_AT_ONCE),
+            rewrites_waiting: Semaphore::new(REWRITES_WAITING_MAX),
+            pauses_waiting: Semaphore::new(PAUSES_WAITING_MAX),
+            metastore_reads: Semaphore::new(METASTORE_READS_AT_ONCE),
+        }
     }
 
     pub(crate) async fn status(&self) -> Result<LeasedStatus, HandleError> {
@@ -71,6 +91,7 @@ impl Operations {
     }
 
     pub(crate) async fn tables(&self, space: Option<&Space>) -> Result<Vec<TableRecord>, HandleError> {
+        let _permit = self.metastore_reads.acquire().await;
         self.metastore.tables(space).await.map_err(HandleError::Metastore)
     }
 
@@ -81,13 +102,21 @@ impl Operations {
     }
 
     pub(crate) async fn compact(&self, table: &TableKey) -> Result<Compacted, HandleError> {
+        let _waiting =
+            self.rewrites_waiting.try_acquire().map_err(|_| HandleError::Busy("compactions and clean-ups"))?;
         self.record(table).await?;
         let _permit = self.rewrites.acquire().await;
         self.store.compact_table(table).await.map_err(HandleError::Store)
     }
 
     pub(crate) async fn maintain(&self, space: &Space) -> Result<Maintained, HandleError> {
-        if !self.metastore.spaces().await.map_err(HandleError::Metastore)?.contains(space) {
+        let _waiting =
+            self.rewrites_waiting.try_acquire().map_err(|_| HandleError::Busy("compactions and clean-ups"))?;
+        let spaces = {
+            let _permit = self.metastore_reads.acquire().await;
+            self.metastore.spaces().await.map_err(HandleError::Metastore)?
+        };
+        if !spaces.contains(space) {
             return Err(HandleError::UnknownSpace(space.clone()));
         }
         let _permit = self.rewrites.acquire().await;
@@ -95,6 +124,7 @@ impl Operations {
     }
 
     pub(crate) async fn pause(&self, scope: PauseScope) -> Result<(), HandleError> {
+        let _waiting = self.pauses_waiting.try_acquire().map_err(|_| HandleError::Busy("pauses"))?;
         self.ask_ingest(|answer| IngestRequest::Pause(scope, answer)).await
     }
 
@@ -116,11 +146,7 @@ impl Operations {
 }
 
 /// Works on requests until `shutdown`; those that are not done by then are given up.
-pub(crate) async fn serve(
-    operations: Operations,
-    mut requests: mpsc::Receiver<Request>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+pub(crate) async fn serve(operations: Operations, mut requests: mpsc::Receiver<Request>, shutdown: CancellationToken) {
     let operations = Arc::new(operations);
     let mut running = JoinSet::new();
     loop {
@@ -129,9 +155,13 @@ pub(crate) async fn serve(
             Some(request) = requests.recv(), if running.len() < REQUESTS_AT_ONCE => {
                 running.spawn(request(Arc::clone(&operations)));
             }
-            Some(ended) = running.join_next() => ended?,
+            Some(ended) = running.join_next() => {
+                if let Err(error) = ended {
+                    // Its caller is told that the writer does not answer; the others go on.
+                    tracing::error!(%error, "a request panicked");
+                }
+            }
         }
     }
     running.shutdown().await;
-    Ok(())
 }

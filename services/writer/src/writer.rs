@@ -64,7 +64,7 @@ impl WriterOptions {
 ///
 /// The metastore's configuration cannot be used.
 pub async fn migrate(config: &MetastoreConfig) -> anyhow::Result<()> {
-    connect::migrate_when_there(&*connect::open(config)?).await;
+    connect::migrate_when_there(&*connect::open(config)?).await?;
     Ok(())
 }
 
@@ -98,7 +98,7 @@ impl Writer {
             tracing::warn!(%error, "the limit of open files could not be raised");
         }
         let metastore = connect::open(&options.metastore)?;
-        connect::migrate_when_there(&*metastore).await;
+        connect::migrate_when_there(&*metastore).await?;
         let root = Arc::new(LakeStore::open(&options.store)?);
         root.probe_when_there().await?;
         let store = DeltaTableStore::new(Arc::clone(&root), Arc::clone(&metastore), options.tables.clone());
@@ -200,16 +200,13 @@ impl Leased {
         let mut beside = JoinSet::new();
         let (tables, rounds) = (Arc::clone(&store), options.maintenance);
         let maintenance = maintenance::run(tables, Arc::clone(&metastore), rounds, shutdown.clone());
-        beside.spawn(async {
-            maintenance.await;
-            Ok(())
-        });
+        beside.spawn(maintenance);
         beside.spawn(operations::serve(operations, requests, shutdown.clone()));
         let others = async {
             while let Some(ended) = beside.join_next().await {
-                ended??;
+                ended?;
             }
-            Ok(())
+            anyhow::Ok(())
         };
         let ingest = ingest::run(queue, Arc::clone(&store), options.ingest, asked, shutdown);
         let outcome = tokio::try_join!(ingest, others);

@@ -44,6 +44,14 @@ impl Paused {
         self.everything || self.spaces.contains(space)
     }
 
+    /// Whether all of a scope is paused.
+    pub(super) fn covers(&self, scope: &PauseScope) -> bool {
+        match scope {
+            PauseScope::Everything => self.everything,
+            PauseScope::Space(space) => self.contains(space),
+        }
+    }
+
     pub(super) fn pause(&mut self, scope: &PauseScope) {
         match scope {
             PauseScope::Everything => self.everything = true,

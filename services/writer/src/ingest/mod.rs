@@ -298,8 +298,12 @@ impl Ingest {
             IngestRequest::Resume(scope, answer) => {
                 tracing::info!(?scope, "ingest resumed");
                 self.paused.resume(&scope);
-                for (_, superseded) in self.pausing.drain(..) {
-                    let _ = superseded.send(());
+                let pausing = std::mem::take(&mut self.pausing);
+                let (paused, lifted): (Vec<_>, Vec<_>) =
+                    pausing.into_iter().partition(|(scope, _)| self.paused.covers(scope));
+                self.pausing = paused;
+                for (_, lifted) in lifted {
+                    let _ = lifted.send(());
                 }
                 let _ = answer.send(());
             }

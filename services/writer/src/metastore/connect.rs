@@ -10,9 +10,9 @@ use lake_shared::secret::Secret;
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 
-use super::Metastore;
 use super::postgres::PostgresMetastore;
 use super::sqlite::SqliteMetastore;
+use super::{Metastore, MetastoreError, migrations};
 
 /// Section `[metastore]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -65,9 +65,18 @@ pub fn open(config: &MetastoreConfig) -> anyhow::Result<Arc<dyn Metastore>> {
 }
 
 /// Creates or updates the metastore's own tables; waits, with back-off, for a database that does not answer yet.
-pub async fn migrate_when_there(metastore: &dyn Metastore) {
+///
+/// # Errors
+///
+/// A newer version of the lake has changed the tables: waiting is of no use.
+pub async fn migrate_when_there(metastore: &dyn Metastore) -> Result<(), MetastoreError> {
     let mut backoff = Backoff::default();
-    while let Err(error) = metastore.migrate().await {
+    loop {
+        let error = match metastore.migrate().await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.source.downcast_ref().is_some_and(migrations::is_final) => return Err(error),
+            Err(error) => error,
+        };
         let wait = backoff.next_wait();
         tracing::warn!(error = %Chain(&error), wait_ms = milliseconds(wait), "metastore is not ready; check metastore.url");
         tokio::time::sleep(wait).await;

@@ -2,7 +2,9 @@
 //! time, for the compiler.
 
 use sqlx::SqlSafeStr;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+
+use super::MetastoreError;
 
 /// Version, description and text of one migration; its file is `<version>_<description>.sql`.
 type MigrationText = (i64, &'static str, &'static str);
@@ -25,6 +27,21 @@ pub(super) fn migrator(texts: &[MigrationText]) -> Migrator {
         Migration::new(version, description.into(), MigrationType::Simple, text.into_sql_str(), false)
     };
     Migrator::with_migrations(texts.iter().map(migration).collect())
+}
+
+/// Why migrations were not applied.
+pub(super) fn failed(source: MigrateError) -> MetastoreError {
+    let action = if is_final(&source) {
+        "use its tables, which a newer version of CommCare Lake has changed; run that version"
+    } else {
+        "create or update its tables"
+    };
+    MetastoreError { action: action.into(), source: source.into() }
+}
+
+/// Whether trying again is of no use, as the database has migrations that this version does not have, or has others.
+pub(super) fn is_final(error: &MigrateError) -> bool {
+    matches!(error, MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_))
 }
 
 #[cfg(test)]

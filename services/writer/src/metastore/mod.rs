@@ -96,7 +96,7 @@ pub struct StoredTombstone {
     pub order: TombstoneOrder,
 }
 
-/// A record in quarantine: it could not be handled and waits to be replayed or given up.
+/// A record in quarantine: it could not be handled and waits until its cause is mended or it is given up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuarantineRecord {
     /// Identifies the entry; made of its content by [`quarantine_fingerprint`].
@@ -217,7 +217,7 @@ pub trait Metastore: Send + Sync {
     /// Number of entries that the filter matches.
     async fn quarantined_count(&self, filter: &QuarantineFilter) -> Result<u64, MetastoreError>;
 
-    /// Removes an entry from the quarantine, after it was replayed or given up. Answers whether it was there.
+    /// Removes an entry from the quarantine, after its cause was mended or it was given up. Answers whether it was there.
     async fn release(&self, fingerprint: &str) -> Result<bool, MetastoreError>;
 
     /// Takes a lease that is free, expired, or held by the same owner, for so many microseconds; `None` while another owner holds it.

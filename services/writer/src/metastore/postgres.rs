@@ -7,7 +7,6 @@ use lake_proto::queue::v1::Quarantined;
 use lake_shared::escaped_names;
 use lake_shared::identity::{Space, TableKey};
 use lake_shared::secret::Secret;
-use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool};
 
@@ -30,10 +29,6 @@ pub struct PostgresMetastore {
 }
 
 impl PostgresMetastore {
-    fn migrator() -> Migrator {
-        migrations::migrator(migrations::POSTGRES)
-    }
-
     /// Prepares a pool of connections to `postgres://user:password@host:port/database`; connects when first used.
     ///
     /// # Errors
@@ -49,15 +44,17 @@ impl PostgresMetastore {
         Ok(Self { pool, options })
     }
 
-    /// Connects once, apart from the pool: that would go on trying for a while and then not say why it failed.
-    async fn reach(&self) -> Result<(), MetastoreError> {
+    /// Applies the migrations that are missing, on a connection of their own: the pool would go on trying for a while and then not say why
+    /// it failed, and a migration that fails leaves its lock to the connection, which must not live on in the pool.
+    async fn apply_migrations(&self) -> Result<(), MetastoreError> {
         let connected = tokio::time::timeout(CONNECT_WITHIN, self.options.connect()).await;
-        let closed = match connected.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-            Ok(connection) => connection.close().await,
-            Err(error) => Err(error),
-        };
         let (host, port) = (self.options.get_host(), self.options.get_port());
-        closed.map_err(failed(|| format!("connect to {host}:{port}")))
+        let connected = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        let mut connection = connected.map_err(failed(|| format!("connect to {host}:{port}")))?;
+        let applied = migrations::migrator(migrations::POSTGRES).run(&mut connection).await;
+        let closed = connection.close().await;
+        applied.map_err(migrations::failed)?;
+        closed.map_err(failed(|| format!("close a connection to {host}:{port}")))
     }
 }
 

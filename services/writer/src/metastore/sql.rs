@@ -314,11 +314,7 @@ macro_rules! metastore_adapter {
         #[async_trait::async_trait]
         impl $crate::metastore::Metastore for $adapter {
             async fn migrate(&self) -> Result<(), MetastoreError> {
-                self.reach().await?;
-                Self::migrator().run(&self.pool).await.map_err(|source| MetastoreError {
-                    action: "create or update its tables".into(),
-                    source: source.into(),
-                })
+                self.apply_migrations().await
             }
 
             async fn check(&self) -> Result<(), MetastoreError> {

@@ -8,7 +8,6 @@ use lake_proto::queue::v1::Quarantined;
 use lake_shared::escaped_names;
 use lake_shared::identity::{Space, TableKey};
 use sqlx::SqlitePool;
-use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::migrations;
@@ -29,10 +28,6 @@ pub struct SqliteMetastore {
 }
 
 impl SqliteMetastore {
-    fn migrator() -> Migrator {
-        migrations::migrator(migrations::SQLITE)
-    }
-
     /// A file, created when first used. Its folder must exist.
     pub fn file(path: &Path) -> Self {
         // A remembered tombstone must outlive a power cut, hence the full synchronisation.
@@ -46,9 +41,9 @@ impl SqliteMetastore {
         Self { pool: SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options) }
     }
 
-    /// Nothing to connect to: SQLite opens the file when it is first used.
-    async fn reach(&self) -> Result<(), MetastoreError> {
-        Ok(())
+    /// Applies the migrations that are missing.
+    async fn apply_migrations(&self) -> Result<(), MetastoreError> {
+        migrations::migrator(migrations::SQLITE).run(&self.pool).await.map_err(migrations::failed)
     }
 
     /// A database in memory, for tests. It ends with its connection, which a call that is dropped half-way closes.
@@ -66,7 +61,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-    use crate::metastore::{Metastore, contract};
+    use crate::metastore::{Metastore, connect, contract};
 
     #[tokio::test]
     async fn a_file_keeps_the_contract() {
@@ -75,6 +70,18 @@ mod tests {
         metastore.migrate().await.unwrap();
         metastore.migrate().await.unwrap();
         contract::holds(&metastore).await;
+    }
+
+    #[tokio::test]
+    async fn a_metastore_of_a_newer_version_is_refused_at_once() {
+        let metastore = SqliteMetastore::memory();
+        metastore.migrate().await.unwrap();
+        let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                     VALUES (9999, 'newer', TRUE, X'00', 0)";
+        sqlx::query(newer).execute(&metastore.pool).await.unwrap();
+        let error = connect::migrate_when_there(&metastore).await.unwrap_err();
+        let text = lake_shared::error_chain::Chain(&error).to_string();
+        assert!(text.contains("newer version of CommCare Lake") && text.contains("9999"), "{text}");
     }
 
     #[tokio::test]

@@ -99,6 +99,9 @@ async fn a_pause_is_answered_when_no_commit_runs_any_more() {
     pause(&running, PauseScope::Space(space("e"))).await;
     let (answer, mut answered) = oneshot::channel();
     running.requests.send(IngestRequest::Pause(PauseScope::Space(space("d")), answer)).await.unwrap();
+    // That another pause ends says nothing about this one.
+    resume(&running, PauseScope::Space(space("e"))).await;
+    assert!(answered.try_recv().is_err());
     assert_eq!(pending("d").await, PendingRows { committing: true, paused: true, ..PendingRows::default() });
     assert!(answered.try_recv().is_err(), "the commit still runs");
     store.let_through(1);

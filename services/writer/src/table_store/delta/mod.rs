@@ -201,7 +201,10 @@ impl TableStore for DeltaTableStore {
         let cell = self.spaces.cell(space);
         let tried = self.loader.try_unusable(&cell).await;
         let compacted = self.compact(space).await;
-        let cleaned = self.vacuum.clean_space(&cell, space).await;
+        let cleaned = {
+            let _alone = cell.cleaning.lock().await;
+            self.vacuum.clean_space(&cell, space).await
+        };
         self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
         let outcome = tried.and(cleaned);
         let (compacted, maintained) = (compacted?, outcome.map_err(|error| store_error(space, "maintenance", error))?);

@@ -17,6 +17,8 @@ pub(crate) struct SpaceCell {
     pub(crate) state: Mutex<Option<SpaceState>>,
     /// Held for a round of compaction.
     pub(crate) compacting: Mutex<()>,
+    /// Held for a clean-up.
+    pub(crate) cleaning: Mutex<()>,
     pub(crate) index_upkeep: Arc<IndexUpkeep>,
     pub(crate) last_use: LastUse,
 }
