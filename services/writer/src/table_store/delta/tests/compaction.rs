@@ -10,7 +10,9 @@ use lake_test_kit::table_file::TableFile;
 use lake_test_kit::waiting::Interrupted;
 use serde_json::{Value, json};
 
-use super::lake::{Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, space, tombstone, versions};
+use super::lake::{
+    Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, space, table, tombstone, versions,
+};
 use super::log::Log;
 use crate::table_store::delta::compact::run::Scope;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
@@ -308,6 +310,20 @@ async fn a_commit_of_somebody_else_between_check_and_commit_makes_a_rewrite_vain
     assert_eq!(lake.read("t").await.len(), 100);
     assert_eq!(log.orphans(), BTreeSet::new());
     assert_known(&lake, &store).await;
+}
+
+#[tokio::test]
+async fn a_requested_compaction_follows_another_program_first() {
+    let lake = Lake::new().await;
+    let store = lake.open(merging());
+    files_of_rows(&store, 4, 25).await;
+    let log = Log::of(&lake, "t");
+    log.duplicate(log.active().keys().next().unwrap());
+    let compacted = store.compact_table(&table("t")).await.unwrap();
+    assert_eq!(compacted.commits, 1);
+    assert_eq!(lake.read("t").await.len(), 100);
+    assert_known(&lake, &store).await;
+    assert_eq!(store.compact_table(&table("unknown")).await.unwrap(), Compacted::default());
 }
 
 #[tokio::test]
