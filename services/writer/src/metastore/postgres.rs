@@ -51,7 +51,7 @@ impl PostgresMetastore {
         let (host, port) = (self.options.get_host(), self.options.get_port());
         let connected = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         let mut connection = connected.map_err(failed(|| format!("connect to {host}:{port}")))?;
-        let applied = migrations::migrator(migrations::POSTGRES).run(&mut connection).await;
+        let applied = migrations::migrator(migrations::POSTGRES).run_direct(None, &mut connection, false).await;
         let closed = connection.close().await;
         applied.map_err(migrations::failed)?;
         closed.map_err(failed(|| format!("close a connection to {host}:{port}")))
