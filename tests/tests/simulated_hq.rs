@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lake_hq::source::ReadFrom;
+use lake_hq::source::{Hq, ReadFrom};
 use lake_simulated_hq::blobs::{BlobSink, BucketAddress};
 use lake_simulated_hq::kafka::{KafkaSink, TOPICS};
 use lake_simulated_hq::life::{Life, LifeOptions};
@@ -431,48 +432,57 @@ async fn a_life_in_groups_is_the_same_life_in_memory() {
     life.turns.iter().for_each(|turn| memory.apply(turn));
     let expected = memory.hq();
 
-    let cases = ids_of(&life.turns, Table::Case);
+    assert_same_cases(&databases, &expected, &life.turns).await;
+    assert_same_forms(&databases, &expected, &life.turns, folder.path()).await;
+}
+
+/// The cases in the databases are those of the HQ in memory.
+async fn assert_same_cases(databases: &Databases, expected: &Hq, turns: &[Turn]) {
+    let cases = ids_of(turns, Table::Case);
     let mut present = 0;
     for observation in expected.database.cases(&cases, ReadFrom::Primary).await.unwrap() {
         let id = observation.id;
         let case = observation.rows.as_ref().map(|rows| comparable(Value::Object(rows.case.clone())));
         present += usize::from(case.is_some());
-        assert_eq!(rows_of(&databases, Table::Case, &id).await, Vec::from_iter(case), "case {id}");
+        assert_eq!(rows_of(databases, Table::Case, &id).await, Vec::from_iter(case), "case {id}");
         let rows = observation.rows.unwrap_or_default();
         let by_identifier = |mut rows: Vec<Value>| {
             rows.sort_by_key(|row| row["identifier"].to_string());
             rows
         };
         let indices = rows.indices.into_iter().map(|row| comparable(Value::Object(row))).collect();
-        let found = rows_of(&databases, Table::CaseIndex, &id).await;
+        let found = rows_of(databases, Table::CaseIndex, &id).await;
         assert_eq!(by_identifier(found), by_identifier(indices), "indices of case {id}");
         let by_date = |mut rows: Vec<Value>| {
             rows.sort_by_key(|row| (row["server_date"].as_i64(), row["form_id"].to_string()));
             rows
         };
         let transactions = rows.transactions.into_iter().map(|row| comparable(Value::Object(row))).collect();
-        let mut found = rows_of(&databases, Table::CaseTransaction, &id).await;
+        let mut found = rows_of(databases, Table::CaseTransaction, &id).await;
         found.retain(|row| row["revoked"] == false);
         assert_eq!(by_date(found), by_date(transactions), "transactions of case {id}");
     }
     assert!(present > 100, "{present} cases");
+}
 
-    let forms = ids_of(&life.turns, Table::Form);
+/// The forms in the databases, and their XML in the folder, are those of the HQ in memory.
+async fn assert_same_forms(databases: &Databases, expected: &Hq, turns: &[Turn], blobs: &Path) {
+    let forms = ids_of(turns, Table::Form);
     for observation in expected.database.forms(&forms, ReadFrom::Primary).await.unwrap() {
         let id = observation.id;
         let form = observation.rows.as_ref().map(|rows| comparable(Value::Object(rows.form.clone())));
-        assert_eq!(rows_of(&databases, Table::Form, &id).await, Vec::from_iter(form), "form {id}");
+        assert_eq!(rows_of(databases, Table::Form, &id).await, Vec::from_iter(form), "form {id}");
         let rows = observation.rows.unwrap_or_default();
         let operations = rows.operations.into_iter().map(|row| comparable(Value::Object(row)));
-        assert_eq!(rows_of(&databases, Table::FormOperation, &id).await, operations.collect::<Vec<_>>(), "form {id}");
-        let mut meta = rows_of(&databases, Table::BlobMeta, &id).await;
+        assert_eq!(rows_of(databases, Table::FormOperation, &id).await, operations.collect::<Vec<_>>(), "form {id}");
+        let mut meta = rows_of(databases, Table::BlobMeta, &id).await;
         meta.retain(|row| row["type_code"] == 2);
         let Some(xml) = rows.xml else {
             assert!(meta.is_empty(), "blob of form {id}");
             continue;
         };
         assert_eq!((meta.len(), meta[0]["key"].as_str()), (1, Some(xml.key.as_str())), "blob of form {id}");
-        let stored = std::fs::read(folder.path().join(&xml.key)).ok();
+        let stored = std::fs::read(blobs.join(&xml.key)).ok();
         let gzip = stored.as_ref().map(|bytes| bytes.starts_with(&[0x1f, 0x8b]));
         match expected.blobs.get(&xml).await.unwrap() {
             // The simulated life may say one thing and store another, as HQ did: only the bytes decide.

@@ -25,6 +25,10 @@ use crate::fetcher::{Fetcher, Stopping};
 use crate::metric_names;
 use crate::publisher::{Destination, Outgoing};
 
+mod forms;
+mod locations;
+mod subtree;
+
 /// Ids of a batch, each with what the messages said of it.
 pub(crate) type Changes = HashMap<String, Change>;
 

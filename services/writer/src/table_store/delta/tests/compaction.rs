@@ -19,7 +19,7 @@ use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 use crate::table_store::{Applied, Compacted, StoreError, TableStore};
 
 /// Nothing is asked for, and rows are marked, not rewritten.
-fn idle() -> DeltaOptions {
+pub(super) fn idle() -> DeltaOptions {
     DeltaOptions {
         deletion_vectors: DeletionVectors::On,
         small_file_bytes: 1,
@@ -32,12 +32,12 @@ fn idle() -> DeltaOptions {
 }
 
 /// More than two small files are merged.
-fn merging() -> DeltaOptions {
+pub(super) fn merging() -> DeltaOptions {
     DeltaOptions { small_file_bytes: 1 << 20, small_files_max: 2, ..idle() }
 }
 
 /// Files of so many numbered rows each, which all cover all months.
-async fn files_of_rows(store: &DeltaTableStore, files: usize, rows: usize) -> u64 {
+pub(super) async fn files_of_rows(store: &DeltaTableStore, files: usize, rows: usize) -> u64 {
     let mut bytes = 0;
     for part in 0..files {
         let rows = numbered(part * rows..part * rows + rows, 1);
@@ -47,14 +47,18 @@ async fn files_of_rows(store: &DeltaTableStore, files: usize, rows: usize) -> u6
 }
 
 /// Every key is found where it is now: the same rows once more bring nothing.
-async fn assert_known(lake: &Lake, store: &DeltaTableStore) {
+pub(super) async fn assert_known(lake: &Lake, store: &DeltaTableStore) {
     let read = lake.read("t").await;
     let again = versions(&read).into_iter().map(|(id, version)| new_row(id, version, &[])).collect();
     assert!(store.apply(batch(&[("t", again)], vec![])).await.unwrap().tables.is_empty(), "a row was not found");
 }
 
 /// Runs a compaction and, while it writes its first file, something else.
-async fn meanwhile<T>(store: &DeltaTableStore, gate: &Arc<Gate>, work: impl Future<Output = T>) -> (Compacted, T) {
+pub(super) async fn meanwhile<T>(
+    store: &DeltaTableStore,
+    gate: &Arc<Gate>,
+    work: impl Future<Output = T>,
+) -> (Compacted, T) {
     gate.hold_next(TableFile::Data);
     let working = async {
         gate.held().await;
@@ -269,89 +273,6 @@ async fn a_file_that_leaves_makes_a_rewrite_vain() {
         store.apply(batch(&[], gone)).await.unwrap()
     })
     .await;
-}
-
-#[tokio::test]
-async fn a_commit_of_somebody_else_makes_a_rewrite_vain() {
-    let lake = Lake::new().await;
-    let (store, gate) = lake.open_gated(merging());
-    files_of_rows(&store, 4, 25).await;
-    let (log, other) = (Log::of(&lake, "t"), lake.open_elsewhere(idle()));
-    let work = async { other.apply(batch(&[("t", numbered(0..10, 2))], vec![])).await.unwrap() };
-    let (_, applied) = meanwhile(&store, &gate, work).await;
-    assert_eq!(applied.tables[0].rows_upserted, 10);
-    store.apply(batch(&[("t", numbered(5..15, 3))], vec![])).await.unwrap();
-    store.compact(&space()).await.unwrap();
-    let read = lake.read("t").await;
-    let versions = versions(&read);
-    assert_eq!(versions.len(), 100);
-    assert_eq!([0, 5, 9, 14, 15].map(|n| versions[numbered_id(n).as_str()]), [2, 3, 3, 3, 1]);
-    assert_eq!(log.orphans(), BTreeSet::new());
-    assert_known(&lake, &store).await;
-}
-
-#[tokio::test]
-async fn a_commit_of_somebody_else_between_check_and_commit_makes_a_rewrite_vain() {
-    let lake = Lake::new().await;
-    let (store, gate) = lake.open_gated(merging());
-    files_of_rows(&store, 4, 25).await;
-    let log = Log::of(&lake, "t");
-    gate.hold_next(TableFile::Commit);
-    let racing = async {
-        gate.held().await;
-        let paths = log.active();
-        let paths: Vec<&str> = paths.keys().map(String::as_str).collect();
-        log.rewrite(&paths, false, |_| true).await;
-        gate.release();
-    };
-    let space = space();
-    let (compacted, ()) = tokio::join!(store.compact(&space), racing);
-    compacted.unwrap();
-    assert_eq!(lake.read("t").await.len(), 100);
-    assert_eq!(log.orphans(), BTreeSet::new());
-    assert_known(&lake, &store).await;
-}
-
-#[tokio::test]
-async fn a_requested_compaction_follows_another_program_first() {
-    let lake = Lake::new().await;
-    let store = lake.open(merging());
-    files_of_rows(&store, 4, 25).await;
-    let log = Log::of(&lake, "t");
-    log.duplicate(log.active().keys().next().unwrap());
-    let compacted = store.compact_table(&table("t")).await.unwrap();
-    assert_eq!(compacted.commits, 1);
-    assert_eq!(lake.read("t").await.len(), 100);
-    assert_known(&lake, &store).await;
-    assert_eq!(store.compact_table(&table("unknown")).await.unwrap(), Compacted::default());
-}
-
-#[tokio::test]
-async fn vectors_of_a_rewrite_that_meets_another_commit_are_deleted() {
-    let lake = Lake::new().await;
-    let (store, gate) = lake.open_gated(merging());
-    files_of_rows(&store, 4, 25).await;
-    let log = Log::of(&lake, "t");
-    gate.hold_next(TableFile::Data);
-    let racing = async {
-        gate.held().await;
-        // So the new file gets a deletion vector when it is committed.
-        store.apply(batch(&[], vec![tombstone(&numbered_id(3), None, 9)])).await.unwrap();
-        gate.hold_next(TableFile::Commit);
-        gate.release();
-        gate.held().await;
-        assert_eq!(log.orphaned_vectors().len(), 1);
-        let active = log.active();
-        let paths: Vec<&str> = active.keys().map(String::as_str).collect();
-        log.rewrite(&paths, false, |_| true).await;
-        gate.release();
-    };
-    let space = space();
-    let (compacted, ()) = tokio::join!(store.compact(&space), racing);
-    compacted.unwrap();
-    assert_eq!(lake.read("t").await.len(), 99);
-    assert_eq!((log.orphans(), log.orphaned_vectors()), (BTreeSet::new(), BTreeSet::new()));
-    assert_known(&lake, &store).await;
 }
 
 #[tokio::test]

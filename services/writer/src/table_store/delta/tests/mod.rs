@@ -7,6 +7,7 @@ use crate::table_store::delta::error::EngineError;
 
 mod cleanup;
 mod compaction;
+mod compaction_conflicts;
 mod eviction;
 mod external_commits;
 mod foreign;

@@ -5,7 +5,7 @@
 //! own message, and its former descendants because of theirs. A location that is there is emitted, even when its message says that it was
 //! deleted: such messages are replayed. An archived location is live.
 //!
-//! A message costs memory for chunks, not for the tree ([`crate::subtree`]), and three statements per chunk, none per location. A chunk is
+//! A message costs memory for chunks, not for the tree ([`crate::fetch::subtree`]), and three statements per chunk, none per location. A chunk is
 //! read when the one before is safe on the queue; messages are done when all chunks are. Messages of one batch whose subtrees overlap
 //! are one walk from the topmost.
 //!
@@ -23,9 +23,9 @@ use lake_shared::identity::{Domain, Kind};
 use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Change;
+use crate::fetch::subtree::{SubtreeWalk, VisitedLocation};
 use crate::fetch::{Changes, Fetched};
 use crate::fetcher::{Fetcher, Stopping};
-use crate::subtree::{SubtreeWalk, VisitedLocation};
 
 impl Fetcher {
     /// Publishes the rows that change with these locations.
