@@ -10,9 +10,7 @@ use lake_test_kit::table_file::TableFile;
 use lake_test_kit::waiting::Interrupted;
 use serde_json::{Value, json};
 
-use super::lake::{
-    Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, space, table, tombstone, versions,
-};
+use super::lake::{Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, read_all, space, tombstone, versions};
 use super::log::Log;
 use crate::table_store::delta::compact::run::Scope;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};

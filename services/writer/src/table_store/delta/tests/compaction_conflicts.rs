@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use lake_test_kit::gate::Gate;
 use lake_test_kit::table_file::TableFile;
 
 use super::compaction::{assert_known, files_of_rows, idle, meanwhile, merging};
