@@ -140,7 +140,7 @@ impl TableAccess {
     /// Puts actions into the log of a table, keeps its handle for the next commit and has a checkpoint made when one is due.
     ///
     /// # Errors
-    /// When the store fails, and it cannot be told or is certain that the commit did not happen.
+    /// When the store fails: the log tells that the commit did not happen, or cannot be read for now. The next try meets it by its version.
     pub(crate) async fn commit(&self, key: &TableKey, commit: Commit<'_>) -> Result<CommitResult, EngineError> {
         let new_files = commit.new_files.clone();
         match commit::commit(commit).await? {
