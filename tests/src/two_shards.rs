@@ -62,14 +62,40 @@ impl TwoShards {
         self.server.url(database)
     }
 
-    /// Makes one more database with the tables of a shard, and gives its address: as the "replica" of one, whose rows are known.
+    /// Makes one more database with the tables of a shard, and gives its address: as the "replica" of one, whose rows are known. It says that it
+    /// is a streaming one that has everything until now.
     ///
     /// # Errors
     /// When there is one of that name.
     pub async fn add_database(&self, name: &str) -> anyhow::Result<String> {
         let url = self.server.create_database(name)?;
         run(&url, schema::SHARD).await?;
+        self.put_before(
+            name,
+            "create function clock.pg_is_in_recovery() returns boolean language sql stable as 'select true';
+             create function clock.pg_last_xact_replay_timestamp() returns timestamptz language sql stable
+               as 'select pg_catalog.transaction_timestamp()'",
+        )
+        .await?;
         Ok(url)
+    }
+
+    /// Lets the clock of a database say so much less, for example `40 s`. Connections that were made before the first call keep theirs.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or `behind` is no interval.
+    pub async fn set_clock_behind(&self, database: &str, behind: &str) -> anyhow::Result<()> {
+        let clock = format!(
+            "create or replace function clock.transaction_timestamp() returns timestamptz language sql stable
+               as 'select pg_catalog.transaction_timestamp() - interval ''{behind}'''"
+        );
+        self.put_before(database, &clock).await
+    }
+
+    /// Makes functions of the schema `clock`, which connections find before those of Postgres.
+    async fn put_before(&self, database: &str, functions: &str) -> anyhow::Result<()> {
+        let path = format!("alter database {database} set search_path = clock, pg_catalog, public");
+        run(&self.url(database), &format!("create schema if not exists clock; {functions}; {path}")).await
     }
 
     /// Puts cases of these ids, each with an index and a transaction, into a database.

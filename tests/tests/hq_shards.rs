@@ -221,6 +221,42 @@ async fn a_replica_that_is_older_than_the_change_does_not_count() {
     assert_eq!(found(500, &observations), by_place(&all)[1].len());
 }
 
+/// A failover to a machine whose clock is behind, and a change of a case just after it.
+#[tokio::test]
+async fn a_clock_that_steps_back_puts_no_later_reading_before_an_earlier_one() {
+    let shards = filled().await;
+    let all = ids("id", 500);
+    shards.set_clock_behind("p1", "0 s").await.unwrap();
+    let hq = connect(&shards.config).await;
+    let observed = |observations: Vec<Observation<CaseRows>>| -> BTreeMap<String, i64> {
+        observations.into_iter().map(|one| (one.id, one.observed_us)).collect()
+    };
+    let before = observed(hq.latest_cases(&wanted(&all, 0, false)).await.unwrap());
+    shards.set_clock_behind("p1", "40 s").await.unwrap();
+    let mut last = before;
+    for _ in 0..3 {
+        let next = observed(hq.latest_cases(&wanted(&all, 0, false)).await.unwrap());
+        assert!(last.iter().all(|(id, at)| next[id] > *at), "{last:?} {next:?}");
+        last = next;
+    }
+}
+
+/// A logical replica is an ordinary server with a clock of its own, which says nothing about how new its rows are.
+#[tokio::test]
+async fn a_replica_that_cannot_tell_how_new_it_is_is_not_read() {
+    let (mut shards, all) = replicated(0).await;
+    for name in ["r1", "r2"] {
+        run(&shards.url(name), "drop function clock.pg_is_in_recovery()").await.unwrap();
+        run(&shards.url(name), "update form_processor_commcarecasesql set name = 'old'").await.unwrap();
+    }
+    let hq = connect(&shards.config).await;
+    let begin = shards.log_end();
+    let observations = hq.latest_cases(&wanted(&all, 0, false)).await.unwrap();
+    assert!(observations.iter().all(|one| one.rows.as_ref().unwrap().case["name"] != "old"));
+    assert_eq!(found(500, &observations), 500);
+    assert_eq!(shards.statements_since(begin), counts([("p1", 4), ("p2", 4)]));
+}
+
 #[tokio::test]
 async fn with_the_wrong_order_replicas_and_primaries_are_all_asked_once() {
     let (mut shards, all) = replicated(20).await;

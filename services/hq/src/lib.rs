@@ -12,7 +12,9 @@
 //! * *The old version of an edited form is not announced.* Its state is another one, and it leaves the lake when it is read (the same tests).
 //! * *Repeats and floods.* One read for each id of a batch (fetcher: `duplicates_of_an_id_coalesce_and_a_deletion_is_remembered`); a domain that
 //!   floods waits alone (fetcher: `a_domain_that_floods_the_feed_waits_alone`).
-//! * *Any order.* Version, then the database's clock at reading; what is older never wins (writer: `order_guard`, `delta/tests/model`).
+//! * *Any order; `server_modified_on` that goes back.* What was read later is newer, by the database's clock in the snapshot; the version only breaks
+//!   ties (writer: `order_guard`, `delta/tests/model`). A clock that steps back: ([`postgres`]; `a_step_back_is_told_once_…`,
+//!   tests: `a_clock_that_steps_back_…`).
 //! * *Lost messages, silent purges and hard deletes, repairs by SQL.* The lake cannot know of them. A replay or a
 //!   reconciliation that names the id gets what is true: a row, or none, which is a deletion (`every_operation_of_hq_on_cases`).
 //! * *Old forms of the message, unknown keys.* Only the id is needed ([`change_meta`]; `missing_fields_are_defaulted_and_unknown_ones_ignored`).

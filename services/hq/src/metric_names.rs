@@ -15,5 +15,8 @@ pub const ANSWER_SECONDS: &str = "lake_hq_answer_seconds";
 /// Counter: times that the limit was lowered, label `source`.
 pub const SLOWED_DOWN_TOTAL: &str = "lake_hq_slowed_down_total";
 
+/// Counter: times that the clock of a database was found to have stepped back.
+pub const CLOCK_STEPS_TOTAL: &str = "lake_hq_clock_steps_total";
+
 /// Gauge: 1 while every id is asked on all shards, because they do not hold the rows that their ranges promise, or because of `sharding = "all"`.
 pub const ALL_SHARDS_ASKED: &str = "lake_hq_all_shards_asked";

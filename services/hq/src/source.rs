@@ -41,7 +41,7 @@ pub struct Observation<T> {
     /// The id that was asked for, untouched.
     pub id: String,
     /// The database's own clock when it was asked (for a replica: of the newest transaction it has), in microseconds.
-    /// For one id, a greater value means a later state; this is what orders a deletion against an upsert.
+    /// For one id, a greater value means a later state: this is what orders. (A clock that steps back is corrected as far as one process can.)
     pub observed_us: i64,
     /// The rows; `None` where HQ has no such id.
     pub rows: Option<T>,

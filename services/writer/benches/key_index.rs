@@ -129,7 +129,7 @@ fn build(keys: u64, folder: &Path, options: IndexOptions) -> Result<(), IndexErr
     let started = Instant::now();
     for number in 0..keys {
         let position = Position::new((number / FILE_ROWS) as u32, (number % FILE_ROWS) as u32);
-        builder.push(IndexEntry { id: key(number), position, version_us: number as i64 })?;
+        builder.push(IndexEntry { id: key(number), position, observed_us: number as i64 })?;
     }
     let pushed = started.elapsed();
     let run = builder.finish(&mut |_, _| {})?;
@@ -192,9 +192,9 @@ fn update(index: &KeyIndex, rows: &Rows, keys: u64) -> Result<(), IndexError> {
         located.iter().flatten().for_each(|old| rows.kill(old.position));
         let file = (rows.base_files + batch) as u32;
         let position = |row: usize| Position::new(file, row as u32);
-        let version_us = (keys + batch) as i64;
+        let observed_us = (keys + batch) as i64;
         let entries =
-            ids.iter().enumerate().map(|(row, id)| IndexEntry { id: *id, position: position(row), version_us });
+            ids.iter().enumerate().map(|(row, id)| IndexEntry { id: *id, position: position(row), observed_us });
         putting.time(|| index.put(entries));
         while let Some(job) = index.merge_due() {
             merged += job.entries();

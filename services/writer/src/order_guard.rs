@@ -1,57 +1,56 @@
 //! Who is newer: the rule that makes duplicates, redelivery and any order of arrival harmless. Plain values, no I/O.
 //!
-//! A row is ordered by (version, observed). A tombstone with a version is ordered the same way against rows and wins a tie; one
-//! without a version (HQ has no row any more) is ordered by the time of observation alone, both ways.
+//! What was read later is newer: a snapshot of HQ's database *is* the state at its time. The version, HQ's time of modification, says less:
+//! HQ takes it before it waits for the lock of a case, and takes what a client says, so that a later change may carry an earlier version. It
+//! only decides between readings of the same instant.
+//!
+//! So all that is said about an id has one order: (observed, version, deletion). A deletion without a version (HQ has no row any more) counts as
+//! of the greatest version, and between a row and a deletion that agree in all else the deletion is the newer one.
 
-/// Versions that the key index tells apart, microseconds: 56 bits, more than a thousand years on either side of 1970.
-const VERSIONS: (i64, i64) = (-(1 << 55), (1 << 55) - 1);
+/// Instants that the key index tells apart, microseconds: 56 bits, more than a thousand years on either side of 1970.
+const INSTANTS: (i64, i64) = (-(1 << 55), (1 << 55) - 1);
 
-/// The version as it is compared everywhere; an absent one is older than anything.
-pub fn comparable_version(version_us: Option<i64>) -> i64 {
-    version_us.map_or(VERSIONS.0, |version_us| version_us.clamp(VERSIONS.0, VERSIONS.1))
+/// The instant of observation as it is compared everywhere; an absent one is older than anything.
+pub fn comparable_instant(observed_us: Option<i64>) -> i64 {
+    observed_us.map_or(INSTANTS.0, |observed_us| observed_us.clamp(INSTANTS.0, INSTANTS.1))
 }
 
 /// Order of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowOrder {
-    /// `+_lake_version`, microseconds.
-    pub version_us: i64,
     /// `+_lake_observed_at`, microseconds.
     pub observed_us: i64,
+    /// `+_lake_version`, microseconds; the least number where it is NULL.
+    pub version_us: i64,
 }
 
 /// Order of a tombstone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TombstoneOrder {
+    /// When it was seen that the id has left, microseconds.
+    pub observed_us: i64,
     /// Version of the deleted row, microseconds; `None` where HQ has no row any more.
     pub version_us: Option<i64>,
-    /// When its absence was seen, microseconds.
-    pub observed_us: i64,
 }
 
 impl TombstoneOrder {
     /// Whether this tombstone takes the row away. The opposite is that the row outlives it; there is no third case.
     pub fn beats_row(self, row: RowOrder) -> bool {
-        match self.version_us {
-            Some(version_us) => (version_us, self.observed_us) >= (row.version_us, row.observed_us),
-            None => self.observed_us >= row.observed_us,
-        }
+        self.comparable() >= (row.observed_us, row.version_us)
     }
 
-    /// Whether the comparison with a row of this version depends on when the row was observed.
-    pub fn needs_tie_breaker(self, row_version_us: i64) -> bool {
-        self.version_us.is_none_or(|version_us| version_us == row_version_us)
+    /// The version with which that of a row observed at this instant has to be compared; `None` where the instants decide.
+    pub fn tie_breaker(self, row_observed_us: i64) -> Option<i64> {
+        self.version_us.filter(|_| self.observed_us == row_observed_us)
     }
 
-    /// Whether this tombstone says more than the one that is remembered. Two of one sort compare like rows; of two sorts the one
-    /// observed later counts, and at the same instant the one with a version, as it knows more.
+    /// Whether this tombstone is newer than the one that is remembered.
     pub fn replaces(self, held: Self) -> bool {
-        match (self.version_us, held.version_us) {
-            (Some(ours), Some(theirs)) => (ours, self.observed_us) > (theirs, held.observed_us),
-            (None, None) => self.observed_us > held.observed_us,
-            (Some(_), None) => self.observed_us >= held.observed_us,
-            (None, Some(_)) => self.observed_us > held.observed_us,
-        }
+        self.comparable() > held.comparable()
+    }
+
+    fn comparable(self) -> (i64, i64) {
+        (self.observed_us, self.version_us.unwrap_or(i64::MAX))
     }
 }
 
@@ -91,16 +90,16 @@ pub fn tombstone_effect(held: KnownOrders, tombstone: TombstoneOrder) -> Tombsto
 mod tests {
     use super::*;
 
-    const fn row(version_us: i64, observed_us: i64) -> RowOrder {
-        RowOrder { version_us, observed_us }
+    const fn row(observed_us: i64, version_us: i64) -> RowOrder {
+        RowOrder { observed_us, version_us }
     }
 
-    const fn grave(version_us: Option<i64>, observed_us: i64) -> TombstoneOrder {
-        TombstoneOrder { version_us, observed_us }
+    const fn grave(observed_us: i64, version_us: Option<i64>) -> TombstoneOrder {
+        TombstoneOrder { observed_us, version_us }
     }
 
     #[test]
-    fn rows_by_version_then_observation() {
+    fn rows_by_observation_then_version() {
         let cases = [
             (row(5, 5), row(6, 1), true),
             (row(5, 5), row(5, 6), true),
@@ -117,15 +116,15 @@ mod tests {
     #[test]
     fn a_tombstone_and_a_row_never_both_win() {
         let cases = [
-            // A versioned tombstone wins ties.
-            (grave(Some(5), 5), row(5, 5), true),
-            (grave(Some(5), 4), row(5, 5), false),
-            (grave(Some(4), 9), row(5, 5), false),
-            (grave(Some(6), 1), row(5, 5), true),
-            // One without version looks at the observation only.
-            (grave(None, 5), row(9, 5), true),
-            (grave(None, 4), row(1, 5), false),
-            (grave(None, 6), row(9, 5), true),
+            // A tombstone wins ties.
+            (grave(5, Some(5)), row(5, 5), true),
+            (grave(5, Some(4)), row(5, 5), false),
+            // HQ does not touch the time of a case that it deletes, and the one before may be of a later time.
+            (grave(6, Some(1)), row(5, 5), true),
+            (grave(4, Some(9)), row(5, 5), false),
+            (grave(5, None), row(5, 9), true),
+            (grave(4, None), row(5, 1), false),
+            (grave(6, None), row(5, 9), true),
         ];
         for (tombstone, held, wins) in cases {
             let effect = tombstone_effect(KnownOrders { row: Some(held), tombstone: None }, tombstone);
@@ -138,13 +137,14 @@ mod tests {
     #[test]
     fn a_remembered_tombstone_is_replaced_by_a_newer_one_only() {
         let cases = [
-            (grave(Some(5), 5), grave(Some(5), 5), false),
-            (grave(Some(5), 5), grave(Some(6), 1), true),
-            (grave(Some(5), 5), grave(None, 6), true),
-            (grave(Some(5), 5), grave(None, 5), false),
-            (grave(None, 5), grave(Some(1), 5), true),
-            (grave(None, 5), grave(None, 5), false),
-            (grave(None, 5), grave(None, 6), true),
+            (grave(5, Some(5)), grave(5, Some(5)), false),
+            (grave(5, Some(5)), grave(6, Some(1)), true),
+            (grave(5, Some(5)), grave(4, Some(6)), false),
+            (grave(5, Some(5)), grave(6, None), true),
+            (grave(5, Some(5)), grave(5, None), true),
+            (grave(5, None), grave(5, Some(9)), false),
+            (grave(5, None), grave(5, None), false),
+            (grave(5, None), grave(6, None), true),
         ];
         for (held, came, remember) in cases {
             let effect = tombstone_effect(KnownOrders { row: None, tombstone: Some(held) }, came);
@@ -154,8 +154,59 @@ mod tests {
 
     #[test]
     fn a_tombstone_that_was_remembered_before_a_crash_still_deletes() {
-        let tombstone = grave(None, 9);
+        let tombstone = grave(9, None);
         let held = KnownOrders { row: Some(row(5, 5)), tombstone: Some(tombstone) };
         assert_eq!(tombstone_effect(held, tombstone), TombstoneEffect { remember: false, delete: true });
+    }
+
+    /// Something that is said about an id.
+    #[derive(Clone, Copy, Debug)]
+    enum Reading {
+        Row(RowOrder),
+        Gone(TombstoneOrder),
+    }
+
+    /// What the engine holds of an id after this has arrived one after the other.
+    fn held_after(readings: &[Reading]) -> KnownOrders {
+        let mut held = KnownOrders::default();
+        for reading in readings {
+            match *reading {
+                Reading::Row(row) if row_enters(held, row) => held = KnownOrders { row: Some(row), tombstone: None },
+                Reading::Row(_) => {}
+                Reading::Gone(tombstone) => {
+                    let effect = tombstone_effect(held, tombstone);
+                    held.row = held.row.filter(|_| !effect.delete);
+                    held.tombstone = if effect.remember { Some(tombstone) } else { held.tombstone };
+                }
+            }
+        }
+        held
+    }
+
+    #[test]
+    fn every_order_of_arrival_ends_with_the_same() {
+        let readings = [
+            Reading::Row(row(1, 10)),
+            Reading::Gone(grave(2, None)),
+            Reading::Row(row(2, 9)),
+            Reading::Gone(grave(3, Some(7))),
+            Reading::Row(row(3, 5)),
+            Reading::Row(row(3, 8)),
+            Reading::Gone(grave(3, None)),
+            Reading::Row(row(4, 5)),
+        ];
+        let of_three = |from: usize| readings.iter().skip(from).take(3).copied().collect::<Vec<_>>();
+        for from in 0..=readings.len() - 3 {
+            let some = of_three(from);
+            let expected = held_after(&some);
+            for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+                let held = held_after(&order.map(|at| some[at]));
+                assert_eq!(
+                    (held.row, held.row.is_none().then_some(held.tombstone)),
+                    { (expected.row, expected.row.is_none().then_some(expected.tombstone)) },
+                    "{order:?} of {some:?}"
+                );
+            }
+        }
     }
 }

@@ -30,20 +30,26 @@ pub enum State {
     },
 }
 
-/// One observation of an id: its place in the id's history orders it.
+/// One observation of an id. Those of an id are ordered by their place in its history, as they are by instant, then version.
 #[derive(Clone, Debug)]
 pub struct Observation {
     /// Number of the id.
     pub id: usize,
     /// Place in the history of the id, from 0.
     pub moment: usize,
+    /// When it was observed, microseconds.
+    pub observed_us: i64,
     /// What was observed.
     pub state: State,
 }
 
-impl Observation {
-    fn observed_us(&self) -> i64 {
-        1_000 + self.moment as i64
+impl State {
+    /// What orders it among states that were observed at the same instant.
+    fn tie_breaker(&self) -> i64 {
+        match self {
+            Self::Row { version_us, .. } => *version_us,
+            Self::Gone { version_us } => version_us.unwrap_or(i64::MAX),
+        }
     }
 }
 
@@ -76,19 +82,21 @@ pub fn fields(random: &mut StdRng) -> BTreeMap<String, Cell> {
     cells
 }
 
-/// The history of an id: versions never go back, observations always go on. `cells` draws the fields of a row.
+/// The history of an id. Versions go back as often as on, as HQ's do; observations go on, and now and then stand still, where the version goes on.
+/// `cells` draws the fields of a row.
 pub fn history(
     random: &mut StdRng,
     id: usize,
     mut cells: impl FnMut(&mut StdRng) -> BTreeMap<String, Cell>,
 ) -> Vec<Observation> {
-    let mut version_us = random.random_range(0..5);
+    let mut version_us: i64 = random.random_range(0..5);
+    let (mut observed_us, mut last_tie_breaker) = (1_000, i64::MAX);
     let mut document_type = random.random_range(0..TYPES.len());
     (0..random.random_range(1..8))
         .map(|moment| {
             let gone = random.random_range(0..4) == 0;
             if random.random_range(0..3) > 0 {
-                version_us += random.random_range(1..3);
+                version_us += random.random_range(-2..3);
             }
             if random.random_range(0..5) == 0 {
                 document_type = random.random_range(0..TYPES.len());
@@ -98,7 +106,10 @@ pub fn history(
             } else {
                 State::Row { document_type, version_us, cells: cells(random) }
             };
-            Observation { id, moment, state }
+            let stands_still = state.tie_breaker() > last_tie_breaker && random.random_range(0..3) == 0;
+            observed_us += i64::from(!stands_still);
+            last_tie_breaker = state.tie_breaker();
+            Observation { id, moment, observed_us, state }
         })
         .collect()
 }
@@ -115,7 +126,7 @@ pub fn rows_and_tombstones(observations: &[Observation]) -> (Vec<(&'static str, 
     let mut rows: BTreeMap<usize, Vec<NewRow>> = BTreeMap::new();
     let mut tombstones = Vec::new();
     for observation in observations {
-        let (id, observed_us) = (id_text(observation.id), observation.observed_us());
+        let (id, observed_us) = (id_text(observation.id), observation.observed_us);
         match &observation.state {
             State::Gone { version_us } => tombstones.push(tombstone(&id, *version_us, observed_us)),
             State::Row { document_type, version_us, cells } => {

@@ -89,11 +89,14 @@ pub fn numbered_id(n: usize) -> String {
 pub fn record_batch(rows: &[NewRow]) -> RecordBatch {
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let versions = Int64Array::from_iter_values(rows.iter().map(|row| row.version_us));
-    let observed: Vec<i64> = rows.iter().map(|row| row.observed_us).collect();
-    let observed: ArrayRef = Arc::new(TimestampMicrosecondArray::from(observed).with_timezone("UTC"));
+    let instants = |of: fn(&NewRow) -> i64| -> ArrayRef {
+        let instants: Vec<i64> = rows.iter().map(of).collect();
+        Arc::new(TimestampMicrosecondArray::from(instants).with_timezone("UTC"))
+    };
     let mut columns: Vec<(&str, ArrayRef)> = vec![
-        ("+_lake_observed_at", Arc::clone(&observed)),
-        ("+_lake_published_at", observed),
+        ("+_lake_observed_at", instants(|row| row.observed_us)),
+        // A test that wants to tell it from the observation sets a greater version.
+        ("+_lake_published_at", instants(|row| row.observed_us.max(row.version_us))),
         ("+_lake_version", Arc::new(versions)),
         ("/_id", Arc::new(StringArray::from(ids))),
     ];

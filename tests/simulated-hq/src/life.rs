@@ -23,7 +23,7 @@ pub struct LifeOptions {
     /// When it begins; simulated time then runs by a few seconds each turn.
     pub start: DateTime<Utc>,
     /// Whether messages are duplicated, late (at most [`crate::announcement::LATE_TURNS_MAX`] turns), out of order, without key or
-    /// type, and phones' clocks years off.
+    /// type, phones' clocks years off, and forms applied out of the order of their receipt, so that `server_modified_on` of cases goes back.
     pub mischief: bool,
     /// Whether there are malformed messages, unreadable XML, missing blobs and rows, hostile names.
     pub sabotage: bool,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::case_blocks::{self, CaseBlock};
 use crate::life::Life;
+use crate::moment::{DAY, MINUTE, SECOND};
 use crate::questionnaire::{fill_in, written};
 use crate::rows;
 use crate::turn::Table;
@@ -46,7 +47,7 @@ impl Life {
 
     /// Takes in a form with this state; a normal one changes its cases. Everything is announced.
     pub(crate) fn submit(&mut self, domain: usize, submission: Submission, state: i64, health: Health) -> u32 {
-        let received_on = self.tick();
+        let received_on = self.received_on();
         let server_modified_on = self.tick();
         let filled = fill_in(&self.world, &self.world.domains[domain], &submission);
         let content = rows::blob_content(written(&filled, submission.seed), health);
@@ -88,6 +89,20 @@ impl Life {
             self.apply(index, &filled.blocks, received_on);
         }
         index
+    }
+
+    /// When HQ says that it received what it takes in now. That is before it waited for the locks of the form and its cases, while others were
+    /// taken in; and now and then what the sender says (header `X-Submit-Time`). So the times of a case go back.
+    fn received_on(&mut self) -> i64 {
+        let now = self.tick();
+        if !self.options.mischief {
+            return now;
+        }
+        match self.dice.below(100) {
+            0..=9 => now - self.dice.between(SECOND, 10 * MINUTE),
+            10..=12 => now - self.dice.between(MINUTE, 30 * DAY),
+            _ => now,
+        }
     }
 
     /// Newer keys are plain, older ones have a bucket.

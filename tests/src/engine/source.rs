@@ -28,13 +28,18 @@ pub enum State {
 pub struct Word {
     /// Id of the record.
     pub id: String,
-    /// Of the words about an id the one with the latest moment counts. It is the version.
+    /// Of the words about an id the one with the latest moment counts.
     pub moment: i64,
     /// What the source says.
     pub state: State,
 }
 
 impl Word {
+    /// Each word has its own. It goes back from one word to the next, as HQ's may.
+    fn version_us(&self) -> i64 {
+        1_000_000 - self.moment
+    }
+
     fn is_row(&self) -> bool {
         matches!(self.state, State::Row { .. })
     }
@@ -42,7 +47,7 @@ impl Word {
     /// Whether a row of a table is this one, as far as its version tells.
     fn is_at(&self, document_type: &str, row: &Row) -> bool {
         let is_here = matches!(&self.state, State::Row { document_type: named, .. } if *named == document_type);
-        is_here && row.get("_lake_version") == Some(&self.moment.to_string())
+        is_here && row.get("_lake_version") == Some(&self.version_us().to_string())
     }
 }
 
@@ -50,12 +55,13 @@ impl Word {
 pub fn space_batch(words: &[Word]) -> SpaceBatch {
     let mut rows: BTreeMap<&str, Vec<NewRow>> = BTreeMap::new();
     let mut tombstones = Vec::new();
-    for Word { id, moment, state } in words {
-        let observed_us = 1_000_000 + moment;
+    for word in words {
+        let Word { id, moment, state } = word;
+        let (version_us, observed_us) = (word.version_us(), 1_000_000 + moment);
         match state {
-            State::Gone => tombstones.push(tombstone(id, Some(*moment), observed_us)),
+            State::Gone => tombstones.push(tombstone(id, Some(version_us), observed_us)),
             State::Row { document_type, cells } => {
-                let row = NewRow { id: id.clone(), version_us: *moment, observed_us, cells: cells.clone() };
+                let row = NewRow { id: id.clone(), version_us, observed_us, cells: cells.clone() };
                 rows.entry(*document_type).or_default().push(row);
             }
         }

@@ -34,7 +34,7 @@ impl Nats {
         command.args(["-a", "127.0.0.1", "-p", &port.number().to_string(), "-m", &monitor.number().to_string()]);
         command.arg("-js").arg("-sd").arg(folder.path().join("store"));
         let health = monitor.number();
-        let ready = Box::new(move || http_status(health, "GET", "/healthz") == Some(200));
+        let ready = Box::new(move || http_status(health, "GET", "/healthz", "") == Some(200));
         let log = folder.path().join("server.log");
         let server = Process::start("NATS", command, &log, "TERM", vec![folder.path().to_owned()], ready)?;
         Ok(Self { server, port, _monitor: monitor, _folder: folder })

@@ -19,7 +19,7 @@ use super::{installed, with_fresh_ports};
 const ACCESS_KEY: &str = "lake-test";
 const SECRET_KEY: &str = "lake-test-secret";
 const REGION: &str = "us-east-1";
-/// Written to find out whether the store takes objects yet.
+/// Written and read to find out whether the store takes and gives objects yet.
 const PROBE_BUCKET: &str = "readiness";
 const SIGNATURE_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -61,9 +61,13 @@ impl ObjectStore {
             admin: Port::free_pair()?,
         };
         let command = server_command(&ports, folder.path())?;
-        let probe = signed_put(&endpoint(&ports), PROBE_BUCKET, &Key::from("probe"))?;
-        let s3 = ports.s3.number();
-        let ready = Box::new(move || http_status(s3, "PUT", &probe) == Some(200));
+        let [put, get] = [reqwest::Method::PUT, reqwest::Method::GET]
+            .map(|method| signed(&endpoint(&ports), method, PROBE_BUCKET, &Key::from("probe")));
+        let (put, get, s3) = (put?, get?, ports.s3.number());
+        // Only an object with content lies on a volume, and reading finds volumes in another way than writing does, later after a start.
+        let ready = Box::new(move || {
+            http_status(s3, "PUT", &put, "content") == Some(200) && http_status(s3, "GET", &get, "") == Some(200)
+        });
         let log = folder.path().join("server.log");
         let sockets = ports.sockets();
         let leftovers = sockets.iter().cloned().chain([folder.path().to_owned()]).collect();
@@ -108,8 +112,8 @@ impl ObjectStore {
     /// # Errors
     /// When the store is down or refuses, for instance because the bucket exists.
     pub fn create_bucket(&self, name: &str) -> anyhow::Result<()> {
-        let target = signed_put(&self.endpoint(), name, &Key::default())?;
-        match http_status(self.ports.s3.number(), "PUT", &target) {
+        let target = signed(&self.endpoint(), reqwest::Method::PUT, name, &Key::default())?;
+        match http_status(self.ports.s3.number(), "PUT", &target, "") {
             Some(200) => Ok(()),
             Some(status) => bail!("the S3 store refuses to create bucket {name} (HTTP {status})"),
             None => bail!("the S3 store does not answer the request to create bucket {name}"),
@@ -207,11 +211,11 @@ fn client(endpoint: &str, bucket: &str) -> anyhow::Result<AmazonS3> {
         .with_context(|| format!("make a client for bucket {bucket}"))
 }
 
-/// Path and query of a signed PUT; an empty key means the bucket itself.
-fn signed_put(endpoint: &str, bucket: &str, key: &Key) -> anyhow::Result<String> {
+/// Path and query of a signed request; an empty key means the bucket itself.
+fn signed(endpoint: &str, method: reqwest::Method, bucket: &str, key: &Key) -> anyhow::Result<String> {
     let client = client(endpoint, bucket)?;
     let url = client
-        .signed_url(reqwest::Method::PUT, key, SIGNATURE_LIFETIME)
+        .signed_url(method, key, SIGNATURE_LIFETIME)
         .now_or_never()
         .context("signing with fixed keys waits for nothing")??;
     Ok(format!("{}?{}", url.path(), url.query().unwrap_or_default()))

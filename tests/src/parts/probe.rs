@@ -6,14 +6,16 @@ use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends `method target` without a body and gives the status of the answer; `None` when there is none.
-pub(super) fn http_status(port: u16, method: &str, target: &str) -> Option<u16> {
+/// Sends `method target` with this body, which may be empty, and gives the status of the answer; `None` when there is none.
+pub(super) fn http_status(port: u16, method: &str, target: &str, body: &str) -> Option<u16> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).ok()?;
     stream.set_read_timeout(Some(TIMEOUT)).ok()?;
     stream.set_write_timeout(Some(TIMEOUT)).ok()?;
-    let request =
-        format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let length = body.len();
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = Vec::new();
     stream.take(64 * 1024).read_to_end(&mut answer).ok()?;

@@ -95,7 +95,7 @@ impl Model {
     /// A concurrent writer appends a row.
     pub fn append(&mut self, id: usize, document_type: usize, row: &NewRow) {
         let state = State::Row { document_type, version_us: row.version_us, cells: row.cells.clone() };
-        self.newest.insert(id, Observation { id, moment: 0, state });
+        self.newest.insert(id, Observation { id, moment: 0, observed_us: row.observed_us, state });
     }
 
     /// A concurrent writer sets a property of a table.

@@ -7,6 +7,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,9 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::clock::{Asked, Clock};
 use super::failure::{is_broken_connection, is_overload, source_error};
+use crate::metric_names;
 use crate::pace::limit::Class;
 use crate::pace::{Turn, Turns};
 use crate::source::SourceError;
@@ -25,6 +28,9 @@ use crate::source::SourceError;
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// Time that the server has, beyond the limit at which it ends a statement itself, before it counts as not there.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
+
+/// Smaller steps of a clock are not worth a line in the log, microseconds: time servers correct by as much.
+const STEP_TOLD_US: i64 = 1_000_000;
 
 /// Limits that hold for each database.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +41,22 @@ pub(super) struct Limits {
     pub prepared_statements: bool,
 }
 
+/// What a database is said to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It has the latest state. (If it is a standby all the same, it is as new as its newest transaction.)
+    Primary,
+    /// It follows a primary.
+    Replica,
+}
+
 /// One database, with its idle connections and its limits.
 pub(super) struct Database {
     name: String,
+    role: Role,
+    clock: Clock,
+    /// Whether the operator was told that this replica cannot say how new it is.
+    is_told: AtomicBool,
     options: PgConnectOptions,
     limits: Limits,
     begin: Arc<str>,
@@ -80,19 +99,23 @@ pub(super) struct Snapshot<'d> {
     _permit: SemaphorePermit<'d>,
     turn: Option<Turn>,
     action: String,
-    /// The database's clock just before the snapshot was taken, microseconds; `None` for a standby that cannot tell yet.
+    /// The database's clock just before the snapshot was taken, microseconds, corrected where it stepped back; `None` for a replica that
+    /// cannot tell how new it is.
     pub observed_us: Option<i64>,
 }
 
 impl Database {
     /// `name` is for messages: `main database`, `shard database p1`, `replica of …`. Connects to nothing.
-    pub fn new(name: String, url: &str, limits: Limits, turns: Arc<Turns>) -> Result<Self, SourceError> {
+    pub fn new(name: String, url: &str, role: Role, limits: Limits, turns: Arc<Turns>) -> Result<Self, SourceError> {
         let mut options = connect_options(&name, url)?;
         if !limits.prepared_statements {
             options = options.statement_cache_capacity(0);
         }
         Ok(Self {
             name,
+            role,
+            clock: Clock::default(),
+            is_told: AtomicBool::new(false),
             options,
             limits,
             begin: begin_statement(limits.statement_timeout).into(),
@@ -173,16 +196,51 @@ impl Database {
 
     async fn begin(&self, connection: &mut PgConnection, action: &str) -> Result<Option<i64>, Begin> {
         let limit = self.limits.statement_timeout + ANSWER_GRACE;
+        let asked = self.clock.asked();
         let begun = sqlx::raw_sql(AssertSqlSafe(self.begin.clone())).fetch_all(&mut *connection);
         match timeout(limit, begun).await {
             Ok(Ok(rows)) => {
-                let clock = rows.first().map(|row| row.try_get::<Option<i64>, _>("observed_us")).transpose();
-                clock.map(Option::flatten).map_err(|error| Begin::Failed(source_error(action, &error)))
+                let Some(row) = rows.first() else { return Ok(None) };
+                let clock = row.try_get("is_standby").and_then(|is_standby| Ok((is_standby, row.try_get("clock_us")?)));
+                let (is_standby, clock_us) = clock.map_err(|error| Begin::Failed(source_error(action, &error)))?;
+                Ok(self.observed_at(asked, is_standby, clock_us))
             }
             Ok(Err(error)) if is_broken_connection(&error) => Err(Begin::Broken),
             Ok(Err(error)) => Err(Begin::Failed(source_error(action, &error))),
             Err(_) => Err(Begin::Broken),
         }
+    }
+
+    /// When a snapshot was taken, microseconds since 1970; `None` where that cannot be told.
+    fn observed_at(&self, asked: Asked, is_standby: bool, clock_us: Option<i64>) -> Option<i64> {
+        // What a standby has may be older than what another one behind the same address had: its time is the true one.
+        if is_standby {
+            return clock_us;
+        }
+        if self.role == Role::Replica {
+            if !self.is_told.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    database = self.name,
+                    "it is no streaming replica (pg_is_in_recovery() is false; a logical replica?) and cannot tell how new it is: the primary is \
+                     asked instead; give the address of a streaming replica as replica_url, or leave it out"
+                );
+            }
+            return None;
+        }
+        let told = self.clock.answered(asked, clock_us?);
+        if told.stepped_back_us > 0 {
+            metrics::counter!(metric_names::CLOCK_STEPS_TOTAL).increment(1);
+        }
+        if told.stepped_back_us >= STEP_TOLD_US {
+            let seconds = told.stepped_back_us as f64 / 1e6;
+            tracing::warn!(
+                database = self.name,
+                seconds,
+                "the clock of the database has stepped back (a failover?); what this process reads stays in order, but what others read in \
+                 the last seconds before it may hide changes for as many seconds: have HQ publish the records of that time again"
+            );
+        }
+        Some(told.observed_us)
     }
 
     fn take_idle(&self) -> Option<PgConnection> {
@@ -304,8 +362,9 @@ fn begin_statement(statement_timeout: Duration) -> String {
     format!(
         "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
          SELECT set_config('statement_timeout', '{}', true) AS statement_timeout, \
+         pg_is_in_recovery() AS is_standby, \
          (extract(epoch from CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() \
-         ELSE transaction_timestamp() END) * 1000000)::bigint AS observed_us",
+         ELSE transaction_timestamp() END) * 1000000)::bigint AS clock_us",
         statement_timeout.as_millis()
     )
 }

@@ -4,6 +4,7 @@
 //! one of its ids, and the databases are asked at the same time; all statements of a batch on a database see one snapshot, so what belongs to
 //! a row matches it; ids are bound, never written into SQL; all databases together are asked no more than [`Turns`] allow.
 
+mod clock;
 mod config;
 mod database;
 mod failure;
@@ -19,7 +20,7 @@ use async_trait::async_trait;
 use futures::future::{try_join, try_join_all};
 
 pub use self::config::{HqPostgresConfig, HqShardConfig, Sharding};
-use self::database::Database;
+use self::database::{Database, Role};
 use self::locations::LocationReader;
 use self::routing::Routing;
 use self::shards::{Asked, Shard, Shards};
@@ -46,7 +47,8 @@ impl PostgresHq {
     /// not as they must be.
     pub async fn connect(config: &HqPostgresConfig) -> Result<Self, SourceError> {
         let (limits, extent, turns) = (config.limits(), config.extent(), Turns::new(config.turns()));
-        let database = |name: String, url: &str| Database::new(name, url, limits, Arc::clone(&turns)).map(Arc::new);
+        let database =
+            |name: String, url: &str| Database::new(name, url, Role::Primary, limits, Arc::clone(&turns)).map(Arc::new);
         let main = database("main database".into(), config.url.expose())?;
         let map = config.shard_map().map_err(|error| SourceError::Refused {
             action: "use the shard ranges of HQ's databases".into(),

@@ -122,10 +122,13 @@ impl Records {
         &self.database
     }
 
-    /// Reads cases; `None` where the database is a standby that cannot tell how new it is.
+    /// Reads cases; `None` where the database is a replica that cannot tell how new it is.
     pub async fn cases(&self, ids: &[String]) -> Result<Option<Vec<Observation<CaseRows>>>, SourceError> {
         let mut snapshot = self.database.snapshot(&format!("read {} cases", ids.len())).await?;
-        let Some(observed_us) = snapshot.observed_us else { return Ok(None) };
+        let Some(observed_us) = snapshot.observed_us else {
+            snapshot.finish().await;
+            return Ok(None);
+        };
         let asked = storable(ids);
         let mut found: HashMap<String, CaseRows> = HashMap::with_capacity(asked.len());
         read_by(&mut snapshot, &self.case, &asked, "case_id", |id, case| {
@@ -147,10 +150,13 @@ impl Records {
         Ok(Some(observations(ids, observed_us, found)))
     }
 
-    /// Reads forms; `None` where the database is a standby that cannot tell how new it is.
+    /// Reads forms; `None` where the database is a replica that cannot tell how new it is.
     pub async fn forms(&self, ids: &[String]) -> Result<Option<Vec<Observation<FormRows>>>, SourceError> {
         let mut snapshot = self.database.snapshot(&format!("read {} forms", ids.len())).await?;
-        let Some(observed_us) = snapshot.observed_us else { return Ok(None) };
+        let Some(observed_us) = snapshot.observed_us else {
+            snapshot.finish().await;
+            return Ok(None);
+        };
         let asked = storable(ids);
         let mut found: HashMap<String, FormRows> = HashMap::with_capacity(asked.len());
         read_by(&mut snapshot, &self.form, &asked, "form_id", |id, form| {

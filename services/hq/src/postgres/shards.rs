@@ -6,8 +6,8 @@
 //! try included. Whether a replica is new enough is told by HQ's time of publication and the time of the last transaction that it has; a
 //! publisher whose clock is behind that of the database by more than the replica lags could be misled by so much.
 //!
-//! Which of several observations of an id counts, where every shard is asked: rows win over no rows; of rows in two databases (one of them
-//! left over when shards were moved) the newer version. An id that none has was seen missing at the latest of their clocks, so that
+//! Which of several observations of an id counts: of one database the latest, which is that of the primary. Where every shard is asked, rows
+//! win over no rows; of rows in two databases (one of them left over when shards were moved) the newer version. An id that none has was seen missing at the latest of their clocks, so that
 //! this certainly comes after every observation of its rows that went before.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use futures::future::{try_join, try_join_all};
 use lake_shared::secret::Secret;
 
-use super::database::{Database, Limits};
+use super::database::{Database, Limits, Role};
 use super::records::{Extent, Records};
 use super::routing::Routing;
 use crate::document_rules::{self, Disposition};
@@ -102,7 +102,7 @@ impl Shard {
         let replica = match replica_url {
             Some(url) => {
                 let name = format!("replica of {}", primary.name());
-                let database = Database::new(name, url.expose(), limits, Arc::clone(turns))?;
+                let database = Database::new(name, url.expose(), Role::Replica, limits, Arc::clone(turns))?;
                 Some(Records::connect(database.into(), extent).await?)
             }
             None => None,
@@ -179,10 +179,12 @@ impl Shards {
         }
         let reads = later.iter().enumerate().filter(|(_, ids)| !ids.is_empty()).map(async |(shard_index, ids)| {
             let shard = &self.shards[shard_index];
-            T::read(&shard.primary, ids).await?.ok_or_else(|| shard.no_clock())
+            let observations = T::read(&shard.primary, ids).await?.ok_or_else(|| shard.no_clock())?;
+            Ok::<_, SourceError>((shard_index, observations))
         });
-        for observation in try_join_all(reads).await?.into_iter().flatten() {
-            seen.add(observation, false);
+        for (shard_index, observations) in try_join_all(reads).await? {
+            let answer = |observation| Answer { shard_index, on_replica: false, observation };
+            observations.into_iter().map(answer).for_each(|answer| seen.add(answer));
         }
         Ok(seen.into_observations())
     }
@@ -209,7 +211,10 @@ impl Shards {
         for (shard_index, ids, observations) in try_join_all(reads).await? {
             let shard = &self.shards[shard_index];
             match observations {
-                Some(observations) => observations.into_iter().for_each(|one| seen.add(one, shard.replica.is_some())),
+                Some(observations) => {
+                    let answer = |observation| Answer { shard_index, on_replica: shard.replica.is_some(), observation };
+                    observations.into_iter().map(answer).for_each(|answer| seen.add(answer));
+                }
                 None if shard.replica.is_some() => later[shard_index].extend(ids),
                 None => return Err(shard.no_clock()),
             }
@@ -227,9 +232,16 @@ impl Shard {
     }
 }
 
-/// What was seen of each id so far, and whether on a replica.
+/// What one database said of an id.
+struct Answer<T> {
+    shard_index: usize,
+    on_replica: bool,
+    observation: Observation<T>,
+}
+
+/// What was seen of each id so far: at most one answer of each database.
 struct Seen<T> {
-    by_id: HashMap<String, (Observation<T>, bool)>,
+    by_id: HashMap<String, Vec<Answer<T>>>,
 }
 
 impl<T> Default for Seen<T> {
@@ -239,40 +251,48 @@ impl<T> Default for Seen<T> {
 }
 
 impl<T: Document> Seen<T> {
-    fn add(&mut self, observation: Observation<T>, on_replica: bool) {
-        match self.by_id.get_mut(&observation.id) {
-            None => {
-                self.by_id.insert(observation.id.clone(), (observation, on_replica));
-            }
-            Some((known, was_on_replica)) if is_better(&observation, known) => {
-                (*known, *was_on_replica) = (observation, on_replica);
-            }
+    /// Takes an answer. A primary is asked after its replica and knows more, whatever their clocks say.
+    fn add(&mut self, answer: Answer<T>) {
+        let answers = self.by_id.entry(answer.observation.id.clone()).or_default();
+        match answers.iter_mut().find(|held| held.shard_index == answer.shard_index) {
+            Some(held) if held.on_replica || !answer.on_replica => *held = answer,
             Some(_) => {}
+            None => answers.push(answer),
         }
     }
 
-    /// Ids that a primary has to be asked for: those that no database has, and those that a replica had from before their change. What the
-    /// replica said of these does not count.
+    /// Ids that a primary has to be asked for: those that no database has, and those that a replica had from before their change. What
+    /// replicas said of these does not count.
     fn take_outdated(&mut self, wanted: &[Wanted]) -> Vec<String> {
         let mut outdated = Vec::new();
         for Wanted { id, changed_us, .. } in wanted {
-            match self.by_id.get(id) {
-                Some((observation, _)) if observation.rows.is_none() => outdated.push(id.clone()),
-                Some((observation, true)) if observation.observed_us < *changed_us => {
-                    outdated.push(id.clone());
-                    self.by_id.remove(id);
-                }
-                _ => {}
+            let Some(answers) = self.by_id.get_mut(id) else { continue };
+            let Some(best) = answers.iter().reduce(better) else { continue };
+            if best.observation.rows.is_none() {
+                outdated.push(id.clone());
+            } else if best.on_replica && best.observation.observed_us < *changed_us {
+                outdated.push(id.clone());
+                answers.retain(|answer| !answer.on_replica);
             }
         }
         outdated
     }
 
     fn into_observations(self) -> Vec<Observation<T>> {
-        self.by_id.into_values().map(|(observation, _)| observation).collect()
+        let best = |answers: Vec<Answer<T>>| answers.into_iter().reduce(better_of);
+        self.by_id.into_values().filter_map(best).map(|answer| answer.observation).collect()
     }
 }
 
+fn better_of<T: Document>(one: Answer<T>, other: Answer<T>) -> Answer<T> {
+    if is_better(&other.observation, &one.observation) { other } else { one }
+}
+
+fn better<'a, T: Document>(one: &'a Answer<T>, other: &'a Answer<T>) -> &'a Answer<T> {
+    if is_better(&other.observation, &one.observation) { other } else { one }
+}
+
+/// Which of the answers of two databases counts. Their clocks are two, and neither says which row was left over; its version does.
 fn is_better<T: Document>(one: &Observation<T>, than: &Observation<T>) -> bool {
     match (&one.rows, &than.rows) {
         (Some(one_rows), Some(than_rows)) => {
@@ -306,42 +326,71 @@ mod tests {
         Observation { id: "c".into(), observed_us, rows }
     }
 
+    fn answer(shard_index: usize, on_replica: bool, observation: Observation<CaseRows>) -> Answer<CaseRows> {
+        Answer { shard_index, on_replica, observation }
+    }
+
+    fn seen(answers: impl IntoIterator<Item = Answer<CaseRows>>) -> Seen<CaseRows> {
+        let mut seen = Seen::default();
+        answers.into_iter().for_each(|answer| seen.add(answer));
+        seen
+    }
+
+    const OLD: Option<&str> = Some("2026-01-01T00:00:00.000000Z");
+    const NEW: Option<&str> = Some("2026-01-02T00:00:00.000000Z");
+
     #[test]
-    fn rows_win_over_none_and_the_newer_version_over_what_was_left_behind() {
-        let (old, new) = (Some("2026-01-01T00:00:00.000000Z"), Some("2026-01-02T00:00:00.000000Z"));
+    fn of_several_databases_rows_win_over_none_and_the_newer_version_over_what_was_left_behind() {
         let all =
-            [observation(5, None), observation(3, old), observation(2, new), observation(9, None), observation(7, old)];
+            [observation(5, None), observation(3, OLD), observation(2, NEW), observation(9, None), observation(7, OLD)];
         for turned in 0..all.len() {
-            let mut seen = Seen::default();
-            let mut order = all.to_vec();
+            let mut order: Vec<_> = all.iter().cloned().enumerate().collect();
             order.rotate_left(turned);
-            order.into_iter().for_each(|observation| seen.add(observation, false));
-            assert_eq!(seen.into_observations(), [observation(2, new)]);
+            let answers = order.into_iter().map(|(shard_index, one)| answer(shard_index, false, one));
+            assert_eq!(seen(answers).into_observations(), [observation(2, NEW)]);
         }
     }
 
     #[test]
+    fn of_one_database_the_primary_counts_and_not_the_version() {
+        // A later change of an earlier version, on a primary whose clock is behind that of the one that the replica follows.
+        let (on_replica, on_primary) = (observation(9, NEW), observation(8, OLD));
+        let both = [answer(0, true, on_replica.clone()), answer(0, false, on_primary.clone())];
+        assert_eq!(seen(both).into_observations(), [on_primary.clone()]);
+        let turned = [answer(0, false, on_primary.clone()), answer(0, true, on_replica)];
+        assert_eq!(seen(turned).into_observations(), [on_primary]);
+    }
+
+    #[test]
     fn a_replica_does_not_count_for_what_is_newer_than_it() {
-        let row = Some("2026-01-01T00:00:00.000000Z");
-        for (seen_on_replica, changed_us, outdated) in
+        for (on_replica, changed_us, outdated) in
             [(true, 9, true), (true, 5, false), (true, 0, false), (false, 9, false)]
         {
-            let mut seen = Seen::default();
-            seen.add(observation(5, row), seen_on_replica);
+            let mut seen = seen([answer(0, on_replica, observation(5, OLD))]);
             let wanted = [Wanted { id: "c".into(), changed_us, deleted: false }];
-            assert_eq!(!seen.take_outdated(&wanted).is_empty(), outdated, "{seen_on_replica} {changed_us}");
-            // The primary does not have it any more.
-            seen.add(observation(10, None), false);
-            assert_eq!(seen.into_observations(), [if outdated { observation(10, None) } else { observation(5, row) }]);
+            assert_eq!(!seen.take_outdated(&wanted).is_empty(), outdated, "{on_replica} {changed_us}");
+            // The primary is asked only then; it does not have it any more.
+            if outdated {
+                seen.add(answer(0, false, observation(10, None)));
+            }
+            assert_eq!(seen.into_observations(), [if outdated { observation(10, None) } else { observation(5, OLD) }]);
         }
+    }
+
+    #[test]
+    fn what_primaries_said_stays_when_a_replica_is_outdated() {
+        let mut seen = seen([answer(0, true, observation(5, NEW)), answer(1, false, observation(6, OLD))]);
+        let wanted = [Wanted { id: "c".into(), changed_us: 9, deleted: false }];
+        assert_eq!(seen.take_outdated(&wanted), ["c"]);
+        seen.add(answer(0, false, observation(10, None)));
+        assert_eq!(seen.into_observations(), [observation(6, OLD)]);
     }
 
     #[test]
     fn an_id_that_no_database_has_was_missing_at_the_latest_of_the_clocks() {
         for order in [[5, 9, 7], [9, 7, 5], [7, 5, 9]] {
-            let mut seen = Seen::default();
-            order.into_iter().for_each(|observed_us| seen.add(observation(observed_us, None), false));
-            assert_eq!(seen.into_observations(), [observation(9, None)]);
+            let answers = order.into_iter().enumerate().map(|(shard, at)| answer(shard, false, observation(at, None)));
+            assert_eq!(seen(answers).into_observations(), [observation(9, None)]);
         }
     }
 }

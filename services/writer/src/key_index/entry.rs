@@ -1,5 +1,5 @@
-//! An entry, and its 24 packed bytes: 10 of the id's hash, 7 of the version, 4 of the file, 3 of the row, all big endian, so
-//! that the order of the bytes is the order of (id, version, file, row).
+//! An entry, and its 24 packed bytes: 10 of the id's hash, 7 of the instant of observation, 4 of the file, 3 of the row, all big endian, so
+//! that the order of the bytes is the order of (id, observed, file, row).
 
 use std::hash::Hasher;
 
@@ -25,34 +25,34 @@ pub struct IndexEntry {
     pub id: IdHash,
     /// Where the row is.
     pub position: Position,
-    /// Version of the row: µs since 1970, held within ±2^55 (the years 828 to 3111).
-    pub version_us: i64,
+    /// When the row was observed: µs since 1970, held within ±2^55 (the years 828 to 3111).
+    pub observed_us: i64,
 }
 
 // Batches and merges hold many of these in memory.
 const _: () = assert!(size_of::<IndexEntry>() == 32);
 
 impl IndexEntry {
-    /// Position and version of the row.
+    /// Position of the row, and when it was observed.
     #[inline]
     pub const fn located(&self) -> Located {
-        Located { position: self.position, version_us: self.version_us }
+        Located { position: self.position, observed_us: self.observed_us }
     }
 }
 
-/// Where a row is, and which version of it.
+/// Where a row is, and when it was observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Located {
     /// Where the row is.
     pub position: Position,
-    /// Version of the row: µs since 1970.
-    pub version_us: i64,
+    /// When the row was observed: µs since 1970.
+    pub observed_us: i64,
 }
 
 /// Bytes of a packed entry.
 pub(super) const ENTRY_BYTES: usize = 24;
 
-const VERSION_BIAS: i64 = 1 << 55;
+const OBSERVED_BIAS: i64 = 1 << 55;
 
 /// The part of an id's hash that the index keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,16 +82,16 @@ impl Packed {
         if entry.position.row.get() >= ROWS_PER_FILE_MAX {
             return None;
         }
-        let version = match entry.version_us {
-            low if low < -VERSION_BIAS => 0,
-            high if high >= VERSION_BIAS => (1 << 56) - 1,
-            version => (version + VERSION_BIAS) as u64,
+        let observed = match entry.observed_us {
+            low if low < -OBSERVED_BIAS => 0,
+            high if high >= OBSERVED_BIAS => (1 << 56) - 1,
+            observed => (observed + OBSERVED_BIAS) as u64,
         };
         let key = Key::of(entry.id);
         Some(Self([
             key.high,
-            (key.low as u64) << 48 | version >> 8,
-            version << 56 | (entry.position.file.get() as u64) << 24 | entry.position.row.get() as u64,
+            (key.low as u64) << 48 | observed >> 8,
+            observed << 56 | (entry.position.file.get() as u64) << 24 | entry.position.row.get() as u64,
         ]))
     }
 
@@ -103,17 +103,17 @@ impl Packed {
         Position::new((self.0[2] >> 24) as u32, self.0[2] as u32 & (ROWS_PER_FILE_MAX - 1))
     }
 
-    pub const fn version_us(self) -> i64 {
-        ((self.0[1] << 16 >> 8 | self.0[2] >> 56) as i64) - VERSION_BIAS
+    pub const fn observed_us(self) -> i64 {
+        ((self.0[1] << 16 >> 8 | self.0[2] >> 56) as i64) - OBSERVED_BIAS
     }
 
     pub const fn located(self) -> Located {
-        Located { position: self.position(), version_us: self.version_us() }
+        Located { position: self.position(), observed_us: self.observed_us() }
     }
 
     pub const fn entry(self) -> IndexEntry {
         let id = (self.0[0] as u128) << 64 | ((self.0[1] >> 48) as u128) << 48;
-        IndexEntry { id, position: self.position(), version_us: self.version_us() }
+        IndexEntry { id, position: self.position(), observed_us: self.observed_us() }
     }
 
     pub fn to_bytes(self) -> [u8; ENTRY_BYTES] {
@@ -146,27 +146,27 @@ mod tests {
 
     use super::*;
 
-    fn entry(id: IdHash, file: u32, row: u32, version_us: i64) -> IndexEntry {
-        IndexEntry { id, position: Position::new(file, row), version_us }
+    fn entry(id: IdHash, file: u32, row: u32, observed_us: i64) -> IndexEntry {
+        IndexEntry { id, position: Position::new(file, row), observed_us }
     }
 
     proptest! {
         #[test]
         fn packing_keeps_all_but_the_lower_bits_of_the_id(
-            id: u128, file: u32, row in 0..ROWS_PER_FILE_MAX, version_us in -(1i64 << 55)..1 << 55,
+            id: u128, file: u32, row in 0..ROWS_PER_FILE_MAX, observed_us in -(1i64 << 55)..1 << 55,
         ) {
-            let packed = Packed::new(&entry(id, file, row, version_us)).unwrap();
-            prop_assert_eq!(packed.entry(), entry(id >> 48 << 48, file, row, version_us));
+            let packed = Packed::new(&entry(id, file, row, observed_us)).unwrap();
+            prop_assert_eq!(packed.entry(), entry(id >> 48 << 48, file, row, observed_us));
             prop_assert_eq!(packed.key(), Key::of(id));
             prop_assert_eq!(unpack(&packed.to_bytes()).collect::<Vec<_>>(), vec![packed]);
         }
 
         #[test]
-        fn bytes_sort_as_id_version_and_position(
+        fn bytes_sort_as_id_observation_and_position(
             a in (0u128..3, -2i64..2, 0u32..3, 0u32..3), b in (0u128..3, -2i64..2, 0u32..3, 0u32..3),
         ) {
-            let bytes = |(id, version_us, file, row): (u128, i64, u32, u32)| {
-                let packed = Packed::new(&entry(id << 60, file, row, version_us)).unwrap();
+            let bytes = |(id, observed_us, file, row): (u128, i64, u32, u32)| {
+                let packed = Packed::new(&entry(id << 60, file, row, observed_us)).unwrap();
                 (packed, packed.to_bytes())
             };
             prop_assert_eq!(bytes(a).0.cmp(&bytes(b).0), a.cmp(&b));
@@ -175,10 +175,10 @@ mod tests {
     }
 
     #[test]
-    fn versions_saturate_and_rows_do_not() {
-        let version = |version_us| Packed::new(&entry(1, 1, 1, version_us)).unwrap().version_us();
-        assert_eq!(version(i64::MAX), (1 << 55) - 1);
-        assert_eq!(version(i64::MIN), -(1 << 55));
+    fn instants_saturate_and_rows_do_not() {
+        let held = |observed_us| Packed::new(&entry(1, 1, 1, observed_us)).unwrap().observed_us();
+        assert_eq!(held(i64::MAX), (1 << 55) - 1);
+        assert_eq!(held(i64::MIN), -(1 << 55));
         assert_eq!(Packed::new(&entry(1, 1, ROWS_PER_FILE_MAX, 0)), None);
     }
 

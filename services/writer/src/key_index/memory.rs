@@ -33,9 +33,9 @@ impl MemoryEntries {
 
     /// Adds an entry in place of those of the same id that it follows.
     ///
-    /// An entry follows another if it is of no lower version and of a later file. It is put when its row is the live row of the
+    /// An entry follows another if it was observed no earlier and is of a later file. It is put when its row is the live row of the
     /// id (the contract of `put`), so every other row of the id is dead already or, in a move between tables, will be with the
-    /// next commit. A copy that comes late, of a row that was changed meanwhile, is of a lower version or an earlier file:
+    /// next commit. A copy that comes late, of a row that was changed meanwhile, was observed earlier or is of an earlier file:
     /// it stands beside the other and does no harm.
     pub fn put(&mut self, packed: Packed) {
         if self.len >= self.buckets.len() * BUCKET_ENTRIES && self.bits < BUCKET_BITS_MAX {
@@ -63,7 +63,7 @@ impl MemoryEntries {
         self.len += 1;
     }
 
-    /// The entries of an id, in the order of their versions.
+    /// The entries of an id, in the order of their observation.
     pub fn of(&self, key: Key) -> &[Packed] {
         let bucket = &self.buckets[bucket_of(key, self.bits)];
         let from = bucket.partition_point(|held| held.key() < key);
@@ -94,7 +94,7 @@ const fn bucket_of(key: Key, bits: u32) -> usize {
 }
 
 fn follows(packed: Packed, held: Packed) -> bool {
-    packed.version_us() >= held.version_us() && packed.position().file > held.position().file
+    packed.observed_us() >= held.observed_us() && packed.position().file > held.position().file
 }
 
 #[cfg(test)]
@@ -106,8 +106,8 @@ mod tests {
     use super::super::{IndexEntry, Position, id_hash};
     use super::*;
 
-    fn packed(id: u128, file: u32, row: u32, version_us: i64) -> Packed {
-        Packed::new(&IndexEntry { id, position: Position::new(file, row), version_us }).unwrap()
+    fn packed(id: u128, file: u32, row: u32, observed_us: i64) -> Packed {
+        Packed::new(&IndexEntry { id, position: Position::new(file, row), observed_us }).unwrap()
     }
 
     #[test]

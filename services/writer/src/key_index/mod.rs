@@ -1,6 +1,6 @@
 //! The key index of a space, on local disk: where the row of each id lives. 24 bytes a key on disk, bounded memory.
 //!
-//! It is derived data with implicit deletion. An entry says "the row of this id, of this version, is at this position", and counts
+//! It is derived data with implicit deletion. An entry says "the row of this id, observed then, is at this position", and counts
 //! only while that position is *live*: its file is part of its table and the row is not deleted in it. The engine answers that
 //! ([`Liveness`]). A dead position never becomes live again, and of the positions of one id at most one is live (two for a
 //! moment, while a row moves between tables). So to look up an id is to find *any* entry of it that is live; the order

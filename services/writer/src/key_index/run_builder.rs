@@ -83,7 +83,7 @@ impl RunBuilder {
         Ok(())
     }
 
-    /// Sorts what was pushed. Of several entries of one id only that with the greatest version (then the greatest position) is
+    /// Sorts what was pushed. Of several entries of one id only the one observed last (then with the greatest position) is
     /// in the run; `duplicate` is called with it and each of the others.
     pub fn finish(mut self, duplicate: &mut dyn FnMut(IndexEntry, IndexEntry)) -> Result<FinishedRun, IndexError> {
         let mut writer = RunWriter::create(&self.folder)?;

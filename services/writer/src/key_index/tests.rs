@@ -10,12 +10,12 @@ use std::path::Path;
 
 use super::*;
 
-fn entry(id: IdHash, file: u32, row: u32, version_us: i64) -> IndexEntry {
-    IndexEntry { id, position: Position::new(file, row), version_us }
+fn entry(id: IdHash, file: u32, row: u32, observed_us: i64) -> IndexEntry {
+    IndexEntry { id, position: Position::new(file, row), observed_us }
 }
 
 const fn located(entry: IndexEntry) -> Located {
-    Located { position: entry.position, version_us: entry.version_us }
+    Located { position: entry.position, observed_us: entry.observed_us }
 }
 
 fn number_id(number: u32) -> IdHash {

@@ -86,6 +86,23 @@ fn no_change_stays_unannounced_and_no_message_precedes_its_change() {
     assert!(gone > 0, "the life is too short to have silent deletions");
 }
 
+/// HQ's time of modification is no order: it goes back when forms wait for locks, and stays when a case is deleted.
+#[test]
+fn the_time_of_modification_goes_back_and_stays() {
+    let (_, _, played) = lived(LifeOptions { seed: 11, ..LifeOptions::default() }, 4_000);
+    let mut held: HashMap<String, (String, bool)> = HashMap::new();
+    let (mut went_back, mut deleted_at_the_same) = (0, 0);
+    for mutation in played.iter().flat_map(|turn| &turn.mutations) {
+        let Mutation::Put { table: crate::turn::Table::Case, row } = mutation else { continue };
+        let (modified, deleted) = (text(row, "server_modified_on").to_owned(), row["deleted"] == true);
+        if let Some((before, was_deleted)) = held.insert(text(row, "case_id").to_owned(), (modified.clone(), deleted)) {
+            went_back += usize::from(modified < before);
+            deleted_at_the_same += usize::from(deleted && !was_deleted && modified == before);
+        }
+    }
+    assert!(went_back > 100 && deleted_at_the_same > 5, "{went_back} {deleted_at_the_same}");
+}
+
 #[tokio::test]
 async fn what_is_expected_is_live_in_hq_and_the_other_way_round() {
     let (life, hq, _) = lived(LifeOptions { seed: 5, sabotage: true, ..LifeOptions::default() }, 6_000);

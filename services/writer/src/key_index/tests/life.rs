@@ -98,8 +98,8 @@ fn of_several_entries_of_one_id_the_newest_is_built_and_the_others_are_told() {
         builder.push(entry(number_id(number), 1, number, 5)).unwrap();
     }
     let id = number_id(7);
-    for (file, row, version) in [(3, 0, 4), (2, 1, 5), (2, 9, 5)] {
-        builder.push(entry(id, file, row, version)).unwrap();
+    for (file, row, observed_us) in [(3, 0, 4), (2, 1, 5), (2, 9, 5)] {
+        builder.push(entry(id, file, row, observed_us)).unwrap();
     }
     let mut told = Vec::new();
     let run = builder.finish(&mut |kept, other| told.push((kept, other))).unwrap();

@@ -19,7 +19,7 @@ struct Tables {
     rows: BTreeMap<u32, IndexEntry>,
     live: BTreeSet<Position>,
     files: u32,
-    versions: i64,
+    observations: i64,
 }
 
 impl Liveness for Tables {
@@ -38,9 +38,9 @@ impl Tables {
         self.files
     }
 
-    fn set(&mut self, number: u32, position: Position, version_us: i64) -> IndexEntry {
+    fn set(&mut self, number: u32, position: Position, observed_us: i64) -> IndexEntry {
         self.delete(number);
-        let entry = IndexEntry { id: model_id(number), position, version_us };
+        let entry = IndexEntry { id: model_id(number), position, observed_us };
         self.live.insert(position);
         self.rows.insert(number, entry);
         entry
@@ -125,11 +125,11 @@ impl History {
     fn upsert(&mut self) {
         let ids = self.some_ids();
         let file = self.tables.new_file();
-        self.tables.versions += 1;
-        let version = self.tables.versions;
+        self.tables.observations += 1;
+        let observed_us = self.tables.observations;
         let rows = ids.iter().zip(0..);
         let entries: Vec<IndexEntry> =
-            rows.map(|(id, row)| self.tables.set(*id, Position::new(file, row), version)).collect();
+            rows.map(|(id, row)| self.tables.set(*id, Position::new(file, row), observed_us)).collect();
         self.index().put(entries);
     }
 
@@ -166,7 +166,7 @@ impl History {
         }
         for (number, copied, position) in rows {
             if self.tables.rows.get(&number) == Some(&copied) {
-                self.tables.set(number, position, copied.version_us);
+                self.tables.set(number, position, copied.observed_us);
             }
         }
         self.index().attach(run);

@@ -153,10 +153,10 @@ async fn rewrite_task(
     let mut writer = FileWriter::new(&format, partition, usize::try_from(rows_max).unwrap_or(usize::MAX));
     let rows: Vec<u64> = task.inputs.iter().map(|file| file.rows.unsigned_abs()).collect();
     let mut positions = PositionMap::new(&rows);
-    let [id, version, _] = key_names(&plan.schema);
+    let [id, _, observed] = key_names(&plan.schema);
     let writing = async {
         while let Some(merged) = merged.try_next().await.map_err(EngineError::Merge)? {
-            let keys = KeyColumns::without_observation(&merged.batch, &id, &version).map_err(EngineError::Corrupt)?;
+            let keys = KeyColumns::without_version(&merged.batch, &id, &observed).map_err(EngineError::Corrupt)?;
             let places = writer.write(&merged.batch).await?;
             let mut from = 0;
             for (first, count) in &places {
@@ -165,7 +165,7 @@ async fn rewrite_task(
             }
             for (row, position) in positions_of(places).enumerate() {
                 let Some(id) = keys.id_hash(row) else { continue };
-                let entry = IndexEntry { id, position, version_us: keys.order(row).version_us };
+                let entry = IndexEntry { id, position, observed_us: keys.order(row).observed_us };
                 run.push(entry).map_err(EngineError::Index)?;
             }
             cooperation.yield_to_batches().await;

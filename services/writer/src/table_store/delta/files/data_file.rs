@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, new_null_array};
-use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use deltalake::logstore::parquet_reader::ParquetObjectReader;
@@ -13,7 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
-use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type as PhysicalType};
+use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::errors::ParquetError;
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnDescriptor;
@@ -60,8 +60,8 @@ pub(crate) struct DataFile {
     pub(crate) deleted: Option<DeletionVector>,
     /// Where it belongs.
     pub(crate) partition: Partition,
-    /// Least and greatest `+_lake_observed_at` in it; `None` until a decision needs it.
-    pub(crate) observed_us: Option<(i64, i64)>,
+    /// Least and greatest `+_lake_version` in it; `None` until a decision needs it.
+    pub(crate) versions_us: Option<(i64, i64)>,
 }
 
 impl DataFile {
@@ -187,9 +187,9 @@ fn rows_in_memory(builder: &Builder, mask: &ProjectionMask) -> usize {
     usize::try_from(rows).unwrap_or(usize::MAX).max(1)
 }
 
-/// Least and greatest instant of a column of a file, out of the statistics in the file itself, which are exact; `None` where a row
+/// Least and greatest whole number of a column of a file, out of the statistics in the file itself, which are exact; `None` where a row
 /// group has none.
-pub(crate) async fn instant_bounds(
+pub(crate) async fn number_bounds(
     store: &Arc<dyn ObjectStore>,
     file: &DataFile,
     column: &str,
@@ -198,8 +198,8 @@ pub(crate) async fn instant_bounds(
     let mut bounds: Option<(i64, i64)> = None;
     for group in builder.metadata().row_groups() {
         let chunk = group.columns().iter().find(|chunk| chunk.column_path().string() == column);
-        // Other writers may count in other units.
-        let chunk = chunk.filter(|chunk| is_in_microseconds(chunk.column_descr()));
+        // Other writers may mean something else by the same bytes.
+        let chunk = chunk.filter(|chunk| is_whole_number(chunk.column_descr()));
         let Some(Statistics::Int64(statistics)) = chunk.and_then(|chunk| chunk.statistics()) else { return Ok(None) };
         let (Some(min), Some(max)) = (statistics.min_opt(), statistics.max_opt()) else { return Ok(None) };
         if statistics.null_count_opt().unwrap_or_default() > 0 {
@@ -210,16 +210,16 @@ pub(crate) async fn instant_bounds(
     Ok(bounds)
 }
 
-fn is_in_microseconds(column: &ColumnDescriptor) -> bool {
+fn is_whole_number(column: &ColumnDescriptor) -> bool {
     match column.logical_type_ref() {
-        Some(LogicalType::Timestamp(timestamp)) => timestamp.unit == TimeUnit::MICROS,
+        Some(LogicalType::Integer(integer)) => integer.is_signed,
         Some(_) => false,
-        None => column.converted_type() == ConvertedType::TIMESTAMP_MICROS,
+        None => matches!(column.converted_type(), ConvertedType::NONE | ConvertedType::INT_64),
     }
 }
 
-/// The instants of a column at some rows, in the order of the rows. NULL is older than anything.
-pub(crate) async fn instants(
+/// The whole numbers of a column at some rows, in the order of the rows. NULL is less than anything.
+pub(crate) async fn numbers(
     store: &Arc<dyn ObjectStore>,
     file: &DataFile,
     column: &str,
@@ -239,17 +239,17 @@ pub(crate) async fn instants(
     let selection = RowSelection::from(selectors);
     let batches = builder.with_projection(mask).with_row_selection(selection).with_batch_size(ROWS_AT_ONCE);
     let mut batches = batches.build().map_err(EngineError::read_file)?;
-    let mut instants = Vec::with_capacity(rows.len() as usize);
+    let mut numbers = Vec::with_capacity(rows.len() as usize);
     while let Some(batch) = batches.try_next().await.map_err(EngineError::read_file)? {
-        let array = batch.column_by_name(column).and_then(|array| converted(array, ColumnType::Timestamp));
+        let array = batch.column_by_name(column).and_then(|array| converted(array, ColumnType::Long));
         let array = array.ok_or_else(|| EngineError::corrupt(format!("file {} has no column {column}", file.path)))?;
-        let array = array.as_primitive::<TimestampMicrosecondType>();
-        instants.extend(array.iter().map(|instant| instant.unwrap_or(i64::MIN)));
+        let array = array.as_primitive::<Int64Type>();
+        numbers.extend(array.iter().map(|number| number.unwrap_or(i64::MIN)));
     }
-    if instants.len() as u64 != rows.len() {
+    if numbers.len() as u64 != rows.len() {
         return Err(EngineError::corrupt(format!("file {} has fewer rows than the log says", file.path)));
     }
-    Ok(instants)
+    Ok(numbers)
 }
 
 /// The arrow schema of a data file with these columns.
@@ -320,8 +320,8 @@ mod tests {
         let (path, size, rows) = ("f.parquet".to_owned(), bytes.len() as i64, rows as i64);
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         store.put(&Path::from(path.as_str()), bytes.into()).await.unwrap();
-        let (logged, deleted, observed_us, partition) = Default::default();
-        let file = DataFile { number: FileNumber::new(1), path, logged, size, rows, deleted, partition, observed_us };
+        let (logged, deleted, versions_us, partition) = Default::default();
+        let file = DataFile { number: FileNumber::new(1), path, logged, size, rows, deleted, partition, versions_us };
         let batches: Vec<RecordBatch> = open(&store, &file, columns).await.unwrap().try_collect().await.unwrap();
         batches.iter().map(RecordBatch::num_rows).collect()
     }

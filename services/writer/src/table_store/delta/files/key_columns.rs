@@ -5,7 +5,7 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
 use crate::key_index::{IdHash, id_hash};
-use crate::order_guard::{RowOrder, comparable_version};
+use crate::order_guard::{RowOrder, comparable_instant};
 use crate::table_store::conversion::{ColumnType, converted};
 use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, TableSchema, VERSION_SOURCE};
 
@@ -18,21 +18,21 @@ pub(crate) fn key_names(schema: &TableSchema) -> [String; 3] {
 /// The columns that the engine itself reads.
 pub(crate) struct KeyColumns {
     ids: ArrayRef,
-    versions: ArrayRef,
-    observed: Option<ArrayRef>,
+    versions: Option<ArrayRef>,
+    observed: ArrayRef,
 }
 
 impl KeyColumns {
     /// Finds the columns under these names. The error names the one that is missing or has the wrong type.
     pub(crate) fn of(batch: &RecordBatch, id: &str, version: &str, observed: &str) -> Result<Self, String> {
-        let observed = typed_column(batch, observed, ColumnType::Timestamp)?;
-        Ok(Self { observed: Some(observed), ..Self::without_observation(batch, id, version)? })
+        let versions = typed_column(batch, version, ColumnType::Long)?;
+        Ok(Self { versions: Some(versions), ..Self::without_version(batch, id, observed)? })
     }
 
-    /// The same where the instants of observation do not matter.
-    pub(crate) fn without_observation(batch: &RecordBatch, id: &str, version: &str) -> Result<Self, String> {
+    /// The same where the versions do not matter.
+    pub(crate) fn without_version(batch: &RecordBatch, id: &str, observed: &str) -> Result<Self, String> {
         let ids = typed_column(batch, id, ColumnType::String)?;
-        Ok(Self { ids, versions: typed_column(batch, version, ColumnType::Long)?, observed: None })
+        Ok(Self { ids, versions: None, observed: typed_column(batch, observed, ColumnType::Timestamp)? })
     }
 
     /// Id of a row; `None` where it is NULL.
@@ -48,11 +48,11 @@ impl KeyColumns {
 
     /// Order of a row. NULL is older than anything.
     pub(crate) fn order(&self, row: usize) -> RowOrder {
-        let versions = self.versions.as_primitive::<Int64Type>();
-        let observed = self.observed.as_ref().map(|observed| observed.as_primitive::<TimestampMicrosecondType>());
-        let observed = observed.filter(|observed| observed.is_valid(row)).map(|observed| observed.value(row));
-        let version = versions.is_valid(row).then(|| versions.value(row));
-        RowOrder { version_us: comparable_version(version), observed_us: observed.unwrap_or(i64::MIN) }
+        let observed = self.observed.as_primitive::<TimestampMicrosecondType>();
+        let observed = observed.is_valid(row).then(|| observed.value(row));
+        let versions = self.versions.as_ref().map(|versions| versions.as_primitive::<Int64Type>());
+        let version = versions.filter(|versions| versions.is_valid(row)).map(|versions| versions.value(row));
+        RowOrder { observed_us: comparable_instant(observed), version_us: version.unwrap_or(i64::MIN) }
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct NewFile {
 
 impl NewFile {
     /// The file as part of its table.
-    pub(crate) fn into_data_file(self, observed_us: Option<(i64, i64)>) -> DataFile {
+    pub(crate) fn into_data_file(self, versions_us: Option<(i64, i64)>) -> DataFile {
         DataFile {
             number: self.number,
             path: self.add.path,
@@ -36,7 +36,7 @@ impl NewFile {
             rows: self.rows as i64,
             deleted: None,
             partition: self.partition,
-            observed_us,
+            versions_us,
         }
     }
 }

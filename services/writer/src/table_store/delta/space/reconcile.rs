@@ -112,7 +112,7 @@ fn difference(
             rows: rows.unwrap_or(-1),
             deleted: file.deleted,
             partition: file.partition,
-            observed_us: held.and_then(|held| held.observed_us),
+            versions_us: held.and_then(|held| held.versions_us),
         };
         files.insert(number, file);
     }
@@ -227,7 +227,7 @@ mod tests {
             rows: 7,
             deleted: None,
             partition: Partition::default(),
-            observed_us: Some((1, 2)),
+            versions_us: Some((1, 2)),
         }
     }
 
@@ -296,7 +296,7 @@ mod tests {
         ];
         assert_eq!(found, expected);
         assert!(
-            files.values().all(|file| file.observed_us.is_none() == (file.number.get() == 5 || file.number.get() > 11))
+            files.values().all(|file| file.versions_us.is_none() == (file.number.get() == 5 || file.number.get() > 11))
         );
     }
 }

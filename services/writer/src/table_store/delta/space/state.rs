@@ -30,14 +30,14 @@ pub(crate) struct RowLocation {
     pub(crate) position: Position,
     /// In which table.
     pub(crate) table: TableNumber,
-    /// Its order. The instant of observation is not in the index: it is filled in where a decision needs it.
+    /// Its order. The version is not in the index: it is filled in where a decision needs it.
     pub(crate) order: RowOrder,
 }
 
 impl RowLocation {
-    /// Position and version of the row.
+    /// Position of the row, and when it was observed.
     pub(crate) const fn located(&self) -> Located {
-        Located { position: self.position, version_us: self.order.version_us }
+        Located { position: self.position, observed_us: self.order.observed_us }
     }
 }
 
@@ -255,7 +255,7 @@ impl SpaceState {
         let found = located.into_iter().filter_map(|(id, located)| {
             let located = located?;
             let table = self.live.table(located.position.file)?;
-            let order = RowOrder { version_us: located.version_us, observed_us: i64::MIN };
+            let order = RowOrder { observed_us: located.observed_us, version_us: i64::MIN };
             Some((id, RowLocation { position: located.position, table, order }))
         });
         Ok(found.collect())

@@ -271,10 +271,10 @@ impl TableState {
         }
     }
 
-    /// Between which instants the rows of a file were observed, microseconds since 1970.
-    pub(super) fn set_observed_bounds(&mut self, number: FileNumber, observed_us: Option<(i64, i64)>) {
+    /// Least and greatest version of the rows of a file.
+    pub(super) fn set_version_bounds(&mut self, number: FileNumber, versions_us: Option<(i64, i64)>) {
         if let Some(file) = self.files.get_mut(&number) {
-            file.observed_us = observed_us;
+            file.versions_us = versions_us;
         }
     }
 }

@@ -80,7 +80,7 @@ async fn a_start_with_a_checkpoint_reads_no_data_file() {
     for batch in history() {
         assert!(store.apply(batch).await.unwrap().tables.is_empty());
     }
-    // Equal versions ask when the row was observed: out of the statistics in each file, at most.
+    // What was observed at the same instant asks for versions: out of the statistics in each file, at most.
     store.forget(&space()).await;
     gate.reads.store(0, Ordering::Relaxed);
     store.apply(batch(&[("t", numbered(0..300, 4))], vec![])).await.unwrap();

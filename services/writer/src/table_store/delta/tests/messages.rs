@@ -212,7 +212,7 @@ async fn a_row_that_does_not_enter_has_no_say_in_the_types() {
         [new_row("a", 4, &[("/n", "many"), ("/seen", "no")]), new_row("b", 6, &[("/n", "22"), ("/seen", "yes")])];
     let twice = [new_row("c", 5, &[("/n", "none")]), new_row("c", 6, &[("/n", "33")])];
     let mut late = new_row("a", 3, &[]);
-    late.observed_us = 99_000_000;
+    late.version_us = 99_000_000;
     let applied = flush(&store, vec![record_batch(&older), record_batch(&twice), record_batch(&[late])]).await;
     assert_eq!(applied.tables[0].newest_published_us, Some(6), "of the rows that enter");
     assert_eq!(type_of(&lake, "n"), "long");

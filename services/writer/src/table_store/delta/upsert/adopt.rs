@@ -17,9 +17,9 @@ pub(crate) fn adopt(state: &mut SpaceState, committed: CommittedChange, progress
     let bytes: i64 = written.added.iter().map(|file| file.add.size).sum();
     let upserted = change.incoming.len() as u64;
     progress.add(&change);
-    let observed = observed_us(state.table(change.number), &change, &written);
+    let versions = versions_us(state.table(change.number), &change, &written);
     let WrittenChange { plan, partition_columns, added, removed, marked, inserted, copied, copied_run } = written;
-    let added = added.into_iter().zip(observed).map(|(file, observed_us)| file.into_data_file(observed_us)).collect();
+    let added = added.into_iter().zip(versions).map(|(file, versions_us)| file.into_data_file(versions_us)).collect();
     state.commit_applied(change.number, CommittedFiles { version, id, removed, marked, added });
     state.put_keys(copied.into_iter().chain(inserted));
     if let Some(run) = copied_run {
@@ -32,15 +32,15 @@ pub(crate) fn adopt(state: &mut SpaceState, committed: CommittedChange, progress
     metrics::counter!(metric_names::BYTES_WRITTEN_TOTAL, "kind" => kind).increment(bytes.unsigned_abs());
 }
 
-/// Bounds of the instants at which the rows of each new file were observed. They came with this change or stood in the files that it
+/// Bounds of the versions of the rows of each new file. They came with this change or stood in the files that it
 /// takes out of the partition.
-fn observed_us(table: &TableState, change: &Change, written: &WrittenChange) -> Vec<Option<(i64, i64)>> {
+fn versions_us(table: &TableState, change: &Change, written: &WrittenChange) -> Vec<Option<(i64, i64)>> {
     let joined = |one: (i64, i64), other: (i64, i64)| (one.0.min(other.0), one.1.max(other.1));
-    let arrived = change.incoming.keys.iter().map(|(_, order)| (order.observed_us, order.observed_us)).reduce(joined);
+    let arrived = change.incoming.keys.iter().map(|(_, order)| (order.version_us, order.version_us)).reduce(joined);
     let mut copied: HashMap<&Partition, Option<(i64, i64)>> = HashMap::new();
     for file in written.removed.iter().filter_map(|number| table.file(*number)) {
-        let bounds = copied.entry(&file.partition).or_insert(file.observed_us);
-        *bounds = bounds.zip(file.observed_us).map(|(one, other)| joined(one, other));
+        let bounds = copied.entry(&file.partition).or_insert(file.versions_us);
+        *bounds = bounds.zip(file.versions_us).map(|(one, other)| joined(one, other));
     }
     let of_file = |file: &NewFile| match (arrived, copied.get(&file.partition)) {
         (arrived, None) => arrived,

@@ -131,7 +131,7 @@ impl Upserter {
         let numbers = self.loader.numbers_of(state, &document_types).await?;
         state.check_usable(&numbers)?;
         let mut found = state.find(entries.ids()).await?;
-        let needed = entries.tie_breakers_needed(|id| found.get(&id).map(|row| row.order.version_us));
+        let needed = entries.tie_breakers_needed(|id| found.get(&id).map(|row| row.order.observed_us));
         self.loader.load_tie_breakers(state, &mut found, &needed).await?;
         let tombstones = self.loader.tombstones_of(state, &entries.ids()).await?;
         let decisions = entries.decide(batch, |id| KnownOrders {

@@ -255,9 +255,9 @@ impl PartitionFiles<'_> {
         batch: &RecordBatch,
         file: &DataFile,
         first: RowNumber,
-        [id, version, _]: &[String; 3],
+        [id, _, observed]: &[String; 3],
     ) -> Result<(RecordBatch, Vec<RowKey>), EngineError> {
-        let keys = KeyColumns::without_observation(batch, id, version)
+        let keys = KeyColumns::without_version(batch, id, observed)
             .map_err(|error| EngineError::corrupt(format!("file {}: {error}", file.path)))?;
         let dead = self.change.dead.get(&file.number);
         let mut survivors = Vec::with_capacity(batch.num_rows());
@@ -266,7 +266,7 @@ impl PartitionFiles<'_> {
             let deleted = file.deleted_rows().is_some_and(|deleted| deleted.contains(row));
             let stays = !deleted && !dead.is_some_and(|dead| dead.contains(row));
             if stays {
-                survivors.push(keys.id_hash(at).map(|id| (id, keys.order(at).version_us)));
+                survivors.push(keys.id_hash(at).map(|id| (id, keys.order(at).observed_us)));
             }
             Some(stays)
         });
@@ -310,7 +310,7 @@ impl PartitionRows<'_> {
             let rows = from..range.end.min(from + rows_at_once);
             let batch = new.slice(rows.clone(), &self.schema, &self.columns)?;
             let places = self.writer.write(&batch).await?;
-            let keys = new.keys[rows].iter().map(|(id, order)| (*id, order.version_us));
+            let keys = new.keys[rows].iter().map(|(id, order)| (*id, order.observed_us));
             self.output.inserted.extend(positions(places).zip(keys).map(|(position, key)| entry(position, key)));
         }
         Ok(())
@@ -339,6 +339,6 @@ impl WrittenFiles {
     }
 }
 
-fn entry(position: Position, (id, version_us): (IdHash, i64)) -> IndexEntry {
-    IndexEntry { id, position, version_us }
+fn entry(position: Position, (id, observed_us): (IdHash, i64)) -> IndexEntry {
+    IndexEntry { id, position, observed_us }
 }

@@ -34,7 +34,7 @@ const CHUNKS_WAITING: usize = 16;
 /// More rows than these are sorted on disk instead of entering the index one by one.
 const ROWS_IN_MEMORY_MAX: i64 = 200_000;
 
-/// Ids with two rows whose instants of observation are held at once, about 60 bytes each: another program may have doubled a whole table.
+/// Ids with two rows whose versions are held at once, about 60 bytes each: another program may have doubled a whole table.
 const RESOLVED_AT_ONCE: usize = 500_000;
 
 /// How often the reading of keys says how far it is.
@@ -315,15 +315,15 @@ impl SpaceLoader {
 
     /// How many rows must leave.
     async fn resolve_some(&self, state: &mut SpaceState, duplicates: &[DuplicateRows]) -> Result<u64, EngineError> {
-        let tied = duplicates.iter().filter(|pair| pair.first.version_us == pair.second.version_us);
+        let tied = duplicates.iter().filter(|pair| pair.first.observed_us == pair.second.observed_us);
         let positions: Vec<Position> = tied.flat_map(|pair| [pair.first.position, pair.second.position]).collect();
-        let observed = loop {
-            match self.observed_at(state, &positions).await {
+        let versions = loop {
+            match self.versions_at(state, &positions).await {
                 // The rows of that table do not count any more.
                 Err(EngineError::Broken { number, source }) => {
                     self.disable_while_loading(state, number, &source).await?
                 }
-                observed => break observed?,
+                versions => break versions?,
             }
         };
         let mut marked_stale = 0_u64;
@@ -333,9 +333,9 @@ impl SpaceLoader {
                 continue;
             }
             let order = first
-                .version_us
-                .cmp(&second.version_us)
-                .then_with(|| observed.get(&one).cmp(&observed.get(&other)))
+                .observed_us
+                .cmp(&second.observed_us)
+                .then_with(|| versions.get(&one).cmp(&versions.get(&other)))
                 .then_with(|| one.cmp(&other));
             marked_stale += 1;
             state.mark_stale(if order == Ordering::Greater { other } else { one });
@@ -395,19 +395,19 @@ async fn read_file(
     names: &[String; 3],
     sender: &mpsc::Sender<Read>,
 ) -> Result<(), EngineError> {
-    let [id, version, _] = names;
+    let [id, _, observed] = names;
     check_rows(file, file.rows)?;
-    let mut batches = data_file::open(store, file, Some(&[id, version])).await?;
+    let mut batches = data_file::open(store, file, Some(&[id, observed])).await?;
     let mut first = RowNumber::FIRST;
     while let Some(batch) = batches.try_next().await.map_err(EngineError::read_file)? {
-        let columns = KeyColumns::without_observation(&batch, id, version)
+        let columns = KeyColumns::without_version(&batch, id, observed)
             .map_err(|error| EngineError::corrupt(format!("file {}: {error}", file.path)))?;
         let rows = (0..batch.num_rows()).map(|at| (at, first.offset(at as u32)));
         let live = rows.filter(|(_, row)| !file.deleted_rows().is_some_and(|deleted| deleted.contains(row.get())));
         let entries = live.filter_map(|(at, row)| {
             let id = columns.id_hash(at)?;
             let position = Position { file: file.number, row };
-            Some(IndexEntry { id, position, version_us: columns.order(at).version_us })
+            Some(IndexEntry { id, position, observed_us: columns.order(at).observed_us })
         });
         let entries = entries.collect();
         first = first.offset(batch.num_rows() as u32);

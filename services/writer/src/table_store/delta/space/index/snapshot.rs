@@ -14,7 +14,7 @@ use crate::key_index::{FileNumber, Position, RowNumber};
 use crate::table_store::delta::files::data_file::DataFile;
 
 /// Changed whenever the meaning of an entry changes; an index with another one is built anew.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A checkpoint may hold entries of commits that were made while it was written. Their files are not in the snapshot, so they are not
 /// live after it is opened; their numbers must not be given to other files.
@@ -121,7 +121,7 @@ mod tests {
         let table = SnapshotTable { path: "demo/person".to_owned(), id: Some("a".to_owned()), files: vec![file] };
         let snapshot = IndexSnapshot::new(FileNumber::new(8), [Position::new(7, 3)].into_iter(), vec![table]);
         let text = concat!(
-            r#"{"format":1,"last_number":100008,"strays":[[7,3]],"tables":[{"path":"demo/person","id":"a","#,
+            r#"{"format":2,"last_number":100008,"strays":[[7,3]],"tables":[{"path":"demo/person","id":"a","#,
             r#""files":[{"number":7,"path":"part.parquet","deleted":null}]}]}"#
         );
         assert_eq!(String::from_utf8(snapshot.to_bytes()).unwrap(), text);

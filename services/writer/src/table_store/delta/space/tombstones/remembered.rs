@@ -72,7 +72,7 @@ impl SpaceLoader {
             return Ok(());
         }
         let found = loop {
-            match self.found_with_observation(state, &tombstones).await {
+            match self.found_with_versions(state, &tombstones).await {
                 // The rows of that table do not count any more.
                 Err(EngineError::Broken { number, source }) => {
                     self.disable_while_loading(state, number, &source).await?
@@ -91,8 +91,8 @@ impl SpaceLoader {
         self.metastore().forget_tombstones(state.space(), &superseded).await.map_err(EngineError::Metastore)
     }
 
-    /// The rows of ids with tombstones; where the instant of observation decides, it is known.
-    async fn found_with_observation(
+    /// The rows of ids with tombstones; where the version decides, it is known.
+    async fn found_with_versions(
         &self,
         state: &mut SpaceState,
         tombstones: &Tombstones,
@@ -100,7 +100,7 @@ impl SpaceLoader {
         let mut found = state.find(tombstones.keys().copied().collect()).await?;
         let tie_breakers_needed = found.iter().filter_map(|(id, row)| {
             let tombstone = tombstones.get(id)?;
-            tombstone.needs_tie_breaker(row.order.version_us).then_some((*id, tombstone.observed_us))
+            Some((*id, tombstone.tie_breaker(row.order.observed_us)?))
         });
         let tie_breakers_needed: Vec<(IdHash, i64)> = tie_breakers_needed.collect();
         self.load_tie_breakers(state, &mut found, &tie_breakers_needed).await?;

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry as MapEntry;
 
 use crate::key_index::{IdHash, id_hash};
 use crate::metastore::StoredTombstone;
-use crate::order_guard::{KnownOrders, RowOrder, TombstoneOrder, comparable_version, row_enters, tombstone_effect};
+use crate::order_guard::{KnownOrders, RowOrder, TombstoneOrder, comparable_instant, row_enters, tombstone_effect};
 use crate::table_store::SpaceBatch;
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::delta::files::key_columns::KeyColumns;
@@ -72,8 +72,8 @@ impl BatchEntries {
             if tombstone.id.is_empty() {
                 return Err("a tombstone has no id".into());
             }
-            let version_us = tombstone.version_us.map(|version_us| comparable_version(Some(version_us)));
-            let order = TombstoneOrder { version_us, observed_us: tombstone.observed_us };
+            let observed_us = comparable_instant(Some(tombstone.observed_us));
+            let order = TombstoneOrder { observed_us, version_us: tombstone.version_us };
             entries.add_tombstone(id_hash(&tombstone.id), position, order);
         }
         Ok(entries)
@@ -84,16 +84,15 @@ impl BatchEntries {
         self.arrived.clone()
     }
 
-    /// Where a decision depends on when a held row was observed: ids with the instants that are compared with it.
-    pub(crate) fn tie_breakers_needed(&self, held_version_us: impl Fn(IdHash) -> Option<i64>) -> Vec<(IdHash, i64)> {
+    /// Where a decision depends on the version of a held row: ids with the versions that are compared with it.
+    pub(crate) fn tie_breakers_needed(&self, held_observed_us: impl Fn(IdHash) -> Option<i64>) -> Vec<(IdHash, i64)> {
         let mut tie_breakers_needed = Vec::new();
         for &id in &self.arrived {
-            let Some(held_us) = held_version_us(id) else { continue };
+            let Some(held_us) = held_observed_us(id) else { continue };
             let BatchEntry { row, tombstone } = self.by_id[&id];
-            let row = row.filter(|row| row.order.version_us == held_us).map(|row| row.order.observed_us);
-            let tombstone = tombstone.filter(|(_, order)| order.needs_tie_breaker(held_us));
-            tie_breakers_needed
-                .extend(row.into_iter().chain(tombstone.map(|(_, order)| order.observed_us)).map(|us| (id, us)));
+            let row = row.filter(|row| row.order.observed_us == held_us).map(|row| row.order.version_us);
+            let tombstone = tombstone.and_then(|(_, order)| order.tie_breaker(held_us));
+            tie_breakers_needed.extend(row.into_iter().chain(tombstone).map(|version_us| (id, version_us)));
         }
         tie_breakers_needed
     }

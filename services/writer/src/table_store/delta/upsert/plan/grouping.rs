@@ -114,7 +114,7 @@ mod tests {
     use crate::order_guard::RowOrder;
     use crate::table_store::delta::upsert::plan::decide::{RowAt, Upsert};
 
-    const ORDER: RowOrder = RowOrder { version_us: 1, observed_us: 1 };
+    const ORDER: RowOrder = RowOrder { observed_us: 1, version_us: 1 };
 
     fn upserts(table: usize, ids: &[IdHash]) -> Vec<Upsert> {
         ids.iter().map(|id| Upsert { id: *id, at: RowAt { table, batch: 0, row: 0, order: ORDER } }).collect()
