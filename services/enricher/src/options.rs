@@ -35,7 +35,7 @@ impl Default for EnricherOptions {
             workers: 2,
             in_flight_max: 2_048,
             held_bytes_max: 32 << 20,
-            acknowledge_within_seconds: 30,
+            acknowledge_within_seconds: 12,
             case_json: CaseJson::Hidden,
             columns_max: 10_000,
             caches: CacheOptions::default(),

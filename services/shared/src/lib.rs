@@ -5,6 +5,7 @@ pub mod config;
 pub mod error_chain;
 pub mod escaped_names;
 pub mod identity;
+pub mod panics;
 pub mod quarantine;
 pub mod queue;
 pub mod retry;

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::queue::Queue;
 
@@ -25,7 +26,8 @@ pub struct TelemetryConfig {
     pub http_address: SocketAddr,
     /// Form of the log lines: `json` or `text`.
     pub log_format: LogFormat,
-    /// Filter in the syntax of tracing's `EnvFilter`, for example `info,lake_writer=debug`; `LAKE_LOG` overrides it.
+    /// Filter in the syntax of tracing's `EnvFilter`, for example `info,lake_writer=debug`; `LAKE_LOG` overrides it. A level alone is that of the
+    /// lake's own parts: libraries log from `warn` on unless they are named.
     pub log_filter: String,
 }
 
@@ -61,10 +63,28 @@ pub fn log_filter(config: &TelemetryConfig) -> anyhow::Result<EnvFilter> {
     const ADVICE: &str = "write a level such as info, or levels of parts such as info,lake_writer=debug";
     for word in filter.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         // The parser takes a misspelt level for the name of a part, and then nothing else is logged.
-        let is_level = word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+        let is_level = word.parse::<LevelFilter>().is_ok();
         anyhow::ensure!(is_level || word.contains(['=', '[', ']']), "{key}: `{word}` is not a level; {ADVICE}");
     }
-    EnvFilter::try_new(&filter).map_err(|error| anyhow::anyhow!("{key}: `{filter}` is not valid ({error}); {ADVICE}"))
+    EnvFilter::try_new(own_parts(&filter))
+        .map_err(|error| anyhow::anyhow!("{key}: `{filter}` is not valid ({error}); {ADVICE}"))
+}
+
+/// First letters of the targets of the lake's own crates and programs.
+const OWN_PARTS: [&str; 4] = ["lake", "fetcher", "enricher", "writer"];
+
+/// The filter with levels that stand alone applied to the lake's own parts; everything else is logged from `warn` on, as some libraries tell each
+/// of their steps at `info`.
+fn own_parts(filter: &str) -> String {
+    let words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let words = words.map(|word| match word.parse::<LevelFilter>() {
+        Ok(level) if level > LevelFilter::WARN => {
+            let own = OWN_PARTS.map(|part| format!("{part}={word}")).join(",");
+            format!("{},{own}", LevelFilter::WARN)
+        }
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(",")
 }
 
 /// Starts logging to standard error.
@@ -215,5 +235,25 @@ async fn readiness(checks: Checks, stopping: bool) -> (StatusCode, String) {
         (StatusCode::OK, "ready\n".into())
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, failed.concat())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_parts;
+
+    #[test]
+    fn a_level_alone_is_that_of_the_lake_and_libraries_are_heard_from_warn_on() {
+        let own = "warn,lake=info,fetcher=info,enricher=info,writer=info";
+        for (filter, becomes) in [
+            ("info", own),
+            ("error", "error"),
+            ("warn", "warn"),
+            ("off", "off"),
+            ("lake_writer=debug", "lake_writer=debug"),
+            (" info , lake_writer=debug,delta_kernel=info", &format!("{own},lake_writer=debug,delta_kernel=info")),
+        ] {
+            assert_eq!(own_parts(filter), becomes);
+        }
     }
 }

@@ -30,6 +30,8 @@ pub const TABLE_FILES: &str = "lake_writer_table_files";
 pub const TABLE_BYTES: &str = "lake_writer_table_bytes";
 /// Gauge: tables that cannot be used until an operator repairs them. Their rows go to quarantine.
 pub const UNUSABLE_TABLES: &str = "lake_writer_unusable_tables";
+/// Gauge: tables that rounds of compaction leave out after a panic.
+pub const NOT_COMPACTED_TABLES: &str = "lake_writer_not_compacted_tables";
 /// Counter: tables whose transaction log was found to be gone, and which are made anew. Label `kind`.
 pub const GONE_TABLES_TOTAL: &str = "lake_writer_gone_tables_total";
 /// Gauge: keys held in the key indexes of all spaces.

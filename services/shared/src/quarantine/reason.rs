@@ -104,6 +104,10 @@ reasons! {
         meaning: "The table store refuses the row, whatever else is in its batch.",
         next_step: "Read the detail: correct the record in HQ, which publishes it again, or report it as a fault of the lake."
     }
+    RowFails = "row_fails" {
+        meaning: "Storing the row fails each time, and that of other rows does not: a fault of the lake that the row brings about.",
+        next_step: "Report the detail and the payload as a fault of the lake; after the correction save the record in HQ again."
+    }
     TableUnusable = "table_unusable" {
         meaning: "The row's table can take no rows until it is repaired. The other tables of its project go on.",
         next_step: "Repair the table as the detail says, then have HQ publish the records of that time again."

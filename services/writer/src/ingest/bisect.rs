@@ -54,6 +54,18 @@ pub(super) fn split_off_type(batch: SpaceBatch, document_type: &DocumentType) ->
     (rows.collect(), SpaceBatch { space: batch.space.clone(), upserts, tombstones: batch.tombstones })
 }
 
+/// Takes the rows of the type of a single row out of other parts of its batch, each as a batch of its own. None for a tombstone.
+pub(super) fn take_type_of(row: &SpaceBatch, parts: &mut Vec<SpaceBatch>) -> Vec<SpaceBatch> {
+    let Some(table) = row.upserts.first() else { return Vec::new() };
+    let mut taken = Vec::new();
+    for part in std::mem::take(parts) {
+        let (rows, rest) = split_off_type(part, &table.document_type);
+        taken.extend(rows);
+        parts.push(rest);
+    }
+    taken
+}
+
 /// The quarantine entry of a batch with a single row or tombstone.
 pub(super) fn entry(batch: &SpaceBatch, reason: Reason, detail: String) -> QuarantineEntry {
     let document = DocumentIdentity {

@@ -369,9 +369,9 @@ impl IngestBuffer {
     }
 
     /// Tells the queue that the waiting messages are being worked on.
-    pub(super) async fn in_progress(&self) {
-        for waiting in self.waiting.values() {
-            if !message::in_progress(&waiting.messages).await {
+    pub(super) async fn in_progress(&mut self, silent_for: Duration) {
+        for waiting in self.waiting.values_mut() {
+            if !message::in_progress(&mut waiting.messages, silent_for).await {
                 return;
             }
         }

@@ -1,6 +1,5 @@
 //! From a queue message to rows. A message that cannot be understood becomes a quarantine entry with the message in it.
 
-use std::any::Any;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,6 +9,7 @@ use arrow::record_batch::RecordBatch;
 use lake_proto::queue::v1::RowBatch;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Kind, Space};
+use lake_shared::panics;
 use lake_shared::quarantine::{DocumentIdentity, QuarantineEntry, Reason, Stage};
 use lake_shared::queue::Delivery;
 use lake_shared::wire;
@@ -33,7 +33,7 @@ pub(super) fn decode(delivery: &Delivery) -> Decoded {
     };
     // The reader of Arrow streams panics on some damaged streams; that must not end the writer each time such a message is delivered.
     let caught = catch_unwind(AssertUnwindSafe(|| rows(&batch).map(|rows| (message::bytes_of(&rows), rows))));
-    match caught.unwrap_or_else(|panic| Err(format!("rows are no Arrow stream: {}", panic_text(panic.as_ref())))) {
+    match caught.unwrap_or_else(|panic| Err(format!("rows are no Arrow stream: {}", panics::text(panic.as_ref())))) {
         Ok((bytes, rows)) => Decoded::Rows(rows, bytes),
         Err(detail) => malformed(delivery, batch, detail),
     }
@@ -99,13 +99,6 @@ fn check_lengths(stream: &[u8]) -> Result<(), String> {
 
 fn split(bytes: &[u8], length: i64) -> Option<(&[u8], &[u8])> {
     bytes.split_at_checked(usize::try_from(length).ok()?)
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    if let Some(text) = panic.downcast_ref::<&'static str>() {
-        return text;
-    }
-    panic.downcast_ref::<String>().map_or("its reader panicked", String::as_str)
 }
 
 fn malformed(delivery: &Delivery, batch: RowBatch, detail: String) -> Decoded {

@@ -1,12 +1,14 @@
 //! Committing what was gathered of a space, and answering its messages.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use futures::{TryStreamExt, stream};
+use futures::{FutureExt, TryStreamExt, stream};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Space, TableKey};
+use lake_shared::panics;
 use lake_shared::quarantine::{self, QuarantineEntry, Reason};
 use lake_shared::queue::{Queue, Receipt};
 use lake_shared::retry::{Backoff, milliseconds};
@@ -49,6 +51,13 @@ pub(super) const TRIES_AT_FIRST: u32 = 4;
 /// Tries of one that has.
 pub(super) const TRIES_LATER: u32 = 1;
 
+/// As many equal failures for an unknown cause are no coincidence; each time the space is loaded anew.
+const EQUAL_FAILURES: u32 = 3;
+
+/// Most rows of a batch that are found one by one to be the cause of such failures. If more of them fail while others can be applied, it is
+/// their table; if none can be applied, it is no row at all, and the space waits.
+const BLAMED_MAX: usize = 8;
+
 /// Most rows of one commit that are being published to the quarantine at the same time.
 const QUARANTINED_AT_ONCE: usize = 32;
 
@@ -56,13 +65,15 @@ const QUARANTINED_AT_ONCE: usize = 32;
 enum StoreAnswer {
     Applied,
     BadRows(String),
+    /// The same failure as many times as were asked for.
+    Unexplained(String),
     UnusableTable(TableKey, String),
 }
 
 impl Flush {
     /// Commits messages of a space and acknowledges them; gives them back to the queue when the process stops first. Passing trouble is waited
     /// out for as many tries, not longer, so that a space that cannot be committed takes no slot from the others.
-    pub(super) async fn commit(&self, space: &Space, messages: Vec<BufferedMessage>, tries: u32) -> FlushOutcome {
+    pub(super) async fn commit(&self, space: &Space, mut messages: Vec<BufferedMessage>, tries: u32) -> FlushOutcome {
         let rows: usize = messages.iter().map(|message| message.rows).sum();
         let outcome = {
             let mut work = std::pin::pin!(self.apply(message::merged(space, &messages), tries));
@@ -70,7 +81,7 @@ impl Flush {
                 tokio::select! {
                     outcome = &mut work => break outcome,
                     () = tokio::time::sleep(self.progress_every) => {
-                        message::in_progress(&messages).await;
+                        message::in_progress(&mut messages, self.progress_every).await;
                     }
                 }
             }
@@ -122,20 +133,37 @@ impl Flush {
         }
     }
 
-    /// Applies a batch; where the store refuses it, its halves, down to the single row that goes to quarantine. Where it refuses a table,
-    /// all rows for that table go there and the rest is applied. Quarantine comes last: a batch that fails is applied again as a whole,
-    /// and its bad rows would be quarantined each time.
+    /// Applies a batch; where the store refuses it, or fails for an unknown cause each time, its halves, down to the single row that goes to
+    /// quarantine. Where it refuses a table, all rows for that table go there and the rest is applied. Quarantine comes last: a batch that
+    /// fails is applied again as a whole, and its bad rows would be quarantined each time.
     async fn apply(&self, batch: SpaceBatch, tries: u32) -> Result<(), Unfinished> {
+        let rows = batch.len();
         let mut parts = vec![batch];
         let mut refused: Vec<(SpaceBatch, Reason, String)> = Vec::new();
+        let (mut is_any_applied, mut blamed) = (false, 0);
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;
             }
-            match self.apply_until_answered(&part, tries).await? {
-                StoreAnswer::Applied => {}
-                StoreAnswer::BadRows(_) if part.len() > 1 => parts.extend(bisect::halves(&part)),
+            let asked_thrice = part.len() == rows || part.len() == 1;
+            match self.apply_until_answered(&part, tries, if asked_thrice { EQUAL_FAILURES } else { 1 }).await? {
+                StoreAnswer::Applied => is_any_applied = true,
+                StoreAnswer::BadRows(_) | StoreAnswer::Unexplained(_) if part.len() > 1 => {
+                    parts.extend(bisect::halves(&part));
+                }
                 StoreAnswer::BadRows(detail) => refused.push((part, Reason::RowImpossible, detail)),
+                StoreAnswer::Unexplained(detail) => {
+                    blamed += 1;
+                    if blamed > BLAMED_MAX && !is_any_applied {
+                        tracing::error!(space = %part.space, detail, "whatever row is applied fails: report this as a fault of the lake");
+                        return Err(Unfinished::Failed);
+                    }
+                    if blamed > BLAMED_MAX {
+                        let of_type = bisect::take_type_of(&part, &mut parts);
+                        refused.extend(of_type.into_iter().map(|row| (row, Reason::RowFails, detail.clone())));
+                    }
+                    refused.push((part, Reason::RowFails, detail));
+                }
                 StoreAnswer::UnusableTable(table, detail) => {
                     let (rows, rest) = bisect::split_off_type(part, &table.document_type);
                     parts.push(rest);
@@ -157,13 +185,33 @@ impl Flush {
         })
     }
 
-    /// Applies a batch, waiting out passing trouble for a few tries.
-    async fn apply_until_answered(&self, batch: &SpaceBatch, tries: u32) -> Result<StoreAnswer, Unfinished> {
+    /// Applies a batch, waiting out passing trouble for a few tries. So many equal failures for an unknown cause are an answer as well.
+    async fn apply_until_answered(
+        &self,
+        batch: &SpaceBatch,
+        tries: u32,
+        equal_failures_max: u32,
+    ) -> Result<StoreAnswer, Unfinished> {
         let (mut backoff, started, mut failures) = (Backoff::default(), Instant::now(), 0);
+        let (mut unexplained, mut equal) = (String::new(), 0);
         loop {
-            let error = match self.store.apply(batch.clone()).await {
+            let applied = AssertUnwindSafe(self.store.apply(batch.clone())).catch_unwind().await;
+            let applied = applied.unwrap_or_else(|panic| {
+                let source = format!("the store panicked: {}", panics::text(panic.as_ref())).into();
+                Err(StoreError::Unexplained { space: batch.space.clone(), source })
+            });
+            let error = match applied {
                 Ok(_) => return Ok(StoreAnswer::Applied),
                 Err(StoreError::BadRows { reason, .. }) => return Ok(StoreAnswer::BadRows(reason)),
+                Err(error @ StoreError::Unexplained { .. }) => {
+                    let detail = Chain(&error).to_string();
+                    equal = if detail == unexplained { equal + 1 } else { 1 };
+                    unexplained = detail;
+                    if equal >= equal_failures_max && !self.shutdown.is_cancelled() {
+                        return Ok(StoreAnswer::Unexplained(unexplained));
+                    }
+                    error
+                }
                 Err(StoreError::UnusableTable { table, reason })
                     if batch.upserts.iter().any(|rows| rows.document_type == table.document_type) =>
                 {
@@ -176,7 +224,9 @@ impl Flush {
             }
             failures += 1;
             metrics::counter!(metric_names::FLUSH_RETRIES_TOTAL).increment(1);
-            if failures >= tries || started.elapsed() >= SLOW_AFTER {
+            // Passing trouble must not take the time of other spaces; what is counted for an answer has its own number of tries.
+            let tries_max = if unexplained.is_empty() { tries } else { tries.max(equal_failures_max) };
+            if failures >= tries_max || started.elapsed() >= SLOW_AFTER {
                 tracing::warn!(error = %Chain(&error), "commit failed");
                 return Err(Unfinished::Failed);
             }

@@ -1,12 +1,14 @@
 //! A message that waits for its commit: its rows, what they take in memory, and how it is answered.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
 use lake_shared::identity::{DocumentType, Space};
 use lake_shared::quarantine::QuarantineEntry;
 use lake_shared::queue::Receipt;
+use tokio::time::Instant;
 
 use crate::table_store::SpaceBatch;
 
@@ -27,12 +29,14 @@ pub(super) struct BufferedMessage {
     pub(super) rows: usize,
     /// Bytes that the message takes in memory, by [`bytes_of`].
     pub(super) bytes: usize,
+    /// When the queue was told last that it is being worked on, or handed it out.
+    told: Instant,
 }
 
 impl BufferedMessage {
     /// A message with this batch; `bytes` is what [`bytes_of`] answers for the batch.
     pub(super) fn new(batch: SpaceBatch, bytes: usize, receipt: Box<dyn Receipt>) -> Self {
-        Self { rows: batch.len(), batch, receipt, bytes }
+        Self { rows: batch.len(), batch, receipt, bytes, told: Instant::now() }
     }
 }
 
@@ -53,13 +57,14 @@ pub(super) fn merged(space: &Space, messages: &[BufferedMessage]) -> SpaceBatch 
     merged
 }
 
-/// Tells the queue that the messages are being worked on; `false` when it cannot be told now.
-pub(super) async fn in_progress(messages: &[BufferedMessage]) -> bool {
-    for message in messages {
+/// Tells the queue that messages are being worked on: those of which it has heard nothing for so long. `false` when it cannot be told now.
+pub(super) async fn in_progress(messages: &mut [BufferedMessage], silent_for: Duration) -> bool {
+    for message in messages.iter_mut().filter(|message| message.told.elapsed() >= silent_for) {
         if let Err(error) = message.receipt.in_progress().await {
             tracing::debug!(%error, "queue cannot be told of progress; the message may come twice");
             return false;
         }
+        message.told = Instant::now();
     }
     true
 }

@@ -6,10 +6,13 @@
 //! nothing more is taken from the queue. A space that cannot be committed is tried again for ever, and does not stop the others: see
 //! `buffer.rs`. A running ingest can be asked what it holds, and be paused: see [`control`].
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use lake_shared::identity::Space;
+use lake_shared::panics;
 use lake_shared::quarantine::QuarantineEntry;
 use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, QueueError, Receipt, Stream};
 use lake_shared::retry::{Backoff, milliseconds};
@@ -57,7 +60,7 @@ pub struct IngestOptions {
 }
 
 impl Default for IngestOptions {
-    /// 50,000 rows, 64 MiB, 1 s, 4 spaces, 256 MiB, 10,000 messages, 60 s.
+    /// 50,000 rows, 64 MiB, 1 s, 4 spaces, 256 MiB, 10,000 messages, 12 s.
     fn default() -> Self {
         Self {
             flush_rows_max: 50_000,
@@ -66,7 +69,7 @@ impl Default for IngestOptions {
             commits_parallel_max: 4,
             held_bytes_max: 256 << 20,
             in_flight_max: 10_000,
-            acknowledge_within_seconds: 60,
+            acknowledge_within_seconds: 12,
         }
     }
 }
@@ -180,7 +183,7 @@ impl Ingest {
                 Some(request) = requests.recv() => self.answer(request),
                 _ = progress.tick() => {
                     self.make_room();
-                    self.buffer.in_progress().await;
+                    self.buffer.in_progress(self.options.progress_every()).await;
                 }
             }
             metrics::gauge!(metric_names::HELD_BYTES).set(self.buffer.bytes() as f64);
@@ -201,10 +204,14 @@ impl Ingest {
             let messages = self.buffer.take(&space, now);
             let flush = self.flush.clone();
             self.jobs.spawn(async move {
-                let outcome = flush.commit(&space, messages, tries).await;
-                match outcome {
-                    FlushOutcome::Answered => FinishedJob::Committed(space),
-                    FlushOutcome::Failed(messages) => FinishedJob::Failed(space, messages),
+                match AssertUnwindSafe(flush.commit(&space, messages, tries)).catch_unwind().await {
+                    Ok(FlushOutcome::Answered) => FinishedJob::Committed(space),
+                    Ok(FlushOutcome::Failed(messages)) => FinishedJob::Failed(space, messages),
+                    // The queue hands the messages out again when nothing was said of them for long enough.
+                    Err(panic) => {
+                        tracing::error!(%space, panic = panics::text(panic.as_ref()), "a commit panicked; report this as a fault of the lake");
+                        FinishedJob::Failed(space, Vec::new())
+                    }
                 }
             });
         }

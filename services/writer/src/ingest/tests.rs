@@ -5,6 +5,7 @@ mod buffer;
 mod decode;
 mod pause;
 mod trouble;
+mod unexplained;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,12 +32,14 @@ use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
 use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
 
-/// Remembers ids by space; refuses ids that begin with `bad`, and tables of type `broken`; fails as often as told, and for the domains
-/// it is told of.
+/// Remembers ids by space; refuses ids that begin with `bad`, and tables of type `broken`; panics at ids that begin with `panic`; fails as often
+/// as told, and for the domains and types it is told of.
 #[derive(Default)]
 pub(super) struct FakeStore {
     ids: Mutex<BTreeMap<Space, Vec<String>>>,
     pub(super) failing: Mutex<HashSet<String>>,
+    /// Domains and types for which it fails for no cause that it knows.
+    pub(super) unexplained: Mutex<HashSet<String>>,
     applied: AtomicUsize,
     failures_left: AtomicUsize,
     busy: Mutex<HashSet<Space>>,
@@ -75,6 +78,10 @@ fn ids_of(batch: &SpaceBatch) -> Vec<String> {
 impl TableStore for FakeStore {
     async fn apply(&self, batch: SpaceBatch) -> Result<Applied, StoreError> {
         let space = batch.space.clone();
+        let ids = ids_of(&batch);
+        if let Some(id) = ids.iter().find(|id| id.starts_with("panic")) {
+            panic!("out of bounds at {id}");
+        }
         {
             let mut busy = self.busy.lock().unwrap();
             assert!(busy.insert(space.clone()), "{space} overlaps with itself");
@@ -87,8 +94,12 @@ impl TableStore for FakeStore {
         let fails =
             self.failures_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         let fails = fails || self.failing.lock().unwrap().contains(space.domain.as_str());
-        let ids = ids_of(&batch);
-        let outcome = if fails {
+        let strange = |name: &str| self.unexplained.lock().unwrap().contains(name);
+        let is_strange =
+            strange(space.domain.as_str()) || batch.upserts.iter().any(|rows| strange(rows.document_type.as_str()));
+        let outcome = if is_strange {
+            Err(StoreError::Unexplained { space: space.clone(), source: "overflow".into() })
+        } else if fails {
             Err(StoreError::Unavailable { space: space.clone(), action: "test", source: "connection lost".into() })
         } else if let Some(rows) = batch.upserts.iter().find(|rows| rows.document_type.to_string() == "broken") {
             let table = TableKey { space: space.clone(), document_type: rows.document_type.clone() };

@@ -34,6 +34,21 @@ pub struct MetastoreError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl MetastoreError {
+    /// Whether the database refuses the values that it was given, and will refuse them again: a text that is too long for an index, a
+    /// name that is taken. An outage is no refusal.
+    pub fn is_refusal(&self) -> bool {
+        let Some(sqlx::Error::Database(error)) = self.source.downcast_ref::<sqlx::Error>() else { return false };
+        // Classes of Postgres: data exception, integrity constraint violation, program limit exceeded
+        // (https://www.postgresql.org/docs/current/errcodes-appendix.html). SQLite's codes of a constraint end in 19 in base 256.
+        let is_refusal_of_sqlite =
+            |code: &str| code.parse::<u32>().is_ok_and(|code| [18, 19, 20].contains(&(code & 0xff)));
+        error.code().is_some_and(|code| {
+            if code.len() == 5 { ["22", "23", "54"].contains(&&code[..2]) } else { is_refusal_of_sqlite(&code) }
+        })
+    }
+}
+
 /// A registered table, as the metastore has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableRecord {

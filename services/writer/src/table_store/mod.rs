@@ -135,6 +135,8 @@ pub struct InMemoryTable {
     pub bytes: u64,
     /// Why the table cannot be used, in words for the operator; its rows go to quarantine. `None`: it can be used.
     pub unusable: Option<String>,
+    /// Why rounds of compaction leave the table out; rows go on entering it. `None`: they do not.
+    pub not_compacted: Option<String>,
 }
 
 impl InMemoryTable {
@@ -166,6 +168,16 @@ pub enum StoreError {
         table: TableKey,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Perhaps a fault that some of the rows bring about: a panic, values that a library or the metastore refuse. A few tries are worth while;
+    /// where it comes again and again, bisect the batch.
+    #[error("rows of {space} cannot be stored for an unknown cause")]
+    Unexplained {
+        /// The space.
+        space: Space,
+        /// What failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Passing trouble with the object store or the metastore, or too many conflicts: wait and try again.
     #[error("{action} failed for {space}; it will be tried again")]

@@ -1,7 +1,10 @@
 //! What goes wrong inside the engine.
 
+use std::any::Any;
+
 use deltalake::DeltaTableError;
 use lake_shared::identity::{Space, TableKey};
+use lake_shared::panics;
 
 use crate::key_index::IndexError;
 use crate::metastore::MetastoreError;
@@ -46,6 +49,9 @@ pub(crate) enum EngineError {
     Index(#[source] IndexError),
     #[error("the space {0} left memory meanwhile; try again")]
     NotLoaded(Space),
+    /// A fault of the engine, or of a library, that values or files bring about.
+    #[error("the engine panicked: {0}")]
+    Panicked(String),
     #[error("a task of the engine was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
     #[error("another program commits to table {0} all the time; is a second writer running?")]
@@ -78,7 +84,11 @@ impl EngineError {
     }
 
     pub(crate) fn interrupted(error: tokio::task::JoinError) -> Self {
-        Self::Interrupted(error)
+        error.try_into_panic().map_or_else(Self::Interrupted, |panic| Self::panicked(panic.as_ref()))
+    }
+
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        Self::Panicked(panics::text(panic).to_owned())
     }
 
     /// Whether the index on disk cannot be used any more.

@@ -16,9 +16,11 @@
 //! with those that the index knows (`space/reconcile.rs`), and the batch is planned again. A table that they made unusable is left alone,
 //! the others of its space go on (`space/unusable`).
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use lake_shared::identity::{Space, TableKey};
 
 use self::compact::run::{Compactor, Scope};
@@ -119,6 +121,21 @@ impl DeltaTableStore {
         }
     }
 
+    /// Runs work on a space. A panic in it is an error, after which the space is loaded anew.
+    async fn caught<T>(
+        &self,
+        space: &Space,
+        work: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(outcome) => outcome,
+            Err(panic) => {
+                self.forget(space).await;
+                Err(EngineError::panicked(panic.as_ref()))
+            }
+        }
+    }
+
     /// A round of compaction and what belongs to it: commits of other programs are noticed before, stale rows leave after it.
     async fn compaction_round(&self, space: &Space) -> Result<Compacted, EngineError> {
         let cell = self.spaces.cell(space);
@@ -161,6 +178,10 @@ impl TableStore for DeltaTableStore {
         let under_way = self.compactor.batches().begin();
         let mut guard = cell.state.lock().await;
         let outcome = self.upserter.apply(&cell, &mut guard, &batch).await;
+        if outcome.as_ref().is_err_and(permanent_error::may_be_due_to_rows) {
+            // Whatever the cause: the next try does not depend on what is in memory.
+            *guard = None;
+        }
         self.spaces.note_use(&cell, guard.as_ref());
         drop((guard, under_way));
         self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
@@ -171,7 +192,7 @@ impl TableStore for DeltaTableStore {
     }
 
     async fn compact(&self, space: &Space) -> Result<Compacted, StoreError> {
-        let outcome = self.compaction_round(space).await;
+        let outcome = self.caught(space, self.compaction_round(space)).await;
         outcome.map_err(|error| {
             self.loader.indexes().note_error(space, &error);
             store_error(space, "compaction", error)
@@ -180,7 +201,7 @@ impl TableStore for DeltaTableStore {
 
     async fn compact_table(&self, table: &TableKey) -> Result<Compacted, StoreError> {
         let space = &table.space;
-        let outcome = self.compact_one(table).await;
+        let outcome = self.caught(space, self.compact_one(table)).await;
         self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
         outcome.map_err(|error| {
             self.loader.indexes().note_error(space, &error);
@@ -193,7 +214,8 @@ impl TableStore for DeltaTableStore {
         let cell = self.spaces.cell_in_use(&table.space)?;
         let guard = cell.state.lock().await;
         let state = guard.as_ref().filter(|state| !state.is_poisoned())?;
-        Some(state.table(state.number_of(&table.document_type)?).describe())
+        let described = state.table(state.number_of(&table.document_type)?).describe();
+        Some(InMemoryTable { not_compacted: self.compactor.not_compacted(table), ..described })
     }
 
     async fn maintain(&self, space: &Space) -> Result<Maintained, StoreError> {
@@ -203,7 +225,7 @@ impl TableStore for DeltaTableStore {
         let compacted = self.compact(space).await;
         let cleaned = {
             let _alone = cell.cleaning.lock().await;
-            self.vacuum.clean_space(&cell, space).await
+            self.caught(space, self.vacuum.clean_space(&cell, space)).await
         };
         self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
         let outcome = tried.and(cleaned);
@@ -224,6 +246,9 @@ fn store_error(space: &Space, action: &'static str, error: EngineError) -> Store
     match error {
         EngineError::BadRows(reason) => StoreError::BadRows { space: space.clone(), reason },
         EngineError::Unusable { table, reason } => StoreError::UnusableTable { table, reason },
+        error if permanent_error::may_be_due_to_rows(&error) => {
+            StoreError::Unexplained { space: space.clone(), source: Box::new(error) }
+        }
         other => StoreError::Unavailable { space: space.clone(), action, source: Box::new(other) },
     }
 }

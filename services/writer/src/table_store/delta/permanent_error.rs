@@ -35,9 +35,22 @@ pub(crate) fn is_permanent(error: &EngineError) -> bool {
         | EngineError::Lake(_)
         | EngineError::Metastore(_)
         | EngineError::Index(_)
+        | EngineError::Panicked(_)
         | EngineError::Interrupted(_)
         | EngineError::NotLoaded(_)
         | EngineError::Contended(_) => false,
+    }
+}
+
+/// Whether what is being applied may be the cause, although nothing says so: values that Arrow, a library or the metastore refuse, a panic.
+/// It is worth a few tries with the space loaded anew. What comes again and again then is not passing.
+pub(crate) fn may_be_due_to_rows(error: &EngineError) -> bool {
+    match error {
+        EngineError::Panicked(_) => true,
+        EngineError::Metastore(error) => error.is_refusal(),
+        // Of a table that cannot be used it is said elsewhere; what is left concerns no table for certain.
+        EngineError::Broken { .. } | EngineError::Unwritable(_) => false,
+        error => is_permanent(error),
     }
 }
 
@@ -215,6 +228,28 @@ mod tests {
         ];
         for error in passing {
             assert!(!is_permanent(&error), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_again_and_again_may_be_due_to_rows_and_an_outage_is_not() {
+        let io = |kind| MetastoreError { action: "x".into(), source: Box::new(sqlx::Error::Io(io::Error::from(kind))) };
+        let outages = [
+            EngineError::Store(lost()),
+            EngineError::Metastore(io(io::ErrorKind::ConnectionReset)),
+            EngineError::Metastore(MetastoreError { action: "x".into(), source: Box::new(sqlx::Error::PoolTimedOut) }),
+            EngineError::unwritten(lost()),
+        ];
+        for error in outages {
+            assert!(!may_be_due_to_rows(&error), "{error:?}");
+        }
+        let due = [
+            EngineError::Panicked("index out of bounds".into()),
+            EngineError::Arrow(ArrowError::ComputeError("overflow".into())),
+            EngineError::corrupt("a column holds Utf8, which is no Int64"),
+        ];
+        for error in due {
+            assert!(may_be_due_to_rows(&error), "{error:?}");
         }
     }
 

@@ -5,9 +5,14 @@
 //! lock again ([`super::commit`]), where the rows that were deleted meanwhile become deletion vectors of the new files. A commit holds many
 //! small jobs. If anything else happened to the files of a job meanwhile, what became of them is deleted.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use lake_shared::error_chain::Chain;
 use lake_shared::identity::TableKey;
 
 use crate::key_index::RunBuilder;
@@ -43,11 +48,13 @@ pub(crate) struct Compactor {
     options: Arc<DeltaOptions>,
     /// Those that are being applied, of all spaces.
     batches: Batches,
+    /// Tables that rounds leave out, and why.
+    skipped: Mutex<HashMap<TableKey, String>>,
 }
 
 impl Compactor {
     pub(crate) fn new(loader: Arc<SpaceLoader>, options: Arc<DeltaOptions>) -> Self {
-        Self { loader, options, batches: Batches::default() }
+        Self { loader, options, batches: Batches::default(), skipped: Mutex::default() }
     }
 
     /// To be told of the batches that compaction gives way to.
@@ -100,8 +107,36 @@ impl Compactor {
         compacted: &mut Compacted,
     ) -> Result<Option<bool>, EngineError> {
         let Some((plan, run)) = self.next_plan(cell, number, scope, compacted).await? else { return Ok(None) };
+        let is_changing = AtomicBool::new(false);
+        match AssertUnwindSafe(self.compact_planned(cell, &plan, run, compacted, &is_changing)).catch_unwind().await {
+            Ok(done) => {
+                if matches!(done, Ok(true)) {
+                    self.skipped().remove(&plan.key);
+                    metrics::gauge!(metric_names::NOT_COMPACTED_TABLES).set(self.skipped().len() as f64);
+                }
+                done.map(Some)
+            }
+            Err(panic) => {
+                if is_changing.into_inner() {
+                    *cell.state.lock().await = None;
+                }
+                Err(self.skip(&plan.key, EngineError::panicked(panic.as_ref())))
+            }
+        }
+    }
+
+    /// Rewrites and commits what was planned. `false`: nothing was committed, as files changed meanwhile. `is_changing`: set as soon as the state
+    /// of the space may be half changed.
+    async fn compact_planned(
+        &self,
+        cell: &SpaceCell,
+        plan: &CompactionPlan,
+        run: RunBuilder,
+        compacted: &mut Compacted,
+        is_changing: &AtomicBool,
+    ) -> Result<bool, EngineError> {
         let began = Instant::now();
-        let mut rewritten = rewrite(&plan, run, &self.batches).await?;
+        let mut rewritten = rewrite(plan, run, &self.batches).await?;
         let failures = std::mem::take(&mut rewritten.failures);
         let waiting = Instant::now();
         let mut guard = cell.state.lock().await;
@@ -109,8 +144,9 @@ impl Compactor {
         let locked = Instant::now();
         let commit = match guard.as_mut() {
             Some(state) => {
-                let commit = commit_rewritten(&self.loader, &self.options, state, &plan, rewritten).await?;
-                self.disable_broken(state, &plan, &failures).await?;
+                is_changing.store(true, Ordering::Relaxed);
+                let commit = commit_rewritten(&self.loader, &self.options, state, plan, rewritten).await?;
+                self.disable_broken(state, plan, &failures).await?;
                 commit
             }
             None => CompactionCommit::discarded(rewritten.outputs.into_iter().flatten()),
@@ -120,12 +156,33 @@ impl Compactor {
         compacted.held_up_max = compacted.held_up_max.max(held);
         commit.discarded.discard(&plan.store).await;
         if commit.tasks > 0 {
-            report(&plan, &commit, began, locked - waiting, held, compacted);
+            report(plan, &commit, began, locked - waiting, held, compacted);
         } else {
             let jobs = plan.tasks.len();
             tracing::debug!(table = %plan.key, jobs, "files changed while they were compacted; tried again later");
         }
-        failures.into_iter().next().map_or(Ok(Some(commit.tasks > 0)), |(_, error)| Err(error))
+        failures.into_iter().next().map_or(Ok(commit.tasks > 0), |(_, error)| Err(error))
+    }
+
+    /// Why rounds leave a table out.
+    pub(crate) fn not_compacted(&self, table: &TableKey) -> Option<String> {
+        self.skipped().get(table).cloned()
+    }
+
+    fn skipped(&self) -> MutexGuard<'_, HashMap<TableKey, String>> {
+        self.skipped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves a table out of rounds after a panic, which would come again each time.
+    fn skip(&self, table: &TableKey, error: EngineError) -> EngineError {
+        let reason = Chain(&error).to_string();
+        tracing::error!(
+            %table, reason,
+            "table is not compacted any more until it is asked for or the writer starts anew; report this as a fault of the lake"
+        );
+        self.skipped().insert(table.clone(), reason);
+        metrics::gauge!(metric_names::NOT_COMPACTED_TABLES).set(self.skipped().len() as f64);
+        error
     }
 
     /// The plan of the next table of the scope that needs work, `number` or after, with the builder of its index entries.
@@ -142,15 +199,24 @@ impl Compactor {
                 let mut guard = cell.state.lock().await;
                 guard.take_if(|state| state.is_poisoned());
                 let Some(state) = scope.next_table(guard.as_mut(), number)? else { return Ok(None) };
+                let is_round = matches!(scope, Scope::Space);
+                if is_round && self.skipped().contains_key(state.table(*number).key()) {
+                    *number = number.next();
+                    continue;
+                }
                 let locked = Instant::now();
                 let input = CompactionInput::take(&self.loader, &self.options, state, *number).await;
                 compacted.held_up_max = compacted.held_up_max.max(locked.elapsed());
                 input?
             };
-            if let Some(input) = input
-                && let Some(plan) = plan(cell, input).await?
-            {
-                return Ok(Some(plan));
+            if let Some(input) = input {
+                let key = input.table().clone();
+                match plan(cell, input).await {
+                    Ok(Some(plan)) => return Ok(Some(plan)),
+                    Ok(None) => {}
+                    Err(error @ EngineError::Panicked(_)) => return Err(self.skip(&key, error)),
+                    Err(error) => return Err(error),
+                }
             }
             if let Scope::Table(_) = scope {
                 return Ok(None);

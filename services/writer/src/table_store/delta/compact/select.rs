@@ -76,6 +76,11 @@ pub(crate) struct Task {
 }
 
 impl CompactionInput {
+    /// The table that was looked at.
+    pub(crate) const fn table(&self) -> &TableKey {
+        &self.key
+    }
+
     /// Takes what is needed to plan the work on a table; `None` if there cannot be any.
     pub(crate) async fn take(
         loader: &SpaceLoader,

@@ -15,6 +15,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowS
 use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
 use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnDescriptor;
 use roaring::RoaringBitmap;
@@ -35,7 +36,7 @@ const FOOTER_BYTES: u64 = 64 << 10;
 /// Cells decoded and encoded at once: fewer rows of a wide table.
 const CELLS_AT_ONCE: usize = 4 << 20;
 
-/// Bytes of a file decoded at once, as they are before compression: fewer rows where they hold long texts.
+/// Bytes of a file decoded at once, as they are in memory: fewer rows where they hold long texts.
 const BYTES_AT_ONCE: u64 = 4 << 20;
 
 /// Rows of so many columns that are decoded and encoded at once.
@@ -180,11 +181,18 @@ pub(crate) async fn open_with(
 fn rows_in_memory(builder: &Builder, mask: &ProjectionMask) -> usize {
     let row_bytes = builder.metadata().row_groups().iter().map(|group| {
         let chunks = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
-        let bytes = chunks.map(|(_, chunk)| u64::try_from(chunk.uncompressed_size()).unwrap_or_default());
+        let bytes = chunks.map(|(_, chunk)| decoded_bytes(chunk));
         bytes.fold(0, u64::saturating_add) / u64::try_from(group.num_rows()).unwrap_or_default().max(1)
     });
     let rows = BYTES_AT_ONCE / row_bytes.max().unwrap_or_default().max(1);
     usize::try_from(rows).unwrap_or(usize::MAX).max(1)
+}
+
+/// About how many bytes a column of a row group takes in memory. A text that is there again and again is in the file once (dictionary), and
+/// in each row of a batch. Writers that do not tell the length of the texts (Spark before 4) are believed that they differ.
+fn decoded_bytes(chunk: &ColumnChunkMetaData) -> u64 {
+    let texts = chunk.unencoded_byte_array_data_bytes().unwrap_or_default();
+    u64::try_from(chunk.uncompressed_size().max(texts)).unwrap_or_default()
 }
 
 /// Least and greatest whole number of a column of a file, out of the statistics in the file itself, which are exact; `None` where a row
@@ -308,10 +316,15 @@ mod tests {
 
     use super::*;
 
-    /// The rows of the batches that a file of so many rows comes in, each with a text of so many characters.
+    /// The rows of the batches that a file of so many rows comes in, each with a text of its own of so many characters.
     async fn batches(rows: usize, characters: usize, columns: Option<&[&str]>) -> Vec<usize> {
+        batches_of((0..rows).map(|row| format!("{row}{}", "x".repeat(characters))).collect(), columns).await
+    }
+
+    /// The rows of the batches that a file with these texts comes in.
+    async fn batches_of(texts: Vec<String>, columns: Option<&[&str]>) -> Vec<usize> {
+        let rows = texts.len();
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows as i64));
-        let texts = (0..rows).map(|row| format!("{row}{}", "x".repeat(characters)));
         let texts: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
         let batch = RecordBatch::try_from_iter([("number", numbers), ("text", texts)]).unwrap();
         let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
@@ -334,5 +347,13 @@ mod tests {
         assert!(long.iter().all(|rows| *rows <= 42) && long[0] > 35, "{long:?}");
         assert_eq!(batches(1_000, 100_000, Some(&["number"])).await, [1_000], "they are not read");
         assert_eq!(batches(2, 20 << 20, None).await, [1, 1]);
+    }
+
+    /// In the file such a text is once.
+    #[tokio::test]
+    async fn a_long_text_that_all_rows_have_comes_in_small_batches_as_well() {
+        let same = batches_of(vec!["x".repeat(50_000); 2_000], None).await;
+        assert_eq!(same.iter().sum::<usize>(), 2_000);
+        assert!(same.iter().all(|rows| *rows <= 84), "{same:?}");
     }
 }

@@ -10,17 +10,12 @@ use std::time::{Duration, Instant};
 use deltalake::logstore::LogStoreRef;
 use deltalake::{DeltaTable, DeltaTableError, checkpoints};
 use lake_shared::identity::TableKey;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
-use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use crate::table_store::delta::error::EngineError;
+use crate::table_store::delta::log::checkpoint_files;
 use crate::table_store::delta::log::commit;
 use crate::table_store::delta::log::open_tables::OpenTables;
-
-/// Says which checkpoint is the last one.
-const HINT: &str = "_delta_log/_last_checkpoint";
 
 /// A checkpoint that took longer than this is large: commits alone do not bring the next one.
 const LARGE_FROM: Duration = Duration::from_secs(2);
@@ -142,7 +137,7 @@ impl LogCheckpoints {
         if let Some(last) = known {
             return Ok(last);
         }
-        let found = hint(&table.object_store()).await?;
+        let found = checkpoint_files::hint(&table.object_store()).await?;
         Ok(LastCheckpoint { version: found.filter(|last| *last <= version), not_before: None })
     }
 
@@ -156,21 +151,6 @@ async fn opened_at(log_store: LogStoreRef, version: u64) -> Result<DeltaTable, D
     let mut table = DeltaTable::new(log_store);
     table.load_version(version).await?;
     Ok(table)
-}
-
-/// Version of the last checkpoint, if the log names one.
-async fn hint(store: &Arc<dyn ObjectStore>) -> Result<Option<u64>, EngineError> {
-    #[derive(Deserialize)]
-    struct Hint {
-        version: u64,
-    }
-    let found = match store.get(&Path::from(HINT)).await {
-        Ok(found) => found.bytes().await.map_err(EngineError::Store)?,
-        Err(object_store::Error::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(EngineError::Store(error)),
-    };
-    // One that cannot be understood is no hint: readers do without it, too, until the next checkpoint.
-    Ok(serde_json::from_slice::<Hint>(&found).ok().map(|hint| hint.version))
 }
 
 /// Makes a checkpoint, and a new handle: those that are open do not fold what they have gathered. The answer is the last checkpoint then.
@@ -244,15 +224,5 @@ mod tests {
         checkpoints.end(&key(), None);
         assert!(!checkpoints.begin(&key(), 0, now), "a new log has none");
         assert!(checkpoints.begin(&key(), 9, now));
-    }
-
-    #[tokio::test]
-    async fn a_hint_that_is_absent_or_broken_is_none() {
-        let store: Arc<dyn ObjectStore> = Arc::new(object_store::memory::InMemory::new());
-        assert_eq!(hint(&store).await.unwrap(), None);
-        for (text, version) in [("{", None), ("{\"size\":3}", None), ("{\"version\":7,\"size\":3}", Some(7))] {
-            store.put(&Path::from(HINT), text.into()).await.unwrap();
-            assert_eq!(hint(&store).await.unwrap(), version);
-        }
     }
 }

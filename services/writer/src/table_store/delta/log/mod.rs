@@ -1,6 +1,7 @@
 //! The transaction log of a table: commits, entries, checkpoints, what a table asks of a writer, open tables.
 
 pub(crate) mod base_version;
+pub(crate) mod checkpoint_files;
 pub(crate) mod checkpoints;
 pub(crate) mod commit;
 pub(crate) mod entry;

@@ -8,6 +8,7 @@ use lake_shared::identity::TableKey;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::new_files::NewFiles;
 use crate::table_store::delta::log::base_version::{BaseVersion, KnownTable, Probe, entry_version};
+use crate::table_store::delta::log::checkpoint_files;
 use crate::table_store::delta::log::checkpoints::LogCheckpoints;
 use crate::table_store::delta::log::commit::{self, Commit, Outcome};
 use crate::table_store::delta::log::open_tables::OpenTables;
@@ -62,6 +63,12 @@ impl TableAccess {
             Err(error) => return Err(error),
         }
         let mut table = self.unloaded(path)?;
+        if checkpoint_files::delete_dangling_hint(&table.object_store()).await? {
+            tracing::warn!(
+                path,
+                "the log of a table named a checkpoint that is not there; the hint (_last_checkpoint) was deleted, so that readers find the log again"
+            );
+        }
         Ok(commit::load(&mut table).await?.then_some(table))
     }
 

@@ -78,6 +78,7 @@ impl TableState {
             files_with_deletion_vectors: vectors.count() as u64,
             bytes: self.bytes().unsigned_abs(),
             unusable: self.unusable().map(|unusable| unusable.reason().to_owned()),
+            not_compacted: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::table_store::Maintained;
 use crate::table_store::delta::DeltaTableStore;
 use crate::table_store::delta::error::EngineError;
 
+mod checkpoints_of_others;
 mod cleanup;
 mod compaction;
 mod compaction_conflicts;
@@ -20,6 +21,7 @@ mod logged_paths;
 mod many_tables;
 mod messages;
 mod model;
+mod panics;
 mod partitions;
 mod protocol;
 mod respelled;

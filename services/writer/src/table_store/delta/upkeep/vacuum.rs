@@ -29,6 +29,7 @@ use crate::table_store::Maintained;
 use crate::table_store::delta::clock::now_us;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::deletion_vectors;
+use crate::table_store::delta::log::checkpoint_files::CheckpointFiles;
 use crate::table_store::delta::log::metadata;
 use crate::table_store::delta::log::protocol;
 use crate::table_store::delta::log::table_access::TableAccess;
@@ -122,11 +123,30 @@ impl Vacuum {
         maintained.files_deleted += self.delete_leftovers(&record.path).await?;
         // Where the history is to be kept, the properties of the table switch that off.
         let may_clean = snapshot.table_config().enable_expired_log_cleanup();
-        if may_clean && protocol::may_clean_log(snapshot.protocol())? {
+        if may_clean
+            && protocol::may_clean_log(snapshot.protocol())?
+            && self.are_checkpoints_complete(record, &table).await?
+        {
             let logs = checkpoints::cleanup_metadata(&table, None).await.map_err(EngineError::delta)?;
             maintained.log_files_deleted += logs as u64;
         }
         Ok(())
+    }
+
+    /// Whether every checkpoint of a log is complete. delta-rs takes any file that is named like a part of one for a whole one, and would delete
+    /// all that came before it. Those of makers that died long ago are deleted, while others may become complete yet.
+    async fn are_checkpoints_complete(&self, record: &TableRecord, table: &DeltaTable) -> Result<bool, EngineError> {
+        let store = table.object_store();
+        let incomplete = CheckpointFiles::list(&store).await?.incomplete;
+        let unknown_before_ms = now_us().saturating_sub(hours_us(self.options.orphan_hours)) / 1_000;
+        let (old, young): (Vec<ObjectMeta>, Vec<ObjectMeta>) =
+            incomplete.into_iter().partition(|file| file.last_modified.timestamp_millis() < unknown_before_ms);
+        if !(old.is_empty() && young.is_empty()) {
+            let (table, deleted, left) = (&record.key, old.len(), young.len());
+            tracing::warn!(%table, deleted, left, "the log has parts of checkpoints that are not complete; it is cleaned up when none is left");
+        }
+        delete(&store, old.into_iter().map(|file| file.location).collect()).await?;
+        Ok(young.is_empty())
     }
 
     /// Deletes what a crash left half-written on a local disk, where the store does not list it.

@@ -122,7 +122,7 @@ impl IncomingRows {
                 let Some(column_type) = types.get(source) else { continue };
                 let fitted = self.fitted(number, array, *column_type).ok_or_else(|| {
                     let from = array.data_type();
-                    EngineError::corrupt(format!("field {source} holds {from}, which is no {column_type:?}"))
+                    EngineError::BadRows(format!("field {source} holds {from}, which is no {column_type:?}"))
                 })?;
                 sources.add(source, number, fitted);
             }
