@@ -157,13 +157,14 @@ impl DeltaTableStore {
         Ok(compacted)
     }
 
-    /// Rows that came back or are there twice leave without waiting for a batch.
+    /// Rows that came back or are there twice leave, and lost ones come back, without waiting for a batch.
     async fn remove_stale_rows(&self, space: &Space, cell: &SpaceCell) -> Result<(), EngineError> {
         let mut guard = cell.state.lock().await;
-        let has_stale_rows = guard
-            .as_ref()
-            .is_some_and(|state| !state.is_poisoned() && !state.live().tables_with_stale_rows().is_empty());
-        if has_stale_rows {
+        let has_work = guard.as_ref().is_some_and(|state| {
+            let has_stale_rows = !state.live().tables_with_stale_rows().is_empty();
+            !state.is_poisoned() && (has_stale_rows || state.tables_with_lost_rows().next().is_some())
+        });
+        if has_work {
             let nothing = SpaceBatch { space: space.clone(), upserts: Vec::new(), tombstones: Vec::new() };
             self.upserter.apply(cell, &mut guard, &nothing).await?;
         }

@@ -20,7 +20,7 @@ use crate::table_store::delta::log::table_access::CommitResult;
 use crate::table_store::delta::options::{DeletionVectors, DeltaOptions};
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
-use crate::table_store::delta::space::table::{CommittedFiles, TableState};
+use crate::table_store::delta::space::table::{CommittedFiles, OwnCommit, TableState};
 use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::schema_plan::Column;
 
@@ -96,8 +96,8 @@ pub(crate) async fn commit_rewritten(
     actions.extend(metadata::changes(snapshot, None, Features { deletion_vectors, retention_hours: None })?);
     let logged = held.logged_paths();
     let entry = Commit { table, base, label: Label::Compaction, actions, logged, new_files };
-    let version = match access.commit(&plan.key, entry).await? {
-        CommitResult::Committed { version } => version,
+    let entry = match access.commit(&plan.key, entry).await? {
+        CommitResult::Committed(entry) => entry,
         CommitResult::Conflict { mut discarded } => {
             loader.refresh(state, number).await?;
             discarded.extend(commit.discarded);
@@ -105,7 +105,9 @@ pub(crate) async fn commit_rewritten(
         }
     };
     let added = added.into_iter().map(|file| data_file(file, &vectors)).collect();
-    state.commit_applied(number, CommittedFiles { version, id: None, removed, marked: Vec::new(), added });
+    // Should it be replaced, its rows are still in the old files.
+    let own = OwnCommit { entry, added: Vec::new() };
+    state.commit_applied(number, CommittedFiles { own, id: None, removed, marked: Vec::new(), added });
     enter_keys(state, rewritten.run, rewritten.again, stale_rows);
     loader.report_state(state).await?;
     commit.discarded.extend(NewFiles::new(&empty, []));

@@ -14,6 +14,7 @@ use deltalake::table::config::TablePropertiesExt;
 use deltalake::table::state::DeltaTableState;
 use object_store::ObjectStore;
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
@@ -26,6 +27,12 @@ use crate::table_store::schema_plan::{ID_SOURCE, TableSchema};
 
 /// Rows of a row group: small enough that one in the making costs little memory.
 const ROW_GROUP_ROWS: usize = 131_072;
+
+/// Spark 3 refuses a file with dates before 1582 or instants before 1900 unless the file says that they are of the calendar that everybody uses now
+/// (<https://issues.apache.org/jira/browse/SPARK-31405>). It knows one way to say so: the key under which Spark names the version that wrote it, which
+/// is of that calendar from 3.0 on. HQ has such instants, for example the first day of Excel in `opened_on`.
+const CALENDAR_KEY: &str = "org.apache.spark.version";
+const CALENDAR_VALUE: &str = "3.5.0";
 
 /// Bytes of a row group: a reader holds one of each file that it reads.
 const ROW_GROUP_BYTES: usize = 16 << 20;
@@ -95,6 +102,7 @@ impl FileFormat {
         let level = ZstdLevel::try_new(3).unwrap_or_default();
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
+            .set_key_value_metadata(Some(vec![KeyValue::new(CALENDAR_KEY.to_owned(), CALENDAR_VALUE.to_owned())]))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .set_dictionary_page_size_limit(PAGE_BYTES)

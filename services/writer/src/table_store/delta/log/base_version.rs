@@ -13,6 +13,7 @@ use deltalake::table::state::DeltaTableState;
 use lake_shared::identity::TableKey;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use uuid::Uuid;
 
 use crate::table_store::delta::error::EngineError;
 
@@ -23,6 +24,16 @@ pub(crate) struct ObjectVersion {
     /// Bytes.
     size: u64,
     last_modified: DateTime<Utc>,
+}
+
+/// A log entry that this process has put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwnEntry {
+    pub(crate) version: u64,
+    /// Identity of the commit, which is in the entry.
+    pub(crate) id: Uuid,
+    /// Length of the entry.
+    pub(crate) bytes: u64,
 }
 
 /// What a commit would be made upon.
@@ -48,6 +59,8 @@ pub(crate) struct KnownTable<'a> {
     pub(crate) id: Option<&'a str>,
     /// The log entry of `version` as it was last seen; `None`: not looked at, or cleaned up.
     pub(crate) entry: Option<&'a ObjectVersion>,
+    /// Length of the entry of `version`, if this process has put it.
+    pub(crate) own_bytes: Option<u64>,
 }
 
 impl KnownTable<'_> {
@@ -68,6 +81,12 @@ impl KnownTable<'_> {
     pub(crate) fn is_outdated_by(&self, loaded: Option<&DeltaTable>) -> Result<bool, EngineError> {
         let (version, id) = version_and_id(loaded)?;
         Ok(!self.has_id(id.as_deref()) || self.version < version)
+    }
+
+    /// Whether the entry of the version is not the one that this process has put: a program that puts entries without a condition, as Spark does on S3
+    /// by default, has replaced it.
+    pub(crate) fn is_replaced_by(&self, entry: Option<&ObjectVersion>) -> bool {
+        entry.zip(self.own_bytes).is_some_and(|(entry, bytes)| entry.size != bytes)
     }
 
     fn has_id(&self, id: Option<&str>) -> bool {
@@ -110,6 +129,7 @@ pub(crate) async fn entry_version(
 /// A question to the log of a table: does it still end with the known version?
 pub(crate) struct Probe {
     version: Option<u64>,
+    own_bytes: Option<u64>,
     /// Nothing of it is loaded.
     table: DeltaTable,
 }
@@ -119,26 +139,29 @@ pub(crate) struct ProbeResult {
     version: Option<u64>,
     /// The entry of the known version.
     entry: Option<ObjectVersion>,
+    /// Whether that entry is not the one that this process has put.
+    is_replaced: bool,
     /// Whether the log has the version after it; where no version is known, whether there is a log.
     has_next: bool,
 }
 
 impl Probe {
-    pub(crate) const fn new(version: Option<u64>, table: DeltaTable) -> Self {
-        Self { version, table }
+    pub(crate) const fn new(known: &KnownTable<'_>, table: DeltaTable) -> Self {
+        Self { version: known.version, own_bytes: known.own_bytes, table }
     }
 
     /// Asks the store: two requests, one where no version is known.
     pub(crate) async fn run(self) -> Result<ProbeResult, EngineError> {
-        let Self { version, table } = self;
+        let Self { version, own_bytes, table } = self;
         let Some(known) = version else {
             // The first entries may have been cleaned up.
             let has_next = table.verify_deltatable_existence().await.map_err(EngineError::delta)?;
-            return Ok(ProbeResult { version, entry: None, has_next });
+            return Ok(ProbeResult { version, entry: None, is_replaced: false, has_next });
         };
         let store = table.object_store();
         let (entry, next) = futures::try_join!(entry_version(&store, known), entry_version(&store, known + 1))?;
-        Ok(ProbeResult { version, entry, has_next: next.is_some() })
+        let is_replaced = entry.as_ref().zip(own_bytes).is_some_and(|(entry, bytes)| entry.size != bytes);
+        Ok(ProbeResult { version, entry, is_replaced, has_next: next.is_some() })
     }
 }
 
@@ -155,7 +178,7 @@ impl ProbeResult {
 
     /// Whether the log has to be read to know what happened. `seen`: what the probe before saw.
     pub(crate) fn needs_reload(&self, seen: Option<&(u64, Option<ObjectVersion>)>) -> bool {
-        if self.has_next {
+        if self.has_next || self.is_replaced {
             return true;
         }
         let Some(version) = self.version else { return false };

@@ -18,14 +18,14 @@ use crate::metric_names;
 use crate::table_store::delta::clock::now_us;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::new_files::NewFiles;
-use crate::table_store::delta::log::base_version::BaseVersion;
+use crate::table_store::delta::log::base_version::{BaseVersion, OwnEntry};
 use crate::table_store::delta::log::entry::{self, LogEntry, LoggedPaths};
 use crate::table_store::delta::permanent_error;
 
 /// How a commit ended.
 pub(crate) enum Outcome {
-    /// It is in the log, with this version. The handle may be kept only if it is given back.
-    Committed { version: u64, table: Option<Box<DeltaTable>> },
+    /// It is in the log. The handle may be kept only if it is given back.
+    Committed { entry: OwnEntry, table: Option<Box<DeltaTable>> },
     /// It is not in the log and never will be, another program's is: plan anew.
     Conflict,
     /// It may be in the log, which cannot be read now: plan anew, and leave alone what it names.
@@ -81,8 +81,9 @@ pub(crate) async fn commit(commit: Commit<'_>) -> Result<Outcome, EngineError> {
     let log_store = table.log_store();
     let in_commit_ms = in_commit_ms(&table).await?;
     let entry = LogEntry { id, operation: label.operation(), actions, logged, in_commit_ms }.into_bytes()?;
-    let entry = CommitOrBytes::LogBytes(entry);
     let version = before.map_or(0, |version| version + 1);
+    let own = OwnEntry { version, id, bytes: entry.len() as u64 };
+    let entry = CommitOrBytes::LogBytes(entry);
     let Err(error) = log_store.write_commit_entry(version, entry.clone(), id).await else {
         let table = match advance(&mut table, version).await {
             // A handle cannot go on from an entry that was cleaned up.
@@ -93,14 +94,14 @@ pub(crate) async fn commit(commit: Commit<'_>) -> Result<Outcome, EngineError> {
                 None
             }
         };
-        return Ok(Outcome::Committed { version, table });
+        return Ok(Outcome::Committed { entry: own, table });
     };
     if !matches!(error, TransactionError::VersionAlreadyExists(_)) {
         // A store with temporary entries may leave one behind; no reader looks at it.
         let _ = log_store.abort_commit_entry(version, entry, id).await;
     }
     // A version that exists may be our own: the store may have tried twice.
-    match look_up(DeltaTable::new(log_store), before, id, error.into()).await {
+    match look_up(DeltaTable::new(log_store), before, own, error.into()).await {
         // The table is read anew, which finds out what is wrong with it.
         Err(error) if permanent_error::is_permanent(&error) => {
             tracing::warn!(error = %Chain(&error), "outcome of a commit is not known; reading the table anew");
@@ -138,7 +139,7 @@ async fn advance(table: &mut DeltaTable, version: u64) -> Result<(), DeltaTableE
 async fn look_up(
     mut table: DeltaTable,
     before: Option<u64>,
-    id: Uuid,
+    own: OwnEntry,
     error: DeltaTableError,
 ) -> Result<Outcome, EngineError> {
     if !load(&mut table).await? {
@@ -154,10 +155,10 @@ async fn look_up(
         let Some(entry) = table.log_store().read_commit_entry(version).await.map_err(EngineError::delta)? else {
             return Ok(Outcome::Unknown);
         };
-        if entry::carries(&entry, id) {
+        if entry::carries(&entry, own.id) {
             tracing::info!(version, %error, "commit succeeded although its answer was an error");
             metrics::counter!(metric_names::COMMIT_CONFLICTS_TOTAL, "outcome" => "committed").increment(1);
-            return Ok(Outcome::Committed { version, table: None });
+            return Ok(Outcome::Committed { entry: OwnEntry { version, ..own }, table: None });
         }
     }
     tracing::warn!(version = latest, %error, "commit met another one; planning anew");

@@ -7,10 +7,11 @@ use lake_shared::identity::TableKey;
 
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::new_files::NewFiles;
-use crate::table_store::delta::log::base_version::{BaseVersion, KnownTable, Probe, entry_version};
+use crate::table_store::delta::log::base_version::{BaseVersion, KnownTable, OwnEntry, Probe, entry_version};
 use crate::table_store::delta::log::checkpoint_files;
 use crate::table_store::delta::log::checkpoints::LogCheckpoints;
 use crate::table_store::delta::log::commit::{self, Commit, Outcome};
+use crate::table_store::delta::log::entry;
 use crate::table_store::delta::log::open_tables::OpenTables;
 use crate::table_store::delta::options::DeltaOptions;
 use crate::table_store::delta::permanent_error;
@@ -19,7 +20,7 @@ use crate::table_store::lake_store::LakeStore;
 /// How a commit ended.
 pub(crate) enum CommitResult {
     /// It is the last version of the table.
-    Committed { version: u64 },
+    Committed(OwnEntry),
     /// The table is not what the actions were made for: reload it and plan again.
     Conflict {
         /// Files that certainly no version names, to be deleted.
@@ -119,6 +120,9 @@ impl TableAccess {
             return Ok(BaseVersion::Current);
         };
         let entry = entry_version(&self.unloaded(known.path)?.object_store(), version).await?;
+        if known.is_replaced_by(entry.as_ref()) {
+            return Ok(BaseVersion::Stale);
+        }
         if entry.is_some() && known.entry.is_none_or(|seen| Some(seen) == entry.as_ref()) {
             return Ok(BaseVersion::Current);
         }
@@ -139,9 +143,16 @@ impl TableAccess {
         })
     }
 
+    /// Whether an entry that this process has put into the log of a table is another program's by now. No, where it was cleaned up.
+    pub(crate) async fn is_replaced(&self, path: &str, own: &OwnEntry) -> Result<bool, EngineError> {
+        let log_store = self.unloaded(path)?.log_store();
+        let entry = log_store.read_commit_entry(own.version).await.map_err(EngineError::delta)?;
+        Ok(entry.is_some_and(|entry| !entry::carries(&entry, own.id)))
+    }
+
     /// A probe of a table's log; see [`Probe`].
     pub(crate) fn probe(&self, known: &KnownTable<'_>) -> Result<Probe, EngineError> {
-        Ok(Probe::new(known.version, self.unloaded(known.path)?))
+        Ok(Probe::new(known, self.unloaded(known.path)?))
     }
 
     /// Puts actions into the log of a table, keeps its handle for the next commit and has a checkpoint made when one is due.
@@ -151,12 +162,12 @@ impl TableAccess {
     pub(crate) async fn commit(&self, key: &TableKey, commit: Commit<'_>) -> Result<CommitResult, EngineError> {
         let new_files = commit.new_files.clone();
         match commit::commit(commit).await? {
-            Outcome::Committed { version, table } => {
+            Outcome::Committed { entry, table } => {
                 if let Some(table) = table {
-                    self.checkpoints.committed(key, version, &table, &self.open_tables);
+                    self.checkpoints.committed(key, entry.version, &table, &self.open_tables);
                     self.open_tables.put(key.clone(), *table);
                 }
-                Ok(CommitResult::Committed { version })
+                Ok(CommitResult::Committed(entry))
             }
             Outcome::Conflict => Ok(CommitResult::Conflict { discarded: new_files }),
             // The files may be part of the table. If they are not, the clean-up finds them.

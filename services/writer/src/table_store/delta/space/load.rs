@@ -12,12 +12,14 @@ use crate::metastore::TableRecord;
 use crate::metric_names;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::file_writer::FileNumbers;
+use crate::table_store::delta::log::base_version::OwnEntry;
 use crate::table_store::delta::permanent_error;
 use crate::table_store::delta::space::index::read_keys::{KeysRead, KeysToRead};
 use crate::table_store::delta::space::index::snapshot::SnapshotFiles;
 use crate::table_store::delta::space::index::upkeep::IndexUpkeep;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
+use crate::table_store::delta::space::table::{LostRows, TableState};
 use crate::table_store::delta::table_number::TableNumber;
 
 /// Logs opened at once.
@@ -113,12 +115,28 @@ impl SpaceLoader {
     /// When the store or the metastore fails for now. The state is poisoned then, unless nothing of it had changed yet.
     pub(crate) async fn refresh(&self, state: &mut SpaceState, number: TableNumber) -> Result<(), EngineError> {
         let began = Instant::now();
+        // Asked before anything changes: with an error the state is as it was.
+        let is_replaced = self.is_last_commit_replaced(state.table(number)).await?;
+        let own = state.table_mut(number).take_own();
         match self.reload(state, number).await {
             Err(error) if permanent_error::is_permanent(&error) => state.disable(number, &error, began.elapsed()),
             reloaded => reloaded?,
         }
+        if let Some((entry, rows)) = own.filter(|_| is_replaced) {
+            note_lost(state, number, entry, rows);
+        }
         state.reload_ended();
         Ok(())
+    }
+
+    /// Whether another program has overwritten the last entry that this process has put into the log of a table.
+    async fn is_last_commit_replaced(&self, table: &TableState) -> Result<bool, EngineError> {
+        let Some(own) = table.own_entry() else { return Ok(false) };
+        match self.access().is_replaced(table.path(), &own).await {
+            // The reload finds out what is wrong with it.
+            Err(error) if permanent_error::is_permanent(&error) => Ok(false),
+            answered => answered,
+        }
     }
 
     async fn reload(&self, state: &mut SpaceState, number: TableNumber) -> Result<(), EngineError> {
@@ -155,6 +173,22 @@ impl SpaceLoader {
         }
         Ok(())
     }
+}
+
+/// The rows that an overwritten commit brought are lost to readers; their files are still there, and they are to be committed again.
+fn note_lost(state: &mut SpaceState, number: TableNumber, own: OwnEntry, rows: LostRows) {
+    let table = state.table(number);
+    // Of a table that was dropped or made anew nothing is brought back.
+    if table.version().is_none_or(|version| version < own.version) {
+        return;
+    }
+    tracing::error!(
+        table = %table.key(), version = own.version, files = rows.added.len(),
+        "another program has overwritten a commit of the lake; its rows are committed again. Let that program put log entries only if absent \
+         (on S3: a log store with conditional writes), or let it leave the lake's tables alone"
+    );
+    metrics::counter!(metric_names::COMMIT_CONFLICTS_TOTAL, "outcome" => "overwritten").increment(1);
+    state.table_mut(number).set_lost(rows);
 }
 
 /// A table was dropped, or it is not where it was. It is made anew by the next rows for it.

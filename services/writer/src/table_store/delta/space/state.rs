@@ -18,7 +18,7 @@ use crate::table_store::delta::files::file_writer::FileNumbers;
 use crate::table_store::delta::log::base_version::ProbeResult;
 use crate::table_store::delta::space::index::snapshot::{IndexSnapshot, SnapshotFile, SnapshotTable};
 use crate::table_store::delta::space::live_files::LiveFiles;
-use crate::table_store::delta::space::table::{CommittedFiles, Freshness, LoadedTable, TableState};
+use crate::table_store::delta::space::table::{CommittedFiles, Freshness, LoadedTable, LostRows, TableState};
 use crate::table_store::delta::space::tombstones::filter::TombstoneFilter;
 use crate::table_store::delta::space::unusable::reason::Unusable;
 use crate::table_store::delta::table_number::TableNumber;
@@ -233,6 +233,16 @@ impl SpaceState {
     /// The row at a position must leave with the next commit of its table.
     pub(crate) fn mark_stale(&mut self, position: Position) {
         self.live_mut().mark_stale(position);
+    }
+
+    /// Tables with rows that have to be brought back.
+    pub(crate) fn tables_with_lost_rows(&self) -> impl Iterator<Item = (TableNumber, &LostRows)> {
+        self.numbered_tables().filter_map(|(number, table)| Some((number, table.lost()?)))
+    }
+
+    /// The lost rows of a table are back.
+    pub(crate) fn lost_rows_restored(&mut self, number: TableNumber) {
+        self.table_mut(number).restored();
     }
 
     /// Compaction has found nothing to do in a table.

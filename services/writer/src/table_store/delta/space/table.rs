@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lake_shared::identity::TableKey;
+use roaring::RoaringBitmap;
 
 use crate::key_index::FileNumber;
 use crate::metastore::TableRecord;
 use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::deletion_vectors::DeletionVector;
-use crate::table_store::delta::log::base_version::{KnownTable, ObjectVersion, ProbeResult};
+use crate::table_store::delta::log::base_version::{KnownTable, ObjectVersion, OwnEntry, ProbeResult};
 use crate::table_store::delta::log::entry::LoggedPaths;
 use crate::table_store::delta::space::unusable::reason::Unusable;
 use crate::table_store::schema_plan::TableSchema;
@@ -39,6 +40,10 @@ pub(crate) struct TableState {
     schema_reported: bool,
     /// Changed since compaction last looked at it.
     changed: bool,
+    /// The last commit of this process.
+    own: Option<OwnCommit>,
+    /// What is to be brought back.
+    lost: Option<LostRows>,
 }
 
 /// Newest publish and fetch times of rows, microseconds since 1970.
@@ -64,9 +69,34 @@ pub(crate) struct LoadedTable {
     pub(crate) files: BTreeMap<FileNumber, DataFile>,
 }
 
+/// Rows that a commit brought into a table.
+#[derive(Clone, Debug)]
+pub(crate) struct AddedRows {
+    /// Where they are.
+    pub(crate) file: DataFile,
+    /// Which rows of the file; `None`: all. The others were copied from older files.
+    pub(crate) rows: Option<RoaringBitmap>,
+}
+
+/// The last commit of this process to a table.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnCommit {
+    pub(crate) entry: OwnEntry,
+    pub(crate) added: Vec<AddedRows>,
+}
+
+/// Rows that were committed, and that the log does not speak of any more.
+#[derive(Clone, Debug)]
+pub(crate) struct LostRows {
+    pub(crate) added: Vec<AddedRows>,
+    /// The columns of the files.
+    pub(crate) schema: TableSchema,
+    pub(crate) partition_columns: Vec<String>,
+}
+
 /// What a commit of the engine made of a table.
 pub(crate) struct CommittedFiles {
-    pub(crate) version: u64,
+    pub(crate) own: OwnCommit,
     /// Identity of the table, if the commit said it.
     pub(crate) id: Option<String>,
     /// Files that left.
@@ -93,6 +123,8 @@ impl TableState {
             unreported: None,
             schema_reported: false,
             changed: true,
+            own: None,
+            lost: None,
         }
     }
 
@@ -156,6 +188,12 @@ impl TableState {
             version: self.version,
             id: self.id.as_deref(),
             entry: seen.and_then(|(_, entry)| entry.as_ref()),
+            own_bytes: self
+                .own
+                .as_ref()
+                .map(|own| own.entry)
+                .filter(|own| Some(own.version) == self.version)
+                .map(|own| own.bytes),
         }
     }
 
@@ -200,9 +238,37 @@ impl TableState {
             }
         }
         self.files.extend(commit.added.into_iter().map(|file| (file.number, file)));
-        self.version = Some(commit.version);
+        self.version = Some(commit.own.entry.version);
+        self.own = Some(commit.own);
         self.id = commit.id.or(self.id.take());
         self.unreported.get_or_insert_default();
+    }
+
+    /// The last log entry of this process.
+    pub(crate) fn own_entry(&self) -> Option<OwnEntry> {
+        self.own.as_ref().map(|own| own.entry)
+    }
+
+    /// The last commit of this process, with what it takes to read its files; it is not compared with the log any more.
+    pub(super) fn take_own(&mut self) -> Option<(OwnEntry, LostRows)> {
+        let OwnCommit { entry, added } = self.own.take()?;
+        let (schema, partition_columns) = (self.schema.clone(), self.partition_columns.clone());
+        Some((entry, LostRows { added, schema, partition_columns }))
+    }
+
+    /// Rows of the table were found to be lost.
+    pub(super) fn set_lost(&mut self, lost: LostRows) {
+        self.lost = Some(lost).filter(|lost| !lost.added.is_empty());
+    }
+
+    /// What is to be brought back.
+    pub(crate) const fn lost(&self) -> Option<&LostRows> {
+        self.lost.as_ref()
+    }
+
+    /// It has been brought back.
+    pub(super) fn restored(&mut self) {
+        self.lost = None;
     }
 
     /// A commit brought rows. `schema`: the new one, where it changed.

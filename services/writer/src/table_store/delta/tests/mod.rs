@@ -21,6 +21,7 @@ mod logged_paths;
 mod many_tables;
 mod messages;
 mod model;
+mod overwritten_commit;
 mod panics;
 mod partitions;
 mod protocol;

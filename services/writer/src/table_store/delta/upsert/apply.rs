@@ -17,6 +17,7 @@ use crate::table_store::delta::upsert::plan::decide::BatchEntries;
 use crate::table_store::delta::upsert::plan::grouping::{self, CommitGroups};
 use crate::table_store::delta::upsert::plan::rewrite_budget::RewriteBudget;
 use crate::table_store::delta::upsert::progress::Progress;
+use crate::table_store::delta::upsert::rows::restored;
 use crate::table_store::{Applied, SpaceBatch};
 
 /// How often a batch is planned again after commits of other programs.
@@ -63,7 +64,7 @@ impl Upserter {
             indexes.flush(&state).await?;
         }
         let mut progress = Progress::default();
-        let outcome = self.plans(&mut state, batch, &entries, &mut progress).await;
+        let outcome = self.plans_and_restores(&mut state, batch, &entries, &mut progress).await;
         state.count_keys();
         match outcome {
             Ok(()) => {}
@@ -84,6 +85,26 @@ impl Upserter {
         let applied = progress.applied(&state);
         *held = Some(state);
         reported.map(|()| applied)
+    }
+
+    /// Applies the batch, and whatever else was found to be lost.
+    async fn plans_and_restores(
+        &self,
+        state: &mut SpaceState,
+        batch: &SpaceBatch,
+        entries: &BatchEntries,
+        progress: &mut Progress,
+    ) -> Result<(), EngineError> {
+        self.plans(state, batch, entries, progress).await?;
+        for _ in 0..PLANS_MAX {
+            let Some((number, lost)) = state.tables_with_lost_rows().next() else { return Ok(()) };
+            let rows = restored::rows_of(self.loader.access(), state.table(number), lost).await?;
+            let batch = SpaceBatch { space: batch.space.clone(), upserts: vec![rows], tombstones: Vec::new() };
+            let entries = BatchEntries::of(&batch).map_err(EngineError::BadRows)?;
+            self.plans(state, &batch, &entries, progress).await?;
+            state.lost_rows_restored(number);
+        }
+        Ok(())
     }
 
     async fn plans(

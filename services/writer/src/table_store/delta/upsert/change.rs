@@ -7,6 +7,7 @@ use roaring::RoaringBitmap;
 use crate::key_index::{FileNumber, FinishedRun, IndexEntry};
 use crate::table_store::delta::files::deletion_vectors::DeletionVector;
 use crate::table_store::delta::files::new_files::{NewFile, NewFiles};
+use crate::table_store::delta::log::base_version::OwnEntry;
 use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::delta::upsert::rows::incoming::IncomingRows;
 use crate::table_store::schema_plan::SchemaPlan;
@@ -52,8 +53,8 @@ impl WrittenChange {
 pub(crate) struct CommittedChange {
     pub(crate) change: Change,
     pub(crate) written: WrittenChange,
-    /// Version of the log.
-    pub(crate) version: u64,
+    /// Its entry in the log.
+    pub(crate) entry: OwnEntry,
     /// Identity of the table, if the commit said it.
     pub(crate) id: Option<String>,
 }

@@ -61,13 +61,14 @@ impl Upserter {
         change.incoming.release();
         let id = base_version::id_in(&actions);
         let commit = Commit { table, base, label: Label::Upsert, actions, logged: held.logged_paths(), new_files };
-        let version = match access.commit(held.key(), commit).await? {
-            CommitResult::Committed { version } => version,
+        let entry = match access.commit(held.key(), commit).await? {
+            CommitResult::Committed(entry) => entry,
             CommitResult::Conflict { discarded } => {
                 discarded.discard(&store).await;
                 return Ok(None);
             }
         };
+        let version = entry.version;
         if gets_vectors {
             tracing::info!(
                 table = %held.key(), version,
@@ -82,7 +83,7 @@ impl Upserter {
             removed = written.removed.len(), added = written.added.len(), marked = written.marked.len(),
             milliseconds = lake_shared::retry::milliseconds(began.elapsed()), "committed"
         );
-        Ok(Some(CommittedChange { change, written, version, id }))
+        Ok(Some(CommittedChange { change, written, entry, id }))
     }
 
     /// The actions of a written change: of a new table, or of one that exists, whose schema and features it may change.

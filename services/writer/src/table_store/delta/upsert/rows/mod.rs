@@ -2,4 +2,5 @@
 
 pub(crate) mod column_values;
 pub(crate) mod incoming;
+pub(crate) mod restored;
 pub(crate) mod sorted;
