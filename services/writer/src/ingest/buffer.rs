@@ -37,6 +37,11 @@ const BACK_FOR_MAX: Duration = Duration::from_secs(300);
 /// The same for what is given back because it is paused: short after the pause began, as ingest goes on so much later after it ends.
 const PAUSED_BACK_FOR_MAX: Duration = Duration::from_secs(30);
 
+/// Messages that were handed out more often than this may be what killed the processes that held them.
+const ATTEMPTS_MAX: u64 = 3;
+/// For so long after its start a process takes that into account: later it has shown that it lives, and the messages were given back.
+const SUSPICIOUS_FOR: Duration = Duration::from_secs(120);
+
 /// A number of messages and the bytes that they take in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct BufferSize {
@@ -131,9 +136,16 @@ pub(super) struct IngestBuffer {
     quarantining: BufferSize,
     /// All messages that are not answered: waiting, being committed, on their way to quarantine.
     size: BufferSize,
+    /// Until then messages that were handed out often are committed alone.
+    suspicious_until: Option<Instant>,
 }
 
 impl IngestBuffer {
+    /// A buffer of a process that has just started, perhaps because the one before was killed by what a message holds.
+    pub(super) fn of_new_process(now: Instant) -> Self {
+        Self { suspicious_until: Some(now + SUSPICIOUS_FOR), ..Self::default() }
+    }
+
     /// Whether no message waits for its commit.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -280,7 +292,14 @@ impl IngestBuffer {
 
     /// Takes the messages of a space out to be committed.
     pub(super) fn take(&mut self, space: &Space, now: Instant) -> Vec<BufferedMessage> {
-        let messages = self.waiting.remove(space).map(|waiting| waiting.messages).unwrap_or_default();
+        let (mut messages, since) =
+            self.waiting.remove(space).map_or_else(|| (Vec::new(), now), |waiting| (waiting.messages, waiting.since));
+        if self.suspicious_until.is_some_and(|until| now < until) {
+            let later = take_suspects(&mut messages);
+            if !later.is_empty() {
+                self.waiting.insert(space.clone(), BufferedSpace::of(later, since));
+            }
+        }
         let retry = self.failing.contains_key(space);
         self.committing.insert(space.clone(), RunningCommit { size: BufferSize::of(&messages), since: now, retry });
         messages
@@ -390,4 +409,17 @@ fn fitting(messages: &[BufferedMessage], limit: BufferSize) -> usize {
         is_first || bytes <= limit.bytes
     };
     messages.iter().take(limit.messages).take_while(fits).count()
+}
+
+/// Leaves what is committed first: the messages that are above suspicion, else the one that was handed out least. Takes out the others: should
+/// one of them end the process again, nothing else of the space waits for it.
+fn take_suspects(messages: &mut Vec<BufferedMessage>) -> Vec<BufferedMessage> {
+    let (first, mut suspects): (Vec<_>, Vec<_>) =
+        std::mem::take(messages).into_iter().partition(|message| message.attempts <= ATTEMPTS_MAX);
+    *messages = first;
+    if messages.is_empty() {
+        let least = suspects.iter().enumerate().min_by_key(|(_, message)| message.attempts).map(|(at, _)| at);
+        messages.extend(least.map(|at| suspects.swap_remove(at)));
+    }
+    suspects
 }

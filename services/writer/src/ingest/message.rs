@@ -29,6 +29,8 @@ pub(super) struct BufferedMessage {
     pub(super) rows: usize,
     /// Bytes that the message takes in memory, by [`bytes_of`].
     pub(super) bytes: usize,
+    /// How often the queue has handed it out, this time included.
+    pub(super) attempts: u64,
     /// When the queue was told last that it is being worked on, or handed it out.
     told: Instant,
 }
@@ -36,7 +38,12 @@ pub(super) struct BufferedMessage {
 impl BufferedMessage {
     /// A message with this batch; `bytes` is what [`bytes_of`] answers for the batch.
     pub(super) fn new(batch: SpaceBatch, bytes: usize, receipt: Box<dyn Receipt>) -> Self {
-        Self { rows: batch.len(), batch, receipt, bytes, told: Instant::now() }
+        Self { rows: batch.len(), batch, receipt, bytes, attempts: 1, told: Instant::now() }
+    }
+
+    /// The same, handed out for the so-manieth time.
+    pub(super) fn with_attempts(self, attempts: u64) -> Self {
+        Self { attempts, ..self }
     }
 }
 

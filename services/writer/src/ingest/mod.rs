@@ -112,7 +112,7 @@ pub async fn run(
     let consumer = queue.consumer(Stream::Rows, consumer_options).await?;
     let flush = Flush { queue, store, shutdown: shutdown.clone(), progress_every: options.progress_every() };
     let ingest = Ingest {
-        buffer: IngestBuffer::default(),
+        buffer: IngestBuffer::of_new_process(Instant::now()),
         jobs: JoinSet::new(),
         paused: Paused::default(),
         paused_at: None,
@@ -279,7 +279,8 @@ impl Ingest {
     fn delivered(&mut self, delivery: Delivery) {
         match decode::decode(&delivery) {
             Decoded::Rows(batch, bytes) => {
-                self.buffer.add(BufferedMessage::new(batch, bytes, delivery.receipt), Instant::now());
+                let message = BufferedMessage::new(batch, bytes, delivery.receipt).with_attempts(delivery.attempts);
+                self.buffer.add(message, Instant::now());
                 self.make_room();
             }
             Decoded::Malformed(entry) => self.quarantine(*entry, delivery.receipt),

@@ -226,3 +226,26 @@ fn messages_are_merged_by_type() {
         merged.upserts.iter().map(|table| (table.document_type.as_str(), table.rows.len())).collect();
     assert_eq!((tables, merged.len()), (vec![("t", 2), ("u", 1)], 3));
 }
+
+#[test]
+fn what_may_have_killed_the_process_before_is_committed_alone_and_last() {
+    let now = Instant::now();
+    let mut buffer = IngestBuffer::of_new_process(now);
+    for attempts in [1, 9, 2, 4, 3, 7] {
+        buffer.add(held_message("d", 1).with_attempts(attempts), now);
+    }
+    let mut commits = Vec::new();
+    while !buffer.is_empty() {
+        let messages = buffer.take(&space("d"), now);
+        commits.push(messages.iter().map(|message| message.attempts).collect::<Vec<_>>());
+        buffer.committed(&space("d"));
+    }
+    assert_eq!(commits, [vec![1, 2, 3], vec![4], vec![7], vec![9]]);
+    assert_eq!(buffer.bytes(), 0);
+    // A process that has lived for a while has given such messages back itself.
+    let later = now + 200 * SECOND;
+    for attempts in [1, 9] {
+        buffer.add(held_message("d", 1).with_attempts(attempts), later);
+    }
+    assert_eq!(buffer.take(&space("d"), later).len(), 2);
+}
