@@ -22,7 +22,7 @@ pub use crate::operations::{LeasedStatus, TableDescription};
 /// What a writer is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriterRole {
-    /// It does not hold the lease and waits for it.
+    /// It does not hold the lease, or not any more, and waits for it.
     StandingBy,
     /// It holds the lease: it commits.
     Holding {
@@ -31,7 +31,7 @@ pub enum WriterRole {
         /// When it took the lease, microseconds, by the metastore's clock.
         since_us: i64,
     },
-    /// It has stopped, or lost the lease.
+    /// It has stopped.
     Ended,
 }
 
@@ -118,7 +118,7 @@ impl WriterHandle {
     }
 
     /// Pauses ingest: rows stay in the queue. Answers when no commit of the scope runs any more; before, it is not certain that the tables
-    /// rest. A pause ends with the process. Maintenance goes on.
+    /// rest. A pause ends with the process, and with the lease when that is lost. Maintenance goes on.
     ///
     /// # Errors
     ///
@@ -157,8 +157,17 @@ impl WriterHandle {
                 let _ = answer.send(operation(operations).await);
             })
         });
-        self.requests.send(request).await.map_err(|_| HandleError::Stopping)?;
-        answered.await.map_err(|_| HandleError::Stopping)?
+        let mut now = self.role.clone();
+        let asking = async {
+            self.requests.send(request).await.map_err(|_| HandleError::Stopping)?;
+            answered.await.map_err(|_| HandleError::Stopping)?
+        };
+        tokio::select! {
+            biased;
+            answered = asking => answered,
+            // A request that comes too late is not served any more.
+            _ = now.wait_for(|now| *now != role) => Err(HandleError::Stopping),
+        }
     }
 
     async fn not_lease_holder(&self) -> HandleError {

@@ -6,6 +6,7 @@
 //! Invariants: one owner per space; a queue message is acknowledged only after its rows are committed; doing anything
 //! twice changes nothing.
 
+pub mod boot_clock;
 pub mod compaction;
 pub mod config;
 pub mod handle;

@@ -46,3 +46,7 @@ pub const FLUSHES_TOTAL: &str = "lake_writer_flushes_total";
 pub const FLUSH_RETRIES_TOTAL: &str = "lake_writer_flush_retries_total";
 /// Counter: entries stored in quarantine. Label `stage`.
 pub const QUARANTINE_STORED_TOTAL: &str = "lake_writer_quarantine_stored_total";
+/// Gauge: 1 while this writer holds the lease, else 0.
+pub const LEASE_HELD: &str = "lake_writer_lease_held";
+/// Counter: how often this writer lost the lease, or gave way to another one because the queue or the store was missing.
+pub const LEASES_LOST_TOTAL: &str = "lake_writer_leases_lost_total";

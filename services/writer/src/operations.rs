@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use lake_shared::identity::{Space, TableKey};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,7 @@ const REWRITES_WAITING_MAX: usize = 16;
 /// Most pauses whose answers are waited for; more are refused.
 const PAUSES_WAITING_MAX: usize = 16;
 
-/// Most requests that read the metastore at the same time: its few connections also renew the lease.
+/// Most requests that read the metastore at the same time: its few connections also serve the commits.
 const METASTORE_READS_AT_ONCE: usize = 1;
 
 /// Most requests to ingest that wait for its next turn.
@@ -146,8 +146,14 @@ impl Operations {
 }
 
 /// Works on requests until `shutdown`; those that are not done by then are given up.
-pub(crate) async fn serve(operations: Operations, mut requests: mpsc::Receiver<Request>, shutdown: CancellationToken) {
+pub(crate) async fn serve(
+    operations: Operations,
+    requests: Arc<Mutex<mpsc::Receiver<Request>>>,
+    shutdown: CancellationToken,
+) {
     let operations = Arc::new(operations);
+    // Free since the task that served the last holding of the lease has ended.
+    let mut requests = requests.lock().await;
     let mut running = JoinSet::new();
     loop {
         tokio::select! {

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use lake_shared::queue::Queue;
 use lake_shared::telemetry::Check;
 use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::handle::{WriterHandle, WriterRole};
 use crate::ingest::{self, IngestOptions};
-use crate::lease::{HeldLease, LeaseClaimant, LeaseOptions};
+use crate::lease::{HeldLease, LeaseClaimant, LeaseEnd, LeaseOptions, Reach};
 use crate::maintenance::{self, MaintenanceOptions};
 use crate::metastore::Metastore;
 use crate::metastore::connect::{self, MetastoreConfig};
+use crate::metric_names;
 use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request};
 use crate::quarantine_sink;
 use crate::table_store::TableStore;
@@ -77,7 +78,6 @@ pub struct Writer {
     pub metastore: Arc<dyn Metastore>,
     /// The lake's root, found to be usable.
     pub root: Arc<LakeStore>,
-    store: Arc<dyn TableStore>,
     options: WriterOptions,
     claimant: LeaseClaimant,
     role: watch::Sender<WriterRole>,
@@ -106,7 +106,7 @@ impl Writer {
         let (role, _) = watch::channel(WriterRole::StandingBy);
         let (ask, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         let claimant = options.lease.claimant();
-        Ok(Self { metastore, root, store: Arc::new(store), options, claimant, role, ask, requests })
+        Ok(Self { metastore, root, options, claimant, role, ask, requests })
     }
 
     /// How the other parts of the process ask this writer.
@@ -117,48 +117,94 @@ impl Writer {
 
     /// What `/ready` asks of the writer: its queue, metastore and store.
     pub fn checks(&self, queue: &Arc<dyn Queue>) -> Vec<Check> {
-        let (metastore, root) = (Arc::clone(&self.metastore), Arc::clone(&self.root));
-        vec![
-            Check::queue(Arc::clone(queue)),
-            Check::new("metastore", move || {
-                let metastore = Arc::clone(&metastore);
-                async move { metastore.check().await.map_err(|error| error.to_string()) }
-            }),
-            Check::new("store", move || {
-                let root = Arc::clone(&root);
-                async move { root.check().await.map_err(|error| error.to_string()) }
-            }),
-        ]
+        let metastore = Arc::clone(&self.metastore);
+        let metastore = Check::new("metastore", move || {
+            let metastore = Arc::clone(&metastore);
+            async move { metastore.check().await.map_err(|error| error.to_string()) }
+        });
+        let [queue, store] = self.reach_checks(queue);
+        vec![queue, metastore, store]
     }
 
-    /// Waits for the lease, then writes until `shutdown`; drains, and gives the lease back. Quarantine entries are stored all the time, until
-    /// everything else has ended.
+    /// What a writer needs beside the metastore.
+    fn reach_checks(&self, queue: &Arc<dyn Queue>) -> [Check; 2] {
+        let root = Arc::clone(&self.root);
+        let store = Check::new("store", move || {
+            let root = Arc::clone(&root);
+            async move { root.check().await.map_err(|error| error.to_string()) }
+        });
+        [Check::queue(Arc::clone(queue)), store]
+    }
+
+    /// Waits for the lease, then writes until `shutdown`; drains, and gives the lease back. A lease that is lost is waited for again. Quarantine
+    /// entries are stored all the time, until everything else has ended.
     ///
     /// # Errors
     ///
-    /// The lease was lost, the queue refused a consumer, or a task panicked. The process is to be started anew.
+    /// The queue refused a consumer, or a task panicked. The process is to be started anew.
     pub async fn run(self, queue: Arc<dyn Queue>, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { metastore, store, options, claimant, role, requests, .. } = self;
+        let reach = Reach::new(self.reach_checks(&queue).into());
         let quarantine_shutdown = CancellationToken::new();
         let storing_quarantined =
-            quarantine_sink::run(Arc::clone(&queue), Arc::clone(&metastore), quarantine_shutdown.clone());
+            quarantine_sink::run(Arc::clone(&queue), Arc::clone(&self.metastore), quarantine_shutdown.clone());
         let writing = async {
-            let written = match HeldLease::acquire(Arc::clone(&metastore), &claimant, &shutdown).await {
-                None => Ok(()),
-                Some(held) => {
-                    let lease = held.lease();
-                    role.send_replace(WriterRole::Holding { epoch: lease.epoch, since_us: lease.acquired_us });
-                    Leased { metastore: Arc::clone(&metastore), store, options, queue }
-                        .run(held, requests, shutdown)
-                        .await
-                }
-            };
+            let role = self.role.clone();
+            let written = self.write(queue, &reach, shutdown).await;
             role.send_replace(WriterRole::Ended);
             quarantine_shutdown.cancel();
             written
         };
         let ((), written) = tokio::join!(storing_quarantined, writing);
         written
+    }
+
+    /// Holds the lease again and again.
+    async fn write(self, queue: Arc<dyn Queue>, reach: &Reach, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { metastore, root, options, claimant, role, requests, .. } = self;
+        let requests = Arc::new(Mutex::new(requests));
+        loop {
+            let Some(mut held) = HeldLease::acquire(&metastore, &claimant, reach, &shutdown).await else {
+                return Ok(());
+            };
+            let metastore = metastore.fenced(held.fence().clone());
+            // What an earlier holding knew of the tables is forgotten: others may have written since.
+            let store = DeltaTableStore::new(Arc::clone(&root), Arc::clone(&metastore), options.tables.clone());
+            let leased = Leased {
+                metastore,
+                store: Arc::new(store),
+                options: options.clone(),
+                queue: Arc::clone(&queue),
+                requests: Arc::clone(&requests),
+            };
+            leased.forget_requests().await;
+            let (epoch, since_us) = (held.lease().epoch, held.lease().acquired_us);
+            role.send_replace(WriterRole::Holding { epoch, since_us });
+            metrics::gauge!(metric_names::LEASE_HELD).set(1.0);
+            let ended = leased.run(&mut held, shutdown.clone()).await;
+            metrics::gauge!(metric_names::LEASE_HELD).set(0.0);
+            role.send_replace(WriterRole::StandingBy);
+            let end = match ended {
+                Ok(Some(end)) => end,
+                ended => {
+                    held.give_back().await;
+                    return ended.map(drop);
+                }
+            };
+            metrics::counter!(metric_names::LEASES_LOST_TOTAL).increment(1);
+            match end {
+                LeaseEnd::Lost(reason) => {
+                    tracing::warn!(
+                        epoch,
+                        reason,
+                        "the writer's lease is lost; nothing more is written before it is held again"
+                    );
+                }
+                LeaseEnd::GivesWay(missing) => {
+                    tracing::warn!(epoch, missing, "the writer's lease is given to another writer that waits for it");
+                    held.give_back().await;
+                }
+            }
+        }
     }
 }
 
@@ -168,47 +214,54 @@ struct Leased {
     store: Arc<dyn TableStore>,
     options: WriterOptions,
     queue: Arc<dyn Queue>,
+    requests: Arc<Mutex<mpsc::Receiver<Request>>>,
 }
 
 impl Leased {
-    async fn run(
-        self,
-        lease: HeldLease,
-        requests: mpsc::Receiver<Request>,
-        shutdown: CancellationToken,
-    ) -> anyhow::Result<()> {
-        let drained = CancellationToken::new();
-        let mut keep = std::pin::pin!(lease.keep(drained.clone()));
-        let mut work = std::pin::pin!(async {
-            let worked = self.work(requests, shutdown).await;
-            drained.cancel();
-            worked
-        });
-        // A lost lease ends the work at once, in the middle of whatever it is: another writer may be committing.
-        tokio::select! {
-            kept = &mut keep => { kept?; work.await }
-            worked = &mut work => { keep.await?; worked }
+    /// Drops requests that came when the lease was held before: their callers have been told that it was lost.
+    async fn forget_requests(&self) {
+        let mut requests = self.requests.lock().await;
+        while requests.try_recv().is_ok() {}
+    }
+
+    /// Works until `shutdown` (`None`) or until the lease ends; then nothing of it is under way any more.
+    async fn run(self, lease: &mut HeldLease, shutdown: CancellationToken) -> anyhow::Result<Option<LeaseEnd>> {
+        // Tasks of their own: compaction computes, and must not hold up what is done in between here. They end with their set.
+        let mut beside = JoinSet::new();
+        let ended = {
+            let mut keep = std::pin::pin!(lease.keep());
+            let mut work = std::pin::pin!(self.work(&mut beside, shutdown));
+            // A lost lease ends the work at once, in the middle of whatever it is: another writer may be committing. What was taken from the
+            // queue goes back to it.
+            tokio::select! {
+                end = &mut keep => Ok(Some(end)),
+                worked = &mut work => worked.map(|()| None),
+            }
+        };
+        if let Ok(Some(_)) = ended {
+            // Tasks that are told to end may come as far as to their next wait.
+            lease.fence().set_lost();
+            beside.shutdown().await;
+            self.store.close().await;
         }
+        ended
     }
 
     /// Ingest, with maintenance and requests beside it, until `shutdown`.
-    async fn work(self, requests: mpsc::Receiver<Request>, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { metastore, store, options, queue } = self;
+    async fn work(&self, beside: &mut JoinSet<()>, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { metastore, store, options, queue, requests } = self;
         let (ask_ingest, asked) = mpsc::channel(INGEST_REQUESTS_MAX);
-        let operations = Operations::new(Arc::clone(&store), Arc::clone(&metastore), ask_ingest);
-        // Tasks of their own: compaction computes, and must not hold up what is done in between here. They end with their set.
-        let mut beside = JoinSet::new();
-        let (tables, rounds) = (Arc::clone(&store), options.maintenance);
-        let maintenance = maintenance::run(tables, Arc::clone(&metastore), rounds, shutdown.clone());
-        beside.spawn(maintenance);
-        beside.spawn(operations::serve(operations, requests, shutdown.clone()));
+        let operations = Operations::new(Arc::clone(store), Arc::clone(metastore), ask_ingest);
+        let (tables, rounds) = (Arc::clone(store), options.maintenance.clone());
+        beside.spawn(maintenance::run(tables, Arc::clone(metastore), rounds, shutdown.clone()));
+        beside.spawn(operations::serve(operations, Arc::clone(requests), shutdown.clone()));
         let others = async {
             while let Some(ended) = beside.join_next().await {
                 ended?;
             }
             anyhow::Ok(())
         };
-        let ingest = ingest::run(queue, Arc::clone(&store), options.ingest, asked, shutdown);
+        let ingest = ingest::run(Arc::clone(queue), Arc::clone(store), options.ingest.clone(), asked, shutdown);
         let outcome = tokio::try_join!(ingest, others);
         // The store is closed when nothing uses it any more.
         beside.shutdown().await;

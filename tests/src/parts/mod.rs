@@ -6,6 +6,7 @@
 
 mod dialogue;
 mod kafka;
+mod link;
 mod nats;
 mod object_store;
 mod port;
@@ -22,6 +23,7 @@ use anyhow::{Context, bail};
 
 pub(crate) use self::dialogue::Dialogue;
 pub use self::kafka::Kafka;
+pub use self::link::Link;
 pub use self::nats::Nats;
 pub use self::object_store::ObjectStore;
 pub use self::port::Port;

@@ -1,6 +1,8 @@
 //! A whole writer over the queue in memory, on SQLite and real tables, asked through its handle.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod lease;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! What can be asked of a running ingest: how much it holds, and to pause and resume.
 //!
 //! What is paused stays in the queue. Its messages that were taken already are given back, unacknowledged, and come again later: nothing is
-//! lost, and nothing of it is committed. A pause ends with the process.
+//! lost, and nothing of it is committed. A pause ends with the process, and when the writer loses the lease.
 
 use std::collections::BTreeSet;
 

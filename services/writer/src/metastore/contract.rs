@@ -8,7 +8,9 @@ use lake_proto::queue::v1::{Lineage, Quarantined};
 use lake_shared::escaped_names;
 use lake_shared::identity::{Kind, Space, TableKey};
 
-use super::{Metastore, NewTable, QuarantineFilter, RecordedState, StoredTombstone, TableRecord};
+use super::fence::Fence;
+use super::{Metastore, MetastoreError, NewTable, QuarantineFilter, RecordedState, StoredTombstone, TableRecord};
+use crate::boot_clock::BootInstant;
 use crate::order_guard::TombstoneOrder;
 
 const SECOND: i64 = 1_000_000;
@@ -21,6 +23,8 @@ pub async fn holds(metastore: &dyn Metastore) {
     commits_are_recorded(metastore).await;
     many_commits_are_recorded_at_once(metastore).await;
     tombstones_are_kept_per_space(metastore).await;
+    tombstones_are_replaced_and_forgotten_by_their_order(metastore).await;
+    writes_end_with_their_lease(metastore).await;
     the_quarantine_counts_repetitions(metastore).await;
     leases_have_one_owner(metastore).await;
 }
@@ -163,13 +167,12 @@ async fn many_commits_are_recorded_at_once(metastore: &dyn Metastore) {
     metastore.record_commits(&[]).await.unwrap();
 }
 
+fn tombstone(n: u128, version_us: Option<i64>, observed_us: i64) -> StoredTombstone {
+    StoredTombstone { id_hash: n, id: format!("id {n}"), order: TombstoneOrder { version_us, observed_us } }
+}
+
 async fn tombstones_are_kept_per_space(metastore: &dyn Metastore) {
     let (here, there) = (table("demo", Kind::Case, "").space, table("demo", Kind::Form, "").space);
-    let tombstone = |n: u128, version_us, observed_us| StoredTombstone {
-        id_hash: n,
-        id: format!("id {n}"),
-        order: TombstoneOrder { version_us, observed_us },
-    };
     let many: Vec<_> = (0..2_500).map(|n| tombstone(n, None, 1)).collect();
     metastore.remember_tombstones(&here, &many).await.unwrap();
     metastore.remember_tombstones(&here, &[tombstone(u128::MAX, Some(5), 6), tombstone(0, Some(1), 2)]).await.unwrap();
@@ -194,7 +197,12 @@ async fn tombstones_are_kept_per_space(metastore: &dyn Metastore) {
     assert_eq!(metastore.tombstones_of(&here, &[]).await.unwrap(), []);
     let many_ids: Vec<u128> = (0..12_000).collect();
     assert_eq!(metastore.tombstones_of(&here, &many_ids).await.unwrap().len(), 2_500);
-    let all: Vec<u128> = (0..2_500).collect();
+    // A negative time reaches into the future, where nothing is.
+    for (within_us, count) in [(3_600 * SECOND, 2_501), (-3_600 * SECOND, 0)] {
+        assert_eq!(metastore.tombstones_since(&here, within_us, None, 3_000).await.unwrap().len(), count);
+    }
+    assert_eq!(metastore.tombstones_since(&here, SECOND * 3_600, Some(7), 2).await.unwrap(), held[8..10]);
+    let all: Vec<(u128, TombstoneOrder)> = held[..2_500].iter().map(|held| (held.id_hash, held.order)).collect();
     metastore.forget_tombstones(&here, &all).await.unwrap();
     metastore.forget_tombstones(&here, &[]).await.unwrap();
     assert_eq!(metastore.tombstones(&here, None, 10).await.unwrap(), [tombstone(u128::MAX, Some(5), 6)]);
@@ -202,6 +210,78 @@ async fn tombstones_are_kept_per_space(metastore: &dyn Metastore) {
     // A negative age reaches into the future, so everything is older.
     assert_eq!(metastore.forget_old_tombstones(&here, -3_600 * SECOND).await.unwrap(), 1);
     assert_eq!(metastore.tombstones(&there, None, 10).await.unwrap().len(), 1);
+}
+
+/// From the oldest to the newest: by when they were observed, then by their version, of which an absent one is the greatest.
+const ORDERS: [(Option<i64>, i64); 7] =
+    [(Some(9), 1), (Some(i64::MIN), 2), (Some(-5), 2), (Some(0), 2), (Some(1), 2), (None, 2), (None, 3)];
+
+async fn tombstones_are_replaced_and_forgotten_by_their_order(metastore: &dyn Metastore) {
+    let space = table("orders", Kind::Case, "").space;
+    for (position, held) in ORDERS.iter().enumerate() {
+        for (other_position, came) in ORDERS.iter().enumerate() {
+            let id = (position * ORDERS.len() + other_position) as u128;
+            let (held, came) = (tombstone(id, held.0, held.1), tombstone(id, came.0, came.1));
+            metastore.remember_tombstones(&space, std::slice::from_ref(&held)).await.unwrap();
+            metastore.remember_tombstones(&space, std::slice::from_ref(&came)).await.unwrap();
+            let newest = if other_position > position { &came } else { &held };
+            assert_eq!(came.order.replaces(held.order), other_position > position, "{held:?} {came:?}");
+            assert_eq!(metastore.tombstones_of(&space, &[id]).await.unwrap(), [newest.clone()], "{held:?} {came:?}");
+            // What was seen before it was replaced does not take its successor away.
+            let others = ORDERS.iter().map(|(version_us, observed_us)| tombstone(id, *version_us, *observed_us));
+            let others: Vec<_> =
+                others.filter(|other| other.order != newest.order).map(|other| (id, other.order)).collect();
+            metastore.forget_tombstones(&space, &others).await.unwrap();
+            assert_eq!(metastore.tombstones_of(&space, &[id]).await.unwrap().len(), 1, "{newest:?} {others:?}");
+            metastore.forget_tombstones(&space, &[(id, newest.order)]).await.unwrap();
+            assert_eq!(metastore.tombstones_of(&space, &[id]).await.unwrap(), [], "{newest:?}");
+        }
+    }
+}
+
+async fn writes_end_with_their_lease(metastore: &dyn Metastore) {
+    let key = table("fenced", Kind::Case, "person");
+    let space = &key.space;
+    let new = NewTable { key: key.clone(), path: "p".into(), location: "file:///p".into(), suffix: String::new() };
+    let long = 3_600 * SECOND;
+    let until = BootInstant::now().plus(Duration::from_secs(3_600));
+    assert!(metastore.fence().is_none());
+    let lease = metastore.acquire_lease("fenced", "a", "", long).await.unwrap().unwrap();
+    let fence = Fence::new(&lease, until);
+    let fenced = metastore.fenced(fence.clone());
+    assert_eq!(fenced.fence().unwrap().epoch(), lease.epoch);
+    fenced.register_tables(std::slice::from_ref(&new)).await.unwrap();
+    assert!(fenced.record_commits(&[(key.clone(), state_after(1))]).await.unwrap());
+    fenced.remember_tombstones(space, &[tombstone(1, None, 5)]).await.unwrap();
+    fenced.remember_tombstones(space, &[tombstone(2, None, 5)]).await.unwrap();
+    fenced.forget_tombstones(space, &[(1, tombstone(1, None, 5).order)]).await.unwrap();
+
+    // The same owner takes it again, as after it was cut off: what it began to write before is refused.
+    let again = metastore.acquire_lease("fenced", "a", "", long).await.unwrap().unwrap();
+    assert!(again.epoch > lease.epoch && fence.check().is_ok());
+    let other = NewTable { key: table("fenced", Kind::Case, "other"), ..new };
+    let refused: [Result<(), MetastoreError>; 5] = [
+        fenced.register_tables(&[other]).await.map(drop),
+        fenced.record_commits(&[(key.clone(), state_after(2))]).await.map(drop),
+        fenced.remember_tombstones(space, &[tombstone(2, None, 6), tombstone(3, None, 6)]).await,
+        fenced.forget_tombstones(space, &[(2, tombstone(2, None, 5).order)]).await,
+        fenced.forget_old_tombstones(space, -long).await.map(drop),
+    ];
+    for refused in refused {
+        let error = refused.unwrap_err();
+        assert!(error.is_lease_lost() && !error.to_string().contains("reachable"), "{error}");
+    }
+    assert!(fence.check().is_err(), "one refusal is enough to know");
+    let tables = fenced.tables(Some(space)).await.unwrap();
+    assert_eq!((tables.len(), tables[0].state.version), (1, Some(1)));
+    assert_eq!(fenced.tombstones(space, None, 10).await.unwrap(), [tombstone(2, None, 5)]);
+    // The new holding writes, and so does what is under no lease.
+    let now = metastore.fenced(Fence::new(&again, until));
+    now.remember_tombstones(space, &[tombstone(2, None, 6)]).await.unwrap();
+    assert_eq!(now.forget_old_tombstones(space, -long).await.unwrap(), 1);
+    metastore.remember_tombstones(space, &[tombstone(2, None, 6)]).await.unwrap();
+    metastore.release_lease(&again).await.unwrap();
+    assert!(now.remember_tombstones(space, &[tombstone(4, None, 6)]).await.unwrap_err().is_lease_lost());
 }
 
 async fn the_quarantine_counts_repetitions(metastore: &dyn Metastore) {
@@ -248,15 +328,22 @@ async fn leases_have_one_owner(metastore: &dyn Metastore) {
     assert!(first.acquired_us > 1_600_000_000 * SECOND && first.expires_us > first.acquired_us);
     assert_eq!(metastore.lease("space").await.unwrap().as_ref(), Some(&first));
     assert_eq!(metastore.acquire_lease("space", "b", "", long).await.unwrap(), None);
+    let wanted = metastore.lease("space").await.unwrap().unwrap();
+    assert!(first.wanted_us == 0 && wanted.wanted_us >= first.acquired_us, "the holder is told that it is wanted");
+    assert_eq!(metastore.renew_lease(&first, long).await.unwrap().unwrap().wanted_us, wanted.wanted_us);
     let again = metastore.acquire_lease("space", "a", "a:9602", long).await.unwrap().unwrap();
-    assert_eq!((again.epoch, again.acquired_us), (1, first.acquired_us), "the owner never lost it");
+    assert_eq!((again.epoch, again.wanted_us), (2, 0), "what was written under the earlier epoch ends");
+    assert!(again.acquired_us >= first.acquired_us);
     assert_eq!(metastore.lease("space").await.unwrap().unwrap().address, "a:9602");
     assert!(metastore.acquire_lease("another", "b", "", long).await.unwrap().is_some());
-    metastore.release_lease(&first).await.unwrap();
-    assert_eq!(metastore.lease("space").await.unwrap(), None, "given back");
     assert_eq!(metastore.renew_lease(&first, long).await.unwrap(), None);
+    metastore.release_lease(&first).await.unwrap();
+    assert_eq!(metastore.lease("space").await.unwrap().as_ref(), Some(&again), "only with its epoch");
+    metastore.release_lease(&again).await.unwrap();
+    assert_eq!(metastore.lease("space").await.unwrap(), None, "given back");
+    assert_eq!(metastore.renew_lease(&again, long).await.unwrap(), None);
     let second = metastore.acquire_lease("space", "b", "", 1).await.unwrap().unwrap();
-    assert_eq!(second.epoch, 2);
+    assert_eq!(second.epoch, 3);
     // It expires after a microsecond; the clock of the database decides when that is over.
     let third = tokio::time::timeout(Duration::from_secs(10), async {
         loop {
@@ -266,12 +353,12 @@ async fn leases_have_one_owner(metastore: &dyn Metastore) {
         }
     });
     let third = third.await.unwrap();
-    assert_eq!((third.owner.as_str(), third.address.as_str(), third.epoch), ("c", "c:9601", 3));
+    assert_eq!((third.owner.as_str(), third.address.as_str(), third.epoch), ("c", "c:9601", 4));
     assert!(third.acquired_us >= second.acquired_us);
     assert_eq!(metastore.renew_lease(&second, long).await.unwrap(), None);
     metastore.release_lease(&second).await.unwrap();
     assert_eq!(metastore.lease("space").await.unwrap().unwrap(), third, "only its owner gives it back");
     let renewed = metastore.renew_lease(&third, 2 * long).await.unwrap().unwrap();
-    assert!(renewed.epoch == 3 && renewed.expires_us > third.expires_us);
+    assert!(renewed.epoch == 4 && renewed.expires_us > third.expires_us);
     assert_eq!((renewed.acquired_us, renewed.address), (third.acquired_us, third.address));
 }

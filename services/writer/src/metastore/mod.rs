@@ -5,6 +5,7 @@
 //! 1970 and take leases by the database's own clock, so that clocks of processes do not matter.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lake_proto::queue::v1::{Lineage, Quarantined};
@@ -17,24 +18,40 @@ use crate::order_guard::TombstoneOrder;
 pub mod connect;
 #[doc(hidden)]
 pub mod contract;
+pub mod fence;
+mod lease_sql;
 mod migrations;
 pub mod postgres;
 mod rows;
 mod sql;
 pub mod sqlite;
+mod tombstone_sql;
 
-/// The metastore's database failed or did not answer. Every call may be repeated.
+use self::fence::{Fence, LeaseLost};
+
+/// The metastore's database failed or did not answer, and every call may be repeated; or the lease under which something was to be written
+/// is lost.
 #[derive(Debug, thiserror::Error)]
-#[error("metastore: cannot {action}; is its database reachable and migrated?")]
+#[error("metastore: cannot {action}{}", advice(.source.as_ref()))]
 pub struct MetastoreError {
     /// What was tried, for example `register table demo/case-sql/person`.
     pub action: String,
-    /// The database's own error.
+    /// The database's own error, or [`LeaseLost`].
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// What an operator may look at.
+fn advice(source: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
+    if source.is::<LeaseLost>() { "" } else { "; is its database reachable and migrated?" }
+}
+
 impl MetastoreError {
+    /// Whether it was refused because the lease was taken by another writer.
+    pub fn is_lease_lost(&self) -> bool {
+        self.source.is::<LeaseLost>()
+    }
+
     /// Whether the database refuses the values that it was given, and will refuse them again: a text that is too long for an index, a
     /// name that is taken. An outage is no refusal.
     pub fn is_refusal(&self) -> bool {
@@ -144,12 +161,14 @@ pub struct Lease {
     pub owner: String,
     /// Where others reach the owner, as configured; empty when that is not configured.
     pub address: String,
-    /// Grows by one at each change of owner: a holder of a smaller epoch has lost the lease.
+    /// Grows by one each time that the lease is taken: a holder of a smaller epoch has lost it.
     pub epoch: i64,
     /// When the owner took the lease, microseconds, by the database's clock. Renewing does not change it.
     pub acquired_us: i64,
     /// When the lease ends unless it is renewed, microseconds, by the database's clock.
     pub expires_us: i64,
+    /// When another process asked for the lease last while it was held, microseconds, by the database's clock; 0: nobody has.
+    pub wanted_us: i64,
 }
 
 /// Fingerprint of a quarantine entry: the same record quarantined twice for the same reason is one entry.
@@ -175,6 +194,14 @@ pub fn quarantine_fingerprint(stage: &str, entry: &Quarantined) -> String {
 /// a lost connection, everything that the call stands for.
 #[async_trait]
 pub trait Metastore: Send + Sync {
+    /// The same metastore for what is written under a lease: calls that change tables or tombstones are refused with [`LeaseLost`], and
+    /// change nothing, as soon as the lease was taken again. Who takes it afterwards sees all that was written before. The quarantine is not
+    /// fenced: every process fills it, and the same entry twice is one.
+    fn fenced(&self, fence: Fence) -> Arc<dyn Metastore>;
+
+    /// The lease under which this metastore is written to; `None`: under none.
+    fn fence(&self) -> Option<&Fence>;
+
     /// Creates or updates the database tables.
     async fn migrate(&self) -> Result<(), MetastoreError>;
 
@@ -205,14 +232,27 @@ pub trait Metastore: Send + Sync {
         limit: u32,
     ) -> Result<Vec<StoredTombstone>, MetastoreError>;
 
+    /// The same of those that were remembered within so many microseconds, by the database's clock.
+    async fn tombstones_since(
+        &self,
+        space: &Space,
+        within_us: i64,
+        behind: Option<IdHash>,
+        limit: u32,
+    ) -> Result<Vec<StoredTombstone>, MetastoreError>;
+
     /// The remembered tombstones of these ids, in any order.
     async fn tombstones_of(&self, space: &Space, ids: &[IdHash]) -> Result<Vec<StoredTombstone>, MetastoreError>;
 
-    /// Remembers tombstones; one per id, the given one replaces what was there.
+    /// Remembers tombstones; one per id: the given one replaces an older one, and is dropped where a newer one is there.
     async fn remember_tombstones(&self, space: &Space, tombstones: &[StoredTombstone]) -> Result<(), MetastoreError>;
 
-    /// Forgets the tombstones of these ids, as newer rows have taken their places.
-    async fn forget_tombstones(&self, space: &Space, ids: &[IdHash]) -> Result<(), MetastoreError>;
+    /// Forgets these tombstones, as newer rows have taken their places. One that was replaced meanwhile stays.
+    async fn forget_tombstones(
+        &self,
+        space: &Space,
+        tombstones: &[(IdHash, TombstoneOrder)],
+    ) -> Result<(), MetastoreError>;
 
     /// Forgets the tombstones that were remembered longer ago than this, by the database's clock. Answers how many.
     async fn forget_old_tombstones(&self, space: &Space, older_than_us: i64) -> Result<u64, MetastoreError>;
@@ -235,8 +275,8 @@ pub trait Metastore: Send + Sync {
     /// Removes an entry from the quarantine, after its cause was mended or it was given up. Answers whether it was there.
     async fn release(&self, fingerprint: &str) -> Result<bool, MetastoreError>;
 
-    /// Takes a lease that is free, expired, or held by the same owner, for so many microseconds; `None` while another owner holds it.
-    /// `address` is where others reach the owner, empty when that is not known.
+    /// Takes a lease that is free, expired, or held by the same owner, for so many microseconds, with a new epoch; `None` while another owner
+    /// holds it, who is told that it is wanted ([`Lease::wanted_us`]). Waits for what is being written under the lease just now. `address` is where others reach the owner, empty when that is not known.
     async fn acquire_lease(
         &self,
         name: &str,
@@ -248,7 +288,8 @@ pub trait Metastore: Send + Sync {
     /// The lease as it is held now; `None` when no owner holds it or it has expired.
     async fn lease(&self, name: &str) -> Result<Option<Lease>, MetastoreError>;
 
-    /// Extends a lease to so many microseconds from now; `None` when another owner has taken it.
+    /// Extends a lease to so many microseconds from now; `None` when it was taken again. Renewing, taking and giving back have a connection
+    /// of their own and wait for no other call.
     async fn renew_lease(&self, lease: &Lease, for_us: i64) -> Result<Option<Lease>, MetastoreError>;
 
     /// Gives a lease back, so that the next owner need not wait. Nothing happens when another owner has taken it.

@@ -1,6 +1,7 @@
 //! The metastore in Postgres, shared by the writers of a lake.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lake_proto::queue::v1::Quarantined;
@@ -8,24 +9,34 @@ use lake_shared::escaped_names;
 use lake_shared::identity::{Space, TableKey};
 use lake_shared::secret::Secret;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
+use super::fence::{Fence, LeaseLost};
+use super::lease_sql::{LeaseConnection, lease_statements};
 use super::migrations;
 use super::rows::{self, storable};
-use super::sql::{failed, metastore_adapter};
+use super::sql::{self, failed, metastore_adapter};
+use super::tombstone_sql::tombstone_statements;
 use super::{
     Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, RecordedState, StoredTombstone, TableRecord,
 };
 use crate::key_index::IdHash;
+use crate::order_guard::TombstoneOrder;
 
 /// How long a call waits for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
-/// The metastore in a Postgres database, reached through a pool of connections.
+/// A transaction whose process was suspended keeps others from taking the lease; after this time without a statement it is undone.
+const IDLE_TRANSACTIONS_END: &str = "SET idle_in_transaction_session_timeout = '10s'";
+
+/// The metastore in a Postgres database, reached through a pool of connections, and one more for the lease.
 #[derive(Clone, Debug)]
 pub struct PostgresMetastore {
     pool: PgPool,
     options: PgConnectOptions,
+    connections_max: u32,
+    lease_connection: LeaseConnection<PgConnection>,
+    fence: Option<Fence>,
 }
 
 impl PostgresMetastore {
@@ -37,11 +48,13 @@ impl PostgresMetastore {
     pub fn new(url: &Secret, connections_max: u32) -> Result<Self, MetastoreError> {
         let options: PgConnectOptions =
             url.expose().parse().map_err(failed(|| "understand its Postgres address".into()))?;
-        let pool = PgPoolOptions::new()
-            .max_connections(connections_max)
-            .acquire_timeout(CONNECT_WITHIN)
-            .connect_lazy_with(options.clone());
-        Ok(Self { pool, options })
+        let pool = pool(&options, connections_max);
+        Ok(Self { pool, options, connections_max, lease_connection: Arc::default(), fence: None })
+    }
+
+    /// With connections of its own: those of an earlier holding of the lease may be cut off and not know it.
+    fn with_fence(&self, fence: Fence) -> Self {
+        Self { pool: pool(&self.options, self.connections_max), fence: Some(fence), ..self.clone() }
     }
 
     /// Applies the migrations that are missing, on a connection of their own: the pool would go on trying for a while and then not say why
@@ -58,4 +71,17 @@ impl PostgresMetastore {
     }
 }
 
+fn pool(options: &PgConnectOptions, connections_max: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(CONNECT_WITHIN)
+        .after_connect(|connection, _| {
+            Box::pin(async move { connection.execute(IDLE_TRANSACTIONS_END).await.map(drop) })
+        })
+        .connect_lazy_with(options.clone())
+}
+
 metastore_adapter!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT");
+tombstone_statements!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT");
+// Renewing changes no key, so it passes a row that is locked with FOR KEY SHARE; FOR UPDATE does not.
+lease_statements!(PostgresMetastore, sqlx::Postgres, "BEGIN", " FOR KEY SHARE", " FOR UPDATE");

@@ -128,5 +128,6 @@ pub(super) fn lease(row: &impl Fields) -> Result<Lease, sqlx::Error> {
         epoch: row.number("epoch")?,
         acquired_us: row.number("acquired_us")?,
         expires_us: row.number("expires_us")?,
+        wanted_us: row.number("wanted_us")?,
     })
 }

@@ -1,4 +1,5 @@
-//! The statements, once for both databases: their dialects differ only in how they tell the time.
+//! The statements about tables and the quarantine, and the port, once for both databases: there they differ only in how they tell the time.
+//! Those about tombstones are in [`super::tombstone_sql`], those about the lease in [`super::lease_sql`].
 
 /// Statements that ask the clock are made once per call from a constant text; `{now}` is the only thing replaced in them.
 macro_rules! metastore_adapter {
@@ -70,9 +71,9 @@ macro_rules! metastore_adapter {
             async fn register(
                 &self,
                 tables: &[$crate::metastore::NewTable],
-            ) -> Result<Vec<$crate::metastore::TableRecord>, sqlx::Error> {
+            ) -> Result<Vec<$crate::metastore::TableRecord>, sql::Failure> {
                 let mut records = Vec::with_capacity(tables.len());
-                let mut transaction = self.pool.begin().await?;
+                let mut transaction = self.begin().await?;
                 // 6 values a row.
                 for chunk in tables.chunks(1_000) {
                     Self::insert_tables(&mut transaction, chunk, |table| (escaped_names::table_name(&table.key), String::new())).await?;
@@ -97,8 +98,8 @@ macro_rules! metastore_adapter {
             async fn record(
                 &self,
                 states: &[(lake_shared::identity::TableKey, $crate::metastore::RecordedState)],
-            ) -> Result<bool, sqlx::Error> {
-                let mut transaction = self.pool.begin().await?;
+            ) -> Result<bool, sql::Failure> {
+                let mut transaction = self.begin().await?;
                 let mut recorded = 0;
                 // The schema of a wide table has hundreds of kilobytes.
                 for chunk in states.chunks(100) {
@@ -130,104 +131,6 @@ macro_rules! metastore_adapter {
                 Ok(recorded == states.len() as u64)
             }
 
-            async fn remember(
-                &self,
-                space: &lake_shared::identity::Space,
-                tombstones: &[$crate::metastore::StoredTombstone],
-            ) -> Result<(), sqlx::Error> {
-                let mut transaction = self.pool.begin().await?;
-                // 7 values a row; both databases take many more, SQLite's limit is 32,766.
-                for chunk in tombstones.chunks(1_000) {
-                    let mut query = sqlx::QueryBuilder::<$database>::new(
-                        "INSERT INTO tombstone (domain, kind, id_hash, id, version_us, observed_us, at_us) ",
-                    );
-                    query.push_values(chunk, |mut row, tombstone| {
-                        row.push_bind(storable(space.domain.as_str()).into_owned())
-                            .push_bind(space.kind.name())
-                            .push_bind(tombstone.id_hash.to_be_bytes().to_vec())
-                            .push_bind(storable(&tombstone.id).into_owned())
-                            .push_bind(tombstone.order.version_us)
-                            .push_bind(tombstone.order.observed_us)
-                            .push($now);
-                    });
-                    query.push(
-                        " ON CONFLICT (domain, kind, id_hash) DO UPDATE SET id = excluded.id, \
-                         version_us = excluded.version_us, observed_us = excluded.observed_us, at_us = excluded.at_us",
-                    );
-                    query.build().execute(&mut *transaction).await?;
-                }
-                transaction.commit().await
-            }
-
-            fn tombstones_where(space: &lake_shared::identity::Space) -> sqlx::QueryBuilder<$database> {
-                let mut query = sqlx::QueryBuilder::<$database>::new(
-                    "SELECT id_hash, id, version_us, observed_us FROM tombstone WHERE domain = ",
-                );
-                query.push_bind(storable(space.domain.as_str()).into_owned());
-                query.push(" AND kind = ").push_bind(space.kind.name());
-                query
-            }
-
-            async fn look_up_tombstones(
-                &self,
-                space: &lake_shared::identity::Space,
-                ids: &[$crate::key_index::IdHash],
-            ) -> Result<Vec<$crate::metastore::StoredTombstone>, sqlx::Error> {
-                let mut tombstones = Vec::new();
-                for chunk in ids.chunks(5_000) {
-                    let mut query = Self::tombstones_where(space);
-                    query.push(" AND id_hash IN (");
-                    let mut list = query.separated(", ");
-                    for id in chunk {
-                        list.push_bind(id.to_be_bytes().to_vec());
-                    }
-                    let found = query.push(")").build().fetch_all(&self.pool).await?;
-                    for row in &found {
-                        tombstones.push(rows::tombstone(row)?);
-                    }
-                }
-                Ok(tombstones)
-            }
-
-            /// In portions, so that no transaction is long.
-            async fn forget_old(&self, space: &lake_shared::identity::Space, older_than_us: i64) -> Result<u64, sqlx::Error> {
-                let mut forgotten = 0;
-                loop {
-                    let statement = Self::statement(
-                        "DELETE FROM tombstone WHERE domain = $1 AND kind = $2 AND id_hash IN (SELECT id_hash FROM tombstone \
-                         WHERE domain = $1 AND kind = $2 AND at_us < {now} - $3 LIMIT 10000)",
-                    );
-                    let done = sqlx::query(statement)
-                        .bind(storable(space.domain.as_str()).into_owned())
-                        .bind(space.kind.name())
-                        .bind(older_than_us)
-                        .execute(&self.pool)
-                        .await?;
-                    forgotten += done.rows_affected();
-                    if done.rows_affected() == 0 {
-                        return Ok(forgotten);
-                    }
-                }
-            }
-
-            async fn forget(
-                &self,
-                space: &lake_shared::identity::Space,
-                ids: &[$crate::key_index::IdHash],
-            ) -> Result<(), sqlx::Error> {
-                for chunk in ids.chunks(5_000) {
-                    let mut query = sqlx::QueryBuilder::<$database>::new("DELETE FROM tombstone WHERE domain = ");
-                    query.push_bind(storable(space.domain.as_str()).into_owned());
-                    query.push(" AND kind = ").push_bind(space.kind.name()).push(" AND id_hash IN (");
-                    let mut list = query.separated(", ");
-                    for id in chunk {
-                        list.push_bind(id.to_be_bytes().to_vec());
-                    }
-                    query.push(")").build().execute(&self.pool).await?;
-                }
-                Ok(())
-            }
-
             async fn store_quarantined(&self, stage: &str, entry: &lake_proto::queue::v1::Quarantined) -> Result<(), sqlx::Error> {
                 let lineage = entry.lineage.clone().unwrap_or_default();
                 let kind = lake_shared::identity::Kind::from_proto(entry.kind).map_or("", |kind| kind.name());
@@ -257,64 +160,20 @@ macro_rules! metastore_adapter {
                 .await
                 .map(drop)
             }
-
-            async fn acquire(
-                &self,
-                name: &str,
-                owner: &str,
-                address: &str,
-                for_us: i64,
-            ) -> Result<Option<$crate::metastore::Lease>, sqlx::Error> {
-                let statement = Self::statement(
-                    "INSERT INTO writer_lease (name, owner, address, epoch, acquired_us, expires_us) \
-                     VALUES ($1, $2, $3, 1, {now}, {now} + $4) ON CONFLICT (name) DO UPDATE SET \
-                     epoch = CASE WHEN writer_lease.owner = excluded.owner THEN writer_lease.epoch ELSE writer_lease.epoch + 1 END, \
-                     acquired_us = CASE WHEN writer_lease.owner = excluded.owner THEN writer_lease.acquired_us \
-                     ELSE excluded.acquired_us END, \
-                     owner = excluded.owner, address = excluded.address, expires_us = excluded.expires_us \
-                     WHERE writer_lease.owner = excluded.owner OR writer_lease.expires_us <= {now} \
-                     RETURNING name, owner, address, epoch, acquired_us, expires_us",
-                );
-                let row = sqlx::query(statement)
-                    .bind(name.to_owned())
-                    .bind(storable(owner).into_owned())
-                    .bind(storable(address).into_owned())
-                    .bind(for_us)
-                    .fetch_optional(&self.pool)
-                    .await?;
-                row.map(|row| rows::lease(&row)).transpose()
-            }
-
-            async fn renew(&self, lease: &$crate::metastore::Lease, for_us: i64) -> Result<Option<$crate::metastore::Lease>, sqlx::Error> {
-                // A lease that expired and was not taken by another owner still belongs to this one: taking it would have changed the epoch.
-                let statement = Self::statement(
-                    "UPDATE writer_lease SET expires_us = {now} + $4 WHERE name = $1 AND owner = $2 AND epoch = $3 \
-                     RETURNING name, owner, address, epoch, acquired_us, expires_us",
-                );
-                let row = sqlx::query(statement)
-                    .bind(lease.name.clone())
-                    .bind(lease.owner.clone())
-                    .bind(lease.epoch)
-                    .bind(for_us)
-                    .fetch_optional(&self.pool)
-                    .await?;
-                row.map(|row| rows::lease(&row)).transpose()
-            }
-
-            async fn held(&self, name: &str) -> Result<Option<$crate::metastore::Lease>, sqlx::Error> {
-                let statement = Self::statement(
-                    "SELECT name, owner, address, epoch, acquired_us, expires_us FROM writer_lease \
-                     WHERE name = $1 AND owner <> '' AND expires_us > {now}",
-                );
-                let row = sqlx::query(statement).bind(name.to_owned()).fetch_optional(&self.pool).await?;
-                row.map(|row| rows::lease(&row)).transpose()
-            }
         }
 
         #[async_trait::async_trait]
         impl $crate::metastore::Metastore for $adapter {
             async fn migrate(&self) -> Result<(), MetastoreError> {
                 self.apply_migrations().await
+            }
+
+            fn fenced(&self, fence: Fence) -> std::sync::Arc<dyn $crate::metastore::Metastore> {
+                std::sync::Arc::new(self.with_fence(fence))
+            }
+
+            fn fence(&self) -> Option<&Fence> {
+                self.fence.as_ref()
             }
 
             async fn check(&self) -> Result<(), MetastoreError> {
@@ -359,15 +218,19 @@ macro_rules! metastore_adapter {
                 behind: Option<IdHash>,
                 limit: u32,
             ) -> Result<Vec<StoredTombstone>, MetastoreError> {
-                let mut query = Self::tombstones_where(space);
-                if let Some(behind) = behind {
-                    query.push(" AND id_hash > ").push_bind(behind.to_be_bytes().to_vec());
-                }
-                query.push(" ORDER BY id_hash LIMIT ").push_bind(i64::from(limit));
-                let found = query.build().fetch_all(&self.pool).await;
-                found
-                    .and_then(|found| found.iter().map(rows::tombstone).collect())
-                    .map_err(failed(|| format!("list tombstones of {space}")))
+                let page = self.tombstone_page(space, None, behind, limit).await;
+                page.map_err(failed(|| format!("list tombstones of {space}")))
+            }
+
+            async fn tombstones_since(
+                &self,
+                space: &Space,
+                within_us: i64,
+                behind: Option<IdHash>,
+                limit: u32,
+            ) -> Result<Vec<StoredTombstone>, MetastoreError> {
+                let page = self.tombstone_page(space, Some(within_us), behind, limit).await;
+                page.map_err(failed(|| format!("list new tombstones of {space}")))
             }
 
             async fn tombstones_of(&self, space: &Space, ids: &[IdHash]) -> Result<Vec<StoredTombstone>, MetastoreError> {
@@ -379,8 +242,12 @@ macro_rules! metastore_adapter {
                 self.remember(space, tombstones).await.map_err(failed(|| format!("remember tombstones of {space}")))
             }
 
-            async fn forget_tombstones(&self, space: &Space, ids: &[IdHash]) -> Result<(), MetastoreError> {
-                self.forget(space, ids).await.map_err(failed(|| format!("forget tombstones of {space}")))
+            async fn forget_tombstones(
+                &self,
+                space: &Space,
+                tombstones: &[(IdHash, TombstoneOrder)],
+            ) -> Result<(), MetastoreError> {
+                self.forget(space, tombstones).await.map_err(failed(|| format!("forget tombstones of {space}")))
             }
 
             async fn forget_old_tombstones(&self, space: &Space, older_than_us: i64) -> Result<u64, MetastoreError> {
@@ -440,23 +307,17 @@ macro_rules! metastore_adapter {
             }
 
             async fn release_lease(&self, lease: &Lease) -> Result<(), MetastoreError> {
-                // The row stays, without an owner, so that the epoch goes on growing.
-                let released = sqlx::query(
-                    "UPDATE writer_lease SET owner = '', address = '', expires_us = 0 WHERE name = $1 AND owner = $2 AND epoch = $3",
-                )
-                .bind(lease.name.clone())
-                .bind(lease.owner.clone())
-                .bind(lease.epoch)
-                .execute(&self.pool)
-                .await;
-                released.map(drop).map_err(failed(|| format!("release lease {}", lease.name)))
+                self.give_back(lease).await.map_err(failed(|| format!("release lease {}", lease.name)))
             }
         }
     };
 }
 pub(super) use metastore_adapter;
 
-/// Names what was tried when the database failed.
-pub(super) fn failed(action: impl FnOnce() -> String) -> impl FnOnce(sqlx::Error) -> super::MetastoreError {
+/// What ends a call: an error of the database, or a lost lease.
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Names what was tried when a call failed.
+pub(super) fn failed<E: Into<Failure>>(action: impl FnOnce() -> String) -> impl FnOnce(E) -> super::MetastoreError {
     move |source| super::MetastoreError { action: action(), source: source.into() }
 }

@@ -1,30 +1,38 @@
-//! The metastore in one SQLite file, for the embedded lake. One process at a time.
+//! The metastore in one SQLite file, for the embedded lake. Processes on one machine may share it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lake_proto::queue::v1::Quarantined;
 use lake_shared::escaped_names;
 use lake_shared::identity::{Space, TableKey};
-use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 
+use super::fence::{Fence, LeaseLost};
+use super::lease_sql::{LeaseConnection, lease_statements};
 use super::migrations;
 use super::rows::{self, storable};
-use super::sql::{failed, metastore_adapter};
+use super::sql::{self, failed, metastore_adapter};
+use super::tombstone_sql::tombstone_statements;
 use super::{
     Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, RecordedState, StoredTombstone, TableRecord,
 };
 use crate::key_index::IdHash;
+use crate::order_guard::TombstoneOrder;
 
 /// How long a write waits for another one.
 const BUSY_WITHIN: Duration = Duration::from_secs(10);
 
-/// The metastore in an SQLite database, reached through one connection.
+/// The metastore in an SQLite database, reached through one connection, and one more for the lease.
 #[derive(Clone, Debug)]
 pub struct SqliteMetastore {
     pool: SqlitePool,
+    options: SqliteConnectOptions,
+    lease_connection: LeaseConnection<SqliteConnection>,
+    fence: Option<Fence>,
 }
 
 impl SqliteMetastore {
@@ -38,7 +46,16 @@ impl SqliteMetastore {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_WITHIN);
         // One connection: SQLite has one writer anyway, and waiting here is fairer than its busy handler.
-        Self { pool: SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options) }
+        Self::new(SqlitePoolOptions::new(), options)
+    }
+
+    fn new(pool: SqlitePoolOptions, options: SqliteConnectOptions) -> Self {
+        let pool = pool.max_connections(1).connect_lazy_with(options.clone());
+        Self { pool, options, lease_connection: Arc::default(), fence: None }
+    }
+
+    fn with_fence(&self, fence: Fence) -> Self {
+        Self { fence: Some(fence), ..self.clone() }
     }
 
     /// Applies the migrations that are missing.
@@ -46,15 +63,19 @@ impl SqliteMetastore {
         migrations::migrator(migrations::SQLITE).run(&self.pool).await.map_err(migrations::failed)
     }
 
-    /// A database in memory, for tests. It ends with its connection, which a call that is dropped half-way closes.
+    /// A database in memory, for tests. It ends with its connections; a call that is dropped half-way closes one.
     pub fn memory() -> Self {
-        let options = SqliteConnectOptions::new().in_memory(true);
-        let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
-        Self { pool: pool.connect_lazy_with(options) }
+        // By a name of its own, so that its two connections meet in it.
+        let name = format!("file:metastore-{}", uuid::Uuid::new_v4());
+        let options = SqliteConnectOptions::new().filename(name).in_memory(true).shared_cache(true);
+        Self::new(SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None), options)
     }
 }
 
 metastore_adapter!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') * 1000000 AS INTEGER)");
+tombstone_statements!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') * 1000000 AS INTEGER)");
+// One transaction at a time writes, whatever it locks.
+lease_statements!(SqliteMetastore, sqlx::Sqlite, "BEGIN IMMEDIATE", "", "");
 
 #[cfg(test)]
 mod tests {

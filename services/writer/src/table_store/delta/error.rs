@@ -8,6 +8,7 @@ use lake_shared::panics;
 
 use crate::key_index::IndexError;
 use crate::metastore::MetastoreError;
+use crate::metastore::fence::LeaseLost;
 use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::lake_store::LakeStoreError;
 
@@ -43,6 +44,8 @@ pub(crate) enum EngineError {
     Lake(#[source] LakeStoreError),
     #[error("metastore failed")]
     Metastore(#[source] MetastoreError),
+    #[error("nothing may be committed any more")]
+    LeaseLost(#[source] LeaseLost),
     #[error("files cannot be merged")]
     Merge(#[source] crate::compaction::MergeError),
     #[error("key index failed")]

@@ -67,10 +67,11 @@ pub struct DeltaTableStore {
 }
 
 impl DeltaTableStore {
-    /// An engine on a lake; spaces are loaded when they are first used. Run [`LakeStore::probe`] before.
+    /// An engine on a lake; spaces are loaded when they are first used. Run [`LakeStore::probe`] before. With a fenced metastore
+    /// ([`Metastore::fenced`]) it commits only while the lease is held.
     pub fn new(lake: Arc<LakeStore>, metastore: Arc<dyn Metastore>, options: DeltaOptions) -> Self {
         let options = Arc::new(options);
-        let access = Arc::new(TableAccess::new(lake, &options));
+        let access = Arc::new(TableAccess::new(lake, metastore.fence().cloned(), &options));
         let loader = Arc::new(SpaceLoader::new(Arc::clone(&access), Arc::clone(&metastore), &options));
         let external_changes = Arc::new(ExternalChanges::new(Arc::clone(&loader)));
         let vacuum = Vacuum::new(

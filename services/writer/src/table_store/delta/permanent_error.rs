@@ -34,6 +34,7 @@ pub(crate) fn is_permanent(error: &EngineError) -> bool {
         | EngineError::Unwritten(_)
         | EngineError::Lake(_)
         | EngineError::Metastore(_)
+        | EngineError::LeaseLost(_)
         | EngineError::Index(_)
         | EngineError::Panicked(_)
         | EngineError::Interrupted(_)
@@ -187,6 +188,7 @@ mod tests {
 
     use super::*;
     use crate::metastore::MetastoreError;
+    use crate::metastore::fence::LeaseLost;
     use crate::table_store::lake_store::LakeStoreError;
 
     fn lost() -> StoreError {
@@ -225,6 +227,7 @@ mod tests {
             EngineError::unwritten(absent()),
             EngineError::Lake(LakeStoreError::Root { root: String::new(), reason: String::new() }),
             EngineError::Metastore(MetastoreError { action: "x".into(), source: "y".into() }),
+            EngineError::LeaseLost(LeaseLost),
         ];
         for error in passing {
             assert!(!is_permanent(&error), "{error:?}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use deltalake::DeltaTable;
 use lake_shared::identity::TableKey;
 
+use crate::metastore::fence::Fence;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::new_files::NewFiles;
 use crate::table_store::delta::log::base_version::{BaseVersion, KnownTable, OwnEntry, Probe, entry_version};
@@ -31,14 +32,17 @@ pub(crate) enum CommitResult {
 /// Owns the handles of open tables and decides when their logs get checkpoints.
 pub(crate) struct TableAccess {
     lake: Arc<LakeStore>,
+    /// The right to commit; `None`: nobody else commits.
+    fence: Option<Fence>,
     open_tables: Arc<OpenTables>,
     checkpoints: Arc<LogCheckpoints>,
 }
 
 impl TableAccess {
-    pub(crate) fn new(lake: Arc<LakeStore>, options: &DeltaOptions) -> Self {
+    pub(crate) fn new(lake: Arc<LakeStore>, fence: Option<Fence>, options: &DeltaOptions) -> Self {
         Self {
             lake,
+            fence,
             open_tables: Arc::new(OpenTables::new(options.tables_open_max, options.files_open_max)),
             checkpoints: Arc::new(LogCheckpoints::new(options.checkpoint_every_commits)),
         }
@@ -159,7 +163,9 @@ impl TableAccess {
     ///
     /// # Errors
     /// When the store fails: the log tells that the commit did not happen, or cannot be read for now. The next try meets it by its version.
+    /// When the lease is lost: nothing was committed.
     pub(crate) async fn commit(&self, key: &TableKey, commit: Commit<'_>) -> Result<CommitResult, EngineError> {
+        self.fence.as_ref().map_or(Ok(()), Fence::check).map_err(EngineError::LeaseLost)?;
         let new_files = commit.new_files.clone();
         match commit::commit(commit).await? {
             Outcome::Committed { entry, table } => {

@@ -144,6 +144,8 @@ impl SpaceLoader {
         let (key, unusable) = (table.key().clone(), table.unusable().cloned());
         self.access().close(&key);
         let opened = self.access().latest(table.path()).await?;
+        // Before the rows: none of them may come back that was deleted by whoever wrote the log.
+        let deleted = self.learn_new_tombstones(state).await?;
         state.poison();
         let Some(table) = opened else {
             let table = state.table(number);
@@ -160,10 +162,11 @@ impl SpaceLoader {
         if unusable.is_some() {
             to_read.check_presence().await?;
         }
-        let KeysRead { broken, tombstoned } = self.read_keys(state, to_read, false).await?;
+        let KeysRead { broken, mut tombstoned } = self.read_keys(state, to_read, false).await?;
         if let Some((_, error)) = broken.into_iter().next() {
             return Err(error);
         }
+        tombstoned.extend(deleted);
         self.resolve_tombstoned(state, &tombstoned).await?;
         // If the reason is another one by now, what had to be known to resolve its rows could not be read.
         if state.table(number).unusable().map(Arc::as_ptr) == unusable.as_ref().map(Arc::as_ptr) {

@@ -28,6 +28,7 @@ use url::Url;
 
 use crate::key_index::{IndexError, IndexOptions, KeyIndex};
 use crate::metastore::Metastore;
+use crate::metastore::fence::Fence;
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::table_store::delta::files::deletion_vectors;
 use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
@@ -90,14 +91,30 @@ impl Lake {
         (self.open_behind(options, |inner| DelegatingStore::over(inner, Arc::clone(&gate))), gate)
     }
 
+    /// An engine on another machine that writes under a lease, behind a gate.
+    pub(super) fn open_under(&self, fence: &Fence, options: DeltaOptions) -> (DeltaTableStore, Arc<Gate>) {
+        let gate = Arc::new(Gate::default());
+        let metastore = self.metastore.fenced(fence.clone());
+        (self.open_with(metastore, options, |inner| DelegatingStore::over(inner, Arc::clone(&gate))), gate)
+    }
+
     fn open_on(
         &self,
         options: DeltaOptions,
         before: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
     ) -> DeltaTableStore {
+        self.open_with(Arc::clone(&self.metastore), options, before)
+    }
+
+    fn open_with(
+        &self,
+        metastore: Arc<dyn Metastore>,
+        options: DeltaOptions,
+        before: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    ) -> DeltaTableStore {
         let root = self.folder.path().to_str().unwrap().to_owned();
         let lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None }).unwrap().wrapped(before);
-        DeltaTableStore::new(Arc::new(lake), Arc::clone(&self.metastore), options)
+        DeltaTableStore::new(Arc::new(lake), metastore, options)
     }
 
     /// The metastore loses what it knows of all tables.

@@ -29,6 +29,7 @@ mod respelled;
 mod retention;
 mod single;
 mod startup_check;
+mod two_writers;
 mod unusable;
 mod vectors;
 

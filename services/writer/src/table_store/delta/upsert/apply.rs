@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lake_shared::identity::{DocumentType, TableKey};
 
 use crate::key_index::IdHash;
-use crate::order_guard::KnownOrders;
+use crate::order_guard::{KnownOrders, TombstoneOrder};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::write_memory_budget::WriteMemoryBudget;
 use crate::table_store::delta::options::DeltaOptions;
@@ -173,7 +173,8 @@ impl Upserter {
             return Ok(PlanResult::Conflicts(vec![conflict]));
         }
         let upserted = decisions.upserts.iter().flatten().map(|row| row.id);
-        let superseded: Vec<IdHash> = upserted.filter(|id| tombstones.contains_key(id)).collect();
+        let superseded = upserted.filter_map(|id| Some((id, *tombstones.get(&id)?)));
+        let superseded: Vec<(IdHash, TombstoneOrder)> = superseded.collect();
         self.loader.forget_superseded(state, &superseded).await?;
         Ok(PlanResult::Done)
     }

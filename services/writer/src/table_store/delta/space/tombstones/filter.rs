@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastbloom::BloomFilter;
 
+use crate::boot_clock::BootInstant;
 use crate::key_index::IdHash;
 
 /// Share of ids without tombstones of which the metastore is asked all the same.
@@ -20,6 +21,8 @@ const GROWTH: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct TombstoneFilter {
     parts: Vec<Part>,
+    /// When the reading of the metastore began after which all that were there are in here.
+    read: Option<BootInstant>,
 }
 
 /// A filter of fixed size.
@@ -34,6 +37,11 @@ struct Part {
 impl TombstoneFilter {
     /// From now on this id may have one.
     pub(crate) fn insert(&mut self, id: IdHash, now: Instant) {
+        // Said again, as when the metastore is read again: it is kept from now on.
+        if let Some(part) = self.parts.last_mut().filter(|part| part.filter.contains(&id)) {
+            part.newest = now;
+            return;
+        }
         let full = self.parts.last().is_none_or(|part| part.held >= part.capacity);
         if full {
             let capacity = self.parts.last().map_or(FIRST_CAPACITY, |part| part.capacity.saturating_mul(GROWTH));
@@ -50,6 +58,16 @@ impl TombstoneFilter {
     /// Whether an id may have one; if not, it has none.
     pub(crate) fn may_have(&self, id: IdHash) -> bool {
         self.parts.iter().any(|part| part.filter.contains(&id))
+    }
+
+    /// Remembers that all tombstones of the metastore are in here, as of a reading that began then.
+    pub(crate) const fn set_read(&mut self, began: BootInstant) {
+        self.read = Some(began);
+    }
+
+    /// How long ago the last such reading began; `None`: there was none.
+    pub(crate) fn read_ago(&self) -> Option<Duration> {
+        self.read.map(BootInstant::elapsed)
     }
 
     /// How many were inserted and not forgotten since.
@@ -93,10 +111,17 @@ mod tests {
         let (mut filter, then) = (TombstoneFilter::default(), Instant::now());
         let later = then + Duration::from_secs(100);
         (0..FIRST_CAPACITY as u128).for_each(|number| filter.insert(id(number), then));
-        filter.insert(id(u128::MAX), later);
+        for _ in 0..2 {
+            filter.insert(id(u128::MAX), later);
+        }
         filter.forget(Duration::from_secs(100), later);
         assert_eq!(filter.held(), FIRST_CAPACITY + 1);
         filter.forget(Duration::from_secs(99), later);
         assert!(filter.held() == 1 && filter.may_have(id(u128::MAX)));
+        // Said again, it is kept for as long again.
+        let later_still = later + Duration::from_secs(100);
+        filter.insert(id(u128::MAX), later_still);
+        filter.forget(Duration::from_secs(99), later_still);
+        assert_eq!(filter.held(), 1);
     }
 }
