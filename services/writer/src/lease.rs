@@ -31,9 +31,9 @@ pub struct LeaseOptions {
 }
 
 impl Default for LeaseOptions {
-    /// 15 s; no name and no address.
+    /// 9 s; no name and no address.
     fn default() -> Self {
-        Self { seconds: 15, owner: String::new(), address: String::new() }
+        Self { seconds: 9, owner: String::new(), address: String::new() }
     }
 }
 
