@@ -21,6 +21,7 @@ use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request};
 use crate::quarantine_sink;
 use crate::table_store::TableStore;
 use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
+use crate::table_store::index_home::default_index_folder;
 use crate::table_store::lake_store::{LakeStore, LakeStoreConfig};
 
 /// The sections of a configuration file that are about the writer.
@@ -101,7 +102,9 @@ impl Writer {
         connect::migrate_when_there(&*metastore).await?;
         let root = Arc::new(LakeStore::open(&options.store)?);
         root.probe_when_there().await?;
-        let store = DeltaTableStore::new(Arc::clone(&root), Arc::clone(&metastore), options.tables.clone());
+        let mut tables = options.tables.clone();
+        tables.index_folder = tables.index_folder.or_else(|| default_index_folder(&root.location("")));
+        let store = DeltaTableStore::new(Arc::clone(&root), Arc::clone(&metastore), tables);
         store.check_at_startup().await?;
         let (role, _) = watch::channel(WriterRole::StandingBy);
         let (ask, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
@@ -140,8 +143,12 @@ impl Writer {
     pub async fn run(self, queue: Arc<dyn Queue>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { metastore, store, options, claimant, role, requests, .. } = self;
         let quarantine_shutdown = CancellationToken::new();
-        let storing_quarantined =
-            quarantine_sink::run(Arc::clone(&queue), Arc::clone(&metastore), quarantine_shutdown.clone());
+        let storing_quarantined = quarantine_sink::run(
+            Arc::clone(&queue),
+            Arc::clone(&metastore),
+            options.maintenance.quarantine_bounds(),
+            quarantine_shutdown.clone(),
+        );
         let writing = async {
             let written = match HeldLease::acquire(Arc::clone(&metastore), &claimant, &shutdown).await {
                 None => Ok(()),

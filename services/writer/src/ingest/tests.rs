@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use lake_proto::queue::v1::{RowBatch, Tombstone};
 use lake_shared::escaped_names;
-use lake_shared::identity::{Kind, Space, TableKey};
+use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{Message, PublishError, Queue};
 use lake_shared::wire;
@@ -27,11 +27,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::IngestRequest;
 use super::{IngestOptions, run};
+use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
 use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
 
-/// Remembers ids by space; refuses ids that begin with `bad`, and tables of type `broken`; fails as often as told, and for the domains
+/// Remembers ids by space; refuses ids that begin with `bad`, tables of type `broken`, and types that begin with `surplus`, all of them at once; fails as often as told, and for the domains
 /// it is told of.
 #[derive(Default)]
 pub(super) struct FakeStore {
@@ -56,6 +57,11 @@ impl FakeStore {
 
     pub(super) fn let_through(&self, commits: usize) {
         self.gate.as_ref().unwrap().add_permits(commits);
+    }
+
+    /// Number of calls.
+    pub(super) fn applied(&self) -> usize {
+        self.applied.load(Ordering::SeqCst)
     }
 
     pub(super) fn ids(&self) -> Vec<String> {
@@ -88,11 +94,15 @@ impl TableStore for FakeStore {
             self.failures_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         let fails = fails || self.failing.lock().unwrap().contains(space.domain.as_str());
         let ids = ids_of(&batch);
+        let types = batch.upserts.iter().map(|rows| rows.document_type.clone());
+        let surplus: Vec<DocumentType> = types.filter(|name| name.as_str().starts_with("surplus")).collect();
         let outcome = if fails {
             Err(StoreError::Unavailable { space: space.clone(), action: "test", source: "connection lost".into() })
         } else if let Some(rows) = batch.upserts.iter().find(|rows| rows.document_type.to_string() == "broken") {
             let table = TableKey { space: space.clone(), document_type: rows.document_type.clone() };
             Err(StoreError::UnusableTable { table, reason: "a column of a strange type".into() })
+        } else if !surplus.is_empty() {
+            Err(StoreError::TooManyTypes { space: space.clone(), types_max: 7, refused: surplus })
         } else if ids.iter().any(|id| id.starts_with("bad")) {
             Err(StoreError::BadRows { space: space.clone(), reason: "bad id".into() })
         } else {
@@ -234,6 +244,7 @@ async fn one_bad_row_goes_to_quarantine_and_the_rest_is_committed() {
     let sink = tokio::spawn(crate::quarantine_sink::run(
         Arc::clone(&running.queue) as Arc<dyn Queue>,
         Arc::clone(&metastore) as Arc<dyn Metastore>,
+        MaintenanceOptions::default().quarantine_bounds(),
         running.shutdown.clone(),
     ));
     running.publish(&payload("d", &["1", "2", "bad", "3", "4", "5", "bad too"], &["6"])).await.unwrap();
@@ -272,6 +283,7 @@ async fn rows_of_an_unusable_table_go_to_quarantine_and_the_rest_of_the_space_is
     let sink = tokio::spawn(crate::quarantine_sink::run(
         Arc::clone(&running.queue) as Arc<dyn Queue>,
         Arc::clone(&metastore) as Arc<dyn Metastore>,
+        MaintenanceOptions::default().quarantine_bounds(),
         running.shutdown.clone(),
     ));
     let broken = |ids: &[&str], gone: &[&str]| RowBatch { r#type: Some("broken".into()), ..payload("d", ids, gone) };

@@ -11,10 +11,12 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool};
 
 use super::migrations;
+use super::quarantine::quarantine_statements;
 use super::rows::{self, storable};
 use super::sql::{failed, metastore_adapter};
 use super::{
-    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, RecordedState, StoredTombstone, TableRecord,
+    Lease, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, QuarantineRecord, RecordedState,
+    StoredTombstone, TableRecord,
 };
 use crate::key_index::IdHash;
 
@@ -58,4 +60,5 @@ impl PostgresMetastore {
     }
 }
 
+quarantine_statements!(PostgresMetastore, sqlx::Postgres);
 metastore_adapter!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT");

@@ -11,10 +11,12 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::migrations;
+use super::quarantine::quarantine_statements;
 use super::rows::{self, storable};
 use super::sql::{failed, metastore_adapter};
 use super::{
-    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, RecordedState, StoredTombstone, TableRecord,
+    Lease, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, QuarantineRecord, RecordedState,
+    StoredTombstone, TableRecord,
 };
 use crate::key_index::IdHash;
 
@@ -54,6 +56,7 @@ impl SqliteMetastore {
     }
 }
 
+quarantine_statements!(SqliteMetastore, sqlx::Sqlite);
 metastore_adapter!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') * 1000000 AS INTEGER)");
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod conversion;
 pub mod delta;
 mod durable_files;
 pub mod foreign_type;
+pub mod index_home;
 pub mod lake_store;
 pub mod schema_plan;
 
@@ -166,6 +167,16 @@ pub enum StoreError {
         table: TableKey,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The space has as many types as it may have. Quarantine the rows of the types that are named and apply the rest. Nothing was applied.
+    #[error("{space} has {types_max} types, which is all that tables.types_max allows; {} more are refused", refused.len())]
+    TooManyTypes {
+        /// The space.
+        space: Space,
+        /// How many types it may have.
+        types_max: usize,
+        /// Types of the batch for which there is no place.
+        refused: Vec<DocumentType>,
     },
     /// Passing trouble with the object store or the metastore, or too many conflicts: wait and try again.
     #[error("{action} failed for {space}; it will be tried again")]

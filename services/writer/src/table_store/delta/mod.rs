@@ -224,6 +224,9 @@ fn store_error(space: &Space, action: &'static str, error: EngineError) -> Store
     match error {
         EngineError::BadRows(reason) => StoreError::BadRows { space: space.clone(), reason },
         EngineError::Unusable { table, reason } => StoreError::UnusableTable { table, reason },
+        EngineError::TooManyTypes { types_max, refused } => {
+            StoreError::TooManyTypes { space: space.clone(), types_max, refused }
+        }
         other => StoreError::Unavailable { space: space.clone(), action, source: Box::new(other) },
     }
 }

@@ -15,6 +15,7 @@ mod index;
 mod int96;
 mod lake;
 mod layout;
+mod limits;
 mod log;
 mod logged_paths;
 mod many_tables;
