@@ -12,8 +12,8 @@ use lake_test_kit::delegating_store::DelegatingStore;
 use lake_test_kit::faults::Faults;
 pub use lake_test_kit::rows::{Cell, NewRow, record_batch, space, tombstone};
 use lake_test_kit::waiting;
-use lake_writer::metastore::Metastore;
 use lake_writer::metastore::sqlite::SqliteMetastore;
+use lake_writer::metastore::{Metastore, TableRecord};
 use lake_writer::table_store::TableStore;
 use lake_writer::table_store::delta::DeltaTableStore;
 pub use lake_writer::table_store::delta::{DeletionVectors, DeltaOptions};
@@ -131,6 +131,19 @@ impl EngineLake {
     /// The folder of a table.
     pub fn table(&self, document_type: &str) -> PathBuf {
         self.folder.path().join(escaped_names::table_path(&lake_test_kit::rows::table(document_type)))
+    }
+
+    /// The folder of the whole lake.
+    pub fn root(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The registered tables, in the order of their names.
+    ///
+    /// # Errors
+    /// When the metastore cannot be read.
+    pub async fn tables(&self) -> anyhow::Result<Vec<TableRecord>> {
+        Ok(self.metastore().tables(None).await?)
     }
 
     /// Leaves the folder on disk, so that a person can look at its tables.

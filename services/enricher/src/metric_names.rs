@@ -27,6 +27,9 @@ pub const CACHE_HITS_TOTAL: &str = "lake_enricher_cache_hits_total";
 /// Counter: look-ups that had to ask HQ, label `cache`.
 pub const CACHE_MISSES_TOTAL: &str = "lake_enricher_cache_misses_total";
 
+/// Counter: location trees dropped from memory because `caches.location_nodes_max` was reached; a domain in use reads its whole tree again.
+pub const TREES_DROPPED_TOTAL: &str = "lake_enricher_location_trees_dropped_total";
+
 /// Gauge: entries held, label `cache`: locations over all domains, users.
 pub const CACHE_ENTRIES: &str = "lake_enricher_cache_entries";
 

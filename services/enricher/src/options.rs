@@ -75,7 +75,7 @@ impl EnricherOptions {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheOptions {
-    /// Most locations over all domains, at about 140 bytes each. A domain that is larger alone is held all the same.
+    /// Most locations over all domains but the largest, which is held beside them, at about 140 bytes each.
     pub location_nodes_max: usize,
     /// Seconds after which HQ is asked what changed in a location tree, message or not.
     pub location_max_age_seconds: u64,
@@ -90,6 +90,9 @@ pub struct CacheOptions {
     /// Seconds after a change of a user, or after the publication of one of their records, in which HQ may not show the user's new location
     /// yet: what it answers is not remembered beyond them. 0 trusts every answer.
     pub user_settle_seconds: u64,
+    /// Seconds for which the location of a user is also given to records that were published after HQ was asked for it; not to those of users without
+    /// one. 0 asks HQ again for each new record.
+    pub user_reuse_seconds: u64,
 }
 
 impl Default for CacheOptions {
@@ -102,6 +105,7 @@ impl Default for CacheOptions {
             user_max_age_seconds: 300,
             user_without_location_max_age_seconds: 30,
             user_settle_seconds: 15,
+            user_reuse_seconds: 5,
         }
     }
 }

@@ -6,7 +6,10 @@
 //! the metastore carry the full text too.
 //!
 //! In paths `.` stands for `~`, as clients of object stores write `~` in more than one way: DuckDB 1.5 looks for the deletion vectors of a
-//! table under `%7E`. A token has no other `.`, so paths are as reversible; that of the empty text is `.-`.
+//! table under `%7E`. A token has no other `.`, so paths are as reversible. A folder begins with a letter or a digit: the lake, Delta, Spark, Hive and
+//! shells reserve or skip names that begin with `_` or `.`, and commands take those with `-` for options. Where a token begins otherwise, its folder
+//! begins with [`FOLDER_START`], which no token has: the type `_delta_log` is in `x.-_delta_log`, the empty one in `x.-`. A `=` is escaped, so no folder
+//! looks like a partition. Tables that were made before that was so keep the paths that the metastore has of them.
 
 use uuid::Uuid;
 
@@ -14,6 +17,9 @@ use crate::identity::{DocumentType, Domain, Kind, Space, TableKey};
 
 /// Longest token, in bytes: file systems allow 255 a name, subjects should stay well below 4 kB.
 pub const TOKEN_LENGTH_MAX: usize = 120;
+
+/// Begins the folders of tokens that do not begin with a letter or a digit. `.` stands before `-` in no other folder.
+const FOLDER_START: &str = "x.-";
 
 /// The token that stands for a type that is not known.
 pub const UNKNOWN: &str = "_";
@@ -88,9 +94,11 @@ fn document_subject(stage: &str, domain: &Domain, kind: Kind, document_type: Opt
 
 /// A token as part of a path.
 fn folder(text: &str) -> String {
-    match token(text).as_str() {
-        "~" => ".-".into(),
-        token => token.replace('~', "."),
+    let plain = if text.is_empty() { String::new() } else { token(text).replace('~', ".") };
+    if plain.starts_with(|first: char| first.is_ascii_alphanumeric()) {
+        plain
+    } else {
+        format!("{FOLDER_START}{plain}")
     }
 }
 
@@ -145,8 +153,44 @@ mod tests {
     use super::*;
     use crate::identity::Space;
 
-    const HOSTILE: [&str; 12] =
-        ["", "_", ".", "..", "a/b", "a.b", "*", ">", "a b", "\u{0}\n", "घर", "http://openrosa.org/formdesigner/x"];
+    const HOSTILE: [&str; 28] = [
+        "",
+        "_",
+        ".",
+        "..",
+        "a/b",
+        "a.b",
+        "*",
+        ">",
+        "a b",
+        "\u{0}\n",
+        "घर",
+        "http://openrosa.org/formdesigner/x",
+        "_lake_root",
+        "_lake_probe",
+        "_delta_log",
+        "_change_data",
+        "_delta_index",
+        "_symlink_format_manifest",
+        "_temporary",
+        "__HIVE_DEFAULT_PARTITION__",
+        ".hidden",
+        ".crc",
+        "-rf",
+        "month=2024-05-01",
+        "=",
+        "x",
+        "x.-",
+        "x.-_delta_log",
+    ];
+
+    /// The text that a folder of a path was made of; `None` where its token was cut, where another table has the plain path, or where it was not
+    /// made here.
+    fn text_of_folder(place: &str) -> Option<String> {
+        let token = place.strip_prefix(FOLDER_START).unwrap_or(place).replace('.', "~");
+        let text = if token.is_empty() { Some(String::new()) } else { text(&token) };
+        text.filter(|text| folder(text) == place)
+    }
 
     #[test]
     fn hostile_names_become_plain_tokens_and_come_back() {
@@ -195,19 +239,31 @@ mod tests {
         let mut folders: Vec<String> = HOSTILE.iter().map(|hostile| folder(hostile)).collect();
         for made in &folders {
             assert!(made.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)), "{made}");
-            assert!(!made.is_empty() && made != "." && made != "..", "{made}");
+            assert!(made.starts_with(|first: char| first.is_ascii_alphanumeric()), "{made}");
+        }
+        for (hostile, made) in HOSTILE.iter().zip(&folders) {
+            assert_eq!(text_of_folder(made).as_deref(), Some(*hostile), "{made}");
         }
         folders.sort();
         folders.dedup();
         assert_eq!(folders.len(), HOSTILE.len());
         let long = folder(&"é".repeat(5_000));
-        assert!(long.len() <= TOKEN_LENGTH_MAX && long.contains(".."));
+        assert!(long.len() <= FOLDER_START.len() + TOKEN_LENGTH_MAX && long.contains(".."));
+        assert_eq!(text_of_folder(&long), None);
+        assert_eq!((folder("_delta_log").as_str(), folder("Person_1").as_str()), ("x.-_delta_log", "Person_1"));
+    }
+
+    #[test]
+    fn what_is_no_folder_of_the_lake_has_no_text() {
+        for other in ["_delta_log", ".hidden", "-a", "month=2024-05-01", "x.-person", "a.2f", "person..0123456789ab"] {
+            assert_eq!(text_of_folder(other), None, "{other}");
+        }
     }
 
     proptest! {
         /// Paths that a file system may take for one belong to tables of one name, of which only the first gets its plain path.
         #[test]
-        fn paths_that_differ_by_case_have_one_name(one in "[a-zA-Z.é_-]{1,3}", other in "[a-zA-Z.é_-]{1,3}") {
+        fn paths_that_differ_by_case_have_one_name(one in "[a-zA-Z.é_=-]{0,3}", other in "[a-zA-Z.é_=-]{0,3}") {
             let key = |document_type: &str| TableKey {
                 space: Space { domain: "d".into(), kind: Kind::Case },
                 document_type: document_type.into(),
@@ -219,10 +275,12 @@ mod tests {
         }
 
         #[test]
-        fn every_short_text_survives(original in "\\PC{0,30}") {
-            let made = token(&original);
+        fn every_short_text_survives(original in "[_.=a-c-]{0,4}\\PC{0,30}") {
+            let (made, place) = (token(&original), folder(&original));
+            prop_assert!(place.starts_with(|first: char| first.is_ascii_alphanumeric()));
             if made.len() < TOKEN_LENGTH_MAX - 2 {
-                prop_assert_eq!(text(&made).unwrap(), original);
+                prop_assert_eq!(text(&made).as_deref(), Some(original.as_str()));
+                prop_assert_eq!(text_of_folder(&place).as_deref(), Some(original.as_str()));
             }
         }
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::metastore::Metastore;
+use crate::metastore::{Metastore, QuarantineBounds};
 use crate::table_store::TableStore;
 
 /// Section `[maintenance]`.
@@ -21,12 +21,35 @@ pub struct MaintenanceOptions {
     pub every_hours: u64,
     /// Seconds between two rounds of compaction; 0 leaves compaction to the clean-up, which begins with it.
     pub compact_every_seconds: u64,
+    /// Days after which an entry leaves the quarantine.
+    pub quarantine_days: u32,
+    /// Most entries of the quarantine; beyond them the older ones leave, of the domains that have most.
+    pub quarantine_entries_max: u32,
+    /// Most bytes of what the entries keep, in the same way.
+    pub quarantine_payload_bytes_max: u64,
+}
+
+impl MaintenanceOptions {
+    /// How much the quarantine keeps.
+    pub fn quarantine_bounds(&self) -> QuarantineBounds {
+        QuarantineBounds {
+            age_max_us: i64::from(self.quarantine_days).saturating_mul(86_400_000_000),
+            entries_max: self.quarantine_entries_max.into(),
+            payload_bytes_max: i64::try_from(self.quarantine_payload_bytes_max).unwrap_or(i64::MAX),
+        }
+    }
 }
 
 impl Default for MaintenanceOptions {
-    /// Clean-up every 6 hours, compaction every 30 s.
+    /// Clean-up every 6 hours, compaction every 30 s; a quarantine of 90 days, 100,000 entries and 1 GiB.
     fn default() -> Self {
-        Self { every_hours: 6, compact_every_seconds: 30 }
+        Self {
+            every_hours: 6,
+            compact_every_seconds: 30,
+            quarantine_days: 90,
+            quarantine_entries_max: 100_000,
+            quarantine_payload_bytes_max: 1 << 30,
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub const TABLE_ROWS: &str = "lake_writer_table_rows";
 pub const TABLE_FILES: &str = "lake_writer_table_files";
 /// Gauge: bytes of the data files of a table. Label `table`.
 pub const TABLE_BYTES: &str = "lake_writer_table_bytes";
+/// Gauge: tables without metrics of their own, as there are more than `tables.metrics_tables_max`.
+pub const UNMEASURED_TABLES: &str = "lake_writer_unmeasured_tables";
 /// Gauge: tables that cannot be used until an operator repairs them. Their rows go to quarantine.
 pub const UNUSABLE_TABLES: &str = "lake_writer_unusable_tables";
 /// Gauge: tables that rounds of compaction leave out after a panic.
@@ -44,9 +46,11 @@ pub const HELD_ROWS: &str = "lake_writer_held_rows";
 pub const FLUSHES_TOTAL: &str = "lake_writer_flushes_total";
 /// Counter: commits of a space that failed with passing trouble and are tried again.
 pub const FLUSH_RETRIES_TOTAL: &str = "lake_writer_flush_retries_total";
-/// Counter: entries stored in quarantine. Label `stage`.
+/// Counter: entries stored in quarantine. Label `stage`: `fetcher`, `enricher`, `writer`, `other`.
 pub const QUARANTINE_STORED_TOTAL: &str = "lake_writer_quarantine_stored_total";
 /// Gauge: 1 while this writer holds the lease, else 0.
 pub const LEASE_HELD: &str = "lake_writer_lease_held";
 /// Counter: how often this writer lost the lease, or gave way to another one because the queue or the store was missing.
 pub const LEASES_LOST_TOTAL: &str = "lake_writer_leases_lost_total";
+/// Counter: entries that left the quarantine because they were too old or too many.
+pub const QUARANTINE_DROPPED_TOTAL: &str = "lake_writer_quarantine_dropped_total";

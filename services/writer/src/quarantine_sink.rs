@@ -1,4 +1,5 @@
-//! From the quarantine stream into the metastore, where entries are listed and replayed. A message is acknowledged after its entry is stored.
+//! From the quarantine stream into the metastore, where entries are listed. A message is acknowledged after its entry is stored. The metastore keeps
+//! entries up to an age, a number and a size: a flood of bad records fills no disk, and takes the places of its own project first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use lake_shared::retry::Backoff;
 use lake_shared::wire;
 use tokio_util::sync::CancellationToken;
 
-use crate::metastore::{Metastore, MetastoreError};
+use crate::metastore::{Metastore, MetastoreError, QuarantineBounds};
 use crate::metric_names;
 
 /// Most entries that are handed out and not yet stored.
@@ -20,8 +21,19 @@ const IN_FLIGHT_MAX: usize = 64;
 /// After this time without an acknowledgement the queue hands an entry out again.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(60);
 
-/// Stores entries until `shutdown` or until the queue is closed. Passing trouble is waited out.
-pub async fn run(queue: Arc<dyn Queue>, metastore: Arc<dyn Metastore>, shutdown: CancellationToken) {
+/// Entries after which the bounds are looked at again.
+const LIMITED_EVERY_ENTRIES: u32 = 1_000;
+
+/// The same by time, as entries grow old.
+const LIMITED_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Stores entries, and keeps them within their bounds, until `shutdown` or until the queue is closed. Passing trouble is waited out.
+pub async fn run(
+    queue: Arc<dyn Queue>,
+    metastore: Arc<dyn Metastore>,
+    bounds: QuarantineBounds,
+    shutdown: CancellationToken,
+) {
     let options = ConsumerOptions {
         durable_name: "quarantine".into(),
         in_flight_max: IN_FLIGHT_MAX,
@@ -39,15 +51,27 @@ pub async fn run(queue: Arc<dyn Queue>, metastore: Arc<dyn Metastore>, shutdown:
             () = shutdown.cancelled() => return,
         }
     };
+    let mut due = tokio::time::interval(LIMITED_EVERY);
+    let mut entries = 0;
     loop {
+        if entries >= LIMITED_EVERY_ENTRIES {
+            entries = 0;
+            limit(metastore.as_ref(), &bounds).await;
+        }
         let next = tokio::select! {
             next = consumer.next() => next,
+            // What a consumer was about to hand out comes again.
+            _ = due.tick() => {
+                limit(metastore.as_ref(), &bounds).await;
+                continue;
+            }
             () = shutdown.cancelled() => return,
         };
         match next {
             None => return,
             Some(Ok(delivery)) => {
                 store(metastore.as_ref(), delivery).await;
+                entries += 1;
                 backoff = Backoff::default();
             }
             Some(Err(error)) => {
@@ -61,6 +85,28 @@ pub async fn run(queue: Arc<dyn Queue>, metastore: Arc<dyn Metastore>, shutdown:
     }
 }
 
+/// Removes what is beyond the bounds. A failure waits for the next time.
+async fn limit(metastore: &dyn Metastore, bounds: &QuarantineBounds) {
+    match metastore.limit_quarantine(bounds).await {
+        Ok(0) => {}
+        Ok(dropped) => {
+            tracing::warn!(
+                dropped,
+                "old entries left the quarantine; see maintenance.quarantine_days, quarantine_entries_max and \
+                 quarantine_payload_bytes_max"
+            );
+            metrics::counter!(metric_names::QUARANTINE_DROPPED_TOTAL).increment(dropped);
+        }
+        Err(error) => tracing::warn!(error = %Chain(&error), "quarantine cannot be kept within its bounds now"),
+    }
+}
+
+/// The stage as a label: others may publish to the stream, and labels have few values.
+fn label(stage: &str) -> &'static str {
+    let stages = [Stage::Fetcher, Stage::Enricher, Stage::Writer];
+    stages.into_iter().map(Stage::name).find(|name| *name == stage).unwrap_or("other")
+}
+
 async fn store(metastore: &dyn Metastore, delivery: Delivery) {
     let stage = delivery.subject.rsplit('.').next().unwrap_or_default().to_owned();
     let stored = match wire::decode::<Quarantined>(&delivery.payload) {
@@ -69,7 +115,7 @@ async fn store(metastore: &dyn Metastore, delivery: Delivery) {
     };
     let answered = match stored {
         Ok(()) => {
-            metrics::counter!(metric_names::QUARANTINE_STORED_TOTAL, "stage" => stage).increment(1);
+            metrics::counter!(metric_names::QUARANTINE_STORED_TOTAL, "stage" => label(&stage)).increment(1);
             delivery.receipt.acknowledge().await
         }
         Err(error) => {
@@ -150,6 +196,43 @@ mod tests {
         }
     }
 
+    fn bounds(entries_max: i64) -> QuarantineBounds {
+        QuarantineBounds { age_max_us: i64::MAX / 2, entries_max, payload_bytes_max: i64::MAX }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_entries_stays_within_the_bounds() {
+        let metastore = Arc::new(SqliteMetastore::memory());
+        metastore.migrate().await.unwrap();
+        let queue = MemoryQueue::new(MemoryQueueOptions::default());
+        let shutdown = CancellationToken::new();
+        let sink = tokio::spawn(run(queue.clone(), metastore.clone(), bounds(5), shutdown.clone()));
+        let last = LIMITED_EVERY_ENTRIES + 1;
+        for n in 1..=last {
+            let entry = Quarantined {
+                reason: "x".into(),
+                id: n.to_string(),
+                quarantined_us: i64::from(n),
+                ..Quarantined::default()
+            };
+            let (subject, dedupe_id) = ("lake.quarantine.writer".into(), n.to_string());
+            queue.publish(Message { subject, payload: wire::encode(&entry), dedupe_id }).await.unwrap();
+        }
+        let held = metastore.quarantined(&QuarantineFilter::default(), 100, 0).await.unwrap();
+        let ids: Vec<u32> = held.iter().map(|record| record.entry.id.parse().unwrap()).collect();
+        assert!(ids.len() <= 6 && ids.starts_with(&[last, last - 1, last - 2, last - 3]), "{ids:?}");
+        shutdown.cancel();
+        sink.await.unwrap();
+    }
+
+    #[test]
+    fn labels_are_those_of_the_services() {
+        assert_eq!(
+            ["fetcher", "enricher", "writer", "x", ""].map(label),
+            ["fetcher", "enricher", "writer", "other", "other"]
+        );
+    }
+
     #[tokio::test]
     async fn a_stream_that_cannot_be_read_at_the_start_is_read_later() {
         let metastore = Arc::new(SqliteMetastore::memory());
@@ -157,7 +240,7 @@ mod tests {
         let queue = MemoryQueue::new(MemoryQueueOptions::default());
         let leaderless = Arc::new(Leaderless { queue: Arc::clone(&queue), tries_left: 3.into() });
         let shutdown = CancellationToken::new();
-        let sink = tokio::spawn(run(leaderless, metastore.clone(), shutdown.clone()));
+        let sink = tokio::spawn(run(leaderless, metastore.clone(), bounds(10), shutdown.clone()));
         let entry = Quarantined { reason: "x".into(), id: "1".into(), ..Quarantined::default() };
         let message = wire::encode(&entry);
         let message = Message { subject: "lake.quarantine.writer".into(), payload: message, dedupe_id: "1".into() };

@@ -22,6 +22,7 @@ use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request};
 use crate::quarantine_sink;
 use crate::table_store::TableStore;
 use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
+use crate::table_store::index_home::default_index_folder;
 use crate::table_store::lake_store::{LakeStore, LakeStoreConfig};
 
 /// The sections of a configuration file that are about the writer.
@@ -92,7 +93,7 @@ impl Writer {
     /// # Errors
     ///
     /// The configuration cannot be used, or the store is one on which commits would not be safe.
-    pub async fn open(options: WriterOptions) -> anyhow::Result<Self> {
+    pub async fn open(mut options: WriterOptions) -> anyhow::Result<Self> {
         // The key index of each space keeps about ten files open; many systems allow a process a thousand unless it asks for more.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             tracing::warn!(%error, "the limit of open files could not be raised");
@@ -101,6 +102,8 @@ impl Writer {
         connect::migrate_when_there(&*metastore).await?;
         let root = Arc::new(LakeStore::open(&options.store)?);
         root.probe_when_there().await?;
+        options.tables.index_folder =
+            options.tables.index_folder.take().or_else(|| default_index_folder(&root.location("")));
         let store = DeltaTableStore::new(Arc::clone(&root), Arc::clone(&metastore), options.tables.clone());
         store.check_at_startup().await?;
         let (role, _) = watch::channel(WriterRole::StandingBy);
@@ -145,8 +148,12 @@ impl Writer {
     pub async fn run(self, queue: Arc<dyn Queue>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let reach = Reach::new(self.reach_checks(&queue).into());
         let quarantine_shutdown = CancellationToken::new();
-        let storing_quarantined =
-            quarantine_sink::run(Arc::clone(&queue), Arc::clone(&self.metastore), quarantine_shutdown.clone());
+        let storing_quarantined = quarantine_sink::run(
+            Arc::clone(&queue),
+            Arc::clone(&self.metastore),
+            self.options.maintenance.quarantine_bounds(),
+            quarantine_shutdown.clone(),
+        );
         let writing = async {
             let role = self.role.clone();
             let written = self.write(queue, &reach, shutdown).await;

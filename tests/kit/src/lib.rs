@@ -9,6 +9,7 @@ pub mod dice;
 pub mod faults;
 pub mod gate;
 pub mod history;
+pub mod hostile_names;
 pub mod log;
 pub mod recording_queue;
 pub mod rows;

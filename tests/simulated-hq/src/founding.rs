@@ -18,7 +18,11 @@ const FOUNDATIONS: &[Foundation] = &[
 ];
 
 const HOSTILE_FOUNDATIONS: &[Foundation] = &[
-    ("..", &["District", "district", "*>/..", "'; drop table x; --", "month"], &["..", "a b", "case/type", "ÉTÉ"]),
+    (
+        "..",
+        &["District", "district", "*>/..", "'; drop table x; --", "month"],
+        &["..", "_delta_log", "_change_data", "ÉTÉ"],
+    ),
     ("Demo-Space", &["supervisor", "SUPERVISOR", "a.b\"c"], &["Household", "HOUSEHOLD", "household"]),
 ];
 

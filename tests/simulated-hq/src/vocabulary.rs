@@ -281,8 +281,8 @@ pub const HOSTILE_NAMES: &[&str] = &[
     "Person",
     "घर/परिवार",
     "line\nbreak",
-    "trailing ",
-    "con",
-    "null",
+    "month=2024-05-01",
+    "_delta_log",
+    ".hidden",
     "Ünïcode\u{200b}zero",
 ];

@@ -89,6 +89,8 @@ impl Launch {
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"LAKE_")) {
             command.env_remove(key);
         }
+        // Key indexes without a configured folder are not left behind in the home of whoever runs the tests.
+        command.env("XDG_STATE_HOME", folder.path()).env_remove("STATE_DIRECTORY");
         command.args(self.arguments).envs(self.environment);
         let leftovers = vec![folder.path().to_owned()];
         let process = Process::start(&self.name, command, &log, "TERM", leftovers, Box::new(|| true))?;

@@ -20,6 +20,7 @@ use self::users::Users;
 use crate::metric_names;
 use crate::options::CacheOptions;
 
+mod residents;
 pub mod trees;
 pub mod user_entries;
 pub mod users;

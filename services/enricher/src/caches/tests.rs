@@ -174,7 +174,7 @@ async fn only_what_changed_is_read_and_a_missed_deletion_heals() {
     // A change of nobody knows what, and of too many: all of it.
     caches.invalidate(&invalidation("location", "demo", &[]));
     found(&caches, &[]).await;
-    let many: Vec<String> = (0..6_000).map(|number| number.to_string()).collect();
+    let many: Vec<String> = (0..60_000).map(|number| number.to_string()).collect();
     caches.invalidate(&invalidation("location", "demo", &many.iter().map(String::as_str).collect::<Vec<_>>()));
     found(&caches, &[]).await;
     let expected = ["demo", "demo changed l3", "demo changed l3", "demo changed  counted", "demo", "demo", "demo"];
@@ -206,19 +206,56 @@ async fn changed_ids_are_asked_for_until_an_answer_came() {
 }
 
 #[tokio::test]
-async fn the_least_recently_used_tree_goes_first() {
-    let hq = gated_hq(100);
-    // Each tree counts four.
+async fn trees_of_domains_that_take_turns_are_read_once() {
+    let hq = gated_hq(1_000);
+    // The others count four each.
+    (3..40).for_each(|number| hq.memory.change(&[location_of("a", number)]));
     let caches = caches(&hq, &CacheOptions { location_nodes_max: 9, ..CacheOptions::default() });
     let read = async |domain: &str| drop(caches.trees.domain_locations(&domain.into(), i64::MIN).await.unwrap());
-    for domain in ["a", "b", "a", "c", "a", "b"] {
+    for _ in 0..100 {
+        for domain in ["a", "b", "c"] {
+            read(domain).await;
+        }
+    }
+    assert_eq!(asked(&hq), ["a", "b", "c"], "the largest tree is held beside those that fit");
+    // With one more than fits, one goes.
+    read("demo").await;
+    for domain in ["a", "b", "c"] {
         read(domain).await;
     }
-    assert_eq!(asked(&hq), ["a", "b", "c", "b"]);
+    assert!(hq.times_asked() > 4, "{:?}", asked(&hq));
     let small = super::tests::caches(&hq, &CacheOptions { location_nodes_max: 1, ..CacheOptions::default() });
+    hq.forget_questions();
     small.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
     small.trees.domain_locations(&demo(), i64::MIN).await.unwrap();
-    assert_eq!(hq.times_asked(), 5);
+    assert_eq!(hq.times_asked(), 1);
+}
+
+/// A bulk upload: all locations have about one stamp, and then a message comes for each of them.
+#[tokio::test]
+async fn after_an_upload_only_the_locations_of_messages_are_read() {
+    let hq = gated_hq(1_000);
+    let number = 6_000;
+    (3..number).for_each(|number| hq.memory.change(&[location_of("demo", number)]));
+    hq.memory.set_clock(chrono::Utc::now().timestamp_micros());
+    let caches = caches(&hq, &CacheOptions::default());
+    let ids: Vec<String> = (0..number).map(|number| format!("l{number}")).collect();
+    found(&caches, &[]).await;
+    for ids in ids.chunks(400) {
+        caches.invalidate(&invalidation("location", "demo", &ids.iter().map(String::as_str).collect::<Vec<_>>()));
+        assert_eq!(found(&caches, &["l0", "l5999"]).await, [true, true]);
+    }
+    let asked = hq.asked();
+    let whole = asked.iter().filter(|question| matches!(question, Question::WholeTree { .. })).count();
+    assert_eq!((whole, asked.len()), (1, 1 + ids.len().div_ceil(400)));
+    // Nor is it a reason to read the whole that most of them come at once.
+    let two_thirds: Vec<&str> = ids[..4_000].iter().map(String::as_str).collect();
+    hq.forget_questions();
+    let calm = super::tests::caches(&hq, &CacheOptions::default());
+    found(&calm, &[]).await;
+    calm.invalidate(&invalidation("location", "demo", &two_thirds));
+    found(&calm, &[]).await;
+    assert!(matches!(hq.asked().last(), Some(Question::ChangedTree { .. })));
 }
 
 #[tokio::test]
@@ -310,7 +347,7 @@ fn now_us() -> i64 {
 #[tokio::test]
 async fn a_new_record_is_not_given_what_was_remembered_before_it() {
     let hq = gated_hq(100);
-    let caches = caches(&hq, &CacheOptions::default());
+    let caches = caches(&hq, &CacheOptions { user_reuse_seconds: 0, ..CacheOptions::default() });
     looked_up(&caches, &["u1", "u2"]).await;
     // Published after that.
     looked_up_for(&caches, &["u1"], now_us() + 1_000).await;
@@ -323,6 +360,25 @@ async fn a_new_record_is_not_given_what_was_remembered_before_it() {
     looked_up(&trusting, &["u1"]).await;
     looked_up_for(&trusting, &["u1"], now_us() + 1_000).await;
     assert_eq!(hq.times_asked(), 3);
+}
+
+/// A worker sends many records in a row, each a batch of its own.
+#[tokio::test]
+async fn workers_who_send_many_records_are_asked_for_once_in_a_while() {
+    let hq = gated_hq(1_000);
+    let caches = caches(&hq, &CacheOptions { user_reuse_seconds: 60, ..CacheOptions::default() });
+    for _ in 0..40 {
+        let some = |id: &str| Some(format!("loc of {id}"));
+        assert_eq!(looked_up_for(&caches, &["u1", "u2"], now_us() + 1_000).await, [some("u1"), some("u2")]);
+    }
+    assert_eq!(asked(&hq), ["u1 u2"]);
+    // A change that is heard, and a worker who has no location yet, are another matter.
+    caches.invalidate(&invalidation("user", "_", &["u1"]));
+    looked_up_for(&caches, &["u1", "u2"], now_us() + 1_000).await;
+    for _ in 0..3 {
+        looked_up_for(&caches, &["u2", "new"], now_us() + 1_000).await;
+    }
+    assert_eq!(asked(&hq)[1..], ["u1", "new", "new", "new"]);
 }
 
 /// Elasticsearch shows a changed user only after its refresh.

@@ -1,8 +1,9 @@
-//! Location trees by domain, bounded in nodes over all domains; the least recently used go first.
+//! Location trees by domain, bounded in nodes over all domains; [`residents`] says which go.
 //!
 //! A tree is read as a whole once and then kept up to date: a broadcast names the locations that changed, and the next call reads those
-//! and what is stamped as modified since. After `location_max_age_seconds` the same is asked without a broadcast, and the locations are
-//! counted: so a missed message heals, also one of a deletion, which leaves no stamp. What goes past HQ's `save()` leaves no trace at all,
+//! and what is stamped later than all that is known. Every `location_max_age_seconds` all is asked for that was stamped lately, broadcast or not, and the
+//! locations are counted: so a missed message heals, also one of a deletion, which leaves no stamp. After an upload that is very much, so it is not asked
+//! for with each message. What goes past HQ's `save()` leaves no trace at all,
 //! so after `location_whole_max_age_seconds` the whole is read again.
 //!
 //! Refreshing copies nothing but what has changed. Before a whole tree is read again the earlier one is dropped, so that a domain is in memory
@@ -23,14 +24,18 @@ use lake_shared::identity::Domain;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::residents::{self, Resident};
 use crate::location_columns::DomainLocations;
 use crate::metric_names;
 use crate::options::CacheOptions;
 
 /// Whole trees that are read at the same time.
 const WHOLE_READS_MAX: usize = 2;
-/// Ids of changed locations that are kept for a domain; with more the whole tree is read.
-const CHANGED_IDS_MAX: usize = 5_000;
+/// Ids of changed locations that are kept for a domain; with more the whole tree is read. More than come while a large tree is read during an upload.
+const CHANGED_IDS_MAX: usize = 50_000;
+
+/// How often the log says that the bound is too small.
+const BOUND_TOLD_EVERY: Duration = Duration::from_secs(600);
 
 /// The cache of location trees.
 pub struct Trees {
@@ -39,6 +44,7 @@ pub struct Trees {
     whole_max_age: Duration,
     nodes_max: usize,
     whole_reads: Semaphore,
+    bound_told: Mutex<Option<Instant>>,
     state: Mutex<TreesState>,
 }
 
@@ -61,6 +67,7 @@ struct CachedDomain {
     /// Clock of the last invalidation that named no ids, or too many.
     whole_changed: u64,
     used: u64,
+    used_at: Option<Instant>,
     /// Locked by the one task that loads the tree.
     loading: Arc<tokio::sync::Mutex<()>>,
 }
@@ -68,7 +75,8 @@ struct CachedDomain {
 struct CachedTree {
     locations: Arc<DomainLocations>,
     load_began: u64,
-    loaded: Instant,
+    /// When all was asked for that was stamped lately, and the locations were counted.
+    counted: Instant,
     whole: WholeRead,
 }
 
@@ -82,7 +90,14 @@ struct TreeRequest {
 /// How much of a tree has to be read.
 enum TreeRead {
     Whole,
-    Changes { held: Arc<DomainLocations>, whole: WholeRead, ids: Vec<String>, count: bool },
+    Changes { held: Arc<DomainLocations>, earlier: EarlierReads, ids: Vec<String>, count: bool },
+}
+
+/// When HQ was asked for what a tree is made of, before its last refresh.
+#[derive(Clone, Copy)]
+struct EarlierReads {
+    whole: WholeRead,
+    counted: Instant,
 }
 
 /// When a tree was last read as a whole.
@@ -102,11 +117,11 @@ impl TreesState {
         let (now, all_changed) = (self.tick(), self.all_changed);
         let cached = self.domains.get_mut(token)?;
         let held = cached.held.as_ref()?;
-        let current = held.load_began > cached.changed.max(all_changed) && held.loaded.elapsed() < max_age;
+        let current = held.load_began > cached.changed.max(all_changed) && held.counted.elapsed() < max_age;
         let usable =
             (current || held.load_began > request.came) && held.locations.observed_us() >= request.observed_us_min;
         usable.then(|| {
-            cached.used = now;
+            (cached.used, cached.used_at) = (now, Some(Instant::now()));
             Arc::clone(&held.locations)
         })
     }
@@ -120,48 +135,46 @@ impl TreesState {
         let Some(held) = cached.held.take().filter(keeps) else { return TreeRead::Whole };
         let read = TreeRead::Changes {
             held: Arc::clone(&held.locations),
-            whole: held.whole,
+            earlier: EarlierReads { whole: held.whole, counted: held.counted },
             ids: cached.changed_ids.keys().cloned().collect(),
-            count: held.load_began <= all_changed || held.loaded.elapsed() >= max_age,
+            count: held.load_began <= all_changed || held.counted.elapsed() >= max_age,
         };
         cached.held = Some(held);
         read
     }
 
-    fn put(&mut self, token: String, locations: Arc<DomainLocations>, load_began: u64, whole: Option<WholeRead>) {
-        let (used, loaded) = (self.tick(), Instant::now());
+    /// `earlier` is of a tree that was brought up to date; without it the whole was read.
+    fn put(&mut self, token: String, locations: Arc<DomainLocations>, load_began: u64, earlier: Option<EarlierReads>) {
+        let (used, done) = (self.tick(), Instant::now());
         let cached = self.domains.entry(token).or_default();
-        cached.used = used;
+        (cached.used, cached.used_at) = (used, Some(done));
         cached.changed_ids.retain(|_, changed| *changed > load_began);
-        let whole = whole.unwrap_or(WholeRead { began: load_began, done: loaded });
-        cached.held = Some(CachedTree { locations, load_began, loaded, whole });
+        let all_now = EarlierReads { whole: WholeRead { began: load_began, done }, counted: done };
+        let EarlierReads { whole, counted } = earlier.unwrap_or(all_now);
+        cached.held = Some(CachedTree { locations, load_began, counted, whole });
     }
 
-    /// Drops trees, least recently used first, until the bound is kept; never the one just used.
-    fn keep_bound(&mut self, nodes_max: usize) {
-        // An empty tree counts too: there may be very many domains.
-        let size = |cached: &CachedDomain| cached.held.as_ref().map_or(0, |held| held.locations.nodes() + 1);
-        let mut nodes: usize = self.domains.values().map(size).sum();
-        let mut by_use: Vec<(u64, String)> = self
-            .domains
-            .iter()
-            .filter(|(_, cached)| cached.held.is_some())
-            .map(|(token, cached)| (cached.used, token.clone()))
-            .collect();
-        by_use.sort_unstable();
-        by_use.pop();
-        for (_, token) in by_use {
-            if nodes <= nodes_max {
-                break;
-            }
-            if let Some(cached) = self.domains.get_mut(&token) {
-                nodes -= size(cached);
-                cached.held = None;
+    /// Drops trees until the bound is kept; never the one just used. Answers which went, and how many nodes all had together before.
+    fn keep_bound(&mut self, nodes_max: usize, in_use: Duration) -> (Vec<String>, usize) {
+        let resident = |(token, cached): (&String, &CachedDomain)| {
+            let held = cached.held.as_ref()?;
+            let is_cold = cached.used_at.is_none_or(|used| used.elapsed() >= in_use);
+            // An empty tree counts too: there may be very many domains.
+            Some(Resident { token: token.clone(), nodes: held.locations.nodes() + 1, used: cached.used, is_cold })
+        };
+        let residents: Vec<Resident> = self.domains.iter().filter_map(resident).collect();
+        let before: usize = residents.iter().map(|resident| resident.nodes).sum();
+        let gone = residents::surplus(residents, nodes_max, self.clock);
+        let mut nodes = before;
+        for token in &gone {
+            if let Some(held) = self.domains.get_mut(token).and_then(|cached| cached.held.take()) {
+                nodes -= held.locations.nodes() + 1;
             }
         }
         self.domains.retain(|_, cached| cached.held.is_some() || Arc::strong_count(&cached.loading) > 1);
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         metrics::gauge!(metric_names::CACHE_ENTRIES, "cache" => "locations").set(nodes as f64);
+        (gone, before)
     }
 }
 
@@ -186,6 +199,7 @@ impl Trees {
             whole_max_age: Duration::from_secs(options.location_whole_max_age_seconds),
             nodes_max: options.location_nodes_max,
             whole_reads: Semaphore::new(WHOLE_READS_MAX),
+            bound_told: Mutex::default(),
             state: Mutex::default(),
         }
     }
@@ -225,21 +239,42 @@ impl Trees {
         metrics::counter!(metric_names::CACHE_MISSES_TOTAL, "cache" => "locations").increment(1);
         let refreshed = match read {
             TreeRead::Whole => None,
-            TreeRead::Changes { held, whole, ids, count } => {
-                self.refresh(domain, held, ids, count).await?.map(|locations| (locations, whole))
+            TreeRead::Changes { held, earlier, ids, count } => {
+                let earlier = if count { EarlierReads { counted: Instant::now(), ..earlier } } else { earlier };
+                self.refresh(domain, held, ids, count).await?.map(|locations| (locations, earlier))
             }
         };
-        let (locations, whole) = match refreshed {
-            Some((locations, whole)) => (locations, Some(whole)),
+        let (locations, earlier) = match refreshed {
+            Some((locations, earlier)) => (locations, Some(earlier)),
             None => {
                 self.drop_tree(&token);
                 (self.read_whole(domain).await?, None)
             }
         };
         let mut state = self.lock();
-        state.put(token, Arc::clone(&locations), load_began, whole);
-        state.keep_bound(self.nodes_max);
+        state.put(token, Arc::clone(&locations), load_began, earlier);
+        let (gone, nodes) = state.keep_bound(self.nodes_max, self.max_age);
+        drop(state);
+        self.tell_of_bound(&gone, nodes);
         Ok(locations)
+    }
+
+    /// Says that the bound is too small for the domains in use, once in a while.
+    fn tell_of_bound(&self, gone: &[String], nodes: usize) {
+        metrics::counter!(metric_names::TREES_DROPPED_TOTAL).increment(gone.len() as u64);
+        if nodes <= self.nodes_max {
+            return;
+        }
+        let mut told = self.bound_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= BOUND_TOLD_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(
+                nodes,
+                nodes_max = self.nodes_max,
+                dropped = gone.len(),
+                "location trees in use are larger than enricher.caches.location_nodes_max; dropped ones are read as a whole again"
+            );
+        }
     }
 
     fn drop_tree(&self, token: &str) {
@@ -258,7 +293,7 @@ impl Trees {
     ) -> Result<Option<Arc<DomainLocations>>, SourceError> {
         let tree = held.tree();
         let extent = TreeExtent::Changed {
-            since_us: tree.changed_since_us(),
+            since_us: if count { tree.changed_since_us() } else { tree.stamped_after_us() },
             location_ids: &ids,
             rows_max: Refresh::rows_max(tree) + 1,
             count,

@@ -29,8 +29,10 @@ struct UserEntry {
 }
 
 impl UserEntry {
-    fn is_good(&self, now: Instant, read_since: Option<Instant>) -> bool {
-        self.until > now && read_since.is_none_or(|since| self.read >= since)
+    /// Users without a location are given one soon after they were made, and submit then.
+    fn is_good(&self, now: Instant, read_since: Option<Instant>, reuse: Duration) -> bool {
+        let reuse = if self.location.is_some() { reuse } else { Duration::ZERO };
+        self.until > now && read_since.is_none_or(|since| self.read + reuse >= since)
     }
 }
 
@@ -118,6 +120,7 @@ impl RecentChanges {
 /// The cache of users' locations, with what invalidates it.
 pub struct UserEntries {
     entries_max: usize,
+    reuse: Duration,
     new: Generation,
     old: Generation,
     /// Counts look-ups and changes; orders them.
@@ -130,12 +133,14 @@ pub struct UserEntries {
 }
 
 impl UserEntries {
-    /// Remembers at most `entries_max` users. `settle`: how long after a change of a user HQ may still give the old answer.
-    pub fn new(entries_max: usize, settle: Duration) -> Self {
+    /// Remembers at most `entries_max` users. `settle`: how long after a change of a user HQ may still give the old answer. `reuse`: how much earlier
+    /// than wanted the location of a user may have been read.
+    pub fn new(entries_max: usize, settle: Duration, reuse: Duration) -> Self {
         let recent_changes =
             RecentChanges { settle, new: HashMap::new(), old: HashMap::new(), turned: None, everyone: None };
         Self {
             entries_max,
+            reuse,
             new: Generation::default(),
             old: Generation::default(),
             clock: 0,
@@ -157,7 +162,7 @@ impl UserEntries {
         self.len() == 0
     }
 
-    /// The remembered location of a user; `None` where none is remembered, or it is too old, or HQ was asked before `read_since`.
+    /// The remembered location of a user; `None` where none is remembered, or it is too old, or HQ was asked too long before `read_since`.
     pub fn find(
         &mut self,
         domain: &Arc<str>,
@@ -167,9 +172,9 @@ impl UserEntries {
     ) -> Option<UserLocation> {
         let held = self.new.users.get(user_id).and_then(|entries| entries.iter().find(|entry| entry.domain == *domain));
         if let Some(entry) = held {
-            return entry.is_good(now, read_since).then(|| entry.location.clone());
+            return entry.is_good(now, read_since, self.reuse).then(|| entry.location.clone());
         }
-        let entry = self.old.take(domain, user_id).filter(|entry| entry.is_good(now, read_since))?;
+        let entry = self.old.take(domain, user_id).filter(|entry| entry.is_good(now, read_since, self.reuse))?;
         let location = entry.location.clone();
         self.remember(user_id.into(), entry);
         Some(location)
@@ -279,7 +284,7 @@ mod tests {
         }
 
         fn settling(entries_max: usize, seconds: u64) -> Self {
-            let entries = UserEntries::new(entries_max, Duration::from_secs(seconds));
+            let entries = UserEntries::new(entries_max, Duration::from_secs(seconds), Duration::ZERO);
             Self { entries, domain: "demo".into(), now: Instant::now() }
         }
 
@@ -440,5 +445,27 @@ mod tests {
         let mut find = |since| fixture.entries.find(&fixture.domain, "u", fixture.now, since).is_some();
         assert!(find(None) && find(Some(read)));
         assert!(!find(Some(fixture.now)));
+    }
+
+    #[test]
+    fn what_was_read_a_little_before_a_moment_is_reused_where_there_is_a_location() {
+        let mut fixture = Fixture::new(10);
+        fixture.entries.reuse = Duration::from_secs(5);
+        fixture.look_up("u");
+        let look_up = fixture.begin();
+        fixture.entries.put(look_up, &fixture.domain, "new", None, fixture.now + Duration::from_secs(10));
+        fixture.entries.end(look_up);
+        let find = |fixture: &mut Fixture, user_id: &str| {
+            fixture.entries.find(&fixture.domain, user_id, fixture.now, Some(fixture.now)).is_some()
+        };
+        assert!(find(&mut fixture, "u") && find(&mut fixture, "new"));
+        fixture.pass(5);
+        assert!(find(&mut fixture, "u") && !find(&mut fixture, "new"), "a new worker is assigned and submits");
+        fixture.pass(1);
+        assert!(!find(&mut fixture, "u"));
+        // A change that is heard counts at once.
+        fixture.look_up("u");
+        fixture.entries.forget_user("u", fixture.now);
+        assert!(!find(&mut fixture, "u"));
     }
 }

@@ -3,8 +3,9 @@
 //! A worker may be assigned to a location at the moment of a submission. The change of the record and that of the user come by different
 //! ways, in any order, and Elasticsearch shows a changed user only seconds later. Therefore, for `user_settle_seconds`:
 //!
-//! * A record that was published just now is not given what was remembered before: HQ is asked again. (One question in bulk for each batch. Records
-//!   of a backlog take what is remembered.)
+//! * A record that was published just now is not given what was remembered before: HQ is asked again, one question in bulk for each batch. (Records
+//!   of a backlog take what is remembered.) Workers send many records in a row, so the location of a user is given to records of the next
+//!   `user_reuse_seconds` as well, as long as no change of the user is heard; that a user has none is not.
 //! * What HQ answers so soon after a record's publication, or after a change of the user was heard, is remembered no longer than that time.
 //!
 //! With CouchDB that is exact. With Elasticsearch a row that was made while HQ's own consumer of users was behind shows the older place until its
@@ -45,7 +46,11 @@ impl Users {
             settle,
             max_age: Duration::from_secs(options.user_max_age_seconds),
             max_age_without_location: Duration::from_secs(options.user_without_location_max_age_seconds),
-            entries: Mutex::new(UserEntries::new(options.user_entries_max, settle)),
+            entries: Mutex::new(UserEntries::new(
+                options.user_entries_max,
+                settle,
+                Duration::from_secs(options.user_reuse_seconds),
+            )),
         }
     }
 

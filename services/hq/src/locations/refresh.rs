@@ -9,6 +9,9 @@ use crate::source::{LocationNode, TreeRow};
 /// Changed locations that a tree carries on top of what was read as a whole, besides a part of that.
 const PATCH_MIN: usize = 2_000;
 const PATCH_PART: usize = 32;
+/// The part of a tree that is worth reading to find out what has changed: after an upload very many rows are stamped within the time that is
+/// asked for, and nearly all of them are known.
+const READ_PART: usize = 2;
 
 /// Why the whole tree has to be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +35,8 @@ pub struct Refresh {
     missing: HashSet<String>,
     parent_ids: Vec<(u32, Option<i64>)>,
     rows: usize,
+    /// How many of them are not as the tree has them.
+    changed: usize,
     count: Option<i64>,
     trouble: Option<WholeTreeNeeded>,
 }
@@ -41,11 +46,24 @@ impl Refresh {
     pub fn new(tree: &LocationTree, asked: impl IntoIterator<Item = String>) -> Self {
         let mut tree = tree.clone();
         tree.types.begin();
-        Self { tree, missing: asked.into_iter().collect(), parent_ids: Vec::new(), rows: 0, count: None, trouble: None }
+        Self {
+            tree,
+            missing: asked.into_iter().collect(),
+            parent_ids: Vec::new(),
+            rows: 0,
+            changed: 0,
+            count: None,
+            trouble: None,
+        }
     }
 
     /// Most rows worth reading: with one more the whole is needed.
     pub fn rows_max(tree: &LocationTree) -> usize {
+        PATCH_MIN + tree.base.nodes.len() / READ_PART
+    }
+
+    /// Most changed locations worth keeping on top of the others.
+    fn changed_max(tree: &LocationTree) -> usize {
         PATCH_MIN + tree.base.nodes.len() / PATCH_PART
     }
 
@@ -63,8 +81,7 @@ impl Refresh {
 
     fn take_location(&mut self, row: &LocationNode<'_>) -> Result<(), WholeTreeNeeded> {
         self.rows += 1;
-        let rows_max = Self::rows_max(&self.tree);
-        if self.rows > rows_max || self.tree.patch.nodes.len() >= 2 * rows_max {
+        if self.rows > Self::rows_max(&self.tree) {
             return Err(WholeTreeNeeded::ManyChanges);
         }
         self.missing.remove(row.location_id);
@@ -88,6 +105,11 @@ impl Refresh {
             if same {
                 return Ok(());
             }
+        }
+        self.changed += 1;
+        let changed_max = Self::changed_max(tree);
+        if self.changed > changed_max || tree.patch.nodes.len() >= 2 * changed_max {
+            return Err(WholeTreeNeeded::ManyChanges);
         }
         let at = tree.patch.nodes.push(row, type_number).ok_or(WholeTreeNeeded::OtherIdentity)?;
         match known {
@@ -222,6 +244,23 @@ mod tests {
         assert_eq!(tree.patch.nodes.len(), 1);
     }
 
+    /// A bulk upload stamps very many locations with about one time, which is asked for again and again.
+    #[test]
+    fn rows_that_are_known_are_no_changes() {
+        let ids: Vec<String> = (0..20_000).map(|number| format!("l{number}")).collect();
+        let rows: Vec<LocationNode<'_>> = (100..).zip(&ids).map(|(id, name)| row(id, name, name, None)).collect();
+        let mut builder = TreeBuilder::default();
+        builder.take(&TreeRow::Type { id: 1, name: "village" });
+        rows.iter().for_each(|row| builder.take(&TreeRow::Location(*row)));
+        let uploaded = builder.finish(2_000_000_000);
+        assert!(9_000 > Refresh::changed_max(&uploaded));
+        let mut again = rows[..9_000].to_vec();
+        again[7].name = Some("renamed");
+        let after = refreshed(&uploaded, &[], &again, Some(20_000)).unwrap();
+        assert_eq!((path(&after, "l7").as_deref(), after.patch.nodes.len()), (Some("renamed"), 1));
+        assert_eq!(refreshed(&uploaded, &[], &rows, None).unwrap_err(), WholeTreeNeeded::ManyChanges);
+    }
+
     #[test]
     fn what_changes_do_not_explain_needs_the_whole_tree() {
         let tree = tree();
@@ -233,7 +272,7 @@ mod tests {
         let gone = refreshed(&tree, &["v1"], &[], None).unwrap();
         let back = row(4, "v1", "V1", Some(2));
         assert_eq!(refreshed(&gone, &[], &[back], None).unwrap_err(), WholeTreeNeeded::OtherIdentity);
-        let ids: Vec<String> = (0..=Refresh::rows_max(&tree)).map(|number| format!("n{number}")).collect();
+        let ids: Vec<String> = (0..=Refresh::changed_max(&tree)).map(|number| format!("n{number}")).collect();
         let many: Vec<_> = (100..).zip(&ids).map(|(id, name)| row(id, name, name, None)).collect();
         assert_eq!(refreshed(&tree, &[], &many, None).unwrap_err(), WholeTreeNeeded::ManyChanges);
         assert_eq!(refreshed(&tree, &[], &many[1..], None).unwrap().len(), many.len() + 4);

@@ -105,6 +105,11 @@ impl LocationTree {
         self.newest_modified_us.min(self.observed_us).saturating_sub(LAST_MODIFIED_OVERLAP_US)
     }
 
+    /// The same for a look between two that go back so far, when the changed locations are named: only what is stamped later than all that is known.
+    pub fn stamped_after_us(&self) -> i64 {
+        self.newest_modified_us.min(self.observed_us).saturating_add(1)
+    }
+
     /// How many locations there are, archived ones included.
     pub fn len(&self) -> usize {
         let gone = self.patch.replaced.values().filter(|now| now.is_none()).count();

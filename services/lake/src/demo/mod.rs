@@ -141,7 +141,7 @@ fn writer_options(folder: &Path) -> WriterOptions {
             url: format!("sqlite:{}", folder.join("metastore.sqlite").display()).into(),
             connections_max: 1,
         },
-        tables: DeltaOptions::default(),
+        tables: DeltaOptions { index_folder: Some(folder.join("index")), ..DeltaOptions::default() },
         ingest: IngestOptions::default(),
         maintenance: MaintenanceOptions::default(),
         lease: LeaseOptions::default(),

@@ -48,7 +48,7 @@ impl Lake {
                 url: format!("sqlite:{}", folder.path().join("metastore.sqlite").display()).into(),
                 connections_max: 1,
             },
-            tables: DeltaOptions::default(),
+            tables: DeltaOptions { index_folder: Some(folder.path().join("index")), ..DeltaOptions::default() },
             ingest: IngestOptions { flush_age_ms: 5, ..IngestOptions::default() },
             maintenance: MaintenanceOptions::default(),
             lease: LeaseOptions::default(),

@@ -100,6 +100,10 @@ reasons! {
         meaning: "A message on the stream of rows cannot be decoded, so its rows are not in the lake.",
         next_step: "Check that enricher and writer have compatible versions and that nothing else publishes to lake.rows; then have HQ publish the records of that time again."
     }
+    TooManyTypes = "too_many_types" {
+        meaning: "The row is of a new type, and its project has as many types as tables.types_max allows. The lake keeps the state before this change.",
+        next_step: "Find out what makes so many types; leave them out in section take, or raise tables.types_max, then have HQ publish the records of that time again."
+    }
     RowImpossible = "row_impossible" {
         meaning: "The table store refuses the row, whatever else is in its batch.",
         next_step: "Read the detail: correct the record in HQ, which publishes it again, or report it as a fault of the lake."
@@ -179,6 +183,7 @@ mod tests {
                 "tombstone_too_large",
                 "enricher_failed",
                 "row_batch_malformed",
+                "too_many_types",
                 "row_impossible",
                 "table_unusable",
                 "quarantine_entry_malformed",

@@ -55,6 +55,7 @@ impl Running {
                 small_files_max: 2,
                 tiny_file_bytes: 0,
                 deleted_share_max: 1.0,
+                index_folder: Some(place("index")),
                 ..DeltaOptions::default()
             },
             ingest: IngestOptions { flush_age_ms: 5, ..IngestOptions::default() },

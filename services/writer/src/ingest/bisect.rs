@@ -1,6 +1,8 @@
 //! Finding the one bad row of a batch by bisection: the batch is halved until the row stands alone, then the row is described for the
 //! quarantine. Rows of a table that cannot be used are split off from their batch at once.
 
+use std::collections::HashSet;
+
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use arrow::json::LineDelimitedWriter;
@@ -40,18 +42,20 @@ pub(super) fn halves(batch: &SpaceBatch) -> [SpaceBatch; 2] {
     [first, second]
 }
 
-/// The rows of one type, each as a batch of its own, and the batch without them.
-pub(super) fn split_off_type(batch: SpaceBatch, document_type: &DocumentType) -> (Vec<SpaceBatch>, SpaceBatch) {
+/// The rows of some types, each as a batch of its own, and the batch without them.
+pub(super) fn split_off_types(batch: SpaceBatch, types: &HashSet<DocumentType>) -> (Vec<SpaceBatch>, SpaceBatch) {
     let (taken, upserts): (Vec<TableRows>, Vec<TableRows>) =
-        batch.upserts.into_iter().partition(|table| table.document_type == *document_type);
-    let rows = taken.into_iter().flat_map(|table| table.rows);
-    let rows = rows.flat_map(|rows| (0..rows.num_rows()).map(move |row| rows.slice(row, 1)));
-    let rows = rows.map(|row| SpaceBatch {
-        space: batch.space.clone(),
-        upserts: vec![TableRows { document_type: document_type.clone(), rows: vec![row] }],
-        tombstones: Vec::new(),
-    });
-    (rows.collect(), SpaceBatch { space: batch.space.clone(), upserts, tombstones: batch.tombstones })
+        batch.upserts.into_iter().partition(|table| types.contains(&table.document_type));
+    let mut alone = Vec::new();
+    for TableRows { document_type, rows } in taken {
+        let rows = rows.iter().flat_map(|rows| (0..rows.num_rows()).map(|row| rows.slice(row, 1)));
+        alone.extend(rows.map(|row| SpaceBatch {
+            space: batch.space.clone(),
+            upserts: vec![TableRows { document_type: document_type.clone(), rows: vec![row] }],
+            tombstones: Vec::new(),
+        }));
+    }
+    (alone, SpaceBatch { space: batch.space.clone(), upserts, tombstones: batch.tombstones })
 }
 
 /// Takes the rows of the type of a single row out of other parts of its batch, each as a batch of its own. None for a tombstone.
@@ -59,7 +63,7 @@ pub(super) fn take_type_of(row: &SpaceBatch, parts: &mut Vec<SpaceBatch>) -> Vec
     let Some(table) = row.upserts.first() else { return Vec::new() };
     let mut taken = Vec::new();
     for part in std::mem::take(parts) {
-        let (rows, rest) = split_off_type(part, &table.document_type);
+        let (rows, rest) = split_off_types(part, &HashSet::from([table.document_type.clone()]));
         taken.extend(rows);
         parts.push(rest);
     }

@@ -1,5 +1,6 @@
 //! Committing what was gathered of a space, and answering its messages.
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{FutureExt, TryStreamExt, stream};
 use lake_shared::error_chain::Chain;
-use lake_shared::identity::{Space, TableKey};
+use lake_shared::identity::{DocumentType, Space, TableKey};
 use lake_shared::panics;
 use lake_shared::quarantine::{self, QuarantineEntry, Reason};
 use lake_shared::queue::{Queue, Receipt};
@@ -68,6 +69,7 @@ enum StoreAnswer {
     /// The same failure as many times as were asked for.
     Unexplained(String),
     UnusableTable(TableKey, String),
+    TooManyTypes(HashSet<DocumentType>, String),
 }
 
 impl Flush {
@@ -165,10 +167,17 @@ impl Flush {
                     refused.push((part, Reason::RowFails, detail));
                 }
                 StoreAnswer::UnusableTable(table, detail) => {
-                    let (rows, rest) = bisect::split_off_type(part, &table.document_type);
+                    let types = HashSet::from([table.document_type.clone()]);
+                    let (rows, rest) = bisect::split_off_types(part, &types);
                     parts.push(rest);
                     tracing::warn!(%table, rows = rows.len(), "rows for a table that cannot be used go to quarantine");
                     refused.extend(rows.into_iter().map(|row| (row, Reason::TableUnusable, detail.clone())));
+                }
+                StoreAnswer::TooManyTypes(types, detail) => {
+                    let (rows, rest) = bisect::split_off_types(part, &types);
+                    tracing::warn!(space = %rest.space, types = types.len(), rows = rows.len(), "rows of too many types go to quarantine");
+                    parts.push(rest);
+                    refused.extend(rows.into_iter().map(|row| (row, Reason::TooManyTypes, detail.clone())));
                 }
             }
         }
@@ -216,6 +225,12 @@ impl Flush {
                     if batch.upserts.iter().any(|rows| rows.document_type == table.document_type) =>
                 {
                     return Ok(StoreAnswer::UnusableTable(table, reason));
+                }
+                Err(StoreError::TooManyTypes { space, types_max, refused })
+                    if batch.upserts.iter().any(|rows| refused.contains(&rows.document_type)) =>
+                {
+                    let detail = format!("{space} has {types_max} types, which is all that tables.types_max allows");
+                    return Ok(StoreAnswer::TooManyTypes(refused.into_iter().collect(), detail));
                 }
                 Err(error) => error,
             };

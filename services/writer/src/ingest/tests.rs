@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use lake_proto::queue::v1::{RowBatch, Tombstone};
 use lake_shared::escaped_names;
-use lake_shared::identity::{Kind, Space, TableKey};
+use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{Message, PublishError, Queue};
 use lake_shared::wire;
@@ -28,12 +28,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::IngestRequest;
 use super::{IngestOptions, run};
+use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
 use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
 
-/// Remembers ids by space; refuses ids that begin with `bad`, and tables of type `broken`; panics at ids that begin with `panic`; fails as often
-/// as told, and for the domains and types it is told of.
+/// Remembers ids by space; refuses ids that begin with `bad`, tables of type `broken`, and types that begin with `surplus`, all of them at once;
+/// panics at ids that begin with `panic`; fails as often as told, and for the domains and types it is told of.
 #[derive(Default)]
 pub(super) struct FakeStore {
     ids: Mutex<BTreeMap<Space, Vec<String>>>,
@@ -59,6 +60,11 @@ impl FakeStore {
 
     pub(super) fn let_through(&self, commits: usize) {
         self.gate.as_ref().unwrap().add_permits(commits);
+    }
+
+    /// Number of calls.
+    pub(super) fn applied(&self) -> usize {
+        self.applied.load(Ordering::SeqCst)
     }
 
     pub(super) fn ids(&self) -> Vec<String> {
@@ -94,6 +100,8 @@ impl TableStore for FakeStore {
         let fails =
             self.failures_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         let fails = fails || self.failing.lock().unwrap().contains(space.domain.as_str());
+        let types = batch.upserts.iter().map(|rows| rows.document_type.clone());
+        let surplus: Vec<DocumentType> = types.filter(|name| name.as_str().starts_with("surplus")).collect();
         let strange = |name: &str| self.unexplained.lock().unwrap().contains(name);
         let is_strange =
             strange(space.domain.as_str()) || batch.upserts.iter().any(|rows| strange(rows.document_type.as_str()));
@@ -104,6 +112,8 @@ impl TableStore for FakeStore {
         } else if let Some(rows) = batch.upserts.iter().find(|rows| rows.document_type.to_string() == "broken") {
             let table = TableKey { space: space.clone(), document_type: rows.document_type.clone() };
             Err(StoreError::UnusableTable { table, reason: "a column of a strange type".into() })
+        } else if !surplus.is_empty() {
+            Err(StoreError::TooManyTypes { space: space.clone(), types_max: 7, refused: surplus })
         } else if ids.iter().any(|id| id.starts_with("bad")) {
             Err(StoreError::BadRows { space: space.clone(), reason: "bad id".into() })
         } else {
@@ -245,6 +255,7 @@ async fn one_bad_row_goes_to_quarantine_and_the_rest_is_committed() {
     let sink = tokio::spawn(crate::quarantine_sink::run(
         Arc::clone(&running.queue) as Arc<dyn Queue>,
         Arc::clone(&metastore) as Arc<dyn Metastore>,
+        MaintenanceOptions::default().quarantine_bounds(),
         running.shutdown.clone(),
     ));
     running.publish(&payload("d", &["1", "2", "bad", "3", "4", "5", "bad too"], &["6"])).await.unwrap();
@@ -283,6 +294,7 @@ async fn rows_of_an_unusable_table_go_to_quarantine_and_the_rest_of_the_space_is
     let sink = tokio::spawn(crate::quarantine_sink::run(
         Arc::clone(&running.queue) as Arc<dyn Queue>,
         Arc::clone(&metastore) as Arc<dyn Metastore>,
+        MaintenanceOptions::default().quarantine_bounds(),
         running.shutdown.clone(),
     ));
     let broken = |ids: &[&str], gone: &[&str]| RowBatch { r#type: Some("broken".into()), ..payload("d", ids, gone) };

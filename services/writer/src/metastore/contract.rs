@@ -9,7 +9,10 @@ use lake_shared::escaped_names;
 use lake_shared::identity::{Kind, Space, TableKey};
 
 use super::fence::Fence;
-use super::{Metastore, MetastoreError, NewTable, QuarantineFilter, RecordedState, StoredTombstone, TableRecord};
+use super::{
+    Metastore, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, RecordedState, StoredTombstone,
+    TableRecord,
+};
 use crate::boot_clock::BootInstant;
 use crate::order_guard::TombstoneOrder;
 
@@ -24,8 +27,10 @@ pub async fn holds(metastore: &dyn Metastore) {
     many_commits_are_recorded_at_once(metastore).await;
     tombstones_are_kept_per_space(metastore).await;
     tombstones_are_replaced_and_forgotten_by_their_order(metastore).await;
+    tombstones_have_a_bound(metastore).await;
     writes_end_with_their_lease(metastore).await;
     the_quarantine_counts_repetitions(metastore).await;
+    the_quarantine_has_bounds(metastore).await;
     leases_have_one_owner(metastore).await;
 }
 
@@ -311,13 +316,77 @@ async fn the_quarantine_counts_repetitions(metastore: &dyn Metastore) {
         stage: Some("writer".into()),
         reason: Some("row_impossible".into()),
         domain: Some("demo".into()),
+        document_id: Some("1".into()),
     };
+    let of_another = QuarantineFilter { document_id: Some("2".into()), ..filter.clone() };
+    assert_eq!(metastore.quarantined_count(&of_another).await.unwrap(), 0);
     assert_eq!(metastore.quarantined(&filter, 10, 0).await.unwrap(), listed[1..]);
     let nothing = QuarantineFilter { domain: Some("' OR 1 = 1 --".into()), ..QuarantineFilter::default() };
     assert_eq!(metastore.quarantined_count(&nothing).await.unwrap(), 0);
     assert!(metastore.release(&listed[0].fingerprint).await.unwrap());
     assert!(!metastore.release(&listed[0].fingerprint).await.unwrap());
     assert_eq!(metastore.quarantined_count(&everything).await.unwrap(), 1);
+}
+
+/// Before this the quarantine holds an entry of another test, which is old.
+async fn the_quarantine_has_bounds(metastore: &dyn Metastore) {
+    let bounds = |entries_max, payload_bytes_max| QuarantineBounds {
+        age_max_us: 3_600 * SECOND,
+        entries_max,
+        payload_bytes_max,
+    };
+    let ids = async || {
+        let entries = metastore.quarantined(&QuarantineFilter::default(), 1_000, 0).await.unwrap();
+        let mut ids: Vec<String> = entries.into_iter().map(|entry| entry.entry.id).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(metastore.limit_quarantine(&bounds(100, 1_000)).await.unwrap(), 1, "what is older than an hour goes");
+    assert_eq!(ids().await, Vec::<String>::new());
+    let now_us = chrono::Utc::now().timestamp_micros();
+    let entry = |domain: &str, n: i64| Quarantined {
+        reason: "row_impossible".into(),
+        domain: domain.into(),
+        id: format!("{domain} {n:02}"),
+        payload: vec![0; 10].into(),
+        quarantined_us: now_us + n,
+        ..Quarantined::default()
+    };
+    // A flood of one project comes after the three entries of another.
+    for n in 0..3 {
+        metastore.quarantine("writer", &entry("calm", n)).await.unwrap();
+    }
+    for n in 10..40 {
+        metastore.quarantine("writer", &entry("flood", n)).await.unwrap();
+    }
+    assert_eq!(metastore.limit_quarantine(&bounds(100, 1_000)).await.unwrap(), 0);
+    assert_eq!(metastore.limit_quarantine(&bounds(8, 1_000)).await.unwrap(), 25);
+    let calm = ["calm 00", "calm 01", "calm 02"];
+    assert_eq!(ids().await, [&calm[..], &["flood 35", "flood 36", "flood 37", "flood 38", "flood 39"]].concat());
+    assert_eq!(metastore.limit_quarantine(&bounds(8, 59)).await.unwrap(), 3);
+    assert_eq!(ids().await, [&calm[..], &["flood 38", "flood 39"]].concat());
+    assert_eq!(metastore.limit_quarantine(&bounds(0, 59)).await.unwrap(), 5);
+}
+
+async fn tombstones_have_a_bound(metastore: &dyn Metastore) {
+    let (space, other) = (table("bounded", Kind::Case, "").space, table("bounded", Kind::Form, "").space);
+    let tombstone = |n: u128| StoredTombstone {
+        id_hash: n,
+        id: n.to_string(),
+        order: TombstoneOrder { version_us: None, observed_us: 1 },
+    };
+    metastore.remember_tombstones(&other, &[tombstone(0)]).await.unwrap();
+    // The younger ones come later, whatever their ids.
+    for part in [[5, 1, 4], [3, 2, 0]] {
+        metastore.remember_tombstones(&space, &part.map(tombstone)).await.unwrap();
+        // SQLite tells milliseconds.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(metastore.limit_tombstones(&space, 6).await.unwrap(), 0);
+    assert_eq!(metastore.limit_tombstones(&space, 3).await.unwrap(), 3);
+    let left = metastore.tombstones(&space, None, 10).await.unwrap();
+    assert_eq!(left.iter().map(|tombstone| tombstone.id_hash).collect::<Vec<_>>(), [0, 2, 3]);
+    assert_eq!(metastore.tombstones(&other, None, 10).await.unwrap().len(), 1);
 }
 
 async fn leases_have_one_owner(metastore: &dyn Metastore) {

@@ -14,6 +14,7 @@ pub(super) const POSTGRES: &[MigrationText] = &[
     (1, "metastore", include_str!("../../migrations/postgres/0001_metastore.sql")),
     (2, "lease_address", include_str!("../../migrations/postgres/0002_lease_address.sql")),
     (3, "lease_wanted", include_str!("../../migrations/postgres/0003_lease_wanted.sql")),
+    (4, "quarantine_document", include_str!("../../migrations/postgres/0004_quarantine_document.sql")),
 ];
 
 /// Those for SQLite.
@@ -21,6 +22,7 @@ pub(super) const SQLITE: &[MigrationText] = &[
     (1, "metastore", include_str!("../../migrations/sqlite/0001_metastore.sql")),
     (2, "lease_address", include_str!("../../migrations/sqlite/0002_lease_address.sql")),
     (3, "lease_wanted", include_str!("../../migrations/sqlite/0003_lease_wanted.sql")),
+    (4, "quarantine_document", include_str!("../../migrations/sqlite/0004_quarantine_document.sql")),
 ];
 
 /// Runs what a database lacks of these migrations.

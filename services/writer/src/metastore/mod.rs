@@ -22,6 +22,7 @@ pub mod fence;
 mod lease_sql;
 mod migrations;
 pub mod postgres;
+mod quarantine;
 mod rows;
 mod sql;
 pub mod sqlite;
@@ -150,6 +151,19 @@ pub struct QuarantineFilter {
     pub reason: Option<String>,
     /// Entries about documents of this domain.
     pub domain: Option<String>,
+    /// Entries about documents with this id.
+    pub document_id: Option<String>,
+}
+
+/// How much the quarantine keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuarantineBounds {
+    /// Age beyond which an entry goes, microseconds since it last came.
+    pub age_max_us: i64,
+    /// Most entries.
+    pub entries_max: i64,
+    /// Most bytes of payloads, over all entries.
+    pub payload_bytes_max: i64,
 }
 
 /// A right that one owner at a time has until it expires, for example the right to commit to the lake's tables.
@@ -257,6 +271,9 @@ pub trait Metastore: Send + Sync {
     /// Forgets the tombstones that were remembered longer ago than this, by the database's clock. Answers how many.
     async fn forget_old_tombstones(&self, space: &Space, older_than_us: i64) -> Result<u64, MetastoreError>;
 
+    /// Forgets the oldest tombstones of a space beyond this number. Answers how many.
+    async fn limit_tombstones(&self, space: &Space, count_max: i64) -> Result<u64, MetastoreError>;
+
     /// Stores an entry of the quarantine. If it is there already (same fingerprint), its attempts are counted up, and detail and time are
     /// replaced.
     async fn quarantine(&self, stage: &str, entry: &Quarantined) -> Result<(), MetastoreError>;
@@ -271,6 +288,9 @@ pub trait Metastore: Send + Sync {
 
     /// Number of entries that the filter matches.
     async fn quarantined_count(&self, filter: &QuarantineFilter) -> Result<u64, MetastoreError>;
+
+    /// Removes entries that are too old, and entries beyond the bounds: the older ones of the domains that have most. Answers how many.
+    async fn limit_quarantine(&self, bounds: &QuarantineBounds) -> Result<u64, MetastoreError>;
 
     /// Removes an entry from the quarantine, after its cause was mended or it was given up. Answers whether it was there.
     async fn release(&self, fingerprint: &str) -> Result<bool, MetastoreError>;

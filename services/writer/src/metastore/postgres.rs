@@ -14,11 +14,13 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 use super::fence::{Fence, LeaseLost};
 use super::lease_sql::{LeaseConnection, lease_statements};
 use super::migrations;
+use super::quarantine::quarantine_statements;
 use super::rows::{self, storable};
 use super::sql::{self, failed, metastore_adapter};
 use super::tombstone_sql::tombstone_statements;
 use super::{
-    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, RecordedState, StoredTombstone, TableRecord,
+    Lease, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, QuarantineRecord, RecordedState,
+    StoredTombstone, TableRecord,
 };
 use crate::key_index::IdHash;
 use crate::order_guard::TombstoneOrder;
@@ -81,6 +83,7 @@ fn pool(options: &PgConnectOptions, connections_max: u32) -> PgPool {
         .connect_lazy_with(options.clone())
 }
 
+quarantine_statements!(PostgresMetastore, sqlx::Postgres);
 metastore_adapter!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT");
 tombstone_statements!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT");
 // Renewing changes no key, so it passes a row that is locked with FOR KEY SHARE; FOR UPDATE does not.

@@ -9,21 +9,6 @@ macro_rules! metastore_adapter {
                 sqlx::AssertSqlSafe(text.replace("{now}", $now))
             }
 
-            /// Conditions of a filter of the quarantine.
-            fn filtered(
-                select: &'static str,
-                filter: &$crate::metastore::QuarantineFilter,
-            ) -> sqlx::QueryBuilder<$database> {
-                let mut query = sqlx::QueryBuilder::<$database>::new(select);
-                let conditions = [(" AND stage = ", &filter.stage), (" AND reason = ", &filter.reason), (" AND domain = ", &filter.domain)];
-                for (condition, value) in conditions {
-                    if let Some(value) = value {
-                        query.push(condition).push_bind(value.clone());
-                    }
-                }
-                query
-            }
-
             /// Inserts tables under names of one kind, those left out whose name or key is taken.
             async fn insert_tables(
                 transaction: &mut sqlx::Transaction<'_, $database>,
@@ -130,36 +115,6 @@ macro_rules! metastore_adapter {
                 transaction.commit().await?;
                 Ok(recorded == states.len() as u64)
             }
-
-            async fn store_quarantined(&self, stage: &str, entry: &lake_proto::queue::v1::Quarantined) -> Result<(), sqlx::Error> {
-                let lineage = entry.lineage.clone().unwrap_or_default();
-                let kind = lake_shared::identity::Kind::from_proto(entry.kind).map_or("", |kind| kind.name());
-                sqlx::query(
-                    "INSERT INTO quarantine (fingerprint, stage, reason, detail, domain, kind, type, document_id, payload, \
-                     topic, partition_id, offset_id, published_us, fetched_us, at_us) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
-                     ON CONFLICT (fingerprint) DO UPDATE SET attempts = quarantine.attempts + 1, \
-                     detail = excluded.detail, at_us = excluded.at_us",
-                )
-                .bind($crate::metastore::quarantine_fingerprint(stage, entry))
-                .bind(storable(stage).into_owned())
-                .bind(storable(&entry.reason).into_owned())
-                .bind(storable(&entry.detail).into_owned())
-                .bind(storable(&entry.domain).into_owned())
-                .bind(kind)
-                .bind(storable(&entry.r#type).into_owned())
-                .bind(storable(&entry.id).into_owned())
-                .bind(entry.payload.to_vec())
-                .bind(storable(&lineage.topic).into_owned())
-                .bind(i64::from(lineage.partition))
-                .bind(lineage.offset)
-                .bind(lineage.published_us)
-                .bind(lineage.fetched_us)
-                .bind(entry.quarantined_us)
-                .execute(&self.pool)
-                .await
-                .map(drop)
-            }
         }
 
         #[async_trait::async_trait]
@@ -255,6 +210,11 @@ macro_rules! metastore_adapter {
                 forgotten.map_err(failed(|| format!("forget old tombstones of {space}")))
             }
 
+            async fn limit_tombstones(&self, space: &Space, count_max: i64) -> Result<u64, MetastoreError> {
+                let forgotten = self.keep_tombstones_within(space, count_max).await;
+                forgotten.map_err(failed(|| format!("forget the oldest tombstones of {space}")))
+            }
+
             async fn quarantine(&self, stage: &str, entry: &Quarantined) -> Result<(), MetastoreError> {
                 self.store_quarantined(stage, entry).await.map_err(failed(|| "store a quarantine entry".into()))
             }
@@ -278,6 +238,10 @@ macro_rules! metastore_adapter {
                 let mut query = Self::filtered("SELECT COUNT(*) FROM quarantine WHERE 1 = 1", filter);
                 let count = query.build_query_scalar::<i64>().fetch_one(&self.pool).await;
                 count.map(i64::unsigned_abs).map_err(failed(|| "count the quarantine".into()))
+            }
+
+            async fn limit_quarantine(&self, bounds: &QuarantineBounds) -> Result<u64, MetastoreError> {
+                self.keep_quarantine_within(bounds).await.map_err(failed(|| "remove old quarantine entries".into()))
             }
 
             async fn release(&self, fingerprint: &str) -> Result<bool, MetastoreError> {

@@ -14,11 +14,13 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use super::fence::{Fence, LeaseLost};
 use super::lease_sql::{LeaseConnection, lease_statements};
 use super::migrations;
+use super::quarantine::quarantine_statements;
 use super::rows::{self, storable};
 use super::sql::{self, failed, metastore_adapter};
 use super::tombstone_sql::tombstone_statements;
 use super::{
-    Lease, MetastoreError, NewTable, QuarantineFilter, QuarantineRecord, RecordedState, StoredTombstone, TableRecord,
+    Lease, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, QuarantineRecord, RecordedState,
+    StoredTombstone, TableRecord,
 };
 use crate::key_index::IdHash;
 use crate::order_guard::TombstoneOrder;
@@ -72,6 +74,7 @@ impl SqliteMetastore {
     }
 }
 
+quarantine_statements!(SqliteMetastore, sqlx::Sqlite);
 metastore_adapter!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') * 1000000 AS INTEGER)");
 tombstone_statements!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') * 1000000 AS INTEGER)");
 // One transaction at a time writes, whatever it locks.

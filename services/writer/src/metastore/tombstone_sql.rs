@@ -120,6 +120,32 @@ macro_rules! tombstone_statements {
                 }
             }
 
+            /// Forgets the oldest tombstones of a space beyond a number, in portions.
+            async fn keep_tombstones_within(
+                &self,
+                space: &lake_shared::identity::Space,
+                count_max: i64,
+            ) -> Result<u64, sql::Failure> {
+                let count = "SELECT COUNT(*) FROM tombstone WHERE domain = $1 AND kind = $2";
+                let domain = || storable(space.domain.as_str()).into_owned();
+                let count = sqlx::query_scalar::<$database, i64>(count).bind(domain()).bind(space.kind.name());
+                let beyond = count.fetch_one(&self.pool).await?.saturating_sub(count_max);
+                let mut forgotten = 0;
+                while forgotten < beyond {
+                    let mut transaction = self.begin().await?;
+                    let oldest = "DELETE FROM tombstone WHERE domain = $1 AND kind = $2 AND id_hash IN (SELECT id_hash FROM tombstone \
+                         WHERE domain = $1 AND kind = $2 ORDER BY at_us LIMIT $3)";
+                    let oldest = sqlx::query(oldest).bind(domain()).bind(space.kind.name());
+                    let oldest = oldest.bind((beyond - forgotten).min(10_000)).execute(&mut *transaction).await?;
+                    transaction.commit().await?;
+                    if oldest.rows_affected() == 0 {
+                        break;
+                    }
+                    forgotten += i64::try_from(oldest.rows_affected()).unwrap_or(i64::MAX);
+                }
+                Ok(forgotten.unsigned_abs())
+            }
+
             /// Forgets tombstones that are still those that were seen.
             async fn forget(
                 &self,

@@ -1,12 +1,20 @@
 //! Names of columns, made of source paths: `/form/meta/userID` is `form__meta__userID`, `+month` is `month`.
 //!
 //! A name holds letters and digits of any script and `_ @ # -`. It is at most [`COLUMN_NAME_LENGTH_MAX`] bytes and unique
-//! within its table regardless of case, as most readers fold it. Names that had to be changed end in a fingerprint of their path.
+//! within its table regardless of case, as most readers fold it. Names that had to be changed end in a fingerprint of their path; so do fields that
+//! have the name of a column that the lake, Delta or Spark gives to a table by itself.
 
 use lake_shared::escaped_names;
 
 /// Longest column name, in bytes.
 pub const COLUMN_NAME_LENGTH_MAX: usize = 120;
+
+/// Begins the names of the lake's own columns.
+const OWN_START: &str = "_lake_";
+
+/// Columns that Delta's change data feed and Spark add to what they read: Delta refuses the change data feed where a table has one of the
+/// first three, and Spark's column would be hidden.
+const RESERVED: [&str; 4] = ["_change_type", "_commit_version", "_commit_timestamp", "_metadata"];
 
 /// The name a path has on its own, before other columns of the table are looked at.
 pub fn natural(path: &str) -> String {
@@ -19,7 +27,8 @@ pub fn natural(path: &str) -> String {
     };
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '@' | '#' | '-');
     let name: String = plain.chars().map(|c| if allowed(c) { c } else { '_' }).collect();
-    if name.is_empty() || name != plain || name.len() > COLUMN_NAME_LENGTH_MAX {
+    let is_field = !path.starts_with('+');
+    if name.is_empty() || name != plain || name.len() > COLUMN_NAME_LENGTH_MAX || is_field && is_reserved(&name) {
         return with_fingerprint(&name, path, 8);
     }
     name
@@ -33,6 +42,12 @@ pub fn unique(path: &str, taken: impl Fn(&str) -> bool) -> String {
         .chain((2..).map(|number: u64| with_fingerprint(&name, &format!("{path}\u{0}{number}"), 32)));
     // The last part of the chain never ends and never repeats.
     candidates.find(|candidate| !taken(&candidate.to_lowercase())).unwrap_or(name)
+}
+
+/// Whether a field of HQ must not have this name, in whatever case.
+fn is_reserved(name: &str) -> bool {
+    let name = name.to_lowercase();
+    name.starts_with(OWN_START) || RESERVED.contains(&name.as_str())
 }
 
 fn unescaped(segment: &str) -> String {
@@ -77,6 +92,17 @@ mod tests {
             assert_eq!(digits, &escaped_names::fingerprint(path)[..8], "{path} became {name}");
         }
         assert_ne!(natural("/a b"), natural("/a.b"));
+        for path in
+            ["/_change_type", "/_Commit_Version", "/_commit_timestamp", "/_METADATA", "/_lake_overflow", "/_LAKE_x"]
+        {
+            let digits = &escaped_names::fingerprint(path)[..8];
+            assert_eq!(
+                natural(path),
+                format!("{}__{digits}", &path[1..]),
+                "a field must not pass for a column of others"
+            );
+        }
+        assert_eq!([natural("/form/_metadata"), natural("/_delta_log")], ["form___metadata", "_delta_log"]);
         let long = natural(&format!("/{}", "é".repeat(5_000)));
         assert!(long.len() <= COLUMN_NAME_LENGTH_MAX, "{}", long.len());
     }

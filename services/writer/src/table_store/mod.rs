@@ -17,6 +17,7 @@ pub mod conversion;
 pub mod delta;
 mod durable_files;
 pub mod foreign_type;
+pub mod index_home;
 pub mod lake_store;
 pub mod schema_plan;
 
@@ -168,6 +169,16 @@ pub enum StoreError {
         table: TableKey,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The space has as many types as it may have. Quarantine the rows of the types that are named and apply the rest. Nothing was applied.
+    #[error("{space} has {types_max} types, which is all that tables.types_max allows; {} more are refused", refused.len())]
+    TooManyTypes {
+        /// The space.
+        space: Space,
+        /// How many types it may have.
+        types_max: usize,
+        /// Types of the batch for which there is no place.
+        refused: Vec<DocumentType>,
     },
     /// Perhaps a fault that some of the rows bring about: a panic, values that a library or the metastore refuse. A few tries are worth while;
     /// where it comes again and again, bisect the batch.

@@ -1,7 +1,7 @@
 //! What a table looks like, and what it must look like after a batch. Pure: decided before delta-rs sees anything.
 //!
 //! A column belongs to one source path for good. New fields become columns in the order in which they arrive; a column whose
-//! type cannot take a batch without loss becomes text; text fields beyond the limit go into the column of [`OVERFLOW_SOURCE`].
+//! type cannot take a batch without loss becomes text; fields beyond the limit go into the column of [`OVERFLOW_SOURCE`].
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -220,8 +220,35 @@ pub fn plan(current: &TableSchema, arriving: &[IncomingField], columns_max: usiz
     Ok(SchemaPlan { schema, changed, rewrites, overflow })
 }
 
-/// Adds the columns that still fit, and names the fields that do not. Fields that are not text are the lake's own or HQ's fixed
-/// ones: few, and they never overflow.
+/// Columns that a table may have beyond its limit for fields that are not plain text: HQ's fixed ones and those of location types are worth a column
+/// in a table that text has filled.
+const BEYOND_LIMIT_MAX: usize = 200;
+
+/// What a field can claim.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// The engine or everyone who reads needs it: it always gets a column. A dozen.
+    Needed,
+    /// The lake's columns of locations, and HQ's fields that are not text: usually few, but a project decides how many location types it has.
+    Preferred,
+    /// Text of HQ.
+    Text,
+}
+
+impl Claim {
+    fn of(field: &IncomingField) -> Self {
+        let source = field.source.as_str();
+        if source.starts_with("+_lake_") || FIRST.contains(&source) || FIXED.iter().any(|(fixed, _)| *fixed == source) {
+            Self::Needed
+        } else if source.starts_with('+') || field.column_type != ColumnType::String {
+            Self::Preferred
+        } else {
+            Self::Text
+        }
+    }
+}
+
+/// Adds the columns that still fit, and names the fields that do not.
 fn add_columns(schema: &mut TableSchema, fields: &[&IncomingField], columns_max: usize) -> HashSet<String> {
     let mut taken: HashSet<String> = schema.columns.iter().map(|column| column.name.to_lowercase()).collect();
     let mut add = |schema: &mut TableSchema, source: &str, column_type: ColumnType| {
@@ -230,15 +257,23 @@ fn add_columns(schema: &mut TableSchema, fields: &[&IncomingField], columns_max:
         schema.columns.push(Column::new(name, source.to_owned(), column_type));
     };
     let mut overflow = HashSet::new();
-    let typed = fields.iter().filter(|field| !may_overflow(field)).count();
+    let count = |claim: Claim| fields.iter().filter(|field| Claim::of(field) == claim).count();
     // The place of the overflow column itself is kept free until it is there.
     let reserved = usize::from(schema.position(OVERFLOW_SOURCE).is_none());
-    let mut room = columns_max.saturating_sub(schema.columns.len() + typed + reserved);
+    let needed = schema.columns.len() + count(Claim::Needed) + reserved;
+    let mut room_preferred = (columns_max + BEYOND_LIMIT_MAX).saturating_sub(needed);
+    let mut room = columns_max.saturating_sub(needed + count(Claim::Preferred).min(room_preferred));
     for field in fields {
-        if !may_overflow(field) {
-            add(schema, &field.source, field.column_type);
-        } else if room > 0 {
-            room -= 1;
+        let room = match Claim::of(field) {
+            Claim::Needed => {
+                add(schema, &field.source, field.column_type);
+                continue;
+            }
+            Claim::Preferred => &mut room_preferred,
+            Claim::Text => &mut room,
+        };
+        if *room > 0 {
+            *room -= 1;
             add(schema, &field.source, field.column_type);
         } else {
             overflow.insert(field.source.clone());
@@ -248,10 +283,6 @@ fn add_columns(schema: &mut TableSchema, fields: &[&IncomingField], columns_max:
         add(schema, OVERFLOW_SOURCE, ColumnType::String);
     }
     overflow
-}
-
-fn may_overflow(field: &IncomingField) -> bool {
-    field.column_type == ColumnType::String && field.source.starts_with('/') && !FIRST.contains(&field.source.as_str())
 }
 
 #[cfg(test)]
@@ -331,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn text_beyond_the_limit_overflows_and_nothing_else_does() {
+    fn text_beyond_the_limit_overflows_before_anything_else() {
         let mut arriving: Vec<_> = (0..10).map(|n| field(&format!("/p{n}"), ColumnType::String)).collect();
         arriving.push(field("/closed", ColumnType::Boolean));
         arriving.push(field("+month", ColumnType::Date));
@@ -340,6 +371,29 @@ mod tests {
         assert_eq!(planned.overflow.len(), 7);
         let again = plan(&planned.schema, &arriving, 6).unwrap();
         assert!(!again.changed && again.overflow == planned.overflow);
+    }
+
+    /// A project can have as many location types as it likes, each of which is six columns.
+    #[test]
+    fn columns_of_locations_and_numbers_have_a_limit_too() {
+        let mut arriving: Vec<_> = (0..1_000).map(|n| field(&format!("+level {n}_id"), ColumnType::String)).collect();
+        arriving.extend((0..1_000).map(|n| field(&format!("/number{n}"), ColumnType::Long)));
+        arriving.extend([field(ID_SOURCE, ColumnType::String), field(VERSION_SOURCE, ColumnType::Long)]);
+        arriving.extend([field("+month", ColumnType::Date), field("/text", ColumnType::String)]);
+        let planned = plan(&TableSchema::default(), &arriving, 100).unwrap();
+        assert_eq!(planned.schema.columns.len(), 100 + BEYOND_LIMIT_MAX);
+        for needed in [ID_SOURCE, VERSION_SOURCE, "+month", OVERFLOW_SOURCE] {
+            assert!(planned.schema.position(needed).is_some(), "{needed}");
+        }
+        // Each field has its place: a column, or the overflow.
+        let stored = |source: &str| planned.schema.position(source).is_some() != planned.overflow.contains(source);
+        assert!(arriving.iter().all(|field| stored(&field.source)));
+        let again = plan(&planned.schema, &arriving, 100).unwrap();
+        assert!(!again.changed && again.overflow == planned.overflow);
+        // What the engine needs comes even later than all places are taken.
+        let late = [field(OBSERVED_SOURCE, ColumnType::Timestamp), field("/late", ColumnType::Boolean)];
+        let later = plan(&planned.schema, &late, 100).unwrap();
+        assert!(later.schema.position(OBSERVED_SOURCE).is_some() && later.overflow.contains("/late"));
     }
 
     #[test]

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use lake_proto::queue::v1::RowBatch;
+use lake_proto::queue::v1::{Quarantined, RowBatch};
 use lake_shared::queue::{ConsumerOptions, Queue, Stream};
+use lake_shared::wire;
 
 use super::{FakeStore, message, payload, quick, start};
 use crate::ingest::IngestOptions;
@@ -61,6 +62,35 @@ async fn spaces_that_cannot_be_committed_leave_slots_to_the_others() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     running.publish(&payload("fine", &["f"], &[])).await.unwrap();
     assert_eq!(store.ids(), ["f"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn rows_of_too_many_types_go_to_quarantine_in_one_go_and_the_rest_is_committed() {
+    let store = FakeStore::new();
+    let options = IngestOptions { flush_rows_max: 202, flush_age_ms: 3_600_000, ..IngestOptions::default() };
+    let running = start(&store, options);
+    let surplus =
+        |n: usize| RowBatch { r#type: Some(format!("surplus {n}")), ..payload("d", &[&format!("s{n}")], &[]) };
+    let mut batches: Vec<RowBatch> = (0..200).map(surplus).collect();
+    batches.push(payload("d", &["1"], &["x"]));
+    let publishing = join_all(batches.iter().map(|batch| running.publish(batch)));
+    let options =
+        ConsumerOptions { durable_name: "test".into(), in_flight_max: 9, acknowledge_within: Duration::from_secs(60) };
+    let mut quarantine = running.queue.consumer(Stream::Quarantine, options).await.unwrap();
+    let emptying = async {
+        for _ in 0..200 {
+            let delivery = quarantine.next().await.unwrap().unwrap();
+            let entry: Quarantined = wire::decode(&delivery.payload).unwrap();
+            assert_eq!((entry.reason.as_str(), entry.r#type.starts_with("surplus ")), ("too_many_types", true));
+            assert!(entry.detail.contains("tables.types_max"), "{}", entry.detail);
+            delivery.receipt.acknowledge().await.unwrap();
+        }
+    };
+    let (published, ()) = tokio::join!(publishing, emptying);
+    assert!(published.iter().all(Result::is_ok));
+    assert_eq!(store.ids(), ["-x", "1"]);
+    assert_eq!(store.applied(), 2, "one try that is refused, and one without those types");
     running.stop().await;
 }
 

@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use deltalake::DeltaTableError;
-use lake_shared::identity::{Space, TableKey};
+use lake_shared::identity::{DocumentType, Space, TableKey};
 use lake_shared::panics;
 
 use crate::key_index::IndexError;
@@ -19,6 +19,9 @@ pub(crate) enum EngineError {
     BadRows(String),
     #[error("table {table} cannot be used: {reason}")]
     Unusable { table: TableKey, reason: String },
+    /// More types than a space may have. Those beyond are named.
+    #[error("the space has {types_max} types, and there is no place for {} more", refused.len())]
+    TooManyTypes { types_max: usize, refused: Vec<DocumentType> },
     /// Lasting trouble with the files of a table, met while something else was done.
     #[error("files of a table cannot be used")]
     Broken { number: TableNumber, source: Box<EngineError> },

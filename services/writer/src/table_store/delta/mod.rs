@@ -248,6 +248,9 @@ fn store_error(space: &Space, action: &'static str, error: EngineError) -> Store
     match error {
         EngineError::BadRows(reason) => StoreError::BadRows { space: space.clone(), reason },
         EngineError::Unusable { table, reason } => StoreError::UnusableTable { table, reason },
+        EngineError::TooManyTypes { types_max, refused } => {
+            StoreError::TooManyTypes { space: space.clone(), types_max, refused }
+        }
         error if permanent_error::may_be_due_to_rows(&error) => {
             StoreError::Unexplained { space: space.clone(), source: Box::new(error) }
         }

@@ -40,6 +40,10 @@ pub struct NamedTableOptions {
 pub struct DeltaOptions {
     /// Most columns of a table; text beyond them goes into the overflow column.
     pub columns_max: usize,
+    /// Most types of one kind in a project (tables of a space). Rows of further types go to quarantine.
+    pub types_max: usize,
+    /// Tables that have metrics of their own; the metrics of further ones are not told.
+    pub metrics_tables_max: usize,
     /// Size at which a data file is closed and the next begins, bytes.
     pub target_file_bytes: NonZeroU64,
     /// A file below this size is small, bytes.
@@ -65,8 +69,8 @@ pub struct DeltaOptions {
     pub partition_by: Vec<String>,
     /// Settings of single tables, by their names in the metastore.
     pub named: BTreeMap<String, NamedTableOptions>,
-    /// Folder of the key indexes on a local disk, about 24 bytes an id; without it they are in a temporary folder and built anew at
-    /// every start.
+    /// Folder of the key indexes on a local disk, about 24 bytes an id. Without it the writer takes [a folder of the
+    /// user](crate::table_store::index_home), and the engine alone a temporary one, in which they are built anew at every start.
     pub index_folder: Option<PathBuf>,
     /// Whether to begin although none of the tables that the metastore knows is there.
     pub start_without_tables: bool,
@@ -88,15 +92,19 @@ pub struct DeltaOptions {
     pub orphan_hours: u64,
     /// How long deletions are remembered, so that a late row does not bring an id back, hours.
     pub tombstone_retention_hours: u64,
+    /// Most deletions that are remembered of a space; beyond them the oldest are forgotten early.
+    pub tombstones_max: u32,
 }
 
 impl Default for DeltaOptions {
-    /// 2,000 columns, files of 128 MiB, small below 8 MiB, 8 small files, tiny up to 64 KiB, 15 % deleted rows, 8 overlapping files,
+    /// 2,000 columns, 10,000 types, metrics of 2,000 tables, files of 128 MiB, small below 8 MiB, 8 small files, tiny up to 64 KiB, 15 % deleted rows, 8 overlapping files,
     /// compactions of 2 GiB, copy on write below 64 MiB and up to 4 MiB/s, no partitions, 500,000 entries in memory, spaces of 256 MiB, 200 open
-    /// tables with 100,000 files, a checkpoint every 64 commits, 2 days, a day, 30 days.
+    /// tables with 100,000 files, a checkpoint every 64 commits, 2 days, a day, 30 days and 20 million deletions.
     fn default() -> Self {
         Self {
             columns_max: COLUMNS_MAX,
+            types_max: 10_000,
+            metrics_tables_max: 2_000,
             target_file_bytes: NonZeroU64::MIN.saturating_add((128 << 20) - 1),
             small_file_bytes: 8 << 20,
             small_files_max: 8,
@@ -119,6 +127,7 @@ impl Default for DeltaOptions {
             retention_hours: 2 * 24,
             orphan_hours: 24,
             tombstone_retention_hours: 30 * 24,
+            tombstones_max: 20_000_000,
         }
     }
 }
@@ -140,8 +149,18 @@ impl DeltaOptions {
         if !(self.deleted_share_max > 0.0 && self.deleted_share_max <= 1.0) {
             return Err("key `tables.deleted_share_max`: give a share above 0 and up to 1, such as 0.15".into());
         }
+        if self.types_max == 0 {
+            return Err("key `tables.types_max`: all rows would go to quarantine; give at least 1".into());
+        }
         if self.checkpoint_every_commits == 0 {
             return Err("key `tables.checkpoint_every_commits`: give at least 1".into());
+        }
+        if self.tombstone_retention_hours < self.retention_hours {
+            return Err(format!(
+                "key `tables.tombstone_retention_hours`: deletions would be forgotten while versions with the deleted rows can still be \
+                 restored, and their rows would stay; give at least tables.retention_hours ({})",
+                self.retention_hours
+            ));
         }
         if self.orphan_hours == 0 {
             let reason = "a clean-up would delete the files of commits under way; give at least 1";
@@ -173,6 +192,11 @@ mod tests {
         }
         assert!(DeltaOptions { orphan_hours: 0, ..DeltaOptions::default() }.validate().is_err());
         assert!(DeltaOptions { checkpoint_every_commits: 0, ..DeltaOptions::default() }.validate().is_err());
+        assert!(DeltaOptions { types_max: 0, ..DeltaOptions::default() }.validate().is_err());
+        let hours = |tombstone_retention_hours| DeltaOptions { tombstone_retention_hours, ..DeltaOptions::default() };
+        let error = hours(47).validate().expect_err("deletions are forgotten before files");
+        assert!(error.contains("tombstone_retention_hours") && error.contains("(48)"), "{error}");
+        assert_eq!(hours(48).validate(), Ok(()));
     }
 
     #[test]

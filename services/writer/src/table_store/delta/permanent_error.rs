@@ -31,6 +31,7 @@ pub(crate) fn is_permanent(error: &EngineError) -> bool {
         EngineError::Merge(error) => of_merge(error),
         EngineError::BadRows(_)
         | EngineError::Unusable { .. }
+        | EngineError::TooManyTypes { .. }
         | EngineError::Unwritten(_)
         | EngineError::Lake(_)
         | EngineError::Metastore(_)

@@ -19,6 +19,9 @@ const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 /// Longest folder name; file systems take 255 bytes.
 const FOLDER_LENGTH_MAX: usize = 220;
 
+/// What is kept free at the end of a folder that is cut.
+const HASH_LENGTH: usize = 20;
+
 /// The values of the partition columns of one file, in the order of the columns. Without columns: the whole table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Partition(Vec<Option<String>>);
@@ -56,6 +59,16 @@ impl Partition {
             |value: &String| value.len() < FOLDER_LENGTH_MAX / 2 && value.chars().all(is_plain) && value != NULL_FOLDER;
         self.0.iter().flatten().all(is_plain)
     }
+}
+
+/// Whether a folder holds files of a partition by one of these columns, written by the lake or by a program that escapes less.
+pub(crate) fn is_partition_folder(name: &str, columns: &[String]) -> bool {
+    columns.iter().any(|column| {
+        let mut own = format!("{}=", escaped(column));
+        // What is left of the name in a folder that was cut.
+        own.truncate(FOLDER_LENGTH_MAX - HASH_LENGTH);
+        name.starts_with(&own) || name.strip_prefix(column.as_str()).is_some_and(|rest| rest.starts_with('='))
+    })
 }
 
 /// Refuses partition columns that the lake cannot write: another program may have made the table anew.
@@ -129,7 +142,7 @@ fn shortened(name: String) -> String {
     let mut hasher = SipHasher24::new_with_keys(0, 0);
     hasher.write(name.as_bytes());
     // Escaped names are ASCII.
-    format!("{}~{:016x}", &name[..FOLDER_LENGTH_MAX - 20], hasher.finish())
+    format!("{}~{:016x}", &name[..FOLDER_LENGTH_MAX - HASH_LENGTH], hasher.finish())
 }
 
 #[cfg(test)]
@@ -173,6 +186,20 @@ mod tests {
         assert_eq!(text.values(&columns)["supervisor_id"].as_deref(), Some(NULL_FOLDER));
         assert!(null.is_plain() && !text.is_plain());
         assert_ne!(null.folder(&columns), text.folder(&columns));
+    }
+
+    #[test]
+    fn folders_of_partitions_are_known_by_their_columns() {
+        let columns = ["_id", "month", "_@x#", &format!("_{}", "é".repeat(59))].map(str::to_owned);
+        for column in &columns {
+            let folder = Partition(vec![Some("a".repeat(200))]).folder(std::slice::from_ref(column));
+            assert!(is_partition_folder(folder.as_ref(), &columns), "{folder}");
+        }
+        assert!(is_partition_folder("_@x#=by another program", &columns));
+        for other in ["_delta_log", "_lake", "_change_data", "_", "_idle=1", ".month=2024", "_delta_log=1"] {
+            assert!(!is_partition_folder(other, &columns), "{other}");
+        }
+        assert!(!is_partition_folder("_id=1", &[]));
     }
 
     #[test]

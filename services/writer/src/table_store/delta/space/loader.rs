@@ -6,6 +6,7 @@ use crate::metastore::Metastore;
 use crate::table_store::delta::log::table_access::TableAccess;
 use crate::table_store::delta::options::DeltaOptions;
 use crate::table_store::delta::space::index::upkeep::KeyIndexes;
+use crate::table_store::delta::space::measured_tables::MeasuredTables;
 
 /// Loads spaces and keeps them in step with the logs of their tables and with the metastore. Its methods stand with what they do: loading
 /// in `load`, new tables in `registration`, keys in `index::read_keys`, deletions in `tombstones`, telling the metastore in
@@ -14,11 +15,19 @@ pub(crate) struct SpaceLoader {
     access: Arc<TableAccess>,
     metastore: Arc<dyn Metastore>,
     indexes: KeyIndexes,
+    types_max: usize,
+    measured_tables: MeasuredTables,
 }
 
 impl SpaceLoader {
     pub(crate) fn new(access: Arc<TableAccess>, metastore: Arc<dyn Metastore>, options: &DeltaOptions) -> Self {
-        Self { access, metastore, indexes: KeyIndexes::new(options) }
+        Self {
+            access,
+            metastore,
+            indexes: KeyIndexes::new(options),
+            types_max: options.types_max,
+            measured_tables: MeasuredTables::new(options.metrics_tables_max),
+        }
     }
 
     pub(crate) fn access(&self) -> &TableAccess {
@@ -31,5 +40,15 @@ impl SpaceLoader {
 
     pub(crate) const fn indexes(&self) -> &KeyIndexes {
         &self.indexes
+    }
+
+    /// Most tables of a space.
+    pub(super) const fn types_max(&self) -> usize {
+        self.types_max
+    }
+
+    /// Which tables have metrics of their own.
+    pub(super) const fn measured_tables(&self) -> &MeasuredTables {
+        &self.measured_tables
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod index;
 pub(crate) mod live_files;
 pub(crate) mod load;
 pub(crate) mod loader;
+pub(crate) mod measured_tables;
 pub(crate) mod memory_size;
 pub(crate) mod reconcile;
 pub(crate) mod registration;

@@ -18,6 +18,9 @@ const FOLDERS_AT_ONCE: usize = 16;
 impl SpaceLoader {
     /// The numbers of tables, registering those that are new. Registered before their first commits, so that no table with rows is
     /// ever unknown to the metastore; a registered table without a log does no harm.
+    ///
+    /// # Errors
+    /// [`EngineError::TooManyTypes`] where the space would have more tables than it may; nothing is registered then.
     pub(crate) async fn numbers_of(
         &self,
         state: &mut SpaceState,
@@ -30,7 +33,13 @@ impl SpaceLoader {
         }
         let mut seen = HashSet::new();
         let new = document_types.iter().filter(|name| state.number_of(name).is_none() && seen.insert(*name));
-        let new: Vec<NewTable> = new.map(|name| self.new_table(state, name)).collect();
+        let new: Vec<&DocumentType> = new.collect();
+        let room = self.types_max().saturating_sub(state.tables().len());
+        if let Some(refused) = new.get(room..).filter(|refused| !refused.is_empty()) {
+            let refused = refused.iter().map(|name| (*name).clone()).collect();
+            return Err(EngineError::TooManyTypes { types_max: self.types_max(), refused });
+        }
+        let new: Vec<NewTable> = new.into_iter().map(|name| self.new_table(state, name)).collect();
         self.register(state, &new).await?;
         let number = |name: &DocumentType| state.number_of(name);
         let numbers: Option<Vec<TableNumber>> = document_types.iter().map(number).collect();

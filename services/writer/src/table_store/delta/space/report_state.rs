@@ -31,7 +31,9 @@ impl SpaceLoader {
             state.poison();
         }
         for number in numbers {
-            set_metrics(state.table(number));
+            if self.measured_tables().has(state.table(number).name()) {
+                set_metrics(state.table(number));
+            }
             state.table_mut(number).set_reported();
         }
         Ok(())

@@ -214,6 +214,26 @@ async fn files_in_folders_with_odd_names_are_told_apart() {
 }
 
 #[tokio::test]
+async fn files_of_partitions_by_a_column_with_an_underscore_go_like_others() {
+    let lake = Lake::new().await;
+    let options = DeltaOptions { partition_by: vec!["_round".into()], ..keeping(0, 1) };
+    let store = lake.open(options);
+    let round =
+        |round: i64| (0..5).map(|n| new_row(&numbered_id(n), round, &[("/_round", &round.to_string())])).collect();
+    for number in 1..=3 {
+        store.apply(batch(&[("t", round(number))], vec![])).await.unwrap();
+    }
+    let log = Log::of(&lake, "t");
+    assert!(files(&log).iter().all(|file| file.contains("_round=")), "{:?}", files(&log));
+    assert!(files(&log).len() >= 3);
+    assert!(clean_space(&store).await.unwrap().files_deleted >= 2);
+    let left: BTreeSet<String> = log.active().keys().cloned().collect();
+    assert_eq!(log.files("parquet"), left);
+    let read = lake.read("t").await;
+    assert!(read.len() == 5 && versions(&read).values().all(|version| *version == 3), "{read:?}");
+}
+
+#[tokio::test]
 async fn checkpoints_come_beside_commits_and_handles_go_on() {
     let lake = Lake::new().await;
     let store = lake.open(keeping(0, 24));

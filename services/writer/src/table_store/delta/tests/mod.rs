@@ -16,6 +16,7 @@ mod index;
 mod int96;
 mod lake;
 mod layout;
+mod limits;
 mod log;
 mod logged_paths;
 mod many_tables;

@@ -29,6 +29,7 @@ use crate::table_store::Maintained;
 use crate::table_store::delta::clock::now_us;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::deletion_vectors;
+use crate::table_store::delta::files::partition::is_partition_folder;
 use crate::table_store::delta::log::checkpoint_files::CheckpointFiles;
 use crate::table_store::delta::log::metadata;
 use crate::table_store::delta::log::protocol;
@@ -75,6 +76,13 @@ impl Vacuum {
         if unusable.as_ref().is_some_and(BTreeSet::is_empty) {
             let forgotten = self.metastore.forget_old_tombstones(space, older_than_us).await;
             maintained.tombstones_forgotten = forgotten.map_err(EngineError::Metastore)?;
+            let beyond = self.metastore.limit_tombstones(space, self.options.tombstones_max.into()).await;
+            let beyond = beyond.map_err(EngineError::Metastore)?;
+            if beyond > 0 {
+                let tombstones_max = self.options.tombstones_max;
+                tracing::warn!(%space, beyond, tombstones_max, "deletions are forgotten early; see tables.tombstones_max");
+                maintained.tombstones_forgotten += beyond;
+            }
             let retention = Duration::from_secs(self.options.tombstone_retention_hours.saturating_mul(3_600));
             if let Some(state) = cell.state.lock().await.as_mut() {
                 state.tombstones_mut().forget(retention, Instant::now());
@@ -216,11 +224,14 @@ struct LoggedFiles {
     active: HashSet<String>,
     /// Data files that were removed from the table, with the time of it, milliseconds since 1970.
     removed: HashMap<String, i64>,
+    /// What partitions the table.
+    partition_columns: Vec<String>,
 }
 
 impl LoggedFiles {
     async fn of(table: &DeltaTable, snapshot: &DeltaTableState) -> Result<Self, EngineError> {
-        let mut logged = Self::default();
+        let partition_columns = snapshot.metadata().partition_columns().to_vec();
+        let mut logged = Self { partition_columns, ..Self::default() };
         for view in snapshot.log_data().iter() {
             logged.active.insert(name_of(&view.object_store_path()));
             let vector = view.deletion_vector_descriptor().and_then(|vector| deletion_vectors::path_of(&vector));
@@ -274,7 +285,9 @@ enum Fate {
 
 /// Decides about a file in the folder of a table.
 fn fate_of(file: &ObjectMeta, logged: &LoggedFiles, note: &Note, ages: &Ages) -> Fate {
-    let hidden = file.location.parts().any(|part| part.as_ref().starts_with(['_', '.']));
+    // What others keep beside the data files (the log, changes, manifests) is in folders with these. A partition by `_id` has one as well.
+    let is_hidden = |name: &str| name.starts_with(['_', '.']) && !is_partition_folder(name, &logged.partition_columns);
+    let hidden = file.location.parts().any(|part| is_hidden(part.as_ref()));
     let is_of_tables = file.location.extension() == Some("parquet") || is_vectors(&file.location);
     let name = name_of(&file.location);
     if hidden || !is_of_tables || logged.active.contains(&name) {
@@ -394,6 +407,7 @@ mod tests {
         let logged = LoggedFiles {
             active: HashSet::from(["active.parquet".to_owned()]),
             removed: HashMap::from([("long_ago.parquet".to_owned(), 500), ("lately.parquet".to_owned(), 501)]),
+            partition_columns: vec!["_id".to_owned()],
         };
         let note = Note {
             version: 1,
@@ -408,5 +422,11 @@ mod tests {
         assert_eq!(old("found_now.parquet"), Fate::Superseded { since_ms: 1_000 });
         assert_eq!(fate("found_now.parquet", 701, &logged, &note), Fate::Kept, "of a commit under way");
         assert_eq!([old("_delta_log/1.parquet"), old("readme.txt"), old("other.bin")], [Fate::Kept; 3]);
+        assert_eq!(
+            old("_id=a/long_ago.parquet"),
+            Fate::Expired,
+            "a partition's folder may begin with the name of `_id`"
+        );
+        assert_eq!([old("_change_data/long_ago.parquet"), old("_id=a/.long_ago.parquet")], [Fate::Kept; 2]);
     }
 }

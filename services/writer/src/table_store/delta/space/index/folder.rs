@@ -18,9 +18,9 @@ impl IndexFolder {
             return Self { path, temporary: false };
         }
         let path = std::env::temp_dir().join(format!("commcare-lake-index-{}", Uuid::new_v4()));
-        tracing::info!(
+        tracing::warn!(
             folder = %path.display(),
-            "tables.index_folder is not set: key indexes are in a temporary folder and are built anew at every start"
+            "key indexes are in a temporary folder and are built anew at every start; set tables.index_folder"
         );
         Self { path, temporary: true }
     }
