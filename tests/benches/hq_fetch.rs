@@ -66,7 +66,7 @@ async fn measure(what: &str, shards: &mut TwoShards, mut batch: impl AsyncFnMut(
 async fn with_xml(blobs: &ObjectBlobs, observations: Vec<Observation<FormRows>>) -> Vec<(FormRows, bytes::Bytes)> {
     futures::stream::iter(observations.into_iter().filter_map(|observation| observation.rows))
         .map(async |rows| {
-            let xml = blobs.get(rows.xml.as_ref().unwrap()).await?.unwrap();
+            let xml = blobs.get(rows.xml.as_ref().unwrap()).await?.bytes().unwrap();
             Ok::<_, lake_hq::source::SourceError>((rows, xml))
         })
         .buffer_unordered(BLOBS_AT_ONCE)

@@ -354,11 +354,59 @@ async fn what_somebody_must_act_on_is_refused_and_what_passes_is_not() {
     installation.run("drop table form_processor_commcarecaseindexsql").await;
     installation.run(&insert_case("c1")).await;
     let gone = hq.cases(&ids(&["c1"]), ReadFrom::Primary).await.unwrap_err();
-    assert!(matches!(&gone, SourceError::Refused { reason, .. } if reason.contains("42P01")), "{gone}");
+    let says = |error: &SourceError| matches!(error, SourceError::Refused { reason, .. } if reason.contains("there is no table"));
+    assert!(says(&gone), "{gone}");
+    assert!(says(&hq.check().await.unwrap_err()), "it is not ready");
 
     let port = Port::free().unwrap();
     let nowhere = HqPostgresConfig::of_url(format!("postgres://lake@127.0.0.1:{}/x", port.number()));
     assert!(matches!(PostgresHq::connect(&nowhere).await, Err(SourceError::Unavailable { .. })));
+}
+
+/// HQ is brought to another version while the reader runs.
+#[tokio::test]
+async fn columns_that_go_or_get_another_name_are_looked_up_again() {
+    let mut installation = Installation::start().await;
+    installation.run(&insert_case("c1")).await;
+    installation
+        .run(
+            "insert into form_processor_xforminstancesql (form_id, domain, received_on, state) values ('f1', 'demo', now(), 1);
+             insert into locations_locationtype (domain, name) values ('demo', 'village');
+             insert into locations_sqllocation (domain, location_id, location_type_id, site_code, last_modified, is_archived, latitude)
+             values ('demo', 'l1', 1, 's', now(), false, 3)",
+        )
+        .await;
+    let prepared = HqPostgresConfig { prepared_statements: true, ..installation.config() };
+    for hq in [installation.hq().await, PostgresHq::connect(&prepared).await.unwrap()] {
+        let read = async || {
+            let mut case = hq.cases(&ids(&["c1"]), ReadFrom::Primary).await?.remove(0).rows.unwrap().case;
+            let form = hq.forms(&ids(&["f1"]), ReadFrom::Primary).await?.remove(0).rows.unwrap().form;
+            let asked = ids(&["l1"]);
+            let location = hq.location_rows(LocationKeys::LocationIds(&asked)).await?.rows.remove(0);
+            Ok::<_, SourceError>((case.remove("title"), form.contains_key("user_id"), location.latitude))
+        };
+        assert_eq!(read().await.unwrap(), (None, true, Some(3.0)));
+        let change = "alter table form_processor_commcarecasesql rename name to title;
+                      update form_processor_commcarecasesql set title = 'T';
+                      alter table form_processor_xforminstancesql drop user_id;
+                      alter table locations_sqllocation rename latitude to north";
+        installation.run(change).await;
+        assert_eq!(read().await.unwrap(), (Some(json!("T")), false, None));
+        hq.check().await.unwrap();
+
+        // A column without which nothing can be decided: the reader says so until it is back.
+        installation.run("alter table form_processor_xforminstancesql rename state to status").await;
+        let error = hq.forms(&ids(&["f1"]), ReadFrom::Primary).await.unwrap_err().to_string();
+        assert!(error.contains("no column state"), "{error}");
+        assert!(hq.check().await.unwrap_err().to_string().contains("no column state"));
+        let back = "alter table form_processor_xforminstancesql rename status to state;
+                    alter table form_processor_xforminstancesql add user_id varchar(255);
+                    alter table form_processor_commcarecasesql rename title to name;
+                    alter table locations_sqllocation rename north to latitude";
+        installation.run(back).await;
+        read().await.unwrap();
+        hq.check().await.unwrap();
+    }
 }
 
 #[tokio::test]

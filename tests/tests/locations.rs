@@ -93,6 +93,7 @@ impl Lake {
             case_options: CaseOptions::default(),
             // What is announced together must be one batch, also where it takes a while to say.
             options: FetchOptions { linger_ms: 500, ..FetchOptions::default() },
+            xml_watch: Arc::default(),
         };
         tokio::spawn(lake_fetcher::pipeline::run(feed.clone(), Arc::new(fetcher), shutdown.clone()));
         let options = EnricherOptions::default();
@@ -123,7 +124,7 @@ impl Lake {
 
     async fn locations(&self) -> HashMap<i64, Known> {
         let sql = "select l.id::bigint, l.location_id, l.name, l.site_code, t.name, l.is_archived, l.parent_id::bigint,
-                     l.latitude::float8, l.longitude::float8
+                     l.latitude::float8, l.longitude::float8, t.code
                    from locations_sqllocation l join locations_locationtype t on t.id = l.location_type_id";
         let rows = sqlx::query(sql).fetch_all(&self.hq.database).await.unwrap();
         let known = |row: sqlx::postgres::PgRow| {
@@ -135,6 +136,7 @@ impl Lake {
                 is_archived: row.get(5),
                 parent: row.get(6),
                 degrees: row.get::<Option<f64>, _>(7).zip(row.get(8)),
+                type_code: row.get(9),
             };
             (row.get(0), known)
         };
@@ -163,7 +165,7 @@ impl Lake {
             for (path, value) in cells_of(&way) {
                 assert_eq!(cells.get(&path), Some(&value), "{path} of {id}");
             }
-            let places = cells.keys().filter(|path| path.starts_with("+Level")).count();
+            let places = cells.keys().filter(|path| path.starts_with("+level")).count();
             assert_eq!(places, place_cells(&way).len(), "{id} has places that are not its own: {cells:?}");
         }
     }
@@ -195,6 +197,7 @@ struct Known {
     name: String,
     site_code: String,
     type_name: String,
+    type_code: String,
     is_archived: bool,
     parent: Option<i64>,
     degrees: Option<(f64, f64)>,
@@ -221,8 +224,8 @@ fn cells_of(way: &[&Known]) -> Cells {
 fn place_cells(way: &[&Known]) -> Cells {
     let mut cells = Cells::new();
     for above in way.iter().rev() {
-        cells.retain(|path, _| !path.starts_with(&format!("+{}_", above.type_name)));
-        let mut put = |what: &str, value: String| cells.insert(format!("+{}_{what}", above.type_name), value);
+        cells.retain(|path, _| !path.starts_with(&format!("+{}_", above.type_code)));
+        let mut put = |what: &str, value: String| cells.insert(format!("+{}_{what}", above.type_code), value);
         put("id", above.id.clone());
         put("name", above.name.clone());
         put("site_code", above.site_code.clone());
@@ -293,11 +296,17 @@ async fn a_changed_location_and_all_below_come_out_once_and_right() {
     let out = lake.announce(&ids, false).await;
     Lake::assert_rows(&out, &lake.locations().await, &[district, region]);
 
+    // A type that is renamed keeps its columns.
+    lake.hq.run("update locations_locationtype set name = 'Ward' where name = 'Level 5'").await.unwrap();
+    let out = lake.announce(&[lake.id(leaf).await], false).await;
+    Lake::assert_rows(&out, &lake.locations().await, &[leaf]);
+    assert!(out.paths.contains("+level_5_id") && !out.paths.iter().any(|path| path.starts_with("+Ward")));
+
     // A change of type names columns of all below anew.
     lake.hq
         .run(&format!(
             "update locations_sqllocation set last_modified = now(), location_type_id =
-                (select id from locations_locationtype where name = 'Level 5') where id = {district}"
+                (select id from locations_locationtype where code = 'level_5') where id = {district}"
         ))
         .await
         .unwrap();
@@ -358,8 +367,8 @@ async fn archived_deleted_and_misplaced_locations() {
 
 fn shown(row: TreeRow<'_>) -> String {
     match row {
-        TreeRow::Type { name, .. } => format!("type {name}"),
-        TreeRow::Location(node) => format!("{} {} {:?}", node.id, node.type_name, node.parent_id),
+        TreeRow::Type { key, .. } => format!("type {key}"),
+        TreeRow::Location(node) => format!("{} {} {:?}", node.id, node.type_key, node.parent_id),
         TreeRow::Count(count) => format!("{count} in all"),
     }
 }
@@ -387,10 +396,10 @@ async fn trees_and_ways_are_read_as_hq_has_them() {
     .unwrap();
     let database = hq.hq().await.unwrap().database;
     let read = async |domain, extent| tree(&*database, domain, extent).await;
-    let types = ["type Level 0", "type Level 1", "type Level 2", "type clinic"];
-    let nodes = ["1 Level 0 None", "2 Level 1 Some(1)", "3 Level 1 Some(1)", "4 Level 2 Some(2)", "5 Level 2 Some(3)"];
+    let types = ["type level_0", "type level_1", "type level_2", "type clinic"];
+    let nodes = ["1 level_0 None", "2 level_1 Some(1)", "3 level_1 Some(1)", "4 level_2 Some(2)", "5 level_2 Some(3)"];
     assert_eq!(read(DOMAIN, TreeExtent::Whole).await, [&nodes[..], &types[..]].concat());
-    let others = ["10 Level 0 Some(2)", "11 Level 0 Some(13)", "12 Level 0 Some(12)", "13 Level 0 Some(12)"];
+    let others = ["10 level_0 Some(2)", "11 level_0 Some(13)", "12 level_0 Some(12)", "13 level_0 Some(12)"];
     assert_eq!(read("other", TreeExtent::Whole).await, others);
     assert!(read("no\0body", TreeExtent::Whole).await.is_empty());
 

@@ -99,9 +99,9 @@ pub struct LakeColumnNames {
 }
 
 impl LakeColumnNames {
-    /// For a domain with these location types.
-    pub fn of_location_types<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { of_location_types: names.into_iter().map(|name| format!("{name}_id").into()).collect() }
+    /// For a domain with location types that are known by these keys.
+    pub fn of_location_types<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { of_location_types: keys.into_iter().map(|key| format!("{key}_id").into()).collect() }
     }
 
     /// Whether the lake adds a column of this name.

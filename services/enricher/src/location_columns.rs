@@ -3,7 +3,8 @@
 //! A case or form belongs to the location of its user; a case whose user has none in the tree (a web user, an import, a location that is gone) to its
 //! owner, where that is itself a location, as it is with case sharing.
 //!
-//! A case or form gets `+<type name>_id` of every ancestor-or-self of its user's location, archived ones included; a location row more
+//! A type is known by its code, which stays when it is renamed ([`lake_hq::source::location_type_key`]): so it has the same columns for ever.
+//! A case or form gets `+<type>_id` of every ancestor-or-self of its user's location, archived ones included; a location row more
 //! about each of its own ancestors. There is a column for every type of the domain, whether a location has it or not; where a type occurs
 //! twice among the ancestors, the nearest wins. A location that is not (or no longer) in the tree gives NULLs, never an error.
 //!
@@ -37,8 +38,8 @@ pub struct TypeColumns {
 }
 
 impl TypeColumns {
-    fn of(type_name: &str) -> Self {
-        let path = |suffix: &str| format!("+{type_name}_{suffix}").into_boxed_str();
+    fn of(type_key: &str) -> Self {
+        let path = |suffix: &str| format!("+{type_key}_{suffix}").into_boxed_str();
         Self {
             id: path("id"),
             name: path("name"),
@@ -61,9 +62,9 @@ pub struct DomainLocations {
 impl DomainLocations {
     /// The locations of a domain whose tree was read.
     pub fn new(tree: LocationTree) -> Arc<Self> {
-        let type_names = || tree.type_names().iter().map(|name| &**name);
-        let columns = type_names().map(TypeColumns::of).collect();
-        let names = LakeColumnNames::of_location_types(type_names());
+        let type_keys = || tree.type_keys().iter().map(|key| &**key);
+        let columns = type_keys().map(TypeColumns::of).collect();
+        let names = LakeColumnNames::of_location_types(type_keys());
         Arc::new(Self { tree, columns, names })
     }
 
@@ -82,7 +83,7 @@ impl DomainLocations {
         self.tree.len()
     }
 
-    /// Columns of each type, in the order of the types' names.
+    /// Columns of each type, in the order of the types' keys.
     pub fn type_columns(&self) -> &[TypeColumns] {
         &self.columns
     }

@@ -9,9 +9,10 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use bytes::Bytes;
 use chrono::Utc;
 use lake_hq::document_rules::{self, Disposition, TombstoneReason};
-use lake_hq::documents::case;
+use lake_hq::documents::{ReadDocument, case};
 use lake_hq::source::{CaseRows, Observation, Wanted};
 use lake_proto::queue::v1::{Lineage, Record, Tombstone};
 use lake_shared::error_chain::Chain;
@@ -28,6 +29,7 @@ use crate::publisher::{Destination, Outgoing};
 mod forms;
 mod locations;
 mod subtree;
+mod type_watch;
 
 /// Ids of a batch, each with what the messages said of it.
 pub(crate) type Changes = HashMap<String, Change>;
@@ -78,10 +80,8 @@ impl Fetcher {
     fn add_case(&self, fetched: &mut Fetched, changes: &Changes, observation: Observation<CaseRows>) {
         let disposition = document_rules::of_case(observation.rows.as_ref());
         self.add(fetched, Kind::Case, changes, &observation.id, observation.observed_us, disposition, || {
-            match &observation.rows {
-                Some(rows) => case::to_json(rows, self.case_options).map_err(|error| Chain(&error).to_string()),
-                None => Ok(Map::new()),
-            }
+            let read = observation.rows.as_ref().map(|rows| case::read(rows, self.case_options));
+            read.map(FetchedDocument::from).unwrap_or_default()
         });
     }
 
@@ -95,7 +95,7 @@ impl Fetcher {
         id: &str,
         observed_us: i64,
         disposition: Disposition,
-        document: impl FnOnce() -> Result<Map<String, Value>, String>,
+        document: impl FnOnce() -> FetchedDocument,
     ) {
         let lineage = lineage(changes, id);
         let tombstone = |reason: &str, version_us| Tombstone {
@@ -113,18 +113,18 @@ impl Fetcher {
                     let destination = Destination { domain, kind, document_type: None };
                     return fetched.outgoing.tombstone(destination, tombstone("type_not_taken", Some(version_us)));
                 }
-                match document().and_then(|members| serde_json::to_vec(&members).map_err(|error| error.to_string())) {
-                    Ok(document) => {
-                        let document = document.into();
-                        let record =
-                            Record { id: id.to_owned(), version_us, observed_us, document, lineage: Some(lineage) };
-                        let destination = Destination { domain, kind, document_type: Some(document_type) };
-                        fetched.outgoing.record(destination, record);
-                    }
-                    Err(detail) => {
-                        fetched.quarantined.push(unreadable(kind, &domain, &document_type, id, detail, lineage));
-                    }
+                let FetchedDocument { members, lacking } = document();
+                let incomplete = lacking.as_ref().map(|lacking| lacking.reason.code().to_owned());
+                if let Some(lacking) = lacking {
+                    let lineage = lineage.clone();
+                    fetched.quarantined.push(lacking.into_entry(kind, &domain, &document_type, id, lineage));
                 }
+                // A map of texts as keys can always be written.
+                let document = serde_json::to_vec(&members).unwrap_or_default().into();
+                let record =
+                    Record { id: id.to_owned(), version_us, observed_us, document, lineage: Some(lineage), incomplete };
+                let destination = Destination { domain, kind, document_type: Some(document_type) };
+                fetched.outgoing.record(destination, record);
             }
             Disposition::Tombstone { reason, version_us, domain, document_type } => {
                 let announced = || changes.get(id).into_iter().flat_map(Change::domains).map(Domain::from).collect();
@@ -151,22 +151,54 @@ fn skipped(reason: &'static str) {
     metrics::counter!(metric_names::MESSAGES_SKIPPED_TOTAL, "reason" => reason).increment(1);
 }
 
-fn unreadable(
-    kind: Kind,
-    domain: &Domain,
-    document_type: &DocumentType,
-    id: &str,
-    detail: String,
-    lineage: Lineage,
-) -> QuarantineEntry {
-    let document = DocumentIdentity {
-        domain: domain.as_str().into(),
-        kind: Some(kind),
-        document_type: document_type.as_str().into(),
-        id: id.into(),
-    };
-    let detail = format!("{kind} {id} of domain {domain}: {detail}");
-    QuarantineEntry::new(Stage::Fetcher, Reason::DocumentUnreadable, detail).document(document).lineage(Some(lineage))
+/// What was read of a record.
+#[derive(Default)]
+pub(crate) struct FetchedDocument {
+    pub(crate) members: Map<String, Value>,
+    /// What the document lacks; `None` where it is whole.
+    pub(crate) lacking: Option<LackingPart>,
+}
+
+/// Why a document lacks a part of what HQ has. The record is put on the queue without it and marked, and the quarantine says so to an operator.
+pub(crate) struct LackingPart {
+    pub(crate) reason: Reason,
+    pub(crate) detail: String,
+    /// What could not be understood.
+    pub(crate) payload: Bytes,
+}
+
+impl From<ReadDocument> for FetchedDocument {
+    fn from(read: ReadDocument) -> Self {
+        let lacking = read.unreadable.map(|error| LackingPart {
+            reason: Reason::DocumentUnreadable,
+            detail: Chain(&error).to_string(),
+            payload: Bytes::new(),
+        });
+        Self { members: read.members, lacking }
+    }
+}
+
+impl LackingPart {
+    fn into_entry(
+        self,
+        kind: Kind,
+        domain: &Domain,
+        document_type: &DocumentType,
+        id: &str,
+        lineage: Lineage,
+    ) -> QuarantineEntry {
+        let document = DocumentIdentity {
+            domain: domain.as_str().into(),
+            kind: Some(kind),
+            document_type: document_type.as_str().into(),
+            id: id.into(),
+        };
+        let detail = format!("{kind} {id} of domain {domain}: {}", self.detail);
+        QuarantineEntry::new(Stage::Fetcher, self.reason, detail)
+            .document(document)
+            .lineage(Some(lineage))
+            .payload(self.payload)
+    }
 }
 
 /// The lineage of an id whose record was read at this moment.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use lake_hq::documents::case::CaseOptions;
 use lake_hq::source::{Hq, SourceError};
+use lake_hq::xml_watch::XmlWatch;
 use lake_proto::queue::v1::Invalidation;
 use lake_shared::identity::Domain;
 use lake_shared::queue::{PublishError, Queue};
@@ -26,6 +27,8 @@ pub struct Fetcher {
     pub case_options: CaseOptions,
     /// Sizes of batches and pace of domains.
     pub options: FetchOptions,
+    /// How many forms are without XML.
+    pub xml_watch: Arc<XmlWatch>,
 }
 
 /// Why a batch was not finished: the process is stopping. Its messages will be handed out again.

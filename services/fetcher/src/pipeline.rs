@@ -11,6 +11,7 @@ use lake_shared::{escaped_names, quarantine};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::change_feed::{ChangeFeed, FeedMessage, Position};
 use crate::coalesce::{CoalescedChanges, coalesce};
@@ -27,6 +28,8 @@ use crate::options::FetchOptions;
 pub async fn run(feed: Arc<dyn ChangeFeed>, fetcher: Arc<Fetcher>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut in_flight = JoinSet::new();
     let pace = Arc::new(DomainPace::new(&fetcher.options));
+    let (watching, stopped) = (Arc::clone(&fetcher), shutdown.clone());
+    let _type_watch = AbortOnDropHandle::new(tokio::spawn(async move { watching.watch_location_types(stopped).await }));
     loop {
         while in_flight.try_join_next().is_some() {}
         let gathered = tokio::select! {

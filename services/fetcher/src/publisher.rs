@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lake_hq::documents::own_fields;
 use lake_proto::queue::v1::{Record, RecordBatch, Tombstone};
 use lake_shared::identity::{DocumentType, Domain, Kind};
 use lake_shared::quarantine::{self, DocumentIdentity, QuarantineEntry, Reason, Stage};
@@ -73,7 +74,7 @@ impl Outgoing {
     }
 
     /// Publishes everything; returns when all of it is safe on the queue. A record that is too large for a message of its own goes to
-    /// quarantine.
+    /// quarantine, and is published with HQ's own fields alone, as incomplete.
     ///
     /// # Errors
     /// [`PublishError::Closed`] when the queue is closed or `shutdown` comes first.
@@ -122,8 +123,9 @@ async fn publish_batch(
             Err(PublishError::TooLarge { size, size_max, .. }) => {
                 if let Some(half) = split(&mut batch) {
                     open.extend([batch, half]);
-                } else {
+                } else if !is_cut(&batch) {
                     quarantine_single(queue, &batch, size, size_max, shutdown).await?;
+                    open.extend(cut(batch));
                 }
             }
             Err(error) => return Err(error),
@@ -146,6 +148,19 @@ fn split(batch: &mut RecordBatch) -> Option<RecordBatch> {
         half.tombstones = batch.tombstones.split_off(tombstones / 2);
     }
     Some(half)
+}
+
+/// Whether a batch holds a record that was cut already: even that is too large, and the quarantine is all that tells of it.
+fn is_cut(batch: &RecordBatch) -> bool {
+    batch.records.iter().any(|record| record.incomplete.as_deref() == Some(Reason::RecordTooLarge.code()))
+}
+
+/// The only record of a batch without everything that may be large, so that its row in the lake does not go on to look current.
+fn cut(mut batch: RecordBatch) -> Option<RecordBatch> {
+    let (kind, record) = (Kind::from_proto(batch.kind)?, batch.records.first_mut()?);
+    record.document = serde_json::to_vec(&own_fields::of(kind, &record.document)).unwrap_or_default().into();
+    record.incomplete = Some(Reason::RecordTooLarge.code().to_owned());
+    Some(batch)
 }
 
 /// Quarantines the only record of a batch.
@@ -177,6 +192,12 @@ async fn quarantine_single(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use lake_proto::queue::v1::Quarantined;
+    use lake_test_kit::recording_queue::RecordingQueue;
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn destination() -> Destination {
@@ -230,5 +251,46 @@ mod tests {
         assert_eq!((batch.records.len(), half), (2, Some(3)));
         let mut single = RecordBatch { tombstones: vec![Tombstone::default()], ..RecordBatch::default() };
         assert!(split(&mut single).is_none());
+    }
+
+    /// Text that cannot be compressed.
+    fn noise(length: usize) -> String {
+        let digits = (0..).flat_map(|n: usize| escaped_names::fingerprint(&n.to_string()).into_bytes());
+        digits.map(char::from).take(length).collect()
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_too_large_comes_without_its_properties_and_marked() {
+        let queue = RecordingQueue::of_payload_size_max(20_000);
+        let mut outgoing = Outgoing::default();
+        let large = json!({"photo": noise(60_000), "_id": "large", "name": "Asha", "closed": false, "actions": []});
+        let small = json!({"_id": "small", "photo": "x"});
+        for document in [large, small.clone()] {
+            let id = document["_id"].as_str().unwrap().to_owned();
+            let record = Record { id, document: document.to_string().into(), ..Record::default() };
+            outgoing.record(destination(), record);
+        }
+        // HQ's own fields alone are too large: nothing more can be done but to say so.
+        let problem = json!({"_id": "hopeless", "name": noise(60_000)}).to_string().into();
+        outgoing.record(destination(), Record { id: "hopeless".into(), document: problem, ..Record::default() });
+        outgoing.publish(&queue, 100, &CancellationToken::new()).await.unwrap();
+        let batches =
+            queue.payloads("lake.records.").into_iter().map(|payload| wire::decode::<RecordBatch>(&payload).unwrap());
+        let mut records: Vec<(String, Option<String>, Value)> = batches
+            .flat_map(|batch| batch.records)
+            .map(|record| (record.id, record.incomplete, serde_json::from_slice(&record.document).unwrap()))
+            .collect();
+        records.sort_by(|one, other| one.0.cmp(&other.0));
+        let own = json!({"_id": "large", "name": "Asha", "closed": false});
+        let expected =
+            [("large".to_owned(), Some("record_too_large".to_owned()), own), ("small".to_owned(), None, small)];
+        assert_eq!(records, expected);
+        let quarantined = queue.payloads("lake.quarantine.").into_iter();
+        let mut quarantined: Vec<(String, String)> = quarantined
+            .map(|payload| wire::decode::<Quarantined>(&payload).unwrap())
+            .map(|entry| (entry.id, entry.reason))
+            .collect();
+        quarantined.sort();
+        assert_eq!(quarantined, ["hopeless", "large"].map(|id| (id.to_owned(), "record_too_large".to_owned())));
     }
 }

@@ -37,13 +37,13 @@ impl FetcherService {
     /// A fetcher from a feed and an HQ to a queue, all of them connected.
     pub fn build(feed: Arc<dyn ChangeFeed>, hq: Hq, queue: Arc<dyn Queue>, options: FetcherOptions) -> Self {
         let FetcherOptions { take, case_options, fetch } = options;
-        Self { feed, fetcher: Fetcher { hq, queue, take, case_options, options: fetch } }
+        Self { feed, fetcher: Fetcher { hq, queue, take, case_options, options: fetch, xml_watch: Arc::default() } }
     }
 
     /// What `/ready` asks of the fetcher: its feed, its queue, and HQ as far as it reads there.
     pub fn checks(&self) -> Vec<Check> {
         let Hq { database, blobs, .. } = self.fetcher.hq.clone();
-        let feed = Arc::clone(&self.feed);
+        let (feed, xml_watch) = (Arc::clone(&self.feed), Arc::clone(&self.fetcher.xml_watch));
         vec![
             Check::new("kafka", move || {
                 let feed = Arc::clone(&feed);
@@ -57,6 +57,10 @@ impl FetcherService {
             Check::new("hq blobs", move || {
                 let blobs = Arc::clone(&blobs);
                 async move { blobs.check().await.map_err(|error| error.to_string()) }
+            }),
+            Check::new("form xml", move || {
+                let xml_watch = Arc::clone(&xml_watch);
+                async move { xml_watch.check() }
             }),
         ]
     }

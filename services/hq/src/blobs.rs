@@ -1,8 +1,8 @@
 //! HQ's blob store: a folder, a bucket, or several of them asked in order, as HQ does while it migrates.
 //!
-//! Invariants: one blob cannot stop or exhaust the process: keys that HQ would not make, blobs over the size limit and blobs in no store are "not
-//! there" (the caller quarantines the form), while a store that does not answer is an error, never "not there"; no more reads are in flight than
-//! the turns allow, however many are asked for.
+//! Invariants: one blob cannot stop or exhaust the process: keys that HQ would not make and blobs in no store are "missing", blobs over the size
+//! limit "too large" (the caller quarantines the form), while a store that does not answer is an error, never "missing"; no more reads are in
+//! flight than the turns allow, however many are asked for.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use crate::pace::limit::{Class, LimitOptions};
 use crate::pace::{Turn, TurnOptions, Turns};
-use crate::source::{BlobReference, BlobStore, SourceError};
+use crate::source::{Blob, BlobReference, BlobStore, SourceError};
 
 /// Compressed blobs over this are expanded on a thread of their own, so that others are not held up.
 const EXPAND_ASIDE_BYTES: usize = 256 * 1024;
@@ -41,7 +41,7 @@ pub struct BlobsConfig {
     /// Most reads at one time; fewer while the stores answer slowly.
     #[serde(default = "defaults::reads_max")]
     pub reads_max: usize,
-    /// Largest blob, bytes, expanded. A form with a larger one goes to quarantine.
+    /// Largest blob, bytes, expanded. A form with a larger one goes to quarantine, and its row is marked as incomplete.
     #[serde(default = "defaults::size_max_bytes")]
     pub size_max_bytes: u64,
     /// How long one request may take, milliseconds.
@@ -164,10 +164,10 @@ impl ObjectBlobs {
 
 #[async_trait]
 impl BlobStore for ObjectBlobs {
-    async fn get(&self, blob: &BlobReference) -> Result<Option<Bytes>, SourceError> {
+    async fn get(&self, blob: &BlobReference) -> Result<Blob, SourceError> {
         let Some(path) = path_of_key(&blob.key) else {
             tracing::warn!(key = blob.key, "blob key is not one that HQ makes; not read");
-            return Ok(None);
+            return Ok(Blob::Missing);
         };
         let turn = self.turns.take().await;
         for (number, store) in self.stores.iter().enumerate() {
@@ -181,12 +181,12 @@ impl BlobStore for ObjectBlobs {
                         max = self.size_max,
                         "blob is too large; not read"
                     );
-                    return Ok(None);
+                    return Ok(Blob::TooLarge { size_max: self.size_max });
                 }
                 BlobLookUp::Bytes(stored) => return Ok(self.expand(stored, blob).await),
             }
         }
-        Ok(None)
+        Ok(Blob::Missing)
     }
 
     async fn check(&self) -> Result<(), SourceError> {
@@ -198,13 +198,13 @@ impl BlobStore for ObjectBlobs {
 }
 
 impl ObjectBlobs {
-    async fn expand(&self, stored: Bytes, blob: &BlobReference) -> Option<Bytes> {
+    async fn expand(&self, stored: Bytes, blob: &BlobReference) -> Blob {
         // XML never begins so. The column alone would fail on blobs that were restored expanded.
         if !stored.starts_with(&[0x1f, 0x8b]) {
             if blob.compressed {
                 tracing::debug!(key = blob.key, "blob should be compressed but is not; taken as it is");
             }
-            return Some(stored);
+            return Blob::Found(stored);
         }
         let size_max = self.size_max;
         let expanded = if stored.len() > EXPAND_ASIDE_BYTES {
@@ -217,15 +217,15 @@ impl ObjectBlobs {
             gunzip(&stored, size_max)
         };
         match expanded {
-            Ok(Some(bytes)) => Some(bytes),
+            Ok(Some(bytes)) => Blob::Found(bytes),
             Ok(None) => {
                 tracing::warn!(key = blob.key, max = size_max, "blob is too large when expanded; not read");
-                None
+                Blob::TooLarge { size_max }
             }
             Err(error) => {
                 // It is not XML either, so the form goes to quarantine as not well-formed.
                 tracing::warn!(key = blob.key, %error, "blob is broken gzip; handed on as it is");
-                Some(stored)
+                Blob::Found(stored)
             }
         }
     }

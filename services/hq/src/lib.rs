@@ -22,11 +22,14 @@
 //! Fetching
 //!
 //! * *A row is not there yet.* What a replica does not have is asked of the primary ([`postgres`]; `a_replica_does_not_count_for_what_is_newer_than_it`).
-//! * *The XML is missing, broken, or HQ itself cannot convert it.* The row stays with `form = {}`, and the form goes to quarantine ([`blobs`],
-//!   `stores_are_asked_in_order`; simulated HQ: `forms_are_read_as_the_life_wrote_them`). A store that does not answer is waited for
-//!   (`a_folder_that_goes_away_is_not_a_missing_blob`).
+//! * *The XML is missing, broken, or HQ itself cannot convert it.* The form goes to quarantine, and its row is marked as incomplete and keeps the
+//!   answers that it had ([`blobs`], `stores_are_asked_in_order`; simulated HQ: `forms_are_read_as_the_life_wrote_them`; writer:
+//!   `delta/tests/incomplete`). Many at once are told to the operator (fetcher: `many_missing_ones_are_told_until_they_are_few`). A store that
+//!   does not answer is waited for (`a_folder_that_goes_away_is_not_a_missing_blob`).
 //! * *A message names a wrong domain.* The row's domain counts (`the_domain_of_the_row_counts`; fetcher: `the_domain_of_the_row_decides_…`).
 //! * *The text of the id decides the shard.* It is never changed, and bound, never written into SQL (`check_vectors_hold`; tests: `hq_postgres`).
+//! * *HQ is brought to another version, and columns go or get other names.* The tables are looked at again; what is needed and missing stops `/ready`
+//!   (tests: `columns_that_go_or_get_another_name_are_looked_up_again`).
 //! * *pgbouncer, time-outs, a role that may only read.* (tests: `a_cancelled_or_timed_out_read_leaves_nothing_behind`,
 //!   `what_somebody_must_act_on_is_refused_and_what_passes_is_not`)
 //!
@@ -44,7 +47,12 @@
 //! * *Odd xmlns, case types, names of location types.* Escaped before they are a path (shared: `hostile_names_become_plain_tokens_and_come_back`;
 //!   tests: `locations_come_with_their_types_…`).
 //! * *Very large forms.* Limits on the blob (`what_is_too_large_is_not_read_packed_or_not`), on the XML (`xform_rules`: `limits`) and on the row (enricher:
-//!   `columns_max`) put one record into quarantine.
+//!   `columns_max`) put one record into quarantine; its row shows HQ's own fields and is marked ([`documents::own_fields`]; fetcher:
+//!   `a_record_that_is_too_large_comes_without_its_properties_and_marked`).
+//! * *`NaN`, `Infinity`, numbers of thirty digits, lists where objects belong, a hundred levels.* Read as HQ's Python reads them, no digit lost
+//!   (`numbers_keep_what_python_reads`, `metadata_is_read_as_python_reads_it`, `properties_that_are_no_texts_keep_all_that_they_say`).
+//! * *A location type is renamed.* Its columns follow its code, and its locations are emitted again (`a_type_keeps_its_column_when_it_is_renamed`;
+//!   fetcher: `the_locations_of_a_renamed_type_come_again`).
 //! * *U+0000 and halves of surrogate pairs.* ([`documents`]; `half_a_surrogate_pair_does_not_cost_the_case`, `odd_case_json_…`; an id with U+0000
 //!   is not asked for; tests: `hq_records`)
 //!
@@ -80,3 +88,4 @@ pub mod source;
 pub mod timestamp;
 pub mod users;
 pub mod xform;
+pub mod xml_watch;

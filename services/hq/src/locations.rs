@@ -9,9 +9,10 @@
 //! - Deletions leave no row that `last_modified` could show. [`Refresh`] takes the ids that messages named, and the number of rows shows
 //!   that a deletion was missed.
 //! - Updates that go past `save()` (bulk SQL) leave neither message nor stamp: only reading the whole tree again shows them.
-//! - A renamed type has no message either and renames columns. Types are told anew with every refresh, and locations hold a type's number.
+//! - A renamed type has no message either. Types are known by their codes, which stay, are told anew with every refresh, and locations hold a
+//!   type's number.
 //! - Types without any location have columns too, so that a column does not come and go with the last location of its type.
-//! - Ids are compared as text, untouched; type names are used as they are, with spaces and capitals.
+//! - Ids are compared as text, untouched; keys of types are used as they are, with spaces and capitals.
 
 mod ancestor_paths;
 mod location_types;
@@ -74,29 +75,53 @@ mod tests {
     }
 
     #[test]
-    fn lookups_and_type_names() {
+    fn lookups_and_type_keys() {
         let tree = country();
         assert_eq!(tree.get("d2").unwrap().type_index, Some(0));
         assert!(tree.get("D2").is_none());
-        let names: Vec<&str> = tree.type_names().iter().map(|name| &**name).collect();
-        assert_eq!(names, ["District", "State", "village"]);
+        let keys: Vec<&str> = tree.type_keys().iter().map(|key| &**key).collect();
+        assert_eq!(keys, ["District", "State", "village"]);
         assert_eq!((tree.len(), tree.observed_us()), (6, 9));
+    }
+
+    #[test]
+    fn a_type_keeps_its_column_when_it_is_renamed() {
+        let of = |name: &str, code: Option<&str>| {
+            let row = LocationRow {
+                location_id: "a".into(),
+                type_name: name.into(),
+                type_code: code.map(str::to_owned),
+                ..LocationRow::default()
+            };
+            let tree = LocationTree::from_rows(LocationRows { observed_us: 1, rows: vec![row] });
+            tree.type_keys()[0].to_string()
+        };
+        assert_eq!(
+            (of("Health Post", Some("health-post")), of("Clinic", Some("health-post"))),
+            ("health-post".into(), "health-post".into())
+        );
+        assert_eq!(
+            (of("Old", None), of("Older", Some(""))),
+            ("Old".into(), "Older".into()),
+            "types of before there were codes"
+        );
+        assert_eq!(of("supervisor", Some("sup")), "supervisor", "whose column every table has");
     }
 
     #[test]
     fn types_without_locations_are_there() {
         let mut builder = TreeBuilder::default();
-        builder.take(&TreeRow::Type { id: 1, name: "State" });
+        builder.take(&TreeRow::Type { id: 1, key: "State" });
         builder.take(&TreeRow::Location(LocationNode {
             location_id: "s",
             type_id: 1,
-            type_name: "State",
+            type_key: "State",
             ..LocationNode::default()
         }));
-        builder.take(&TreeRow::Type { id: 2, name: "Health Post" });
+        builder.take(&TreeRow::Type { id: 2, key: "Health Post" });
         let tree = builder.finish(1);
-        let names: Vec<&str> = tree.type_names().iter().map(|name| &**name).collect();
-        assert_eq!((names, tree.get("s").unwrap().type_index), (vec!["Health Post", "State"], Some(1)));
+        let keys: Vec<&str> = tree.type_keys().iter().map(|key| &**key).collect();
+        assert_eq!((keys, tree.get("s").unwrap().type_index), (vec!["Health Post", "State"], Some(1)));
     }
 
     #[test]
@@ -129,6 +154,6 @@ mod tests {
         ]);
         assert_eq!((path(&tree, "a"), path(&tree, "b"), tree.len()), (vec!["a"], vec!["a", "b"], 3));
         let empty = LocationTree::from_rows(LocationRows::default());
-        assert!(empty.is_empty() && empty.type_names().is_empty() && empty.get("a").is_none());
+        assert!(empty.is_empty() && empty.type_keys().is_empty() && empty.get("a").is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Names of the metrics of reading HQ. Label `source`: `database` (all of HQ's databases together) or `blobs`.
+//! Names of the metrics of reading HQ. Where there is a label `source`, it is `database` (all of HQ's databases together) or `blobs`.
 
 /// Gauge: most reads in flight at once now; falls when HQ answers slowly, label `source`.
 pub const IN_FLIGHT_LIMIT: &str = "lake_hq_in_flight_limit";
@@ -20,3 +20,6 @@ pub const CLOCK_STEPS_TOTAL: &str = "lake_hq_clock_steps_total";
 
 /// Gauge: 1 while every id is asked on all shards, because they do not hold the rows that their ranges promise, or because of `sharding = "all"`.
 pub const ALL_SHARDS_ASKED: &str = "lake_hq_all_shards_asked";
+
+/// Gauge: share of the last 200 live forms whose XML no blob store has, 0 to 1. From 0.1 on an alarm is raised.
+pub const FORM_XML_MISSING_SHARE: &str = "lake_hq_form_xml_missing_share";

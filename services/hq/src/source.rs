@@ -121,7 +121,22 @@ pub struct LocationRow {
     pub parent_id: Option<i64>,
 }
 
+/// What a location type is known by. Its code, which HQ makes of the first name and keeps when the type is renamed, or is deleted and made
+/// again; a type without a code by its name. The type that is named `supervisor` is known by that, as its column is promised.
+pub fn location_type_key<'t>(name: &'t str, code: Option<&'t str>) -> &'t str {
+    const SUPERVISOR: &str = "supervisor";
+    match code.filter(|code| !code.is_empty() && name != SUPERVISOR) {
+        Some(code) => code,
+        None => name,
+    }
+}
+
 impl LocationRow {
+    /// What its type is known by.
+    pub fn type_key(&self) -> &str {
+        location_type_key(&self.type_name, self.type_code.as_deref())
+    }
+
     /// What a tree in memory holds of it.
     pub fn node(&self, type_id: i64) -> LocationNode<'_> {
         LocationNode {
@@ -129,7 +144,7 @@ impl LocationRow {
             location_id: &self.location_id,
             name: self.name.as_deref(),
             type_id,
-            type_name: &self.type_name,
+            type_key: self.type_key(),
             site_code: &self.site_code,
             latitude: self.latitude,
             longitude: self.longitude,
@@ -148,6 +163,24 @@ pub struct LocationRows {
     /// In no particular order, archived ones included.
     pub rows: Vec<LocationRow>,
 }
+
+/// A row of `locations_locationtype`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocationTypeRow {
+    /// Primary key.
+    pub id: i64,
+    /// Project space of the type.
+    pub domain: String,
+    /// Its name, which HQ's users change.
+    pub name: String,
+    /// Its code; old types have none.
+    pub code: Option<String>,
+    /// When it was last saved, in microseconds since 1970; 0 in an HQ that does not note it.
+    pub last_modified_us: i64,
+}
+
+/// Most locations of a type that are told at a time.
+pub const LOCATIONS_OF_TYPE_MAX: usize = 1_000;
 
 /// Which locations to read.
 #[derive(Clone, Copy, Debug)]
@@ -180,10 +213,10 @@ pub struct LocationNode<'r> {
     pub location_id: &'r str,
     /// Name, may be null.
     pub name: Option<&'r str>,
-    /// Key of its type, `locations_locationtype.id`.
+    /// Primary key of its type, `locations_locationtype.id`.
     pub type_id: i64,
-    /// Name of its type, `locations_locationtype.name`.
-    pub type_name: &'r str,
+    /// What its type is known by, see [`location_type_key`].
+    pub type_key: &'r str,
     /// Unique within the domain.
     pub site_code: &'r str,
     /// Latitude in degrees; HQ shows 0 as null.
@@ -203,10 +236,10 @@ pub struct LocationNode<'r> {
 pub enum TreeRow<'r> {
     /// A location type of the domain, whether a location has it or not.
     Type {
-        /// Key of its type, `locations_locationtype.id`.
+        /// Its primary key, `locations_locationtype.id`.
         id: i64,
-        /// Name of its type, `locations_locationtype.name`.
-        name: &'r str,
+        /// What it is known by, see [`location_type_key`].
+        key: &'r str,
     },
     /// A location of the domain.
     Location(LocationNode<'r>),
@@ -297,15 +330,46 @@ pub trait HqDatabase: Send + Sync + 'static {
         take: &mut TakeTreeRow<'_>,
     ) -> Result<i64, SourceError>;
 
+    /// The location types of all domains that were saved at this time or later, microseconds of `last_modified`, in one statement; all of them
+    /// in an HQ that does not note it.
+    async fn location_types(&self, since_us: i64) -> Result<Vec<LocationTypeRow>, SourceError>;
+
+    /// Primary keys of the locations of a type, ascending from those greater than `after`, at most [`LOCATIONS_OF_TYPE_MAX`], in one statement.
+    async fn locations_of_type(&self, type_id: i64, after: i64) -> Result<Vec<i64>, SourceError>;
+
     /// Whether it can be read now; for `/ready`.
     async fn check(&self) -> Result<(), SourceError>;
+}
+
+/// What the blob stores have under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blob {
+    /// The bytes, uncompressed.
+    Found(Bytes),
+    /// No store has it.
+    Missing,
+    /// It has more bytes, uncompressed, than may be read.
+    TooLarge {
+        /// So many bytes may be read.
+        size_max: u64,
+    },
+}
+
+impl Blob {
+    /// The bytes, where they were read.
+    pub fn bytes(self) -> Option<Bytes> {
+        match self {
+            Self::Found(bytes) => Some(bytes),
+            Self::Missing | Self::TooLarge { .. } => None,
+        }
+    }
 }
 
 /// HQ's blob store, or several in the order in which HQ asks them.
 #[async_trait]
 pub trait BlobStore: Send + Sync + 'static {
-    /// The bytes under a key, uncompressed; `None` where no store has it.
-    async fn get(&self, blob: &BlobReference) -> Result<Option<Bytes>, SourceError>;
+    /// What is under a key.
+    async fn get(&self, blob: &BlobReference) -> Result<Blob, SourceError>;
 
     /// Whether it can be read now; for `/ready`.
     async fn check(&self) -> Result<(), SourceError>;

@@ -1,4 +1,4 @@
-//! A queue that takes and keeps every message, and has no consumers.
+//! A queue that keeps every message that is not too large, and has no consumers.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,16 +7,28 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 
-/// The largest message that it takes, bytes.
+/// The largest message that it takes unless said otherwise, bytes.
 const PAYLOAD_SIZE_MAX: usize = 8 << 20;
 
 /// A queue that keeps what is published.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RecordingQueue {
     messages: Mutex<Vec<Message>>,
+    payload_size_max: usize,
+}
+
+impl Default for RecordingQueue {
+    fn default() -> Self {
+        Self::of_payload_size_max(PAYLOAD_SIZE_MAX)
+    }
 }
 
 impl RecordingQueue {
+    /// A queue that refuses payloads of more bytes.
+    pub fn of_payload_size_max(payload_size_max: usize) -> Self {
+        Self { messages: Mutex::default(), payload_size_max }
+    }
+
     /// Payloads that were published to subjects that begin so, in the order of publishing.
     pub fn payloads(&self, subject_prefix: &str) -> Vec<Bytes> {
         let messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,6 +40,10 @@ impl RecordingQueue {
 #[async_trait]
 impl Queue for RecordingQueue {
     async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let (size, size_max) = (message.payload.len(), self.payload_size_max);
+        if size > size_max {
+            return Err(PublishError::TooLarge { subject: message.subject, size, size_max });
+        }
         self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
         Ok(())
     }
@@ -45,7 +61,7 @@ impl Queue for RecordingQueue {
     }
 
     fn payload_size_max(&self) -> usize {
-        PAYLOAD_SIZE_MAX
+        self.payload_size_max
     }
 
     async fn check(&self) -> Result<(), QueueError> {

@@ -197,7 +197,7 @@ fn possible_places(domain: &Domain, person: Option<&Person>, owner: Option<u32>,
             possible.push(cells);
         }
     };
-    let name = |level: &usize| format!("+{}_id", domain.place_types[*level].name);
+    let name = |level: &usize| format!("+{}_id", domain.place_types[*level].key());
     let mut assignments: Vec<Option<u32>> =
         person.iter().flat_map(|person| true_since(&person.assignments, from).copied()).collect();
     if person.is_none_or(|person| person.retired) {

@@ -89,7 +89,7 @@ fn escaped(name: &str) -> String {
 fn is_lake_column(domain: &Domain, name: &str) -> bool {
     matches!(name, "month" | "supervisor_id")
         || name.starts_with("_lake_")
-        || domain.place_types.iter().any(|place_type| name.strip_suffix("_id") == Some(&place_type.name))
+        || domain.place_types.iter().any(|place_type| name.strip_suffix("_id") == Some(place_type.key()))
 }
 
 /// Cells of a case.
@@ -270,7 +270,7 @@ pub(crate) fn place_cells(world: &World, domain: &Domain, place: &Place) -> Cell
     );
     // The farthest first, so that the nearest of a type wins.
     for place in above.into_iter().rev().chain([place]) {
-        let prefix = format!("+{}", domain.place_types[place.level].name);
+        let prefix = format!("+{}", domain.place_types[place.level].key());
         let (latitude, longitude) = degrees(place);
         for (suffix, value) in [
             ("id", json!(&*place.location_id)),

@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::DateTime;
 use lake_hq::source::{
-    BlobReference, BlobStore, CaseRows, Columns, FormRows, Hq, HqDatabase, LocationKeys, LocationRow, LocationRows,
-    LocationStep, Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, TreeRow, UserDirectory,
+    Blob, BlobReference, BlobStore, CaseRows, Columns, FormRows, Hq, HqDatabase, LOCATIONS_OF_TYPE_MAX, LocationKeys,
+    LocationRow, LocationRows, LocationStep, LocationTypeRow, Observation, ReadFrom, SourceError, TakeTreeRow,
+    TreeExtent, TreeRow, UserDirectory, location_type_key,
 };
 use serde_json::Value;
 
@@ -295,7 +296,10 @@ impl HqDatabase for MemoryHq {
         let id_of = |row: &Columns| row.get("id").and_then(Value::as_i64);
         let type_ids: HashMap<&str, i64> =
             types.iter().filter_map(|row| Some((field(row, "name"), id_of(row)?))).collect();
-        type_ids.iter().for_each(|(name, id)| take(TreeRow::Type { id: *id, name }));
+        for row in &types {
+            let key = location_type_key(field(row, "name"), row.get("code").and_then(Value::as_str));
+            id_of(row).into_iter().for_each(|id| take(TreeRow::Type { id, key }));
+        }
         let rows = stores.locations(domain);
         let (asked, count): (Box<dyn Fn(&LocationRow) -> bool + Send>, bool) = match extent {
             TreeExtent::Whole => (Box::new(|_| true), false),
@@ -313,6 +317,31 @@ impl HqDatabase for MemoryHq {
         Ok(observed_us)
     }
 
+    async fn location_types(&self, _since_us: i64) -> Result<Vec<LocationTypeRow>, SourceError> {
+        let stores = self.read();
+        let row = |row: &Columns| {
+            Some(LocationTypeRow {
+                id: row.get("id")?.as_i64()?,
+                domain: field(row, "domain").to_owned(),
+                name: field(row, "name").to_owned(),
+                code: row.get("code").and_then(Value::as_str).map(str::to_owned),
+                last_modified_us: 0,
+            })
+        };
+        Ok(stores.tables[Table::LocationType as usize].values().flatten().filter_map(row).collect())
+    }
+
+    async fn locations_of_type(&self, type_id: i64, after: i64) -> Result<Vec<i64>, SourceError> {
+        let stores = self.read();
+        let rows = stores.tables[Table::Location as usize].values().flatten();
+        let of_type = rows.filter(|row| row.get("location_type_id").and_then(Value::as_i64) == Some(type_id));
+        let ids = of_type.filter_map(|row| row.get("id").and_then(Value::as_i64)).filter(|id| *id > after);
+        let mut ids: Vec<i64> = ids.collect();
+        ids.sort_unstable();
+        ids.truncate(LOCATIONS_OF_TYPE_MAX);
+        Ok(ids)
+    }
+
     async fn check(&self) -> Result<(), SourceError> {
         Ok(())
     }
@@ -320,8 +349,8 @@ impl HqDatabase for MemoryHq {
 
 #[async_trait]
 impl BlobStore for MemoryHq {
-    async fn get(&self, blob: &BlobReference) -> Result<Option<Bytes>, SourceError> {
-        Ok(self.read().blobs.get(&blob.key).cloned())
+    async fn get(&self, blob: &BlobReference) -> Result<Blob, SourceError> {
+        Ok(self.read().blobs.get(&blob.key).cloned().map_or(Blob::Missing, Blob::Found))
     }
 
     async fn check(&self) -> Result<(), SourceError> {

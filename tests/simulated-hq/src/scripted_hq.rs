@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use lake_hq::source::{
-    BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationRows, LocationStep,
-    Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, UserDirectory, Wanted,
+    Blob, BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationRows, LocationStep,
+    LocationTypeRow, Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, UserDirectory, Wanted,
 };
 
 use crate::memory_hq::MemoryHq;
@@ -172,6 +171,15 @@ impl<S: Script> HqDatabase for ScriptedHq<S> {
         self.answer(Question::of_tree(domain, extent), self.memory.location_tree(domain, extent, take)).await
     }
 
+    /// Asked in the background, at any time: not noted.
+    async fn location_types(&self, since_us: i64) -> Result<Vec<LocationTypeRow>, SourceError> {
+        self.memory.location_types(since_us).await
+    }
+
+    async fn locations_of_type(&self, type_id: i64, after: i64) -> Result<Vec<i64>, SourceError> {
+        self.memory.locations_of_type(type_id, after).await
+    }
+
     async fn check(&self) -> Result<(), SourceError> {
         Ok(())
     }
@@ -179,7 +187,7 @@ impl<S: Script> HqDatabase for ScriptedHq<S> {
 
 #[async_trait]
 impl<S: Script> BlobStore for ScriptedHq<S> {
-    async fn get(&self, blob: &BlobReference) -> Result<Option<Bytes>, SourceError> {
+    async fn get(&self, blob: &BlobReference) -> Result<Blob, SourceError> {
         self.answer(Question::Blob(blob.key.clone()), self.memory.get(blob)).await
     }
 

@@ -101,6 +101,13 @@ pub struct PlaceType {
     pub parent: Option<i64>,
 }
 
+impl PlaceType {
+    /// What the lake's columns of it begin with: its code, and its name where it has none or is named `supervisor`.
+    pub fn key(&self) -> &str {
+        if self.name == "supervisor" { &self.name } else { self.code.as_deref().unwrap_or(&self.name) }
+    }
+}
+
 /// A location of the tree of a domain.
 #[derive(Debug)]
 pub struct Place {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::error::ArrowError;
 use chrono::NaiveDate;
+use lake_hq::documents::own_fields;
 use lake_proto::queue::v1::{Record, RecordBatch};
 use lake_shared::error_chain::Chain;
 use lake_shared::escaped_names;
@@ -85,13 +86,7 @@ pub fn parse(batch: Arc<RecordBatch>, kind: Kind, options: &EnricherOptions) -> 
             continue;
         }
         match parse_document(&record.document) {
-            Ok(document) => records.push(ParsedRecord {
-                index,
-                month: month::month(kind, &document),
-                user_id: month::user_id(kind, &document).map(str::to_owned),
-                owner_id: month::owner_id(kind, &document).map(str::to_owned),
-                document,
-            }),
+            Ok(document) => records.push(ParsedRecord::new(kind, index, document)),
             Err(error) => {
                 quarantined.push(quarantine_entry(
                     &batch,
@@ -180,49 +175,125 @@ impl ParsedBatch {
         messages: &mut MessageBuilder<'_>,
     ) -> Result<(), ArrowError> {
         let transforms = Transforms::of_table(&options.transforms, &table.domain, table.kind, &table.document_type);
-        let mut builder = RowsBuilder::new(table);
-        let mut record_indexes = Vec::new();
+        let batch = Arc::clone(&self.batch);
+        let mut rows =
+            RowsByReason { batch: &batch, table, context, options, messages, open: BTreeMap::new(), cut: Vec::new() };
         // Taken one by one, so that a document is gone when its row is there.
         for mut parsed in self.records.drain(..) {
-            let record = &self.batch.records[parsed.index];
             transforms.apply(&mut parsed.document);
+            let record = &batch.records[parsed.index];
             let cells = flatten::cells_max(&parsed.document);
             if cells > options.columns_max {
                 let detail = format!(
                     "{cells} cells are more than columns_max = {}; raise it, or drop fields by a transform",
                     options.columns_max
                 );
-                messages.finished.quarantined.push(quarantine_entry(
-                    &self.batch,
+                rows.messages.finished.quarantined.push(quarantine_entry(
+                    &batch,
                     record,
                     Reason::RecordTooWide,
                     detail,
                 ));
+                rows.cut.push((parsed.index, Reason::RecordTooWide));
                 continue;
             }
-            if builder.is_full(options.columns_max) {
-                let full = std::mem::replace(&mut builder, RowsBuilder::new(table));
-                messages.add_rows(&self.batch, full, &std::mem::take(&mut record_indexes))?;
-            }
-            let location_id = match table.kind {
-                Kind::Location => Some(record.id.as_str()),
-                Kind::Case | Kind::Form => {
-                    let of_user = parsed.user_id.and_then(|user| context.user_locations.get(&user)?.as_deref());
-                    context.locations.first_known([of_user, parsed.owner_id.as_deref()])
-                }
-            };
-            builder.push(&Row {
-                id: &record.id,
-                version_us: record.version_us,
-                observed_us: record.observed_us,
-                lineage: record.lineage.as_ref(),
-                month: parsed.month,
-                location_id,
-                document: &parsed.document,
-            });
-            record_indexes.push(parsed.index);
+            rows.add(&parsed, record.incomplete.as_deref())?;
         }
-        messages.add_rows(&self.batch, builder, &record_indexes)
+        rows.flush_all()?;
+        for (index, reason) in std::mem::take(&mut rows.cut) {
+            let mut parsed = ParsedRecord::cut(table.kind, &batch, index);
+            transforms.apply(&mut parsed.document);
+            rows.add(&parsed, Some(reason.code()))?;
+        }
+        rows.flush_all()
+    }
+}
+
+/// Rows under construction. Those that lack a part have batches of their own, one for each reason: the writer takes the columns of such a
+/// batch for what HQ has now, and leaves all others as they were.
+struct RowsByReason<'a, 'm> {
+    batch: &'a RecordBatch,
+    table: &'a Table,
+    context: &'a EnrichmentContext,
+    options: &'a EnricherOptions,
+    messages: &'a mut MessageBuilder<'m>,
+    /// For each reason the rows, and the indexes of their records in the batch; without a reason, those of whole documents.
+    open: BTreeMap<Option<String>, (RowsBuilder<'a>, Vec<usize>)>,
+    /// Indexes of records that are too large or too wide, and are to be shown without what makes them so.
+    cut: Vec<(usize, Reason)>,
+}
+
+impl RowsByReason<'_, '_> {
+    fn add(&mut self, parsed: &ParsedRecord, incomplete: Option<&str>) -> Result<(), ArrowError> {
+        let table = self.table;
+        let reason = incomplete.map(str::to_owned);
+        let (builder, _) = self.open.entry(reason.clone()).or_insert_with(|| (RowsBuilder::new(table), Vec::new()));
+        if builder.is_full(self.options.columns_max) {
+            self.flush(&reason)?;
+        }
+        let (builder, record_indexes) =
+            self.open.entry(reason).or_insert_with(|| (RowsBuilder::new(table), Vec::new()));
+        let record = &self.batch.records[parsed.index];
+        let location_id = match table.kind {
+            Kind::Location => Some(record.id.as_str()),
+            Kind::Case | Kind::Form => {
+                let of_user =
+                    parsed.user_id.as_ref().and_then(|user| self.context.user_locations.get(user)?.as_deref());
+                self.context.locations.first_known([of_user, parsed.owner_id.as_deref()])
+            }
+        };
+        builder.push(&Row {
+            id: &record.id,
+            version_us: record.version_us,
+            observed_us: record.observed_us,
+            lineage: record.lineage.as_ref(),
+            month: parsed.month,
+            location_id,
+            incomplete,
+            document: &parsed.document,
+        });
+        record_indexes.push(parsed.index);
+        Ok(())
+    }
+
+    /// Makes messages of the rows with this reason.
+    fn flush(&mut self, reason: &Option<String>) -> Result<(), ArrowError> {
+        let Some((builder, record_indexes)) = self.open.remove(reason) else { return Ok(()) };
+        for (row, detail) in self.messages.add_rows(builder)? {
+            let index = record_indexes[row];
+            // One that was cut is in quarantine already, and nothing more can be left out of it.
+            let is_cut = [Reason::RecordTooLarge, Reason::RecordTooWide].map(Reason::code);
+            if reason.as_deref().is_some_and(|reason| is_cut.contains(&reason)) {
+                continue;
+            }
+            let record = &self.batch.records[index];
+            let entry = quarantine_entry(self.batch, record, Reason::RecordTooLarge, detail);
+            self.messages.finished.quarantined.push(entry);
+            self.cut.push((index, Reason::RecordTooLarge));
+        }
+        Ok(())
+    }
+
+    fn flush_all(&mut self) -> Result<(), ArrowError> {
+        let reasons: Vec<Option<String>> = self.open.keys().cloned().collect();
+        reasons.iter().try_for_each(|reason| self.flush(reason))
+    }
+}
+
+impl ParsedRecord {
+    fn new(kind: Kind, index: usize, document: Map<String, Value>) -> Self {
+        Self {
+            index,
+            month: month::month(kind, &document),
+            user_id: month::user_id(kind, &document).map(str::to_owned),
+            owner_id: month::owner_id(kind, &document).map(str::to_owned),
+            document,
+        }
+    }
+
+    /// A record without everything that may be large.
+    fn cut(kind: Kind, batch: &RecordBatch, index: usize) -> Self {
+        Self::new(kind, index, own_fields::of(kind, &batch.records[index].document))
     }
 }
 
@@ -236,28 +307,16 @@ struct MessageBuilder<'a> {
 }
 
 impl MessageBuilder<'_> {
-    /// `record_indexes`: for each row, the index of its record in the batch.
-    fn add_rows(
-        &mut self,
-        batch: &RecordBatch,
-        builder: RowsBuilder<'_>,
-        record_indexes: &[usize],
-    ) -> Result<(), ArrowError> {
-        if builder.rows() == 0 {
-            return Ok(());
-        }
+    /// Adds messages of these rows. Answers the rows that fit into none, each with a text that says so.
+    fn add_rows(&mut self, builder: RowsBuilder<'_>) -> Result<Vec<(usize, String)>, ArrowError> {
         let rows = builder.finish()?;
         let (parts, oversized) = message::split(&self.header, Some(&rows), &[], self.size_max)?;
         for part in parts {
             self.finished.rows += part.rows.len();
             self.add_message(part.payload);
         }
-        for Oversized { index, size, .. } in oversized {
-            let detail = format!("row needs a message of {size} bytes, the queue takes {}", self.size_max);
-            let record = &batch.records[record_indexes[index]];
-            self.finished.quarantined.push(quarantine_entry(batch, record, Reason::RecordTooLarge, detail));
-        }
-        Ok(())
+        let detail = |size| format!("row needs a message of {size} bytes, the queue takes {}", self.size_max);
+        Ok(oversized.into_iter().map(|Oversized { index, size, .. }| (index, detail(size))).collect())
     }
 
     /// Tombstones pass through, apart from the rows: they hold nothing up and nothing holds them up.

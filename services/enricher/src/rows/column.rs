@@ -69,6 +69,11 @@ impl Column {
         Self { column_type, values, valid: BooleanBufferBuilder::new(0) }
     }
 
+    /// Whether no row has had a cell.
+    pub(super) fn is_without_cells(&self) -> bool {
+        self.valid.is_empty()
+    }
+
     pub(super) fn column_type(&self) -> ColumnType {
         self.column_type
     }

@@ -57,6 +57,8 @@ pub struct Row<'a> {
     pub month: Option<NaiveDate>,
     /// Location of its user; of a location row itself.
     pub location_id: Option<&'a str>,
+    /// Reason of the quarantine why the document lacks a part of what HQ has; `None` where it is whole. Such rows have batches of their own.
+    pub incomplete: Option<&'a str>,
     /// The document after the transforms.
     pub document: &'a Map<String, Value>,
 }
@@ -126,6 +128,7 @@ struct LineageColumns {
     offset: ColumnIndex,
     published_at: ColumnIndex,
     fetched_at: ColumnIndex,
+    incomplete: ColumnIndex,
 }
 
 impl LineageColumns {
@@ -139,6 +142,7 @@ impl LineageColumns {
             offset: columns.add("+_lake_offset", ColumnType::Long),
             published_at: columns.add("+_lake_published_at", ColumnType::Timestamp),
             fetched_at: columns.add("+_lake_fetched_at", ColumnType::Timestamp),
+            incomplete: columns.add("+_lake_incomplete", ColumnType::Text),
         }
     }
 }
@@ -199,6 +203,8 @@ pub struct RowsBuilder<'t> {
     lineage: LineageColumns,
     /// Number of columns that every batch of the table has.
     fixed_count: usize,
+    /// Whether a row is incomplete.
+    incomplete: bool,
 }
 
 impl<'t> RowsBuilder<'t> {
@@ -225,7 +231,7 @@ impl<'t> RowsBuilder<'t> {
         let location_types = location_types.collect();
         let lineage = LineageColumns::add(&mut columns);
         let fixed_count = columns.columns.len();
-        Self { table, columns, identity, location_types, lineage, fixed_count }
+        Self { table, columns, identity, location_types, lineage, fixed_count, incomplete: false }
     }
 
     /// Number of rows added so far.
@@ -250,6 +256,7 @@ impl<'t> RowsBuilder<'t> {
         }
         self.put_locations(row.location_id);
         self.put_lineage(row);
+        self.incomplete |= row.incomplete.is_some();
         let flattening =
             Flattening { kind: table.kind, lake_columns: table.locations.column_names(), case_json: table.case_json };
         // `_id` and `domain` stand already: the second cell of a row is not taken.
@@ -281,6 +288,9 @@ impl<'t> RowsBuilder<'t> {
         let (to, columns) = (&self.lineage, &mut self.columns);
         columns.put(to.version, Put::Long(row.version_us));
         columns.put(to.observed_at, Put::Long(row.observed_us));
+        if let Some(reason) = row.incomplete {
+            columns.put(to.incomplete, Put::Text(reason));
+        }
         let Some(lineage) = row.lineage else { return };
         columns.put(to.topic, Put::Text(&lineage.topic));
         columns.put(to.partition, Put::Int(lineage.partition));
@@ -299,12 +309,21 @@ impl<'t> RowsBuilder<'t> {
         let mut fields = Vec::with_capacity(columns.len());
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(columns.len());
         for (path, column) in columns {
+            if self.incomplete && column.is_without_cells() && is_list(self.table.kind, &path) {
+                continue;
+            }
             fields.push(Field::new(String::from(path), column.column_type().data_type(), true));
             arrays.push(column.finish(rows)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
     }
+}
+
+/// Whether this is a column for one of HQ's lists of related records. HQ has an empty list rather than none: where no row has one, the lists
+/// were not read, and those of the rows before stay, as the writer takes a column that is there for what HQ has now.
+fn is_list(kind: Kind, path: &str) -> bool {
+    fields::fixed(kind).iter().any(|field| field.path == path && field.field_type == FieldType::JsonText)
 }
 
 const fn column_type(field_type: FieldType) -> ColumnType {

@@ -47,6 +47,7 @@ fn row<'a>(id: &'a str, location_id: Option<&'a str>, document: &'a Value) -> Ro
         lineage: None,
         month: None,
         location_id,
+        incomplete: None,
         document: document.as_object().unwrap(),
     }
 }
@@ -119,6 +120,7 @@ fn a_case_has_its_columns_in_order() {
         "+_lake_offset",
         "+_lake_published_at",
         "+_lake_fetched_at",
+        "+_lake_incomplete",
         "/apple",
         "/zebra",
     ];
@@ -334,4 +336,32 @@ fn many_columns_stay_cheap() {
     ipc_bytes(&batch).unwrap();
     // Some hundred times what it takes, so that a loaded machine does not matter; quadratic work would take minutes.
     assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+}
+
+#[test]
+fn incomplete_rows_are_marked_and_bring_no_lists_that_were_not_read() {
+    let table = table(Kind::Case, &["state"]);
+    let mut builder = RowsBuilder::new(&table);
+    let document = json!({"name": "n", "xform_ids": []});
+    builder.push(&Row { incomplete: Some("record_too_large"), ..row("c", None, &document) });
+    let batch = through_ipc(builder);
+    let (held, paths) = (cells(&batch, 0), paths(&batch));
+    assert_eq!((held["+_lake_incomplete"].as_str(), held["/xform_ids"].as_str()), ("record_too_large", "[]"));
+    assert!(!paths.contains(&"/actions".into()) && !paths.contains(&"/indices".into()));
+    assert!(paths.contains(&"/closed_on".into()), "HQ has none of it now");
+}
+
+/// What the fetcher leaves of a document that is too large is what is a column of its own here.
+#[test]
+fn own_fields_are_the_fixed_ones_without_the_lists() {
+    for kind in Kind::ALL {
+        let scalars = fields::fixed(kind).iter().filter(|field| field.field_type != FieldType::JsonText);
+        let mut names: Vec<&str> = scalars.map(|field| field.name).collect();
+        let mut own = lake_hq::documents::own_fields::names(kind).to_vec();
+        // HQ's type of a case is the lake's `+type`.
+        own.retain(|name| *name != "type");
+        names.sort_unstable();
+        own.sort_unstable();
+        assert_eq!(own, names);
+    }
 }

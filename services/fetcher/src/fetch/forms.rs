@@ -2,21 +2,24 @@
 //!
 //! The two are not read at one moment. HQ removes the rows of a form before its XML, and not always with a message that says so. So where the
 //! XML is missing, the rows are read again, and what they say then counts.
+//!
+//! A form whose XML is missing then, or cannot be read, is published without answers and as incomplete: its row keeps those that it has.
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use lake_hq::document_rules::{self, Disposition};
 use lake_hq::documents::form;
-use lake_hq::source::{BlobReference, FormRows, Observation, ReadFrom};
+use lake_hq::source::{Blob, BlobReference, FormRows, Observation, ReadFrom};
 use lake_hq::xform::{self, FormXmlError};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Kind;
-use lake_shared::quarantine::{DocumentIdentity, QuarantineEntry, Reason, Stage};
+use lake_shared::quarantine::Reason;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use crate::fetch::{Changes, Fetched, lineage, wanted};
+use crate::fetch::{Changes, Fetched, FetchedDocument, LackingPart, wanted};
 use crate::fetcher::{Fetcher, Stopping};
 
 /// Blobs that one batch reads at the same time; the store caps the total.
@@ -101,32 +104,23 @@ impl Fetcher {
         }
         let Some(reference) = reference(observation) else { return Ok(FormXml::Missing) };
         let blob = self.until_answered(shutdown, || self.hq.blobs.get(reference)).await?;
-        Ok(blob.map_or(FormXml::Missing, FormXml::Found))
+        Ok(match blob {
+            Blob::Found(xml) => FormXml::Found(xml),
+            Blob::Missing => FormXml::Missing,
+            Blob::TooLarge { size_max } => FormXml::TooLarge { size_max },
+        })
     }
 
     fn add_form(&self, fetched: &mut Fetched, changes: &Changes, observation: Observation<FormRows>, xml: &FormXml) {
         let disposition = document_rules::of_form(observation.rows.as_ref());
-        let (form_object, trouble) = xml.form_object();
-        if let (Some((reason, detail)), Disposition::Upsert { domain, document_type, .. }) = (trouble, &disposition) {
-            // The row is kept without its answers; the quarantine says so to an operator.
-            let document = DocumentIdentity {
-                domain: domain.as_str().into(),
-                kind: Some(Kind::Form),
-                document_type: document_type.as_str().into(),
-                id: observation.id.clone(),
-            };
-            let detail = format!("form {} of domain {domain}: {detail}", observation.id);
-            let entry = QuarantineEntry::new(Stage::Fetcher, reason, detail)
-                .document(document)
-                .lineage(Some(lineage(changes, &observation.id)))
-                .payload(xml.bytes());
-            fetched.quarantined.push(entry);
+        if !matches!(xml, FormXml::NotNeeded) {
+            self.xml_watch.note(matches!(xml, FormXml::Missing));
         }
         self.add(fetched, Kind::Form, changes, &observation.id, observation.observed_us, disposition, || {
-            match &observation.rows {
-                Some(rows) => form::to_json(rows, form_object).map_err(|error| Chain(&error).to_string()),
-                None => Ok(Map::new()),
-            }
+            let Some(rows) = &observation.rows else { return FetchedDocument::default() };
+            let (form_object, lacking) = xml.form_object();
+            let read = FetchedDocument::from(form::read(rows, form_object));
+            FetchedDocument { lacking: lacking.or(read.lacking), ..read }
         });
     }
 }
@@ -151,22 +145,34 @@ fn split_missing(with_xml: Vec<WithXml>) -> (Vec<WithXml>, HashMap<String, Obser
 }
 
 /// The XML of a form, as far as it is known.
-enum FormXml {
+pub(crate) enum FormXml {
     /// The form is not live, so its XML was not read.
     NotNeeded,
     /// The form is live, and no blob store has its XML.
     Missing,
-    Found(bytes::Bytes),
+    /// It has more bytes than may be read.
+    TooLarge {
+        size_max: u64,
+    },
+    Found(Bytes),
 }
 
 impl FormXml {
-    /// The `form` object, and what was wrong with its XML: reason and detail.
-    fn form_object(&self) -> (Map<String, Value>, Option<(Reason, String)>) {
+    /// The `form` object, and why it lacks the answers.
+    pub(crate) fn form_object(&self) -> (Map<String, Value>, Option<LackingPart>) {
+        let lacking = |reason, detail, payload| (Map::new(), Some(LackingPart { reason, detail, payload }));
         match self {
             Self::NotNeeded => (Map::new(), None),
             Self::Missing => {
-                let detail = "no store has its XML; restore the blob, then save the form in HQ again";
-                (Map::new(), Some((Reason::FormXmlMissing, detail.to_owned())))
+                let detail = "no store has its XML; restore the blob, or name the store that has it in hq.blobs.stores, \
+                              then save the form in HQ again";
+                lacking(Reason::FormXmlMissing, detail.to_owned(), Bytes::new())
+            }
+            Self::TooLarge { size_max } => {
+                let detail = format!(
+                    "its XML is larger than hq.blobs.size_max_bytes = {size_max}; raise that, then save the form in HQ again"
+                );
+                lacking(Reason::FormXmlTooLarge, detail, Bytes::new())
             }
             Self::Found(xml) => match xform::form_json(xml) {
                 Ok(form) => (form, None),
@@ -175,16 +181,9 @@ impl FormXml {
                         FormXmlError::Raises { .. } => Reason::FormXmlRaises,
                         FormXmlError::NotWellFormed { .. } => Reason::FormXmlNotWellFormed,
                     };
-                    (Map::new(), Some((reason, Chain(&error).to_string())))
+                    lacking(reason, Chain(&error).to_string(), xml.clone())
                 }
             },
-        }
-    }
-
-    fn bytes(&self) -> bytes::Bytes {
-        match self {
-            Self::Found(xml) => xml.clone(),
-            Self::NotNeeded | Self::Missing => bytes::Bytes::new(),
         }
     }
 }

@@ -18,13 +18,12 @@ use lake_hq::document_rules;
 use lake_hq::documents::location;
 use lake_hq::locations::AncestorPaths;
 use lake_hq::source::{LocationKeys, LocationRow};
-use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Domain, Kind};
 use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Change;
 use crate::fetch::subtree::{SubtreeWalk, VisitedLocation};
-use crate::fetch::{Changes, Fetched};
+use crate::fetch::{Changes, Fetched, FetchedDocument};
 use crate::fetcher::{Fetcher, Stopping};
 
 impl Fetcher {
@@ -95,7 +94,7 @@ impl Fetcher {
         let mut fetched = Fetched::default();
         for (id, _) in missing(changes, found) {
             let gone = document_rules::of_location(None);
-            let none = || Ok(serde_json::Map::new());
+            let none = FetchedDocument::default;
             self.add(&mut fetched, Kind::Location, changes, id, observed_us, gone, none);
         }
         self.publish(fetched, shutdown).await
@@ -120,7 +119,7 @@ impl Fetcher {
                 &location.row.location_id,
                 observed_us,
                 disposition,
-                || location::to_json(&location.row, &location.lineage()).map_err(|error| Chain(&error).to_string()),
+                || location::read(&location.row, &location.lineage()).into(),
             );
         }
         self.publish(fetched, shutdown).await

@@ -10,7 +10,7 @@ use lake_proto::queue::v1::{Quarantined, RecordBatch};
 use lake_shared::wire;
 use lake_simulated_hq::memory_hq::MemoryHq;
 use lake_simulated_hq::scripted_hq::{Question, Script, ScriptedHq};
-use lake_simulated_hq::single_rows::{case, form, form_xml, remove_form_xml};
+use lake_simulated_hq::single_rows::{case, form, form_xml, location, location_type, remove_form_xml};
 use lake_simulated_hq::turn::{Mutation, Table};
 use lake_test_kit::recording_queue::RecordingQueue;
 use lake_test_kit::waiting::until;
@@ -81,7 +81,14 @@ impl World {
 
     fn fetcher(&self, take: TakeConfig, options: FetchOptions) -> Fetcher {
         let queue = Arc::<RecordingQueue>::clone(&self.queue);
-        Fetcher { hq: self.hq.hq(), queue, take, case_options: CaseOptions::default(), options }
+        Fetcher {
+            hq: self.hq.hq(),
+            queue,
+            take,
+            case_options: CaseOptions::default(),
+            options,
+            xml_watch: Arc::default(),
+        }
     }
 
     fn batches(&self) -> Vec<RecordBatch> {
@@ -90,6 +97,12 @@ impl World {
 
     fn quarantined(&self) -> Vec<Quarantined> {
         self.queue.payloads("lake.quarantine.").iter().map(|payload| wire::decode(payload).unwrap()).collect()
+    }
+
+    /// By record, why it is incomplete.
+    fn incomplete(&self) -> BTreeMap<String, Option<String>> {
+        let records = self.batches().into_iter().flat_map(|batch| batch.records);
+        records.map(|record| (record.id, record.incomplete)).collect()
     }
 
     /// What was published so far: by domain, ids of records and ids of tombstones.
@@ -216,6 +229,13 @@ async fn forms_whose_xml_is_lost_are_asked_for_once_more_all_together() {
         world.quarantined().into_iter().map(|entry| (entry.id, entry.reason)).collect();
     reasons.sort();
     assert_eq!(reasons, lost.map(|id| (id.to_owned(), "form_xml_missing".to_owned())));
+    let missing = Some("form_xml_missing".to_owned());
+    assert_eq!(
+        world.incomplete(),
+        [("a", &missing), ("b", &missing), ("c", &missing), ("d", &None)]
+            .map(|(id, reason)| (id.to_owned(), reason.clone()))
+            .into()
+    );
     let asked = world.hq.asked();
     let readings: Vec<&Question> = asked.iter().filter(|question| !matches!(question, Question::Blob(_))).collect();
     let [Question::LatestForms(wanted), Question::Forms(again, ReadFrom::Primary)] = readings.as_slice() else {
@@ -223,6 +243,77 @@ async fn forms_whose_xml_is_lost_are_asked_for_once_more_all_together() {
     };
     assert_eq!(wanted.iter().map(|wanted| wanted.id.clone()).collect::<BTreeSet<_>>(), ids(&["a", "b", "c", "d"]));
     assert_eq!(again.iter().cloned().collect::<BTreeSet<_>>(), ids(&lost));
+}
+
+#[tokio::test]
+async fn a_column_that_cannot_be_read_costs_what_it_says_and_no_more() {
+    let world = World::of(&[("good", "d", false), ("bad", "d", false)]);
+    let row = json!({"case_id": "bad", "domain": "d", "type": "person", "name": "Asha", "deleted": false, "case_json": "{\"a\": ",
+        "server_modified_on": "2026-01-05T10:11:12.240000Z"});
+    world.hq.memory.change(&[Mutation::put(Table::Case, row)]);
+    let changes = ["good", "bad"].map(|id| (id.to_owned(), change(&["d"], false))).into();
+    let fetcher = world.fetcher(TakeConfig::EVERYTHING, FetchOptions::default());
+    fetcher.fetch(Kind::Case, changes, &CancellationToken::new()).await.unwrap();
+    let unreadable = Some("document_unreadable".to_owned());
+    assert_eq!(world.incomplete(), [("good".to_owned(), None), ("bad".to_owned(), unreadable)].into());
+    let batches = world.batches();
+    let bad = batches.iter().flat_map(|batch| &batch.records).find(|record| record.id == "bad").unwrap();
+    let document: Value = serde_json::from_slice(&bad.document).unwrap();
+    assert_eq!((document["name"].as_str(), &document["case_json"]), (Some("Asha"), &json!({})));
+    let [entry] = &world.quarantined()[..] else { panic!("{:?}", world.quarantined()) };
+    assert_eq!((entry.id.as_str(), entry.reason.as_str()), ("bad", "document_unreadable"));
+    assert!(entry.detail.contains("column case_json"), "{}", entry.detail);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn forms_without_xml_are_told_to_the_operator_when_they_are_many() {
+    let names: Vec<String> = (0..25).map(|number| format!("f{number}")).collect();
+    let world = World::of(&[]);
+    names.iter().for_each(|id| world.hq.memory.change(&Form::Live("lost").mutations(id)));
+    let fetcher = world.fetcher(TakeConfig::EVERYTHING, FetchOptions::default());
+    assert_eq!(fetcher.xml_watch.check(), Ok(()));
+    let changes = names.iter().map(|id| (id.clone(), change(&["row"], false))).collect();
+    fetcher.fetch(Kind::Form, changes, &CancellationToken::new()).await.unwrap();
+    assert!(fetcher.xml_watch.check().unwrap_err().starts_with("25 of the last 25 forms"));
+}
+
+/// HQ says nothing of it.
+#[tokio::test]
+async fn the_locations_of_a_renamed_type_come_again() {
+    let world = World::of(&[]);
+    let set_up = |village: &str| {
+        let mut all = vec![
+            location_type("d", 1, "district"),
+            location_type("d", 2, village),
+            location_type("not taken", 3, village),
+        ];
+        all.push(location("d", 1, 10, "top", "T", None));
+        all.extend((20..22).map(|id| location("d", 2, id, &format!("v{id}"), "V", Some(10))));
+        all.push(location("not taken", 3, 30, "elsewhere", "E", None));
+        world.hq.memory.change(&all);
+    };
+    let fetcher = world.fetcher(taken(&["d"]), FetchOptions::default());
+    let (mut known, shutdown) = (type_watch::KnownTypes::default(), CancellationToken::new());
+    set_up("village");
+    for _ in 0..2 {
+        fetcher.look_at_location_types(&mut known, &shutdown).await.unwrap();
+        assert_eq!(world.published(), BTreeMap::new());
+    }
+    set_up("ward");
+    fetcher.look_at_location_types(&mut known, &shutdown).await.unwrap();
+    assert_eq!(world.published(), BTreeMap::from([("d".to_owned(), (ids(&["v20", "v21"]), ids(&[])))]));
+    let document: Value = serde_json::from_slice(&world.batches()[0].records[0].document).unwrap();
+    assert_eq!((&document["location_type"], &document["lineage"]), (&json!("ward"), &json!(["top"])));
+    fetcher.look_at_location_types(&mut known, &shutdown).await.unwrap();
+    assert_eq!(world.batches().len(), 1, "once");
+}
+
+#[test]
+fn xml_above_the_limit_has_a_reason_of_its_own() {
+    let (form, lacking) = forms::FormXml::TooLarge { size_max: 77 }.form_object();
+    let lacking = lacking.unwrap();
+    assert_eq!((form.len(), lacking.reason), (0, Reason::FormXmlTooLarge));
+    assert!(lacking.detail.contains("hq.blobs.size_max_bytes = 77"), "{}", lacking.detail);
 }
 
 fn publish(feed: &MemoryFeed, domain: &str, ids: std::ops::Range<usize>) {

@@ -23,6 +23,10 @@ fn reference(key: &str, compressed: bool) -> BlobReference {
     BlobReference { key: key.into(), compressed, content_length: 0 }
 }
 
+fn found(read: Result<Blob, SourceError>) -> Bytes {
+    read.unwrap().bytes().unwrap()
+}
+
 async fn blobs(folders: &[&TempDir], size_max_bytes: u64) -> ObjectBlobs {
     let store = |folder: PathBuf| BlobStoreConfig { folder: Some(folder), ..BlobStoreConfig::default() };
     let stores = folders.iter().map(|folder| store(folder.path().to_owned())).collect();
@@ -40,10 +44,10 @@ async fn compressed_or_not_whatever_the_column_says() {
     fs::write(folder.path().join("large"), gzip(&noise)).unwrap();
     let blobs = blobs(&[&folder], 1 << 30).await;
     for flag in [true, false] {
-        assert_eq!(blobs.get(&reference("form/ab12/raw", flag)).await.unwrap().unwrap(), "<data/>");
-        assert_eq!(blobs.get(&reference("packed{1}", flag)).await.unwrap().unwrap(), "<data/>");
+        assert_eq!(found(blobs.get(&reference("form/ab12/raw", flag)).await), "<data/>");
+        assert_eq!(found(blobs.get(&reference("packed{1}", flag)).await), "<data/>");
     }
-    assert_eq!(blobs.get(&reference("large", true)).await.unwrap().unwrap(), noise);
+    assert_eq!(found(blobs.get(&reference("large", true)).await), noise);
 }
 
 #[tokio::test]
@@ -53,9 +57,9 @@ async fn stores_are_asked_in_order() {
     fs::write(old.path().join("both"), "old").unwrap();
     fs::write(old.path().join("left"), "old").unwrap();
     let blobs = blobs(&[&new, &old], 1_000).await;
-    assert_eq!(blobs.get(&reference("both", false)).await.unwrap().unwrap(), "new");
-    assert_eq!(blobs.get(&reference("left", false)).await.unwrap().unwrap(), "old");
-    assert_eq!(blobs.get(&reference("nowhere", false)).await.unwrap(), None);
+    assert_eq!(found(blobs.get(&reference("both", false)).await), "new");
+    assert_eq!(found(blobs.get(&reference("left", false)).await), "old");
+    assert_eq!(blobs.get(&reference("nowhere", false)).await.unwrap(), Blob::Missing);
 }
 
 #[tokio::test]
@@ -69,7 +73,7 @@ async fn keys_that_lead_elsewhere_are_not_read() {
     for key in
         ["../outside", "a/../../outside", "/outside", "", "a//b", "./a", "a b", "a\0b", "é", "%2e%2e/outside", "a/"]
     {
-        assert_eq!(blobs.get(&reference(key, false)).await.unwrap(), None, "{key}");
+        assert_eq!(blobs.get(&reference(key, false)).await.unwrap(), Blob::Missing, "{key}");
     }
 }
 
@@ -81,10 +85,10 @@ async fn what_is_too_large_is_not_read_packed_or_not() {
     fs::write(folder.path().join("packed"), gzip(&[b'x'; 101])).unwrap();
     fs::write(folder.path().join("packed_fits"), gzip(&[b'x'; 100])).unwrap();
     let blobs = blobs(&[&folder], 100).await;
-    assert_eq!(blobs.get(&reference("fits", false)).await.unwrap().unwrap().len(), 100);
-    assert_eq!(blobs.get(&reference("packed_fits", true)).await.unwrap().unwrap().len(), 100);
-    assert_eq!(blobs.get(&reference("over", false)).await.unwrap(), None);
-    assert_eq!(blobs.get(&reference("packed", true)).await.unwrap(), None);
+    assert_eq!(found(blobs.get(&reference("fits", false)).await).len(), 100);
+    assert_eq!(found(blobs.get(&reference("packed_fits", true)).await).len(), 100);
+    assert_eq!(blobs.get(&reference("over", false)).await.unwrap(), Blob::TooLarge { size_max: 100 });
+    assert_eq!(blobs.get(&reference("packed", true)).await.unwrap(), Blob::TooLarge { size_max: 100 });
 }
 
 #[tokio::test]
@@ -94,14 +98,14 @@ async fn broken_gzip_is_handed_on_and_will_not_parse() {
     broken.truncate(15);
     fs::write(folder.path().join("broken"), &broken).unwrap();
     let blobs = blobs(&[&folder], 10_000).await;
-    assert_eq!(blobs.get(&reference("broken", true)).await.unwrap().unwrap(), broken);
+    assert_eq!(found(blobs.get(&reference("broken", true)).await), broken);
 }
 
 #[tokio::test]
 async fn a_folder_that_goes_away_is_not_a_missing_blob() {
     let folder = TempDir::new().unwrap();
     let blobs = blobs(&[&folder], 10).await;
-    assert_eq!(blobs.get(&reference("a", false)).await.unwrap(), None);
+    assert_eq!(blobs.get(&reference("a", false)).await.unwrap(), Blob::Missing);
     fs::remove_dir(folder.path()).unwrap();
     assert!(matches!(blobs.get(&reference("a", false)).await, Err(SourceError::Unavailable { .. })));
     assert!(blobs.check().await.is_err());
@@ -132,8 +136,8 @@ async fn no_more_reads_are_in_flight_than_allowed_and_every_one_gives_its_turn_b
     let mut reading = blobs.get(&reference);
     assert!((&mut reading).now_or_never().is_none(), "both turns are taken");
     drop(both);
-    assert_eq!(reading.await.unwrap().unwrap(), "<data/>");
+    assert_eq!(found(reading.await), "<data/>");
     let many = (0..50).map(|_| blobs.get(&reference));
-    assert!(futures::future::join_all(many).await.into_iter().all(|read| read.unwrap().is_some()));
+    assert!(futures::future::join_all(many).await.into_iter().all(|read| read.unwrap().bytes().is_some()));
     assert_eq!((blobs.turns().in_flight(), blobs.turns().limit()), (0, 2));
 }

@@ -7,7 +7,7 @@
 use lake_shared::identity::Kind;
 use serde_json::{Map, Value, json};
 
-use super::{DocumentError, cell, json_object};
+use super::{DocumentError, ReadDocument, cell, json_object, or_nothing};
 use crate::document_rules::case_is_deleted;
 use crate::source::{CaseRows, Columns};
 
@@ -37,9 +37,15 @@ impl Default for CaseOptions {
 /// # Errors
 /// Where `case_json` is not a JSON object; the error names the case.
 pub fn to_json(rows: &CaseRows, options: CaseOptions) -> Result<Map<String, Value>, DocumentError> {
+    read(rows, options).whole()
+}
+
+/// The same without the properties where they cannot be read.
+pub fn read(rows: &CaseRows, options: CaseOptions) -> ReadDocument {
     let case = &rows.case;
     let id = case.get("case_id").and_then(Value::as_str).unwrap_or_default();
-    let properties = json_object(case.get("case_json"), Kind::Case, id, "case_json")?;
+    let mut unreadable = None;
+    let properties = or_nothing(json_object(case.get("case_json"), Kind::Case, id, "case_json"), &mut unreadable);
     let mut document = properties.clone();
     overlay_columns(&mut document, case, properties);
     let domain = case.get("domain");
@@ -59,7 +65,7 @@ pub fn to_json(rows: &CaseRows, options: CaseOptions) -> Result<Map<String, Valu
         document.insert("ledger_values".into(), values.iter().map(|value| ledger_json(value, &location_id)).collect());
     }
     document.insert("backend_id".into(), "sql".into());
-    Ok(document)
+    ReadDocument { members: document, unreadable }
 }
 
 fn overlay_columns(document: &mut Map<String, Value>, case: &Columns, properties: Map<String, Value>) {

@@ -3,7 +3,7 @@
 use lake_shared::identity::Kind;
 use serde_json::{Map, Value, json};
 
-use super::{DocumentError, cell, json_object};
+use super::{DocumentError, ReadDocument, cell, json_object, or_nothing};
 use crate::document_rules::{TombstoneReason, form_is_gone};
 use crate::source::{Columns, FormRows};
 
@@ -12,7 +12,13 @@ use crate::source::{Columns, FormRows};
 /// # Errors
 /// Where a JSON column is not an object; the error names the form and the column.
 pub fn to_json(rows: &FormRows, data: Map<String, Value>) -> Result<Map<String, Value>, DocumentError> {
+    read(rows, data).whole()
+}
+
+/// The same without what JSON columns say that cannot be read.
+pub fn read(rows: &FormRows, data: Map<String, Value>) -> ReadDocument {
     let form = &rows.form;
+    let mut unreadable = None;
     let id = form.get("form_id").and_then(Value::as_str).unwrap_or_default();
     let gone = form_is_gone(form);
     let deleted = gone == Some(TombstoneReason::Deleted);
@@ -21,7 +27,8 @@ pub fn to_json(rows: &FormRows, data: Map<String, Value>) -> Result<Map<String, 
     document.insert("doc_type".into(), doc_type(gone).into());
     document.insert("form".into(), Value::Object(data));
     for column in ["auth_context", "openrosa_headers"] {
-        document.insert(column.into(), Value::Object(json_object(form.get(column), Kind::Form, id, column)?));
+        let object = or_nothing(json_object(form.get(column), Kind::Form, id, column), &mut unreadable);
+        document.insert(column.into(), Value::Object(object));
     }
     for (column, value) in form {
         match column.as_str() {
@@ -39,7 +46,7 @@ pub fn to_json(rows: &FormRows, data: Map<String, Value>) -> Result<Map<String, 
     }
     document.insert("history".into(), rows.operations.iter().map(operation_json).collect());
     document.insert("backend_id".into(), "sql".into());
-    Ok(document)
+    ReadDocument { members: document, unreadable }
 }
 
 fn doc_type(gone: Option<TombstoneReason>) -> &'static str {

@@ -3,18 +3,28 @@
 use lake_shared::identity::Kind;
 use serde_json::{Map, Value, json};
 
-use super::{DocumentError, json_object};
+use super::{DocumentError, ReadDocument, json_value};
 use crate::source::LocationRow;
 use crate::timestamp;
 
 /// Makes the document of one location. `lineage`: ids of its ancestors, from the parent up to the root; [`crate::locations::AncestorPaths::above`]
 /// says what belongs to it.
 ///
+/// Custom fields that are no object (HQ's API takes any) are shown as they are.
+///
 /// # Errors
-/// Where the custom fields are not a JSON object; the error names the location.
+/// Where the custom fields are not JSON; the error names the location.
 pub fn to_json(row: &LocationRow, lineage: &[&str]) -> Result<Map<String, Value>, DocumentError> {
+    read(row, lineage).whole()
+}
+
+/// The same without the custom fields where they cannot be read.
+pub fn read(row: &LocationRow, lineage: &[&str]) -> ReadDocument {
     let stored = Value::from(&*row.metadata);
-    let metadata = json_object(Some(&stored), Kind::Location, &row.location_id, "metadata")?;
+    let (metadata, unreadable) = match json_value(Some(&stored), Kind::Location, &row.location_id, "metadata") {
+        Ok(metadata) => (metadata, None),
+        Err(error) => (Value::Object(Map::new()), Some(error)),
+    };
     let members = [
         ("name", json!(row.name)),
         ("site_code", json!(row.site_code)),
@@ -28,13 +38,14 @@ pub fn to_json(row: &LocationRow, lineage: &[&str]) -> Result<Map<String, Value>
         ("last_modified", json!(timestamp::format_naive_us(row.last_modified_us))),
         ("latitude", json!(degrees(row.latitude))),
         ("longitude", json!(degrees(row.longitude))),
-        ("metadata", Value::Object(metadata)),
+        ("metadata", metadata),
         ("location_type", json!(row.type_name)),
         ("location_type_code", json!(row.type_code)),
         ("parent_location_id", json!(lineage.first())),
         ("lineage", json!(lineage)),
     ];
-    Ok(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    let members = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    ReadDocument { members, unreadable }
 }
 
 /// HQ's `to_json()` makes null of 0.
@@ -90,9 +101,35 @@ mod tests {
         assert_eq!((&document["archived_on"], &document["metadata"]), (&Value::Null, &json!({})));
     }
 
+    /// What a script may have put there through HQ's API.
+    #[test]
+    fn metadata_is_read_as_python_reads_it() {
+        for (stored, shown) in [
+            (r#"{"catchment": NaN, "code": "7"}"#, json!({"catchment": "NaN", "code": "7"})),
+            (r#"{"catchment": Infinity, "low": -Infinity}"#, json!({"catchment": "Infinity", "low": "-Infinity"})),
+            (r#"{"registry_no": 123456789012345678901}"#, json!({"registry_no": "123456789012345678901"})),
+            (
+                r#"{"contact": {"tags": ["a"]}, "beds": 12, "": "e"}"#,
+                json!({"contact": {"tags": ["a"]}, "beds": 12, "": "e"}),
+            ),
+            (r#"{"note": "a\u0000b"}"#, json!({"note": "a\0b"})),
+            ("[]", json!({})),
+            ("", json!({})),
+            ("null", json!({})),
+            (r#"["a", NaN]"#, json!(["a", "NaN"])),
+            (r#""text""#, json!("text")),
+        ] {
+            let location = LocationRow { metadata: stored.into(), ..row() };
+            assert_eq!(to_json(&location, &[]).unwrap()["metadata"], shown, "{stored}");
+        }
+    }
+
     #[test]
     fn broken_metadata_names_the_location() {
-        let broken = LocationRow { metadata: "[1]".into(), ..row() };
+        let broken = LocationRow { metadata: "{1}".into(), ..row() };
         assert!(to_json(&broken, &[]).unwrap_err().to_string().starts_with("location v: column metadata"));
+        let read = read(&broken, &["d"]);
+        assert_eq!((&read.members["name"], &read.members["metadata"]), (&json!("Name of v"), &json!({})));
+        assert_eq!(read.unreadable.unwrap().column, "metadata");
     }
 }

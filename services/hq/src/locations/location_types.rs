@@ -1,4 +1,4 @@
-//! Names of a domain's location types, those without any location included.
+//! What a domain's location types are known by ([`crate::source::location_type_key`]), those without any location included.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ const NO_TYPE: u16 = u16::MAX;
 
 #[derive(Clone, Debug)]
 struct LocationType {
-    name: Arc<str>,
+    key: Arc<str>,
     /// HQ lists it among the types of the domain.
     listed: bool,
     /// HQ does not list it, but a location has it: a fault in HQ in spite of which the locations are kept.
@@ -17,15 +17,15 @@ struct LocationType {
     new: bool,
 }
 
-/// Types by number. A location holds the number, so that a renamed type needs no change of its locations.
+/// Types by number. A location holds the number, so that a type that is known by another key needs no change of its locations.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Types {
     numbers: HashMap<i64, u16>,
     types: Vec<LocationType>,
-    /// Names of the types, each once, sorted.
-    names: Vec<Arc<str>>,
-    /// For each number, the index of its type's name in `names`.
-    name_indexes: Vec<Option<u16>>,
+    /// Keys of the types, each once, sorted.
+    keys: Vec<Arc<str>>,
+    /// For each number, the index of its type's key in `keys`.
+    key_indexes: Vec<Option<u16>>,
 }
 
 impl Types {
@@ -35,18 +35,18 @@ impl Types {
     }
 
     /// Takes over a type of the domain.
-    pub fn list(&mut self, id: i64, name: &str) {
-        let number = self.number(id, name);
+    pub fn list(&mut self, id: i64, key: &str) {
+        let number = self.number(id, key);
         if let Some(location_type) = self.types.get_mut(usize::from(number)) {
             location_type.listed = true;
-            if *location_type.name != *name {
-                location_type.name = name.into();
+            if *location_type.key != *key {
+                location_type.key = key.into();
             }
         }
     }
 
     /// The number of a location's type.
-    pub fn number(&mut self, id: i64, name: &str) -> u16 {
+    pub fn number(&mut self, id: i64, key: &str) -> u16 {
         if let Some(number) = self.numbers.get(&id) {
             return *number;
         }
@@ -54,7 +54,7 @@ impl Types {
             return NO_TYPE;
         };
         self.numbers.insert(id, number);
-        self.types.push(LocationType { name: name.into(), listed: false, foreign: false, new: true });
+        self.types.push(LocationType { key: key.into(), listed: false, foreign: false, new: true });
         number
     }
 
@@ -65,27 +65,27 @@ impl Types {
             location_type.new = false;
         }
         let there = |location_type: &&LocationType| location_type.listed || location_type.foreign;
-        self.names = self.types.iter().filter(there).map(|location_type| Arc::clone(&location_type.name)).collect();
-        self.names.sort_unstable();
-        self.names.dedup();
-        self.names.shrink_to_fit();
-        let name_index = |location_type: &LocationType| {
-            let name_index = Some(location_type)
+        self.keys = self.types.iter().filter(there).map(|location_type| Arc::clone(&location_type.key)).collect();
+        self.keys.sort_unstable();
+        self.keys.dedup();
+        self.keys.shrink_to_fit();
+        let key_index = |location_type: &LocationType| {
+            let key_index = Some(location_type)
                 .filter(there)
-                .and_then(|location_type| self.names.binary_search(&location_type.name).ok());
-            name_index.and_then(|name_index| u16::try_from(name_index).ok())
+                .and_then(|location_type| self.keys.binary_search(&location_type.key).ok());
+            key_index.and_then(|key_index| u16::try_from(key_index).ok())
         };
-        self.name_indexes = self.types.iter().map(name_index).collect();
+        self.key_indexes = self.types.iter().map(key_index).collect();
     }
 
-    /// All names, each once, sorted.
-    pub fn names(&self) -> &[Arc<str>] {
-        &self.names
+    /// All keys, each once, sorted.
+    pub fn keys(&self) -> &[Arc<str>] {
+        &self.keys
     }
 
-    /// Index of a type's name among [`Types::names`]; `None` where the type is gone.
-    pub fn name_index(&self, number: u16) -> Option<usize> {
-        self.name_indexes.get(usize::from(number)).copied().flatten().map(usize::from)
+    /// Index of a type's key among [`Types::keys`]; `None` where the type is gone.
+    pub fn key_index(&self, number: u16) -> Option<usize> {
+        self.key_indexes.get(usize::from(number)).copied().flatten().map(usize::from)
     }
 }
 
@@ -93,37 +93,34 @@ impl Types {
 mod tests {
     use super::*;
 
-    fn names(types: &Types) -> Vec<&str> {
-        types.names().iter().map(|name| &**name).collect()
+    fn keys(types: &Types) -> Vec<&str> {
+        types.keys().iter().map(|key| &**key).collect()
     }
 
     #[test]
-    fn types_are_listed_used_renamed_and_dropped() {
+    fn types_are_listed_used_changed_and_dropped() {
         let mut types = Types::default();
         let village = types.number(7, "village");
         let foreign = types.number(9, "of another domain");
         types.list(8, "State");
         types.list(7, "village");
         types.finish();
-        assert_eq!(names(&types), ["State", "of another domain", "village"]);
-        assert_eq!(
-            (types.name_index(village), types.name_index(foreign), types.name_index(99)),
-            (Some(2), Some(1), None)
-        );
+        assert_eq!(keys(&types), ["State", "of another domain", "village"]);
+        assert_eq!((types.key_index(village), types.key_index(foreign), types.key_index(99)), (Some(2), Some(1), None));
 
         types.begin();
         types.list(7, "Ward");
         types.finish();
-        assert_eq!(names(&types), ["Ward", "of another domain"], "State was deleted");
-        assert_eq!((types.name_index(village), types.name_index(foreign)), (Some(0), Some(1)));
+        assert_eq!(keys(&types), ["Ward", "of another domain"], "State was deleted");
+        assert_eq!((types.key_index(village), types.key_index(foreign)), (Some(0), Some(1)));
     }
 
     #[test]
-    fn two_types_of_one_name_are_one_column() {
+    fn two_types_of_one_key_are_one_column() {
         let mut types = Types::default();
         types.list(1, "village");
         let other = types.number(2, "village");
         types.finish();
-        assert_eq!((names(&types), types.name_index(other)), (vec!["village"], Some(0)));
+        assert_eq!((keys(&types), types.key_index(other)), (vec!["village"], Some(0)));
     }
 }

@@ -70,7 +70,7 @@ impl Refresh {
     /// Takes over one row of the answer.
     pub fn take(&mut self, row: &TreeRow<'_>) {
         match row {
-            TreeRow::Type { id, name } => self.tree.types.list(*id, name),
+            TreeRow::Type { id, key } => self.tree.types.list(*id, key),
             TreeRow::Count(count) => self.count = Some(*count),
             TreeRow::Location(row) => {
                 let taken = self.take_location(row);
@@ -85,7 +85,7 @@ impl Refresh {
             return Err(WholeTreeNeeded::ManyChanges);
         }
         self.missing.remove(row.location_id);
-        let type_number = self.tree.types.number(row.type_id, row.type_name);
+        let type_number = self.tree.types.number(row.type_id, row.type_key);
         let tree = &mut self.tree;
         tree.newest_modified_us = tree.newest_modified_us.max(row.last_modified_us);
         let known = tree.node_index(row.location_id);
@@ -165,7 +165,7 @@ mod tests {
             location_id,
             name: Some(name),
             type_id: 1,
-            type_name: "village",
+            type_key: "village",
             parent_id,
             last_modified_us,
             ..LocationNode::default()
@@ -175,7 +175,7 @@ mod tests {
     /// s ─ d1 ─ v1, v2; s ─ d2.
     fn tree() -> LocationTree {
         let mut builder = TreeBuilder::default();
-        builder.take(&TreeRow::Type { id: 1, name: "village" });
+        builder.take(&TreeRow::Type { id: 1, key: "village" });
         for row in [
             row(1, "s", "S", None),
             row(2, "d1", "D1", Some(1)),
@@ -195,7 +195,7 @@ mod tests {
         count: Option<i64>,
     ) -> Result<LocationTree, WholeTreeNeeded> {
         let mut refresh = Refresh::new(tree, asked.iter().map(|id| (*id).to_owned()));
-        refresh.take(&TreeRow::Type { id: 1, name: "village" });
+        refresh.take(&TreeRow::Type { id: 1, key: "village" });
         rows.iter().for_each(|row| refresh.take(&TreeRow::Location(*row)));
         count.into_iter().for_each(|count| refresh.take(&TreeRow::Count(count)));
         refresh.finish(3_000_000_000)
@@ -279,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn a_renamed_type_and_a_new_one_show_without_any_location_having_changed() {
+    fn a_type_with_another_code_and_a_new_one_show_without_any_location_having_changed() {
         let tree = tree();
         let mut refresh = Refresh::new(&tree, []);
-        refresh.take(&TreeRow::Type { id: 1, name: "Ward" });
-        refresh.take(&TreeRow::Type { id: 2, name: "Clinic" });
+        refresh.take(&TreeRow::Type { id: 1, key: "Ward" });
+        refresh.take(&TreeRow::Type { id: 2, key: "Clinic" });
         let after = refresh.finish(5).unwrap();
-        let names: Vec<&str> = after.type_names().iter().map(|name| &**name).collect();
-        assert_eq!((names, after.get("v1").unwrap().type_index), (vec!["Clinic", "Ward"], Some(1)));
+        let keys: Vec<&str> = after.type_keys().iter().map(|key| &**key).collect();
+        assert_eq!((keys, after.get("v1").unwrap().type_index), (vec!["Clinic", "Ward"], Some(1)));
     }
 
     #[test]

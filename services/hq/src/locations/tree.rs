@@ -34,7 +34,7 @@ pub struct Location<'t> {
     pub longitude: Option<f64>,
     /// Whether it is archived: hidden in HQ, still an ancestor.
     pub is_archived: bool,
-    /// Index of its type's name among [`LocationTree::type_names`].
+    /// Index of its type's key among [`LocationTree::type_keys`].
     pub type_index: Option<usize>,
 }
 
@@ -88,7 +88,7 @@ impl LocationTree {
         let mut type_ids: HashMap<&str, i64> = HashMap::new();
         for row in &rows.rows {
             let next = type_ids.len() as i64;
-            let type_id = *type_ids.entry(&row.type_name).or_insert(next);
+            let type_id = *type_ids.entry(row.type_key()).or_insert(next);
             builder.take(&TreeRow::Location(row.node(type_id)));
         }
         builder.finish(rows.observed_us)
@@ -121,9 +121,9 @@ impl LocationTree {
         self.len() == 0
     }
 
-    /// Names of all location types of the domain, each once, in the order of their text; also of types that no location has.
-    pub fn type_names(&self) -> &[Arc<str>] {
-        self.types.names()
+    /// What the location types of the domain are known by, each once, in the order of their text; also types that no location has.
+    pub fn type_keys(&self) -> &[Arc<str>] {
+        self.types.keys()
     }
 
     /// The location with this id, if the tree has it.
@@ -158,7 +158,7 @@ impl LocationTree {
             latitude: node.latitude,
             longitude: node.longitude,
             is_archived: node.is_archived,
-            type_index: self.types.name_index(node.type_number),
+            type_index: self.types.key_index(node.type_number),
         }
     }
 
@@ -195,14 +195,14 @@ impl TreeBuilder {
     /// Takes over one row of the answer.
     pub fn take(&mut self, row: &TreeRow<'_>) {
         match row {
-            TreeRow::Type { id, name } => self.types.list(*id, name),
+            TreeRow::Type { id, key } => self.types.list(*id, key),
             TreeRow::Location(row) => self.take_location(row),
             TreeRow::Count(_) => {}
         }
     }
 
     fn take_location(&mut self, row: &LocationNode<'_>) {
-        let type_number = self.types.number(row.type_id, row.type_name);
+        let type_number = self.types.number(row.type_id, row.type_key);
         if self.nodes.push(row, type_number).is_none() {
             self.left_out += 1;
             return;

@@ -5,6 +5,7 @@
 //! that for a turn, which comes with the ends of those before it. Unless `prepared_statements` is on, no statement has a name on the server, and
 //! nothing is set beyond the transaction: pgbouncer may give each transaction another connection.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::clock::{Asked, Clock};
-use super::failure::{is_broken_connection, is_overload, source_error};
+use super::failure::{is_broken_connection, is_of_other_tables, is_overload, source_error};
 use crate::metric_names;
 use crate::pace::limit::Class;
 use crate::pace::{Turn, Turns};
@@ -64,6 +65,8 @@ pub(super) struct Database {
     /// Shared by all databases of one HQ.
     turns: Arc<Turns>,
     idle: Mutex<Vec<(PgConnection, Instant)>>,
+    /// What is wrong with the tables, by the readers that need them.
+    table_trouble: Mutex<BTreeMap<&'static str, String>>,
 }
 
 /// What a statement's `$1` is.
@@ -102,6 +105,7 @@ pub(super) struct Snapshot<'d> {
     /// The database's clock just before the snapshot was taken, microseconds, corrected where it stepped back; `None` for a replica that
     /// cannot tell how new it is.
     pub observed_us: Option<i64>,
+    tables_are_others: bool,
 }
 
 impl Database {
@@ -122,6 +126,7 @@ impl Database {
             connections: Semaphore::new(limits.connections_max),
             turns,
             idle: Mutex::new(Vec::new()),
+            table_trouble: Mutex::default(),
         })
     }
 
@@ -142,8 +147,22 @@ impl Database {
     pub async fn check(&self) -> Result<(), SourceError> {
         let action = format!("read from {}", self.name);
         let permit = self.connection_permit(&action).await?;
-        self.begin_at(action, permit, None).await?.finish().await;
-        Ok(())
+        self.begin_at(action.clone(), permit, None).await?.finish().await;
+        let trouble = self.table_trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match trouble.values().next() {
+            Some(reason) => Err(SourceError::Refused { action, reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of what came of a reader's look at the tables, or of a read, for [`Database::check`].
+    pub fn note_look<T>(&self, reader: &'static str, look: &Result<T, SourceError>) {
+        let mut trouble = self.table_trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match look {
+            Ok(_) => drop(trouble.remove(reader)),
+            Err(SourceError::Refused { reason, .. }) => drop(trouble.insert(reader, reason.clone())),
+            Err(SourceError::Unavailable { .. }) => {}
+        }
     }
 
     async fn connection_permit(&self, action: &str) -> Result<SemaphorePermit<'_>, SourceError> {
@@ -162,7 +181,7 @@ impl Database {
         while let Some(mut connection) = self.take_idle() {
             match self.begin(&mut connection, &action).await {
                 Ok(observed_us) => {
-                    return Ok(Snapshot { database: self, connection, _permit: permit, turn, action, observed_us });
+                    return Ok(self.snapshot_on(connection, permit, turn, action, observed_us));
                 }
                 // It broke while idle, and so did probably the others: one of them after the other is given up.
                 Err(Begin::Broken) => {}
@@ -171,12 +190,23 @@ impl Database {
         }
         let mut connection = self.open(&action, turn.as_ref()).await?;
         match self.begin(&mut connection, &action).await {
-            Ok(observed_us) => Ok(Snapshot { database: self, connection, _permit: permit, turn, action, observed_us }),
+            Ok(observed_us) => Ok(self.snapshot_on(connection, permit, turn, action, observed_us)),
             Err(Begin::Failed(error)) => Err(error),
             Err(Begin::Broken) => {
                 Err(SourceError::Unavailable { action, reason: "the server closed a new connection".into() })
             }
         }
+    }
+
+    fn snapshot_on<'d>(
+        &'d self,
+        connection: PgConnection,
+        permit: SemaphorePermit<'d>,
+        turn: Option<Turn>,
+        action: String,
+        observed_us: Option<i64>,
+    ) -> Snapshot<'d> {
+        Snapshot { database: self, connection, _permit: permit, turn, action, observed_us, tables_are_others: false }
     }
 
     async fn open(&self, action: &str, turn: Option<&Turn>) -> Result<PgConnection, SourceError> {
@@ -310,9 +340,17 @@ impl Snapshot<'_> {
             }
         }
         match outcome {
-            Ok(read) => read.map_err(|error| source_error(&*self.action, &error)),
+            Ok(read) => read.map_err(|error| {
+                self.tables_are_others |= is_of_other_tables(&error);
+                source_error(&*self.action, &error)
+            }),
             Err(_) => Err(self.database.too_slow(&self.action, "no answer", limit)),
         }
+    }
+
+    /// Whether a statement named a table or column that is not there: the tables are to be looked at again.
+    pub const fn tables_are_others(&self) -> bool {
+        self.tables_are_others
     }
 
     /// The database's clock, as an error where there is none.

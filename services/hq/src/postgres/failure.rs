@@ -56,6 +56,16 @@ pub(super) fn is_overload(error: &Error) -> bool {
     }
 }
 
+/// Whether a table or a column of the statement is not there (any more), or has another type than when the statement was prepared.
+pub(super) fn is_of_other_tables(error: &Error) -> bool {
+    match error {
+        Error::Database(database) => {
+            database.code().is_some_and(|code| ["42703", "42P01", "0A000"].contains(&code.as_ref()))
+        }
+        _ => false,
+    }
+}
+
 /// SQLSTATE classes that pass by themselves: connection, transaction rollback (also: conflict with recovery on a replica), resources,
 /// object in use, operator intervention (also: statement time-out), system error, internal error.
 fn is_passing(code: &str) -> bool {
@@ -67,9 +77,7 @@ fn advice(code: &str) -> &'static str {
         Some("28") => "check user, password and pg_hba.conf",
         Some("3D") => "check the database's name in the address",
         _ if code == "42501" => "grant SELECT to the role of the address",
-        _ if code == "42P01" || code == "42703" => {
-            "the tables changed since the start, or this is not HQ's database; start again"
-        }
+        _ if code == "42P01" || code == "42703" => "the tables change at this moment, or this is not HQ's database",
         _ => "see the server's log",
     }
 }

@@ -4,7 +4,7 @@
 //! depends on the columns of django-mptt, which old installations still have.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -13,7 +13,8 @@ use super::database::{Database, Key};
 use super::records::storable;
 use super::tables::{Table, TableNeed, find_tables, instant};
 use crate::source::{
-    LocationKeys, LocationNode, LocationRow, LocationRows, LocationStep, SourceError, TakeTreeRow, TreeExtent, TreeRow,
+    LOCATIONS_OF_TYPE_MAX, LocationKeys, LocationNode, LocationRow, LocationRows, LocationStep, LocationTypeRow,
+    SourceError, TakeTreeRow, TreeExtent, TreeRow, location_type_key,
 };
 
 const LOCATION: &str = "locations_sqllocation";
@@ -37,11 +38,17 @@ const NEEDS: &[TableNeed] = &[
     TableNeed { name: LOCATION_TYPE, columns: &["id", "domain", "name"], optional: false },
 ];
 
+/// Name of the reader, for what it says of the tables.
+const READER: &str = "locations";
+
 /// Reads locations from the main database.
 pub(super) struct LocationReader {
     database: Arc<Database>,
-    statements: Statements,
+    statements: Mutex<Arc<Statements>>,
 }
+
+/// Chooses one of the statements.
+type Choose = fn(&Statements) -> &Arc<str>;
 
 struct Statements {
     rows_by_location_id: Arc<str>,
@@ -51,29 +58,34 @@ struct Statements {
     tree: Arc<str>,
     changes: Arc<str>,
     changes_and_count: Arc<str>,
+    /// `$1` is a list of one number: microseconds.
+    types: Arc<str>,
+    /// `$1` is a list of two numbers: a type, and the location after which to go on.
+    of_type: Arc<str>,
 }
+
+/// The earliest time that is asked for, microseconds: Postgres would refuse some that are much earlier.
+const EARLIEST_US: i64 = 0;
 
 impl LocationReader {
     /// Looks at the tables of the database and prepares the statements' texts.
     pub async fn connect(database: Arc<Database>) -> Result<Self, SourceError> {
-        let mut snapshot = database.snapshot("read HQ's tables").await?;
-        let tables = find_tables(&mut snapshot, database.name(), NEEDS).await?;
-        snapshot.finish().await;
-        Ok(Self { database, statements: Statements::new(&tables) })
+        let statements = Statements::look(&database).await?;
+        Ok(Self { database, statements: Mutex::new(Arc::new(statements)) })
     }
 
     /// See [`crate::source::HqDatabase::location_rows`].
     pub async fn rows(&self, keys: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
         let (count, storable_ids);
-        let (statement, key) = match keys {
+        let (statement, key): (Choose, _) = match keys {
             LocationKeys::LocationIds(ids) => {
                 storable_ids = storable(ids);
                 count = ids.len();
-                (&self.statements.rows_by_location_id, Key::Ids(&storable_ids))
+                (|statements| &statements.rows_by_location_id, Key::Ids(&storable_ids))
             }
             LocationKeys::Ids(ids) => {
                 count = ids.len();
-                (&self.statements.rows_by_id, Key::Numbers(ids))
+                (|statements| &statements.rows_by_id, Key::Numbers(ids))
             }
         };
         let mut rows = Vec::with_capacity(count);
@@ -98,7 +110,7 @@ impl LocationReader {
             Ok(())
         };
         let action = format!("read the ways up from {} locations", ids.len());
-        self.read(&action, &self.statements.ancestors, Key::Numbers(ids), take).await?;
+        self.read(&action, |statements| &statements.ancestors, Key::Numbers(ids), take).await?;
         Ok(steps)
     }
 
@@ -110,7 +122,7 @@ impl LocationReader {
             Ok(())
         };
         let action = format!("read what is below {} locations", parent_ids.len());
-        self.read(&action, &self.statements.children, Key::Numbers(parent_ids), take).await?;
+        self.read(&action, |statements| &statements.children, Key::Numbers(parent_ids), take).await?;
         Ok(children)
     }
 
@@ -124,13 +136,15 @@ impl LocationReader {
         // Postgres has no NUL in text, so no domain is called like that.
         let stored = if domain.contains('\0') { "" } else { domain };
         let ids;
-        let (what, statement, key) = match extent {
-            TreeExtent::Whole => ("the location tree", &self.statements.tree, Key::Domain(stored)),
+        let (what, statement, key): (_, Choose, _) = match extent {
+            TreeExtent::Whole => ("the location tree", |statements| &statements.tree, Key::Domain(stored)),
             TreeExtent::Changed { since_us, location_ids, rows_max, count } => {
                 ids = storable(location_ids);
                 let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
-                let statements = &self.statements;
-                let statement = if count { &statements.changes_and_count } else { &statements.changes };
+                let statement: Choose = match count {
+                    true => |statements| &statements.changes_and_count,
+                    false => |statements| &statements.changes,
+                };
                 ("changed locations", statement, Key::Changes { domain: stored, since_us, ids: &ids, limit })
             }
         };
@@ -141,23 +155,80 @@ impl LocationReader {
         self.read(&format!("read {what} of domain {domain}"), statement, key, take).await
     }
 
-    /// Runs one statement. The clock.
+    /// See [`crate::source::HqDatabase::location_types`].
+    pub async fn types(&self, since_us: i64) -> Result<Vec<LocationTypeRow>, SourceError> {
+        let mut types = Vec::new();
+        let take = |row: &PgRow| {
+            types.push(LocationTypeRow {
+                id: row.try_get(0)?,
+                domain: row.try_get(1)?,
+                name: row.try_get(2)?,
+                code: row.try_get(3)?,
+                last_modified_us: instant(row, 4)?.unwrap_or(0),
+            });
+            Ok(())
+        };
+        let since = [since_us.max(EARLIEST_US)];
+        self.read("read location types", |statements| &statements.types, Key::Numbers(&since), take).await?;
+        Ok(types)
+    }
+
+    /// See [`crate::source::HqDatabase::locations_of_type`].
+    pub async fn of_type(&self, type_id: i64, after: i64) -> Result<Vec<i64>, SourceError> {
+        let mut ids = Vec::new();
+        let take = |row: &PgRow| {
+            ids.push(row.try_get(0)?);
+            Ok(())
+        };
+        let key = [type_id, after];
+        self.read("read the locations of a type", |statements| &statements.of_type, Key::Numbers(&key), take).await?;
+        Ok(ids)
+    }
+
+    /// Runs one statement. The clock. Where the tables are others than before (HQ was brought to another version meanwhile), they are looked at
+    /// again and the statement is tried once more; it has not given any row then.
     async fn read(
         &self,
         action: &str,
-        statement: &Arc<str>,
+        statement: Choose,
         key: Key<'_>,
-        take: impl FnMut(&PgRow) -> Result<(), sqlx::Error> + Send,
+        mut take: impl FnMut(&PgRow) -> Result<(), sqlx::Error> + Send,
     ) -> Result<i64, SourceError> {
-        let mut snapshot = self.database.snapshot(action).await?;
-        let observed_us = snapshot.observed_us()?;
-        snapshot.read(statement, key, take).await?;
-        snapshot.finish().await;
-        Ok(observed_us)
+        let mut statements = Arc::clone(&self.statements.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut looked_again = false;
+        loop {
+            let mut snapshot = self.database.snapshot(action).await?;
+            let observed_us = snapshot.observed_us()?;
+            match snapshot.read(statement(&statements), key, &mut take).await {
+                Ok(()) => {
+                    snapshot.finish().await;
+                    self.database.note_look(READER, &Ok(()));
+                    return Ok(observed_us);
+                }
+                Err(failure) if looked_again || !snapshot.tables_are_others() => return Err(failure),
+                Err(failure) => {
+                    drop(snapshot);
+                    tracing::warn!(error = %failure, "HQ's tables have changed; they are looked at again");
+                    statements = Arc::new(Statements::look(&self.database).await?);
+                    *self.statements.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&statements);
+                }
+            }
+            looked_again = true;
+        }
     }
 }
 
 impl Statements {
+    /// Looks at the tables of the database and prepares the statements' texts.
+    async fn look(database: &Database) -> Result<Self, SourceError> {
+        let mut snapshot = database.snapshot("read HQ's tables").await?;
+        let tables = find_tables(&mut snapshot, database.name(), NEEDS).await;
+        database.note_look(READER, &tables);
+        let tables = tables?;
+        snapshot.finish().await;
+        Ok(Self::new(&tables))
+    }
+
     fn new(tables: &HashMap<&'static str, Table>) -> Self {
         let rows = format!("select {} from {LOCATION} l {JOIN_TYPE}", row_columns(tables));
         let types = format!("select {} from {LOCATION_TYPE} t where t.domain = $1", node_columns(tables, Shown::Type));
@@ -167,7 +238,27 @@ impl Statements {
              or l.location_id = any($3)) limit $4)"
         );
         let count = format!("select {} from {LOCATION} l where l.domain = $1", node_columns(tables, Shown::Count));
+        let saved = tables.get(LOCATION_TYPE).is_some_and(|table| table.has("last_modified"));
+        let types_since = match saved {
+            true => "t.last_modified >= to_timestamp(($1::bigint[])[1] / 1000000.0)",
+            false => "($1::bigint[])[1] is not null",
+        };
+        let type_columns = [
+            ("id", "bigint"),
+            ("domain", "text"),
+            ("name", "text"),
+            ("code", "text"),
+            ("last_modified", "timestamptz"),
+        ]
+        .map(|(name, cast)| column(tables, "t", name, cast))
+        .join(", ");
         Self {
+            types: format!("select {type_columns} from {LOCATION_TYPE} t where {types_since}").into(),
+            of_type: format!(
+                "select l.id::bigint from {LOCATION} l where l.location_type_id = ($1::bigint[])[1] and l.id > ($1::bigint[])[2] \
+                 order by l.id limit {LOCATIONS_OF_TYPE_MAX}"
+            )
+            .into(),
             rows_by_location_id: format!("{rows} where l.location_id = any($1)").into(),
             rows_by_id: format!("{rows} where l.id = any($1)").into(),
             // `union` drops what is there already, so a circle ends.
@@ -244,6 +335,7 @@ fn node_columns(tables: &HashMap<&'static str, Table>, shown: Shown) -> String {
         ("l", "is_archived", "boolean"),
         ("l", "last_modified", "timestamptz"),
         ("l", "parent_id", "bigint"),
+        ("t", "code", "text"),
     ];
     let of = |(alias, name, cast)| match (shown, alias, name) {
         (Shown::Count, "l", "id") => "count(*)".to_owned(),
@@ -258,14 +350,14 @@ fn tree_row(row: &PgRow) -> Result<TreeRow<'_>, sqlx::Error> {
     let (Some(type_id), type_name) = (row.try_get::<Option<i64>, _>(1)?, row.try_get::<Option<&str>, _>(2)?) else {
         return Ok(TreeRow::Count(id.unwrap_or_default()));
     };
-    let type_name = type_name.unwrap_or_default();
-    let Some(id) = id else { return Ok(TreeRow::Type { id: type_id, name: type_name }) };
+    let type_key = location_type_key(type_name.unwrap_or_default(), row.try_get::<Option<&str>, _>(11)?);
+    let Some(id) = id else { return Ok(TreeRow::Type { id: type_id, key: type_key }) };
     Ok(TreeRow::Location(LocationNode {
         id,
         location_id: row.try_get(3)?,
         name: row.try_get(4)?,
         type_id,
-        type_name,
+        type_key,
         site_code: row.try_get::<Option<&str>, _>(5)?.unwrap_or_default(),
         latitude: row.try_get(6)?,
         longitude: row.try_get(7)?,

@@ -26,8 +26,8 @@ use self::routing::Routing;
 use self::shards::{Asked, Shard, Shards};
 use crate::pace::Turns;
 use crate::source::{
-    CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, Observation, ReadFrom, SourceError,
-    TakeTreeRow, TreeExtent, Wanted,
+    CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, LocationTypeRow, Observation, ReadFrom,
+    SourceError, TakeTreeRow, TreeExtent, Wanted,
 };
 
 /// The port [`HqDatabase`] over Postgres.
@@ -118,6 +118,14 @@ impl HqDatabase for PostgresHq {
         take: &mut TakeTreeRow<'_>,
     ) -> Result<i64, SourceError> {
         self.locations.tree(domain, extent, take).await
+    }
+
+    async fn location_types(&self, since_us: i64) -> Result<Vec<LocationTypeRow>, SourceError> {
+        self.locations.types(since_us).await
+    }
+
+    async fn locations_of_type(&self, type_id: i64, after: i64) -> Result<Vec<i64>, SourceError> {
+        self.locations.of_type(type_id, after).await
     }
 
     async fn check(&self) -> Result<(), SourceError> {

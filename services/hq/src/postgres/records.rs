@@ -1,7 +1,7 @@
 //! Cases and forms of one database: at most four statements per batch, all on one snapshot.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -63,25 +63,35 @@ impl Extent {
 /// Puts a row of a statement where it belongs in its case.
 type IntoCase = fn(&mut CaseRows, Columns);
 
+/// Name of the reader of cases and forms, for what it says of the tables.
+const READER: &str = "records";
+
 /// Cases and forms of one copy of one database.
 pub(super) struct Records {
     database: Arc<Database>,
+    statements: Mutex<Arc<Statements>>,
+    extent: Extent,
+}
+
+/// The statements' texts, for the tables as they are.
+struct Statements {
     case: Arc<str>,
     /// Statements for what belongs to a case, and where their rows go.
     of_case: Vec<(Arc<str>, IntoCase)>,
     form: Arc<str>,
     operation: Arc<str>,
     blob: Arc<str>,
-    extent: Extent,
 }
 
-impl Records {
+impl Statements {
     /// Looks at the tables of the database and prepares the statements' texts.
-    pub async fn connect(database: Arc<Database>, extent: Extent) -> Result<Self, SourceError> {
+    async fn look(database: &Database, extent: Extent) -> Result<Self, SourceError> {
         let mut snapshot = database.snapshot("read HQ's tables").await?;
         let needs: Vec<TableNeed> =
             NEEDS.iter().filter(|need| extent.needs(need.name)).map(|need| TableNeed { ..*need }).collect();
-        let tables = find_tables(&mut snapshot, database.name(), &needs).await?;
+        let tables = find_tables(&mut snapshot, database.name(), &needs).await;
+        database.note_look(READER, &tables);
+        let tables = tables?;
         snapshot.finish().await;
         let select = |name: &str| tables.get(name).map(|table| table.select());
         let with = |selected: Option<String>, rest: &str| -> Arc<str> {
@@ -113,74 +123,141 @@ impl Records {
             form: with(select(FORM), "where form_id = any($1)"),
             operation: with(select(OPERATION), "where form_id = any($1) order by form_id, date, id"),
             blob: with(blob, blob_rows),
-            extent,
-            database,
         })
+    }
+}
+
+impl Records {
+    /// Looks at the tables of the database.
+    pub async fn connect(database: Arc<Database>, extent: Extent) -> Result<Self, SourceError> {
+        let statements = Statements::look(&database, extent).await?;
+        Ok(Self { database, statements: Mutex::new(Arc::new(statements)), extent })
     }
 
     pub fn database(&self) -> &Database {
         &self.database
     }
 
+    fn statements(&self) -> Arc<Statements> {
+        Arc::clone(&self.statements.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Looks at the tables again where a read failed because they are others than before: HQ was brought to another version meanwhile. Any
+    /// other failure stays what it is.
+    async fn look_again(&self, snapshot: Snapshot<'_>, failure: SourceError) -> Result<Arc<Statements>, SourceError> {
+        if !snapshot.tables_are_others() {
+            return Err(failure);
+        }
+        // Its connection goes with it, and what waits for one is not this.
+        drop(snapshot);
+        tracing::warn!(error = %failure, "HQ's tables have changed; they are looked at again");
+        let statements = Arc::new(Statements::look(&self.database, self.extent).await?);
+        *self.statements.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&statements);
+        Ok(statements)
+    }
+
     /// Reads cases; `None` where the database is a replica that cannot tell how new it is.
     pub async fn cases(&self, ids: &[String]) -> Result<Option<Vec<Observation<CaseRows>>>, SourceError> {
-        let mut snapshot = self.database.snapshot(&format!("read {} cases", ids.len())).await?;
-        let Some(observed_us) = snapshot.observed_us else {
-            snapshot.finish().await;
-            return Ok(None);
-        };
+        let action = format!("read {} cases", ids.len());
+        let (mut statements, mut looked_again) = (self.statements(), false);
+        loop {
+            let mut snapshot = self.database.snapshot(&action).await?;
+            let Some(observed_us) = snapshot.observed_us else {
+                snapshot.finish().await;
+                return Ok(None);
+            };
+            match self.find_cases(&mut snapshot, &statements, ids).await {
+                Ok(found) => {
+                    snapshot.finish().await;
+                    self.database.note_look(READER, &Ok(()));
+                    return Ok(Some(observations(ids, observed_us, found)));
+                }
+                Err(failure) if looked_again => return Err(failure),
+                Err(failure) => statements = self.look_again(snapshot, failure).await?,
+            }
+            looked_again = true;
+        }
+    }
+
+    async fn find_cases(
+        &self,
+        snapshot: &mut Snapshot<'_>,
+        statements: &Statements,
+        ids: &[String],
+    ) -> Result<HashMap<String, CaseRows>, SourceError> {
         let asked = storable(ids);
         let mut found: HashMap<String, CaseRows> = HashMap::with_capacity(asked.len());
-        read_by(&mut snapshot, &self.case, &asked, "case_id", |id, case| {
+        read_by(snapshot, &statements.case, &asked, "case_id", |id, case| {
             let ledger_values = self.extent.ledger_values.then(Vec::new);
             found.insert(id, CaseRows { case, ledger_values, ..CaseRows::default() });
         })
         .await?;
         // Only of cases that are there; often none is, after a deletion.
         let there: Vec<String> = found.keys().cloned().collect();
-        for (sql, put) in self.of_case.iter().filter(|_| !there.is_empty()) {
-            read_by(&mut snapshot, sql, &there, "case_id", |id, row| {
+        for (sql, put) in statements.of_case.iter().filter(|_| !there.is_empty()) {
+            read_by(snapshot, sql, &there, "case_id", |id, row| {
                 if let Some(rows) = found.get_mut(&id) {
                     put(rows, row);
                 }
             })
             .await?;
         }
-        snapshot.finish().await;
-        Ok(Some(observations(ids, observed_us, found)))
+        Ok(found)
     }
 
     /// Reads forms; `None` where the database is a replica that cannot tell how new it is.
     pub async fn forms(&self, ids: &[String]) -> Result<Option<Vec<Observation<FormRows>>>, SourceError> {
-        let mut snapshot = self.database.snapshot(&format!("read {} forms", ids.len())).await?;
-        let Some(observed_us) = snapshot.observed_us else {
-            snapshot.finish().await;
-            return Ok(None);
-        };
+        let action = format!("read {} forms", ids.len());
+        let (mut statements, mut looked_again) = (self.statements(), false);
+        loop {
+            let mut snapshot = self.database.snapshot(&action).await?;
+            let Some(observed_us) = snapshot.observed_us else {
+                snapshot.finish().await;
+                return Ok(None);
+            };
+            match self.find_forms(&mut snapshot, &statements, ids).await {
+                Ok(found) => {
+                    snapshot.finish().await;
+                    self.database.note_look(READER, &Ok(()));
+                    return Ok(Some(observations(ids, observed_us, found)));
+                }
+                Err(failure) if looked_again => return Err(failure),
+                Err(failure) => statements = self.look_again(snapshot, failure).await?,
+            }
+            looked_again = true;
+        }
+    }
+
+    async fn find_forms(
+        &self,
+        snapshot: &mut Snapshot<'_>,
+        statements: &Statements,
+        ids: &[String],
+    ) -> Result<HashMap<String, FormRows>, SourceError> {
         let asked = storable(ids);
         let mut found: HashMap<String, FormRows> = HashMap::with_capacity(asked.len());
-        read_by(&mut snapshot, &self.form, &asked, "form_id", |id, form| {
+        read_by(snapshot, &statements.form, &asked, "form_id", |id, form| {
             let blobs = self.extent.form_attachments.then(Vec::new);
             found.insert(id, FormRows { form, blobs, ..FormRows::default() });
         })
         .await?;
         let there: Vec<String> = found.keys().cloned().collect();
-        if !there.is_empty() {
-            read_by(&mut snapshot, &self.operation, &there, "form_id", |id, operation| {
-                if let Some(rows) = found.get_mut(&id) {
-                    rows.operations.push(operation);
-                }
-            })
-            .await?;
-            read_by(&mut snapshot, &self.blob, &there, "parent_id", |id, blob| {
-                if let Some(rows) = found.get_mut(&id) {
-                    put_blob(rows, blob);
-                }
-            })
-            .await?;
+        if there.is_empty() {
+            return Ok(found);
         }
-        snapshot.finish().await;
-        Ok(Some(observations(ids, observed_us, found)))
+        read_by(snapshot, &statements.operation, &there, "form_id", |id, operation| {
+            if let Some(rows) = found.get_mut(&id) {
+                rows.operations.push(operation);
+            }
+        })
+        .await?;
+        read_by(snapshot, &statements.blob, &there, "parent_id", |id, blob| {
+            if let Some(rows) = found.get_mut(&id) {
+                put_blob(rows, blob);
+            }
+        })
+        .await?;
+        Ok(found)
     }
 
     /// A few ids of cases and forms that are there, to check them against the shards that the database should have.

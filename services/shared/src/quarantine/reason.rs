@@ -53,23 +53,27 @@ reasons! {
         next_step: "Find out what publishes such messages to the topic; save the record in HQ again if its id can be told from the payload."
     }
     DocumentUnreadable = "document_unreadable" {
-        meaning: "A JSON column of the record's row in HQ does not hold a JSON object. The lake keeps the state before this change.",
+        meaning: "A JSON column of the record's row in HQ does not hold a JSON object. The lake's row has HQ's other columns; what the column brought before stays, marked in `_lake_incomplete`.",
         next_step: "Repair the column that the detail names in HQ's database, then save the record in HQ again."
     }
     FormXmlMissing = "form_xml_missing" {
-        meaning: "No blob store has the XML of a live form. The form's row is in the lake without its answers.",
-        next_step: "Restore the blob, then have HQ publish the form again."
+        meaning: "No blob store has the XML of a live form. The form's row has HQ's own columns; answers that the lake had before stay, marked in `_lake_incomplete`.",
+        next_step: "Restore the blob, or add the store that has it to hq.blobs.stores, then have HQ publish the form again."
+    }
+    FormXmlTooLarge = "form_xml_too_large" {
+        meaning: "The XML of a form is larger than hq.blobs.size_max_bytes. The form's row has HQ's own columns; answers that the lake had before stay, marked in `_lake_incomplete`.",
+        next_step: "Raise hq.blobs.size_max_bytes, and the queue's payload limit with it, then have HQ publish the form again."
     }
     FormXmlRaises = "form_xml_raises" {
-        meaning: "The XML of a form makes HQ's own conversion raise an exception. The form's row is in the lake without its answers.",
+        meaning: "The XML of a form makes HQ's own conversion raise an exception. The form's row has HQ's own columns; answers that the lake had before stay, marked in `_lake_incomplete`.",
         next_step: "Nothing where HQ cannot show the form either; otherwise report the XML as a fault of the lake."
     }
     FormXmlNotWellFormed = "form_xml_not_well_formed" {
-        meaning: "The XML of a form is not well-formed. HQ shows the form as empty, and its row is in the lake without its answers.",
+        meaning: "The XML of a form is not well-formed, and HQ shows the form as empty. Its row has HQ's own columns; answers that the lake had before stay, marked in `_lake_incomplete`.",
         next_step: "Look for damage of the blob at the offset that the detail names; restore it and have HQ publish the form again."
     }
     RecordTooLarge = "record_too_large" {
-        meaning: "The record, as a document or as a row, is larger than the queue's largest payload. The lake keeps the state before this change.",
+        meaning: "The record, as a document or as a row, is larger than the queue's largest payload. The lake's row has HQ's own columns; properties and answers stay as they were, marked in `_lake_incomplete`.",
         next_step: "Raise the queue's payload limit (max_payload of the server, queue.payload_size_max), or drop large fields by a transform, then save the record in HQ again."
     }
     RecordBatchMalformed = "record_batch_malformed" {
@@ -85,7 +89,7 @@ reasons! {
         next_step: "Check that fetcher and enricher have compatible versions, then save the record in HQ again."
     }
     RecordTooWide = "record_too_wide" {
-        meaning: "The document of a record has more values than enricher.columns_max allows. The lake keeps the state before this change.",
+        meaning: "The document of a record has more values than enricher.columns_max allows. The lake's row has HQ's own columns; properties and answers stay as they were, marked in `_lake_incomplete`.",
         next_step: "Raise enricher.columns_max, or drop fields by a transform, then save the record in HQ again."
     }
     TombstoneTooLarge = "tombstone_too_large" {
@@ -173,6 +177,7 @@ mod tests {
                 "change_missing_document_id",
                 "document_unreadable",
                 "form_xml_missing",
+                "form_xml_too_large",
                 "form_xml_raises",
                 "form_xml_not_well_formed",
                 "record_too_large",

@@ -32,6 +32,13 @@ pub const OBSERVED_SOURCE: &str = "+_lake_observed_at";
 /// Source path of the time of the commit, added by the writer.
 pub const COMMITTED_SOURCE: &str = "+_lake_committed_at";
 
+/// Source path of the column that says why a row does not show all that HQ has now; NULL in rows that do. What such a row does not bring stays
+/// as it was.
+pub const INCOMPLETE_SOURCE: &str = "+_lake_incomplete";
+
+/// Begins the source paths of the lake's own columns about the record, which are new with each row.
+pub const LAKE_PREFIX: &str = "+_lake_";
+
 /// Columns that stand first in a new table, in this order.
 const FIRST: [&str; 6] = [ID_SOURCE, "/domain", "+type", "/doc_type", "+month", "+supervisor_id"];
 
@@ -162,7 +169,8 @@ fn foreign_source(name: &str) -> String {
     format!("{FOREIGN}{name}")
 }
 
-fn is_foreign(source: &str) -> bool {
+/// Whether a column was added by somebody else.
+pub fn is_foreign(source: &str) -> bool {
     source.starts_with(FOREIGN)
 }
 

@@ -67,7 +67,7 @@ async fn forms_are_read_as_the_life_wrote_them() {
             assert_eq!(form.health, Health::ReferenceMissing);
             continue;
         };
-        let Some(xml) = ports.blobs.get(reference).await.unwrap() else {
+        let Some(xml) = ports.blobs.get(reference).await.unwrap().bytes() else {
             assert_eq!(form.health, Health::BlobMissing);
             continue;
         };
@@ -105,7 +105,7 @@ async fn documents_have_the_expected_cells() {
             "form-sql" => {
                 let rows = ports.database.forms(&ids, ReadFrom::Replica).await.unwrap().remove(0).rows.unwrap();
                 let xml = match &rows.xml {
-                    Some(reference) => ports.blobs.get(reference).await.unwrap(),
+                    Some(reference) => ports.blobs.get(reference).await.unwrap().bytes(),
                     None => None,
                 };
                 let data = xml.and_then(|xml| xform::form_json(&xml).ok()).unwrap_or_default();

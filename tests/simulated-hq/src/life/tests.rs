@@ -193,7 +193,7 @@ async fn rows_in_hq_carry_what_is_expected() {
             "form-sql" => {
                 let held = ports.database.forms(&ids, ReadFrom::Replica).await.unwrap().remove(0).rows.unwrap();
                 assert_eq!(held.operations.len(), row.cells["/history"]["json"].as_array().unwrap().len());
-                let xml = ports.blobs.get(&held.xml.unwrap()).await.unwrap().unwrap();
+                let xml = ports.blobs.get(&held.xml.unwrap()).await.unwrap().bytes().unwrap();
                 assert!(xml.len() > 200);
             }
             _ => {}

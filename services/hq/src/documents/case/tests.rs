@@ -130,7 +130,7 @@ fn what_is_left_out_has_no_key() {
 
 #[test]
 fn odd_case_json_is_empty_kept_or_an_error_that_names_the_case() {
-    for empty in [json!(""), json!("  "), json!("null"), json!("{}"), Value::Null] {
+    for empty in [json!(""), json!("  "), json!("null"), json!("{}"), json!("[]"), Value::Null] {
         let mut rows = person();
         rows.case.insert("case_json".into(), empty.clone());
         assert_eq!(to_json(&rows, CaseOptions::default()).unwrap()["case_json"], json!({}), "{empty}");
@@ -138,7 +138,7 @@ fn odd_case_json_is_empty_kept_or_an_error_that_names_the_case() {
     let mut rows = person();
     rows.case.insert("case_json".into(), r#"{"a": "x\u0000y"}"#.into());
     assert_eq!(to_json(&rows, CaseOptions::default()).unwrap()["a"], "x\0y");
-    for broken in ["{", "[]", "3", "{\"a\": NaN}"] {
+    for broken in ["{", "[1]", "3", "{\"a\": nan}"] {
         rows.case.insert("case_json".into(), broken.into());
         let error = to_json(&rows, CaseOptions::default()).unwrap_err();
         assert!(
@@ -146,6 +146,9 @@ fn odd_case_json_is_empty_kept_or_an_error_that_names_the_case() {
             "{broken}"
         );
         assert_eq!(error.column, "case_json");
+        let rest = read(&rows, CaseOptions::default());
+        assert_eq!((&rest.members["name"], &rest.members["case_json"]), (&json!("Asha"), &json!({})));
+        assert_eq!(rest.unreadable.unwrap().column, "case_json");
     }
 }
 
@@ -309,4 +312,20 @@ fn ledger_values_are_those_of_hq_where_they_were_asked_for() {
     assert_eq!(document["ledger_values"], expected);
     rows.ledger_values = Some(Vec::new());
     assert_eq!(to_json(&rows, CaseOptions::default()).unwrap()["ledger_values"], json!([]));
+}
+
+/// The case of a project that has objects, lists and numbers among its properties.
+#[test]
+fn properties_that_are_no_texts_keep_all_that_they_say() {
+    let mut rows = person();
+    let stored = r##"{"dob": {"@calendar": "ethiopian", "#text": "2013-04-05"}, "phones": ["a", {"@k": "v"}, ""], "flag": true, "count": 12,
+        "nothing": null, "empty": {}, "big": 123456789012345678901234567890, "ratio": 0.1, "exp": 1e400, "nan": NaN}"##;
+    rows.case.insert("case_json".into(), stored.into());
+    let document = to_json(&rows, CaseOptions::default()).unwrap();
+    let properties = json!({
+        "dob": {"@calendar": "ethiopian", "#text": "2013-04-05"}, "phones": ["a", {"@k": "v"}, ""], "flag": true, "count": 12,
+        "nothing": null, "empty": {}, "big": "123456789012345678901234567890", "ratio": 0.1, "exp": "Infinity", "nan": "NaN"
+    });
+    assert_eq!(document["case_json"], properties);
+    assert_eq!((&document["big"], &document["exp"]), (&properties["big"], &properties["exp"]));
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, new_null_array};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -15,7 +16,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowS
 use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
 use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy};
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnDescriptor;
 use roaring::RoaringBitmap;
@@ -82,13 +83,21 @@ type Builder = ParquetRecordBatchStreamBuilder<ParquetObjectReader>;
 pub(crate) type FileStream = ParquetRecordBatchStream<ParquetObjectReader>;
 
 async fn builder(store: &Arc<dyn ObjectStore>, file: &DataFile) -> Result<Builder, EngineError> {
+    builder_with(store, file, ArrowReaderOptions::new()).await
+}
+
+async fn builder_with(
+    store: &Arc<dyn ObjectStore>,
+    file: &DataFile,
+    options: ArrowReaderOptions,
+) -> Result<Builder, EngineError> {
     let path = Path::parse(&file.path).map_err(|error| EngineError::corrupt(format!("path {}: {error}", file.path)))?;
     let size = u64::try_from(file.size).unwrap_or_default();
     let mut reader = ParquetObjectReader::new(Arc::clone(store), path)
         .with_file_size(size)
         // Most footers come with the first request.
         .with_footer_size_hint(usize::try_from(size.min(FOOTER_BYTES)).unwrap_or_default());
-    let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await;
+    let metadata = ArrowReaderMetadata::load_async(&mut reader, options).await;
     match metadata.and_then(in_microseconds) {
         Ok(metadata) => Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata)),
         Err(error) => Err(explained(store, file, EngineError::read_file(error)).await),
@@ -235,17 +244,7 @@ pub(crate) async fn numbers(
 ) -> Result<Vec<i64>, EngineError> {
     let builder = builder(store, file).await?;
     let mask = projection(&builder, Some(&[column]));
-    let mut selectors = Vec::with_capacity(2 * rows.len() as usize);
-    let mut next = 0;
-    for row in rows {
-        if row > next {
-            selectors.push(RowSelector::skip((row - next) as usize));
-        }
-        selectors.push(RowSelector::select(1));
-        next = row + 1;
-    }
-    let selection = RowSelection::from(selectors);
-    let batches = builder.with_projection(mask).with_row_selection(selection).with_batch_size(ROWS_AT_ONCE);
+    let batches = builder.with_projection(mask).with_row_selection(selection(rows)).with_batch_size(ROWS_AT_ONCE);
     let mut batches = batches.build().map_err(EngineError::read_file)?;
     let mut numbers = Vec::with_capacity(rows.len() as usize);
     while let Some(batch) = batches.try_next().await.map_err(EngineError::read_file)? {
@@ -258,6 +257,38 @@ pub(crate) async fn numbers(
         return Err(EngineError::corrupt(format!("file {} has fewer rows than the log says", file.path)));
     }
     Ok(numbers)
+}
+
+/// Whole rows of a file, in its order and under the names of its columns. Of a large file only the pages that hold them are read.
+pub(crate) async fn whole_rows(
+    store: &Arc<dyn ObjectStore>,
+    file: &DataFile,
+    rows: &RoaringBitmap,
+) -> Result<RecordBatch, EngineError> {
+    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+    let builder = builder_with(store, file, options).await?;
+    let batches = builder.with_row_selection(selection(rows)).with_batch_size(ROWS_AT_ONCE);
+    let batches = batches.build().map_err(EngineError::read_file)?;
+    let schema = Arc::clone(batches.schema());
+    let batches: Vec<RecordBatch> = batches.try_collect().await.map_err(EngineError::read_file)?;
+    let whole = concat_batches(&schema, &batches).map_err(EngineError::arrow)?;
+    if whole.num_rows() as u64 != rows.len() {
+        return Err(EngineError::corrupt(format!("file {} has fewer rows than the log says", file.path)));
+    }
+    Ok(whole)
+}
+
+fn selection(rows: &RoaringBitmap) -> RowSelection {
+    let mut selectors = Vec::with_capacity(2 * rows.len() as usize);
+    let mut next = 0;
+    for row in rows {
+        if row > next {
+            selectors.push(RowSelector::skip((row - next) as usize));
+        }
+        selectors.push(RowSelector::select(1));
+        next = row + 1;
+    }
+    RowSelection::from(selectors)
 }
 
 /// The arrow schema of a data file with these columns.

@@ -12,6 +12,7 @@ mod compaction_conflicts;
 mod eviction;
 mod external_commits;
 mod foreign;
+mod incomplete;
 mod index;
 mod int96;
 mod lake;

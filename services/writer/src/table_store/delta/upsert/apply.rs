@@ -155,10 +155,12 @@ impl Upserter {
         let needed = entries.tie_breakers_needed(|id| found.get(&id).map(|row| row.order.observed_us));
         self.loader.load_tie_breakers(state, &mut found, &needed).await?;
         let tombstones = self.loader.tombstones_of(state, &entries.ids()).await?;
-        let decisions = entries.decide(batch, |id| KnownOrders {
+        let mut decisions = entries.decide(batch, |id| KnownOrders {
             row: found.get(&id).map(|row| row.order),
             tombstone: tombstones.get(&id).copied(),
         });
+        let completed = self.complete_rows(state, batch, &mut decisions, &found).await?;
+        let batch = completed.as_ref().unwrap_or(batch);
         self.loader.remember(state, &decisions.remembered).await?;
         let CommitGroups { independent, dependent } = grouping::group(&numbers, &decisions, &found, state.live());
         let conflicts = self.commit_independent(state, independent, batch, &decisions, progress).await?;

@@ -5,6 +5,7 @@ pub(crate) mod adopt;
 pub(crate) mod apply;
 pub(crate) mod change;
 pub(crate) mod commit_change;
+pub(crate) mod complete_rows;
 pub(crate) mod dependent_commits;
 pub(crate) mod parallel_commits;
 pub(crate) mod partition_files;

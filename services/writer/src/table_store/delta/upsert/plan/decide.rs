@@ -1,4 +1,7 @@
 //! A batch as the guard sees it: one entry per id, and what is to be done about each. Pure.
+//!
+//! An *incomplete* row is ordered as any other; what it does not bring is taken from the newest complete row of its id, which is in the batch or
+//! in a table ([`crate::table_store::delta::upsert::complete_rows`]).
 
 use std::collections::hash_map::Entry as MapEntry;
 
@@ -8,7 +11,7 @@ use crate::order_guard::{KnownOrders, RowOrder, TombstoneOrder, comparable_insta
 use crate::table_store::SpaceBatch;
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::delta::files::key_columns::KeyColumns;
-use crate::table_store::schema_plan::{ID_SOURCE, OBSERVED_SOURCE, VERSION_SOURCE};
+use crate::table_store::schema_plan::{ID_SOURCE, INCOMPLETE_SOURCE, OBSERVED_SOURCE, VERSION_SOURCE};
 
 /// Where a row stands in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub(crate) struct RowAt {
 #[derive(Clone, Copy, Debug, Default)]
 struct BatchEntry {
     row: Option<RowAt>,
+    /// The newest row that is complete; `row` itself, unless that is incomplete.
+    complete: Option<RowAt>,
     tombstone: Option<(usize, TombstoneOrder)>,
 }
 
@@ -43,11 +48,24 @@ pub(crate) struct Upsert {
     pub(crate) at: RowAt,
 }
 
+/// An incomplete row that enters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IncompleteUpsert {
+    /// Position in [`Decisions::upserts`].
+    pub(crate) table: usize,
+    /// Position in that table's rows.
+    pub(crate) upsert: usize,
+    /// The complete row of the batch that has what it lacks; `None`: the row that is held, if there is one.
+    pub(crate) base: Option<RowAt>,
+}
+
 /// What a batch does to a space.
 #[derive(Debug, Default)]
 pub(crate) struct Decisions {
     /// Rows that enter, by position in `SpaceBatch::upserts`.
     pub(crate) upserts: Vec<Vec<Upsert>>,
+    /// Those among them that are incomplete.
+    pub(crate) incomplete: Vec<IncompleteUpsert>,
     /// Ids whose rows leave.
     pub(crate) deletes: Vec<IdHash>,
     /// Tombstones to remember.
@@ -61,10 +79,16 @@ impl BatchEntries {
         for (table, rows) in batch.upserts.iter().enumerate() {
             for (number, record_batch) in rows.rows.iter().enumerate() {
                 let keys = KeyColumns::of(record_batch, ID_SOURCE, VERSION_SOURCE, OBSERVED_SOURCE)?;
+                let marks = record_batch.column_by_name(INCOMPLETE_SOURCE);
                 for row in 0..record_batch.num_rows() {
                     let id = keys.id(row).filter(|id| !id.is_empty());
                     let id = id.ok_or_else(|| format!("row {row} of type `{}` has no id", rows.document_type))?;
-                    entries.add_row(id_hash(id), RowAt { table, batch: number, row, order: keys.order(row) });
+                    let is_complete = marks.is_none_or(|marks| marks.is_null(row));
+                    entries.add_row(
+                        id_hash(id),
+                        RowAt { table, batch: number, row, order: keys.order(row) },
+                        is_complete,
+                    );
                 }
             }
         }
@@ -89,7 +113,7 @@ impl BatchEntries {
         let mut tie_breakers_needed = Vec::new();
         for &id in &self.arrived {
             let Some(held_us) = held_observed_us(id) else { continue };
-            let BatchEntry { row, tombstone } = self.by_id[&id];
+            let BatchEntry { row, tombstone, .. } = self.by_id[&id];
             let row = row.filter(|row| row.order.observed_us == held_us).map(|row| row.order.version_us);
             let tombstone = tombstone.and_then(|(_, order)| order.tie_breaker(held_us));
             tie_breakers_needed.extend(row.into_iter().chain(tombstone).map(|version_us| (id, version_us)));
@@ -107,10 +131,14 @@ impl BatchEntries {
         }
     }
 
-    fn add_row(&mut self, id: IdHash, row: RowAt) {
+    fn add_row(&mut self, id: IdHash, row: RowAt, is_complete: bool) {
         let entry = self.entry(id);
-        if entry.row.is_none_or(|held| row.order > held.order) {
+        let is_newer = |held: Option<RowAt>| held.is_none_or(|held| row.order > held.order);
+        if is_newer(entry.row) {
             entry.row = Some(row);
+        }
+        if is_complete && is_newer(entry.complete) {
+            entry.complete = Some(row);
         }
     }
 
@@ -125,12 +153,17 @@ impl BatchEntries {
     pub(crate) fn decide(&self, batch: &SpaceBatch, held: impl Fn(IdHash) -> KnownOrders) -> Decisions {
         let mut decisions = Decisions { upserts: vec![Vec::new(); batch.upserts.len()], ..Decisions::default() };
         for &id in &self.arrived {
-            let BatchEntry { row, tombstone } = self.by_id[&id];
+            let BatchEntry { row, complete, tombstone } = self.by_id[&id];
             let held = held(id);
             // Within the batch the same rule: either the tombstone takes the row away, or the row outlives it.
             let survivor = row.filter(|row| tombstone.is_none_or(|(_, order)| !order.beats_row(row.order)));
             if let Some(at) = survivor {
                 if row_enters(held, at.order) {
+                    if complete != Some(at) {
+                        let base = complete.filter(|base| held.row.is_none_or(|held| base.order > held));
+                        let upsert = decisions.upserts[at.table].len();
+                        decisions.incomplete.push(IncompleteUpsert { table: at.table, upsert, base });
+                    }
                     decisions.upserts[at.table].push(Upsert { id, at });
                 }
             } else if let Some((position, order)) = tombstone {

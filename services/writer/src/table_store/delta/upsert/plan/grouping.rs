@@ -151,7 +151,7 @@ mod tests {
             upserts: vec![upserts(0, &[1, 100]), upserts(1, &[5, 2]), Vec::new(), upserts(3, &[101])],
             // From 13 and 14, which get no rows, from 10, and from 12, which is dependent.
             deletes: vec![3, 4, 6, 9, 999],
-            remembered: Vec::new(),
+            ..Decisions::default()
         };
         let CommitGroups { independent, dependent } = group(&[10, 11, 16, 17].map(number), &decisions, &found, &live);
         assert_eq!(dependent, HashSet::from([11, 12].map(number)));
