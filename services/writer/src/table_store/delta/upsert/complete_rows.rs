@@ -7,32 +7,28 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{cast, is_not_null, take_record_batch};
+use arrow::compute::{is_not_null, take_record_batch};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use roaring::RoaringBitmap;
-use serde_json::{Map, Value};
 
 use crate::key_index::FileNumber;
 use crate::table_store::SpaceBatch;
 use crate::table_store::by_id_hash::ByIdHash;
 use crate::table_store::conversion::{ColumnType, column_type, converted};
 use crate::table_store::delta::error::EngineError;
-use crate::table_store::delta::files::data_file::{self, DataFile};
+use crate::table_store::delta::files::data_file;
 use crate::table_store::delta::space::state::{RowLocation, SpaceState};
-use crate::table_store::delta::space::table::TableState;
 use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::delta::upsert::apply::Upserter;
 use crate::table_store::delta::upsert::plan::decide::Decisions;
-use crate::table_store::schema_plan::{LAKE_PREFIX, OVERFLOW_SOURCE, is_foreign};
+use crate::table_store::delta::upsert::rows::stored::{self, Fields, StoredColumns};
+use crate::table_store::schema_plan::{LAKE_PREFIX, is_foreign};
 
 /// Source path of the month. It may come from what an incomplete row does not have.
 const MONTH_SOURCE: &str = "+month";
-
-/// Source paths with their values.
-type Fields = Vec<(String, ArrayRef)>;
 
 /// Where the rows before stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,7 +101,8 @@ impl Upserter {
         let rows: RoaringBitmap = pairs.iter().map(|pair| pair.before).collect();
         let store = self.loader.access().unloaded(held.path())?.object_store();
         let rows = data_file::whole_rows(&store, file, &rows).await;
-        rows.and_then(|rows| by_source(held, file, &rows)).map_err(|error| error.of_table(table))
+        let columns = StoredColumns { schema: held.schema(), partition_columns: held.partition_columns() };
+        rows.and_then(|rows| stored::by_source(columns, file, &rows, is_kept)).map_err(|error| error.of_table(table))
     }
 }
 
@@ -142,46 +139,6 @@ fn fields_of(rows: &RecordBatch) -> Fields {
 /// Whether what stands under a source path may stay: not what the lake notes of each row anew, and not what others added.
 fn is_kept(source: &str) -> bool {
     !source.starts_with(LAKE_PREFIX) && !is_foreign(source)
-}
-
-/// Rows of a file under source paths, with the values that stand in its partition and in the overflow column.
-fn by_source(table: &TableState, file: &DataFile, rows: &RecordBatch) -> Result<Fields, EngineError> {
-    let partition = file.partition.values(table.partition_columns());
-    let mut fields = Fields::new();
-    for column in &table.schema().columns {
-        let array = match partition.get(&column.name) {
-            Some(value) => {
-                let value: ArrayRef = Arc::new(StringArray::from(vec![value.as_deref(); rows.num_rows()]));
-                Some(cast(&value, &column.arrow()).map_err(EngineError::arrow)?)
-            }
-            None => rows.column_by_name(&column.name).cloned(),
-        };
-        // A file from before the column holds nothing for it.
-        let Some(array) = array else { continue };
-        let array = column
-            .fitted(&array)
-            .ok_or_else(|| EngineError::corrupt(format!("column {} is not of its type", column.name)))?;
-        if column.source == OVERFLOW_SOURCE {
-            fields.extend(overflowed(&array));
-        } else if is_kept(&column.source) {
-            fields.push((column.source.clone(), array));
-        }
-    }
-    Ok(fields)
-}
-
-/// The fields that the overflow column holds, which is text.
-fn overflowed(objects: &ArrayRef) -> Fields {
-    let mut values: BTreeMap<String, Vec<Option<String>>> = BTreeMap::new();
-    for (row, object) in objects.as_string::<i32>().iter().enumerate() {
-        // What another program wrote there is nothing that the lake could keep.
-        let object: Map<String, Value> = object.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        for (source, value) in object {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            values.entry(source).or_insert_with(|| vec![None; objects.len()])[row] = Some(value);
-        }
-    }
-    values.into_iter().map(|(source, values)| (source, Arc::new(StringArray::from(values)) as ArrayRef)).collect()
 }
 
 /// Incomplete rows with the fields of the rows before them, row by row.

@@ -4,3 +4,4 @@ pub(crate) mod column_values;
 pub(crate) mod incoming;
 pub(crate) mod restored;
 pub(crate) mod sorted;
+pub(crate) mod stored;
