@@ -133,8 +133,7 @@ impl Operations {
     }
 
     async fn record(&self, table: &TableKey) -> Result<TableRecord, HandleError> {
-        let records = self.tables(Some(&table.space)).await?;
-        let record = records.into_iter().find(|record| record.key == *table);
+        let record = self.metastore.table(table).await.map_err(HandleError::Metastore)?;
         record.ok_or_else(|| HandleError::UnknownTable(table.clone()))
     }
 

@@ -28,7 +28,7 @@ pub async fn print(metastore: &dyn Metastore, folder: &Path, changes: u64) -> an
     println!("\n{changes} changes are in the lake. Tables below {}:\n", folder.join("tables").display());
     let mut shown = Vec::new();
     for table in tables.iter().take(TABLES_SHOWN_MAX) {
-        shown.push(line(table, now).await);
+        shown.push(line(metastore, table, now).await);
     }
     let rows = tables.iter().map(|table| table.state.rows).sum();
     let width = console::Term::stdout().size_checked().map_or(WIDTH_WITHOUT_TERMINAL, |(_, columns)| columns.into());
@@ -46,11 +46,11 @@ pub async fn print(metastore: &dyn Metastore, folder: &Path, changes: u64) -> an
     Ok(())
 }
 
-async fn line(table: &TableRecord, now_us: i64) -> Line {
+async fn line(metastore: &dyn Metastore, table: &TableRecord, now_us: i64) -> Line {
     let state = &table.state;
     Line {
         path: table.path.clone(),
-        name: form_name_of(table).await.unwrap_or_default(),
+        name: form_name_of(metastore, table).await.unwrap_or_default(),
         rows: state.rows,
         files: state.files,
         version: state.version,
@@ -59,12 +59,14 @@ async fn line(table: &TableRecord, now_us: i64) -> Line {
 }
 
 /// The name that people gave the form of a table; `None` for cases and locations, and where it cannot be read.
-async fn form_name_of(table: &TableRecord) -> Option<String> {
+async fn form_name_of(metastore: &dyn Metastore, table: &TableRecord) -> Option<String> {
     if table.key.space.kind != Kind::Form {
         return None;
     }
     let read = async {
         let store = LocalFileSystem::new_with_prefix(local_folder(table)?)?;
+        // With its schema, which lists do not have.
+        let Some(table) = metastore.table(&table.key).await? else { return Ok(None) };
         form_name::newest(&store, &table.state).await
     };
     read.await.unwrap_or_else(|error| {

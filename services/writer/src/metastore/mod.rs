@@ -89,7 +89,8 @@ pub struct TableRecord {
 pub struct RecordedState {
     /// Delta version; `None` before the first commit.
     pub version: Option<i64>,
-    /// Delta schema as JSON. Recording `None` keeps the schema that was recorded before.
+    /// Delta schema as JSON; `None` in lists of tables, as a wide one has hundreds of kilobytes. Recording `None` keeps the schema that was recorded
+    /// before.
     pub schema: Option<String>,
     /// Rows that readers see, deleted ones not counted.
     pub rows: i64,
@@ -222,8 +223,11 @@ pub trait Metastore: Send + Sync {
     /// Whether the database answers; for `/ready`.
     async fn check(&self) -> Result<(), MetastoreError>;
 
-    /// The registered tables of a space, or of all spaces (`None`), in the order of their names.
+    /// The registered tables of a space, or of all spaces (`None`), in the order of their names, without their schemas.
     async fn tables(&self, space: Option<&Space>) -> Result<Vec<TableRecord>, MetastoreError>;
+
+    /// A registered table, with its schema; `None`: there is no such table.
+    async fn table(&self, key: &TableKey) -> Result<Option<TableRecord>, MetastoreError>;
 
     /// The spaces that have registered tables.
     async fn spaces(&self) -> Result<BTreeSet<Space>, MetastoreError>;

@@ -64,7 +64,7 @@ pub(super) fn table(row: &impl Fields) -> Result<TableRecord, sqlx::Error> {
         location: row.text("location")?,
         state: RecordedState {
             version: row.maybe("version")?,
-            schema: Some(row.text("schema")?),
+            schema: row.maybe("schema")?,
             rows: row.number("row_count")?,
             files: row.number("files")?,
             bytes: row.number("bytes")?,

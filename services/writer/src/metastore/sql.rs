@@ -137,7 +137,10 @@ macro_rules! metastore_adapter {
             }
 
             async fn tables(&self, space: Option<&Space>) -> Result<Vec<TableRecord>, MetastoreError> {
-                let mut query = sqlx::QueryBuilder::<$database>::new("SELECT * FROM lake_table");
+                let mut query = sqlx::QueryBuilder::<$database>::new(
+                    "SELECT name, domain, kind, type, path, location, NULL AS schema, version, row_count, files, bytes, \
+                     newest_published_us, newest_fetched_us, last_commit_us, created_us FROM lake_table",
+                );
                 if let Some(space) = space {
                     query.push(" WHERE domain = ").push_bind(storable(space.domain.as_str()).into_owned());
                     query.push(" AND kind = ").push_bind(space.kind.name());
@@ -146,6 +149,19 @@ macro_rules! metastore_adapter {
                 found
                     .and_then(|found| found.iter().map(rows::table).collect())
                     .map_err(failed(|| "list tables".into()))
+            }
+
+            async fn table(&self, key: &TableKey) -> Result<Option<TableRecord>, MetastoreError> {
+                let (domain, kind, document_type) = rows::stored_key(key);
+                let found = sqlx::query("SELECT * FROM lake_table WHERE domain = $1 AND kind = $2 AND type = $3")
+                    .bind(domain)
+                    .bind(kind)
+                    .bind(document_type)
+                    .fetch_optional(&self.pool)
+                    .await;
+                found
+                    .and_then(|found| found.map(|row| rows::table(&row)).transpose())
+                    .map_err(failed(|| format!("look up table {key}")))
             }
 
             async fn spaces(&self) -> Result<BTreeSet<Space>, MetastoreError> {
