@@ -110,9 +110,8 @@ impl Stage {
     }
 
     async fn until_held_by(&self, name: &str) {
-        let held = wait_until(&format!("{name} holds the lease"), PATIENCE, async || {
-            Ok(self.holder().await.as_deref() == Some(name))
-        });
+        let what = format!("{name} holds the lease");
+        let held = wait_until(&what, PATIENCE, async || Ok(self.holder().await.as_deref() == Some(name)));
         held.await.unwrap();
     }
 

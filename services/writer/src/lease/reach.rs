@@ -17,7 +17,7 @@ const BELIEVED_FOR: Duration = Duration::from_secs(5);
 /// The servers that a writer needs, and what was seen of them last.
 #[derive(Clone)]
 pub struct Reach {
-    checks: Vec<Check>,
+    checks: Arc<[Check]>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -31,7 +31,7 @@ struct Seen {
 impl Reach {
     /// What these checks tell.
     pub fn new(checks: Vec<Check>) -> Self {
-        Self { checks, seen: Arc::default() }
+        Self { checks: checks.into(), seen: Arc::default() }
     }
 
     /// Asks all of them, and keeps in mind what is missing.

@@ -13,13 +13,13 @@ async fn set_lease(folder: &TempDir, change: &str) {
     database.close().await;
 }
 
-async fn until_standing_by(writer: &Running) {
-    let standing_by = async {
-        while writer.handle.status().await.role != WriterRole::StandingBy {
+async fn until_role(writer: &Running, is_it: impl Fn(WriterRole) -> bool) {
+    let changing = async {
+        while !is_it(writer.handle.status().await.role) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, standing_by).await.unwrap();
+    tokio::time::timeout(PATIENCE, changing).await.unwrap();
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_lost_lease_is_waited_for_again_and_nothing_is_lost() {
         let writer = Arc::clone(&writer);
         tokio::spawn(async move { writer.publish("person", &["2"], 2).await })
     };
-    until_standing_by(&writer).await;
+    until_role(&writer, |role| role == WriterRole::StandingBy).await;
     let told = writer.handle.tables(None).await.unwrap_err().to_string();
     assert!(told.contains("thief"), "{told}");
     assert!(!writer.task.is_finished() && !publishing.is_finished());
@@ -48,12 +48,11 @@ async fn a_lost_lease_is_waited_for_again_and_nothing_is_lost() {
     Arc::into_inner(writer).unwrap().end().await;
 }
 
-/// It gives the lease back when it is told to end, also after it has lost it once.
 #[tokio::test]
 async fn requests_of_a_lost_holding_end_with_it() {
     let folder = TempDir::new().unwrap();
     let writer = Running::start(&folder, "a", "").await;
-    writer.until_holding().await;
+    let (epoch, _) = writer.until_holding().await;
     writer.publish("person", &["1"], 1).await;
     writer.handle.pause(PauseScope::Everything).await.unwrap();
     set_lease(&folder, "owner = 'thief', epoch = epoch + 1, expires_us = 0").await;
@@ -68,10 +67,11 @@ async fn requests_of_a_lost_holding_end_with_it() {
     };
     let error = tokio::time::timeout(PATIENCE, asking).await.unwrap();
     assert!(matches!(error, HandleError::Stopping | HandleError::NotLeaseHolder { .. }), "{error}");
-    writer.until_holding().await;
+    until_role(&writer, |role| matches!(role, WriterRole::Holding { epoch: now, .. } if now == epoch + 2)).await;
     assert!(!writer.handle.status().await.leased.unwrap().ingest.paused.everything, "the pause has ended, too");
     writer.publish("person", &["2"], 2).await;
     let metastore = Arc::clone(&writer.handle.metastore);
     writer.end().await;
+    // It is given back by who is told to end, also after it was lost once.
     assert_eq!(metastore.lease(LEASE_NAME).await.unwrap(), None);
 }
