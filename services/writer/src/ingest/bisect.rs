@@ -48,7 +48,7 @@ pub(super) fn split_off_types(batch: SpaceBatch, types: &HashSet<DocumentType>) 
         batch.upserts.into_iter().partition(|table| types.contains(&table.document_type));
     let mut alone = Vec::new();
     for TableRows { document_type, rows } in taken {
-        let rows = rows.iter().flat_map(|rows| (0..rows.num_rows()).map(|row| rows.slice(row, 1)));
+        let rows = rows.iter().flat_map(|rows| (0..rows.num_rows()).map(move |row| rows.slice(row, 1)));
         alone.extend(rows.map(|row| SpaceBatch {
             space: batch.space.clone(),
             upserts: vec![TableRows { document_type: document_type.clone(), rows: vec![row] }],

@@ -45,7 +45,8 @@ mod tests {
     use super::*;
 
     fn folder(root: &str, variables: &[(&str, &str)]) -> Option<PathBuf> {
-        let value = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        let value =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
         index_folder_of(root, value)
     }
 

@@ -171,7 +171,7 @@ pub enum StoreError {
         reason: String,
     },
     /// The space has as many types as it may have. Quarantine the rows of the types that are named and apply the rest. Nothing was applied.
-    #[error("{space} has {types_max} types, which is all that tables.types_max allows; {} more are refused", refused.len())]
+    #[error("{space} has {types_max} types, which is all that tables.types_max allows; {} more are refused", .refused.len())]
     TooManyTypes {
         /// The space.
         space: Space,

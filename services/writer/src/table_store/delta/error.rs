@@ -20,7 +20,7 @@ pub(crate) enum EngineError {
     #[error("table {table} cannot be used: {reason}")]
     Unusable { table: TableKey, reason: String },
     /// More types than a space may have. Those beyond are named.
-    #[error("the space has {types_max} types, and there is no place for {} more", refused.len())]
+    #[error("the space has {types_max} types, and there is no place for {} more", .refused.len())]
     TooManyTypes { types_max: usize, refused: Vec<DocumentType> },
     /// Lasting trouble with the files of a table, met while something else was done.
     #[error("files of a table cannot be used")]
