@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use lake_hq::documents::case::CaseOptions;
-use lake_hq::documents::{case, form};
+use lake_hq::documents::{case, form, location};
 use lake_hq::postgres::{HqPostgresConfig, PostgresHq};
-use lake_hq::source::{BlobReference, CaseRows, FormRows, HqDatabase, ReadFrom};
+use lake_hq::source::{BlobReference, CaseRows, FormRows, HqDatabase, LocationKeys, ReadFrom};
 use lake_simulated_hq::schema;
 use lake_tests::parts::Postgres;
 use serde_json::{Map, Value, json};
@@ -294,4 +294,53 @@ async fn retired_layouts_of_blob_metadata_are_read() {
         document["external_blobs"]["p.png"],
         json!({"id": "0f", "content_type": "image/png", "content_length": 9})
     );
+}
+
+/// What scripts have put into custom fields through HQ's API, and into properties by SQL: HQ reads all of it.
+#[tokio::test]
+async fn what_python_reads_in_a_json_column_is_read() {
+    let mut installation = Installation::start().await;
+    installation
+        .run(&insert_cases(
+            r#"values ('c', '{"flag": true, "count": 12, "nothing": null, "closed": {"@k": "yes"}, "ratio": 0.1, "exp": 1e400,
+                "big": 123456789012345678901234567890, "phones": ["a", {"@k": "v"}, ""]}')"#,
+        ))
+        .await;
+    installation
+        .run(
+            r#"insert into locations_locationtype (domain, name, code, administrative, shares_cases, view_descendants, expand_from_root,
+                 has_users, emergency_level, understock_threshold, overstock_threshold, last_modified)
+               values ('demo', 'facility', 'facility', false, false, false, false, true, 0, 0, 0, now());
+               insert into locations_sqllocation (domain, name, location_id, location_type_id, site_code, metadata, created_at,
+                 last_modified, is_archived, stocks_all_products, user_id)
+               select 'demo', id, id, 1, id, metadata, now(), now(), false, true, '' from (values
+                 ('bignum', '{"registry_no": 123456789012345678901}'),
+                 ('blank',  ''),
+                 ('inf',    '{"catchment": Infinity, "low": -Infinity}'),
+                 ('list',   '[]'),
+                 ('nan',    '{"catchment": NaN, "code": "7"}'),
+                 ('nested', '{"contact": {"phone": "1", "tags": ["a"]}, "beds": 12, "open": true, "note": null, "": "empty key"}'),
+                 ('nul',    '{"note": "a\u0000b"}')) as of_location (id, metadata)"#,
+        )
+        .await;
+    let hq = installation.hq(false).await;
+    let case = case_document(&hq, "c").await;
+    let properties = json!({"flag": true, "count": 12, "nothing": null, "closed": {"@k": "yes"}, "ratio": 0.1, "exp": "Infinity",
+        "big": "123456789012345678901234567890", "phones": ["a", {"@k": "v"}, ""]});
+    assert_eq!((&case["case_json"], &case["big"], &case["closed"]), (&properties, &properties["big"], &json!(false)));
+    let ids = ["bignum", "blank", "inf", "list", "nan", "nested", "nul"].map(str::to_owned);
+    let mut rows = hq.location_rows(LocationKeys::LocationIds(&ids)).await.unwrap().rows;
+    rows.sort_by(|one, other| one.location_id.cmp(&other.location_id));
+    let metadata: Vec<Value> =
+        rows.iter().map(|row| location::to_json(row, &[]).unwrap()["metadata"].clone()).collect();
+    let expected = [
+        json!({"registry_no": "123456789012345678901"}),
+        json!({}),
+        json!({"catchment": "Infinity", "low": "-Infinity"}),
+        json!({}),
+        json!({"catchment": "NaN", "code": "7"}),
+        json!({"contact": {"phone": "1", "tags": ["a"]}, "beds": 12, "open": true, "note": null, "": "empty key"}),
+        json!({"note": "a\0b"}),
+    ];
+    assert_eq!(metadata, expected);
 }

@@ -14,7 +14,7 @@ use lake_fetcher::change_feed::memory::MemoryFeed;
 use lake_fetcher::options::FetchOptions;
 use lake_fetcher::pipeline::Fetcher;
 use lake_hq::documents::case::CaseOptions;
-use lake_hq::source::{HqDatabase, TreeExtent, TreeRow};
+use lake_hq::source::{HqDatabase, LocationTypeRow, TreeExtent, TreeRow};
 use lake_proto::queue::v1::RowBatch;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{ConsumerOptions, Queue, Stream};
@@ -408,6 +408,18 @@ async fn trees_and_ways_are_read_as_hq_has_them() {
     assert_eq!(read(DOMAIN, changed(stamp + 1, 9, false)).await, [&nodes[1..2], &types[..]].concat());
     assert_eq!(read(DOMAIN, changed(stamp, 9, true)).await, [&nodes[..], &["5 in all"], &types[..]].concat());
     assert_eq!(read(DOMAIN, changed(stamp, 3, false)).await.len(), 3 + types.len());
+
+    let mut types = database.location_types(i64::MIN).await.unwrap();
+    types.sort_by_key(|row| row.id);
+    let known = |row: &LocationTypeRow| (row.id, row.name.clone(), row.code.clone());
+    let level = |id: i64| (id, format!("Level {}", id - 2), Some(format!("level_{}", id - 2)));
+    let clinic = (1, "clinic".to_owned(), Some("clinic".to_owned()));
+    assert_eq!(types.iter().map(known).collect::<Vec<_>>(), [clinic, level(2), level(3), level(4)]);
+    assert!(types.iter().all(|row| row.domain == DOMAIN && row.last_modified_us > stamp));
+    // The year 2096.
+    assert_eq!(database.location_types(4_000_000_000_000_000).await.unwrap(), []);
+    assert_eq!(database.locations_of_type(2, 1).await.unwrap(), [10, 11, 12, 13]);
+    assert_eq!(database.locations_of_type(2, 13).await.unwrap(), [0_i64; 0]);
 
     let ways = async |ids: &[i64]| {
         let mut ids: Vec<i64> = database.location_ancestors(ids).await.unwrap().iter().map(|step| step.id).collect();
