@@ -26,6 +26,7 @@ async fn build(config: EnricherConfig, mut tasks: TaskGroup) -> anyhow::Result<(
     let enricher = EnricherService::build(hq, Arc::<JetStreamQueue>::clone(&queue), config.enricher);
     let checks = enricher.checks();
     let shutdown = tasks.shutdown();
+    tasks.spawn("queue", Arc::clone(&queue).keep(shutdown.clone()));
     tasks.spawn("enrich", async move {
         let enriched = enricher.run(shutdown).await;
         queue.close().await;

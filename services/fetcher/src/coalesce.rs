@@ -1,6 +1,6 @@
 //! Coalesces change messages: one change per id, in however many messages the id was named. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lake_hq::change_meta::ChangeMeta;
 use lake_proto::queue::v1::Lineage;
@@ -36,17 +36,22 @@ pub struct CoalescedChanges {
     pub changes: BTreeMap<Kind, HashMap<String, Change>>,
     /// Users that changed, by domain (empty where the message names none).
     pub users: BTreeMap<String, BTreeSet<String>>,
-    /// Messages that cannot be parsed.
+    /// Messages that cannot be parsed; those of one topic with the same bytes once.
     pub quarantined: Vec<QuarantineEntry>,
-    /// Number of messages that were left out, by reason (`domain`, `topic`, `form_xmlns`).
+    /// Number of messages that were left out, by reason (`no_value`, `repeated_malformed`, `domain`, `topic`, `form_xmlns`).
     pub skipped: BTreeMap<&'static str, u64>,
 }
 
 /// Parses a batch of messages, leaves out those that are not taken, and merges those of one id.
 pub fn coalesce(messages: &[FeedMessage], take: &TakeConfig) -> CoalescedChanges {
     let mut coalesced = CoalescedChanges::default();
+    let mut malformed: HashSet<(&str, &[u8])> = HashSet::new();
     for message in messages {
-        let payload = message.payload.as_deref().unwrap_or_default();
+        // HQ publishes none without a value. Tools that delete from a compacted topic do, perhaps for each key that there ever was.
+        let Some(payload) = message.payload.as_deref().filter(|payload| !payload.is_empty()) else {
+            coalesced.skip("no_value");
+            continue;
+        };
         let lineage = Lineage {
             topic: message.position.topic.to_string(),
             partition: message.position.partition,
@@ -55,6 +60,7 @@ pub fn coalesce(messages: &[FeedMessage], take: &TakeConfig) -> CoalescedChanges
         };
         match ChangeMeta::parse(payload) {
             Ok(meta) => coalesced.add(&message.position.topic, meta, lineage, take),
+            Err(_) if !malformed.insert((&message.position.topic, payload)) => coalesced.skip("repeated_malformed"),
             Err(error) => {
                 let detail = format!("message at {}[{}]@{}: {error}", lineage.topic, lineage.partition, lineage.offset);
                 let kind = Kind::of_topic(&lineage.topic);
@@ -192,16 +198,45 @@ mod tests {
         assert_eq!(coalesced.changes[&Kind::Case]["c"].domains().collect::<Vec<_>>(), ["d", "e"]);
     }
 
+    fn raw(topic: &str, offset: i64, payload: Option<&'static str>) -> FeedMessage {
+        let position = Position { topic: topic.into(), partition: 3, offset, generation: 1 };
+        FeedMessage { position, payload: payload.map(Into::into) }
+    }
+
     #[test]
     fn what_cannot_be_parsed_is_quarantined_with_its_payload() {
-        let position = Position { topic: "form-sql".into(), partition: 3, offset: 9, generation: 1 };
-        let garbage = FeedMessage { position, payload: Some("{".into()) };
-        let nothing = FeedMessage { payload: None, ..garbage.clone() };
-        let coalesced = changes(&[garbage, nothing, message("form-sql", 1, &json!([]))], &TakeConfig::EVERYTHING);
-        assert_eq!(coalesced.quarantined.len(), 3);
+        let messages = [raw("form-sql", 9, Some("{")), message("form-sql", 1, &json!([]))];
+        let coalesced = changes(&messages, &TakeConfig::EVERYTHING);
+        assert_eq!(coalesced.quarantined.len(), 2);
         assert_eq!(&coalesced.quarantined[0].payload[..], b"{");
         assert!(coalesced.quarantined[0].detail.contains("form-sql[3]@9"));
         assert!(coalesced.changes.is_empty());
+    }
+
+    #[test]
+    fn messages_without_a_value_are_counted_and_quarantine_nothing() {
+        let messages = [
+            raw("case-sql", 1, None),
+            raw("location", 2, Some("")),
+            raw("commcare-user", 3, None),
+            raw("form-sql", 4, Some("{}")),
+            message("case-sql", 5, &json!({"document_id": "c", "domain": "d"})),
+        ];
+        let coalesced = changes(&messages, &TakeConfig::EVERYTHING);
+        assert_eq!(coalesced.skipped, BTreeMap::from([("no_value", 3)]));
+        assert_eq!(coalesced.quarantined.len(), 1);
+        assert!(coalesced.users.is_empty());
+        assert!(coalesced.changes[&Kind::Case].contains_key("c"), "the others go on");
+    }
+
+    #[test]
+    fn a_flood_of_one_malformed_message_is_one_entry_of_a_batch() {
+        let mut messages: Vec<_> = (0..1_000).map(|offset| raw("form-sql", offset, Some("{}"))).collect();
+        messages.push(raw("case-sql", 7, Some("{}")));
+        let coalesced = changes(&messages, &TakeConfig::EVERYTHING);
+        assert_eq!(coalesced.quarantined.len(), 2, "one for each topic");
+        assert!(coalesced.quarantined[0].detail.contains("form-sql[3]@0"));
+        assert_eq!(coalesced.skipped, BTreeMap::from([("repeated_malformed", 999)]));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 /// Gauge: messages on Kafka that this fetcher has not been handed yet; labels `topic`, `partition`.
 pub const KAFKA_LAG: &str = "lake_fetcher_kafka_lag";
+/// Counter: positions that Kafka did not have any more when they were to be read; label `topic`.
+pub const POSITIONS_GONE_TOTAL: &str = "lake_fetcher_positions_gone_total";
 /// Counter: change messages taken from the feed; label `topic`.
 pub const MESSAGES_TOTAL: &str = "lake_fetcher_messages_total";
 /// Counter: change messages left out by the allow-lists or not concerning the lake; label `reason`.

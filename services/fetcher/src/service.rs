@@ -76,12 +76,13 @@ impl FetcherService {
 }
 
 /// Joins the readers of HQ's change feed on Kafka: of documents, of users, and of ledger values where they are part of cases.
+/// `lake_has_records` says whether the lake has taken records before: a consumer group that has committed nothing is new only if it has not.
 ///
 /// # Errors
 ///
 /// The Kafka client refuses the configuration.
-pub fn subscribe(kafka: &KafkaConfig, hq: &HqConfig) -> anyhow::Result<Arc<dyn ChangeFeed>> {
+pub fn subscribe(kafka: &KafkaConfig, hq: &HqConfig, lake_has_records: bool) -> anyhow::Result<Arc<dyn ChangeFeed>> {
     let ledger = hq.database.ledger_values.then_some(LEDGER_TOPIC);
     let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).chain(ledger).collect();
-    Ok(KafkaFeed::subscribe(kafka, &topics)?)
+    Ok(KafkaFeed::subscribe(kafka, &topics, lake_has_records)?)
 }

@@ -64,7 +64,8 @@ async fn build(config: LakeConfig, mut tasks: TaskGroup) -> anyhow::Result<(Task
     let LakeConfig { source, writer } = config;
     let writer = Writer::open(writer).await?;
     let hq = connect_when_there(&source.hq).await?;
-    let feed = subscribe(&source.kafka, &source.hq)?;
+    let lake_has_records = !writer.metastore.spaces().await?.is_empty();
+    let feed = subscribe(&source.kafka, &source.hq, lake_has_records)?;
     let fetcher = FetcherOptions { take: source.take, case_options: source.hq.case_options(), fetch: source.fetch };
     let lake = Embedded::build(feed, hq, fetcher, source.enricher, writer);
     let checks = lake.checks();

@@ -28,6 +28,7 @@ async fn build(config: WriterConfig, mut tasks: TaskGroup) -> anyhow::Result<(Ta
     let queue: Arc<dyn Queue> = Arc::<JetStreamQueue>::clone(&jetstream);
     let checks = writer.checks(&queue);
     let shutdown = tasks.shutdown();
+    tasks.spawn("queue", Arc::clone(&jetstream).keep(shutdown.clone()));
     tasks.spawn("write", async move {
         let written = writer.run(queue, shutdown).await;
         jetstream.close().await;

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -66,21 +69,74 @@ impl Kafka {
     pub async fn create_topic(&self, name: &str, partitions: i32) -> anyhow::Result<()> {
         let admin = admin(&self.bootstrap())?;
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-        let options =
-            AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
-        let results = admin.create_topics([&topic], &options).await.with_context(|| format!("create topic {name}"))?;
-        for result in results {
-            if let Err((topic, code)) = result {
-                bail!("Kafka refuses to create topic {topic}: {code}");
-            }
-        }
-        wait_until(&format!("topic {name} has {partitions} leaders"), REQUEST_TIMEOUT, async || {
-            let metadata = admin.inner().fetch_metadata(Some(name), Duration::from_secs(2))?;
-            let leaders =
-                metadata.topics().iter().flat_map(|topic| topic.partitions()).filter(|p| p.leader() >= 0).count();
-            Ok(i32::try_from(leaders)? == partitions)
+        let what = format!("create topic {name}");
+        let results = admin.create_topics([&topic], &options()).await.with_context(|| what.clone())?;
+        accepted(&what, results)?;
+        has_leaders(&admin, name, usize::try_from(partitions)?).await
+    }
+
+    /// Gives a topic more partitions, as an operator does while HQ publishes.
+    ///
+    /// # Errors
+    /// When there is no such topic or it has as many already.
+    pub async fn add_partitions(&self, topic: &str, total: usize) -> anyhow::Result<()> {
+        let admin = admin(&self.bootstrap())?;
+        let results = admin.create_partitions([&NewPartitions::new(topic, total)], &options()).await?;
+        accepted(&format!("give topic {topic} more partitions"), results)?;
+        has_leaders(&admin, topic, total).await
+    }
+
+    /// Deletes a topic with all its messages, and waits until the broker has forgotten it.
+    ///
+    /// # Errors
+    /// When there is no such topic.
+    pub async fn delete_topic(&self, topic: &str) -> anyhow::Result<()> {
+        let admin = admin(&self.bootstrap())?;
+        accepted(&format!("delete topic {topic}"), admin.delete_topics(&[topic], &options()).await?)?;
+        wait_until(&format!("topic {topic} is gone"), REQUEST_TIMEOUT, async || {
+            let metadata = admin.inner().fetch_metadata(Some(topic), Duration::from_secs(2))?;
+            Ok(metadata.topics().iter().all(|topic| topic.partitions().is_empty()))
         })
         .await
+    }
+
+    /// Deletes the messages of a partition below an offset, as its retention does.
+    ///
+    /// # Errors
+    /// When there is no such partition or it ends before the offset.
+    pub async fn delete_records(&self, topic: &str, partition: i32, before: i64) -> anyhow::Result<()> {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, partition, Offset::Offset(before))?;
+        let deleted = admin(&self.bootstrap())?.delete_records(&offsets, &options()).await?;
+        deleted.elements().iter().try_for_each(|element| element.error().context("delete records"))
+    }
+
+    /// Deletes all that a consumer group has committed, as the broker does when no member came for a week. It must have no member.
+    ///
+    /// # Errors
+    /// When there is no such group or it has members.
+    pub async fn delete_group(&self, group: &str) -> anyhow::Result<()> {
+        let results = admin(&self.bootstrap())?.delete_groups(&[group], &options()).await?;
+        accepted(&format!("delete group {group}"), results)
+    }
+
+    /// What a consumer group has committed for a partition.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn committed(&self, group: &str, topic: &str, partition: i32) -> anyhow::Result<Option<i64>> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.bootstrap()).set("group.id", group);
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(topic, partition);
+        let asking = tokio::task::spawn_blocking(move || {
+            config.create::<BaseConsumer>()?.committed_offsets(asked, REQUEST_TIMEOUT)
+        });
+        let committed = asking.await?.context("ask for a group's offsets")?;
+        Ok(committed.elements().first().and_then(|element| match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
     }
 
     /// The server process, to be stopped, killed, frozen or started again.
@@ -99,6 +155,28 @@ fn admin(bootstrap: &str) -> anyhow::Result<AdminClient<DefaultClientContext>> {
     // Refused connections are ordinary while the broker starts; the caller reports what matters.
     config.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
     config.create().context("make a Kafka admin client")
+}
+
+async fn has_leaders(admin: &AdminClient<DefaultClientContext>, topic: &str, partitions: usize) -> anyhow::Result<()> {
+    wait_until(&format!("topic {topic} has {partitions} leaders"), REQUEST_TIMEOUT, async || {
+        let metadata = admin.inner().fetch_metadata(Some(topic), Duration::from_secs(2))?;
+        let found = metadata.topics().iter().flat_map(|topic| topic.partitions()).filter(|p| p.leader() >= 0).count();
+        Ok(found == partitions)
+    })
+    .await
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT))
+}
+
+fn accepted(what: &str, results: Vec<Result<String, (String, RDKafkaErrorCode)>>) -> anyhow::Result<()> {
+    for result in results {
+        if let Err((name, code)) = result {
+            bail!("Kafka refuses to {what} ({name}): {code}");
+        }
+    }
+    Ok(())
 }
 
 fn java() -> anyhow::Result<Command> {

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use anyhow::Context;
 use tempfile::TempDir;
 
 use super::port::Port;
@@ -15,7 +16,7 @@ pub struct Nats {
     server: Process,
     port: Port,
     _monitor: Port,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Nats {
@@ -37,7 +38,7 @@ impl Nats {
         let ready = Box::new(move || http_status(health, "GET", "/healthz", "") == Some(200));
         let log = folder.path().join("server.log");
         let server = Process::start("NATS", command, &log, "TERM", vec![folder.path().to_owned()], ready)?;
-        Ok(Self { server, port, _monitor: monitor, _folder: folder })
+        Ok(Self { server, port, _monitor: monitor, folder })
     }
 
     /// The address for clients, as `nats://…`.
@@ -51,6 +52,25 @@ impl Nats {
     /// When it does not come up again.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.server.restart()
+    }
+
+    /// Kills the server hard, takes all messages out of its store but leaves the consumers there, and starts it again: what the loss of power
+    /// may leave of a store that is not synchronized with each message.
+    ///
+    /// # Errors
+    /// When nothing is in the store, or the server does not come up again.
+    pub fn lose_messages(&mut self) -> anyhow::Result<()> {
+        self.server.kill_hard()?;
+        let streams = self.folder.path().join("store/jetstream/$G/streams");
+        let mut removed = 0;
+        for stream in std::fs::read_dir(&streams).with_context(|| streams.display().to_string())? {
+            for file in std::fs::read_dir(stream?.path().join("msgs"))? {
+                std::fs::remove_file(file?.path())?;
+                removed += 1;
+            }
+        }
+        anyhow::ensure!(removed > 0, "there are no messages in {}", streams.display());
+        self.server.start_again()
     }
 
     /// The server process, to be stopped, killed, frozen or started again.

@@ -1,10 +1,12 @@
 //! The change feed on Apache Kafka: one member of a consumer group.
 //!
 //! Offsets are committed by us alone, each second and when a partition is revoked, and only below the first message that is not done.
+//! Where a group begins, and what is said when its position is gone, is in [`super::positions`].
 //! A full fetcher pauses its partitions but goes on polling, so that the group can rebalance at any time. HQ's own consumers keep their
 //! positions in Postgres and are not disturbed.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,8 +23,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaConfRes;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
-use super::offsets::Offsets;
+use super::offsets::{Log, Offsets, Start};
+pub use super::positions::StartFrom;
+use super::positions::{self, Group};
 use super::{ChangeFeed, FeedMessage, Position};
 use crate::metric_names;
 
@@ -35,7 +40,7 @@ pub struct KafkaConfig {
     /// Consumer group; all fetchers of one lake share it.
     #[serde(default = "default_group")]
     pub group_id: String,
-    /// Where a group without committed offsets begins: `earliest` or `latest`.
+    /// Where a new group begins: `earliest` or `latest`. A group is new if it has committed nothing and the lake has no records.
     #[serde(default)]
     pub start_from: StartFrom,
     /// Further librdkafka properties, for example `security.protocol`. They win over ours, except those that safety depends on.
@@ -77,19 +82,10 @@ fn default_group() -> String {
     "commcare-lake".into()
 }
 
-/// Where a new consumer group begins.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum StartFrom {
-    /// With everything that Kafka still holds.
-    #[default]
-    Earliest,
-    /// With what comes from now on.
-    Latest,
-}
-
 /// Messages that wait between the consumer and the pipeline.
 const BUFFERED_MAX: usize = 2_000;
+/// Longest time for the answer to what a partition's log holds.
+const WATERMARKS_WITHIN: Duration = Duration::from_secs(5);
 /// How often finished offsets are committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
@@ -101,22 +97,28 @@ pub struct KafkaFeed {
 }
 
 impl KafkaFeed {
-    /// Joins the group and reads these topics. Brokers that cannot be reached are waited for.
+    /// Joins the group and reads these topics. Brokers that cannot be reached are waited for. `lake_has_records` says whether the lake has
+    /// taken records before, so that a group that has committed nothing is known to have lost its positions.
     ///
     /// # Errors
     /// Where librdkafka does not know a property or refuses its value.
-    pub fn subscribe(config: &KafkaConfig, topics: &[&str]) -> anyhow::Result<Arc<Self>> {
+    pub fn subscribe(config: &KafkaConfig, topics: &[&str], lake_has_records: bool) -> anyhow::Result<Arc<Self>> {
         let offsets = Arc::new(Mutex::new(Offsets::default()));
-        let context = FeedContext { offsets: Arc::clone(&offsets) };
+        let context = FeedContext { offsets: Arc::clone(&offsets), doubts: Mutex::default() };
         let consumer: StreamConsumer<FeedContext> =
             client_config(config).create_with_context(context).map_err(|error| {
                 anyhow::anyhow!("kafka: the configuration cannot be used: {}; check kafka.properties", unusable(&error))
             })?;
-        consumer.subscribe(topics)?;
         let consumer = Arc::new(consumer);
+        let group = Group {
+            id: config.group_id.clone(),
+            topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
+            start_from: config.start_from,
+            lake_has_records,
+        };
         let (sender, receiver) = mpsc::channel(BUFFERED_MAX);
         let (stop, stopped) = oneshot::channel();
-        tokio::spawn(poll(Arc::clone(&consumer), offsets, sender, stopped));
+        tokio::spawn(poll(Arc::clone(&consumer), group, offsets, sender, stopped));
         Ok(Arc::new(Self { consumer, messages: tokio::sync::Mutex::new(receiver), stop: Mutex::new(Some(stop)) }))
     }
 }
@@ -125,13 +127,14 @@ fn client_config(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
         .set("client.id", "commcare-lake-fetcher")
-        // Eager: with the cooperative one, a member whose generation had passed went on owning partitions that it no longer fetched.
+        // Eager: with the cooperative one, a member whose generation had passed went on owning partitions that it no longer fetched. That was
+        // seen while partitions that were paused came back paused, which may have been the cause. A group with members cannot change from
+        // one to the other.
         .set("partition.assignment.strategy", "roundrobin")
         .set("session.timeout.ms", "15000")
         .set("queued.max.messages.kbytes", "16384")
         .set("fetch.wait.max.ms", "100")
         .set("topic.metadata.refresh.interval.ms", "10000")
-        .set("statistics.interval.ms", "5000")
         .set("reconnect.backoff.max.ms", "5000")
         .set_log_level(RDKafkaLogLevel::Warning);
     for (name, value) in &config.properties {
@@ -143,7 +146,9 @@ fn client_config(config: &KafkaConfig) -> ClientConfig {
     client
         .set("bootstrap.servers", config.bootstrap_servers.join(","))
         .set("group.id", &config.group_id)
-        .set("auto.offset.reset", if config.start_from == StartFrom::Earliest { "earliest" } else { "latest" })
+        .set("auto.offset.reset", "earliest")
+        // Positions that are gone are seen by the statistics.
+        .set("statistics.interval.ms", "5000")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "false")
@@ -154,12 +159,14 @@ fn client_config(config: &KafkaConfig) -> ClientConfig {
 /// Reads the broker until told to stop; keeps polling while the pipeline is full.
 async fn poll(
     consumer: Arc<StreamConsumer<FeedContext>>,
+    group: Group,
     offsets: Arc<Mutex<Offsets>>,
     sender: mpsc::Sender<FeedMessage>,
     mut stopped: oneshot::Receiver<oneshot::Sender<()>>,
 ) {
     let mut waiting: VecDeque<FeedMessage> = VecDeque::new();
-    let mut paused = false;
+    let (mut paused, mut joined, mut settling) = (false, false, None);
+    let mut joining = pin!(join(&consumer, group));
     let mut commit_tick = tokio::time::interval(COMMIT_EVERY);
     let told = loop {
         tokio::select! {
@@ -173,12 +180,14 @@ async fn poll(
                     paused = !flow(&consumer, true);
                 }
             }
+            () = &mut joining, if !joined => joined = true,
             received = consumer.recv() => match received {
                 Ok(message) => waiting.extend(hand_out(&offsets, &message)),
                 Err(error) => note(&error),
             },
             _ = commit_tick.tick() => {
                 commit(&*consumer, &offsets, CommitMode::Async);
+                settle_doubts(&consumer, &mut settling);
                 // Resuming may have failed in the middle of a rebalance.
                 if paused && waiting.is_empty() {
                     paused = !flow(&consumer, true);
@@ -198,11 +207,51 @@ async fn poll(
     }
 }
 
+/// Joins the group when it is known where a new one begins.
+async fn join(consumer: &Arc<StreamConsumer<FeedContext>>, group: Group) {
+    let topics = group.topics.clone();
+    positions::prepare(Arc::clone(consumer), group).await;
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    if let Err(error) = consumer.subscribe(&topics) {
+        tracing::error!(%error, ?topics, "Kafka's client refuses to read these topics; nothing is read until the process is started anew");
+    }
+}
+
+/// Asks the broker about the partitions whose position seems to be gone; one round at a time.
+fn settle_doubts(consumer: &Arc<StreamConsumer<FeedContext>>, settling: &mut Option<JoinHandle<()>>) {
+    if settling.as_ref().is_some_and(|settling| !settling.is_finished()) {
+        return;
+    }
+    let doubts = std::mem::take(&mut *consumer.context().doubts.lock().unwrap_or_else(PoisonError::into_inner));
+    if doubts.is_empty() {
+        return;
+    }
+    let consumer = Arc::clone(consumer);
+    *settling = Some(tokio::task::spawn_blocking(move || {
+        for ((topic, partition), drained) in doubts {
+            let (low, high) = match consumer.fetch_watermarks(&topic, partition, WATERMARKS_WITHIN) {
+                Ok(watermarks) => watermarks,
+                // The next statistics have the doubt again.
+                Err(error) => {
+                    return tracing::debug!(%error, topic, partition, "the broker does not say what a log holds");
+                }
+            };
+            let gone = lock(&consumer.context().offsets).settle(&topic, partition, Log { low, high, drained });
+            if let Some(gone) = gone {
+                positions::tell_gone(&topic, partition, gone);
+            }
+        }
+    }));
+}
+
 fn hand_out(offsets: &Mutex<Offsets>, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<FeedMessage> {
     let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-    let generation = lock(offsets).handed_out(topic, partition, offset)?;
+    let handed_out = lock(offsets).handed_out(topic, partition, offset)?;
+    if let Some(wanted) = handed_out.back_from {
+        positions::tell_back(topic, partition, wanted, offset);
+    }
     Some(FeedMessage {
-        position: Position { topic: topic.into(), partition, offset, generation },
+        position: Position { topic: topic.into(), partition, offset, generation: handed_out.generation },
         payload: message.payload().map(Bytes::copy_from_slice),
     })
 }
@@ -287,19 +336,35 @@ impl ChangeFeed for KafkaFeed {
     }
 }
 
+#[allow(clippy::cast_precision_loss, reason = "a gauge")]
+fn set_lag(topic: &str, partition: i32, lag: i64) {
+    metrics::gauge!(metric_names::KAFKA_LAG, "topic" => topic.to_owned(), "partition" => partition.to_string())
+        .set(lag as f64);
+}
+
 /// What librdkafka calls back.
 struct FeedContext {
     offsets: Arc<Mutex<Offsets>>,
+    /// Partitions whose position seems to be gone, each with whether all its messages were handed out then.
+    doubts: Mutex<BTreeMap<(String, i32), bool>>,
 }
 
 impl ClientContext for FeedContext {
     fn stats(&self, statistics: Statistics) {
+        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
         for (topic, state) in &statistics.topics {
-            for (partition, state) in &state.partitions {
-                if state.consumer_lag >= 0 && *partition >= 0 {
-                    #[allow(clippy::cast_precision_loss, reason = "a gauge")]
-                    metrics::gauge!(metric_names::KAFKA_LAG, "topic" => topic.clone(), "partition" => partition.to_string())
-                        .set(state.consumer_lag as f64);
+            for (&partition, state) in &state.partitions {
+                let log = Log { low: state.lo_offset, high: state.hi_offset, drained: state.fetchq_cnt == 0 };
+                if partition < 0 || log.low < 0 || log.high < 0 {
+                    // Nothing was fetched from it yet.
+                    continue;
+                }
+                let observed = lock(&self.offsets).observe(topic, partition, log);
+                if observed.doubtful {
+                    doubts.insert((topic.clone(), partition), log.drained);
+                }
+                if let Some(lag) = observed.lag {
+                    set_lag(topic, partition, lag);
                 }
             }
         }
@@ -313,11 +378,13 @@ impl ClientContext for FeedContext {
 impl ConsumerContext for FeedContext {
     fn commit_callback(&self, result: Result<(), KafkaError>, commits: &TopicPartitionList) {
         // In the middle of a rebalance the broker refuses. Noted as not committed, so that it is tried again even if no more messages come.
-        if let Err(error) = result {
-            tracing::info!(%error, "offsets were not committed; will be tried again");
-            let mut offsets = lock(&self.offsets);
-            for element in commits.elements() {
-                offsets.commit_failed(element.topic(), element.partition());
+        for element in commits.elements() {
+            let (topic, partition) = (element.topic(), element.partition());
+            let Err(error) = element.error().and(result.clone()) else { continue };
+            tracing::info!(%error, topic, partition, "an offset was not committed; will be tried again");
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition) => lock(&self.offsets).topic_gone(topic, partition),
+                _ => lock(&self.offsets).commit_failed(topic, partition),
             }
         }
     }
@@ -334,11 +401,15 @@ impl ConsumerContext for FeedContext {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(assigned) => {
+                let starts = positions::starts(consumer, assigned);
+                let uncommitted = starts.iter().filter(|(_, _, start)| *start == Start::Beginning).count();
                 let mut offsets = lock(&self.offsets);
-                for element in assigned.elements() {
-                    offsets.assign(element.topic(), element.partition());
+                for (topic, partition, start) in starts {
+                    if let Some(wanted) = offsets.assign(&topic, partition, start) {
+                        positions::tell_uncommitted(&topic, partition, wanted);
+                    }
                 }
-                tracing::info!(partitions = assigned.count(), "partitions assigned");
+                tracing::info!(partitions = assigned.count(), read_from_beginning = uncommitted, "partitions assigned");
             }
             Rebalance::Revoke(revoked) => {
                 let mine = |topic: &str, partition| {
@@ -356,6 +427,8 @@ impl ConsumerContext for FeedContext {
                 let mut offsets = lock(&self.offsets);
                 for element in revoked.elements() {
                     offsets.revoke(element.topic(), element.partition());
+                    // Another fetcher tells it from now on.
+                    set_lag(element.topic(), element.partition(), 0);
                 }
                 tracing::info!(partitions = revoked.count(), "partitions revoked");
             }

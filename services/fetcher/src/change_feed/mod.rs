@@ -11,6 +11,7 @@ use bytes::Bytes;
 pub mod kafka;
 pub mod memory;
 pub mod offsets;
+mod positions;
 
 /// Position of a message in the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]

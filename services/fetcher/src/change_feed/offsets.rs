@@ -1,54 +1,144 @@
-//! Which offset may be committed: the first one of a partition that is not done yet. Pure.
+//! Which offset may be committed: the first one of a partition that is not done yet. Also whether a partition's log still has what was
+//! wanted of it. Pure.
 //!
-//! Invariant: everything below the committed offset is durable downstream, in whatever order the work was finished.
+//! Invariant: everything below the committed offset is durable downstream, in whatever order the work was finished. A log can be cut or made
+//! anew under a running consumer; offsets then go backwards, and so does what is committed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use super::Position;
+
+/// Where a partition begins when it is assigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the offset that the group has committed.
+    Committed(i64),
+    /// At the beginning of its log, as the group has committed nothing for it.
+    Beginning,
+    /// At what the client finds out by itself, as the group's offsets could not be asked for.
+    Unknown,
+}
+
+/// What the broker says of a partition's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Offset of the first message that is there.
+    pub low: i64,
+    /// One above the last message that is there.
+    pub high: i64,
+    /// Whether no message waits in the client, so that the next one to be handed out is not on its way.
+    pub drained: bool,
+}
+
+/// A position that a log does not have any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// The offset that was to be read next.
+    pub wanted: i64,
+    /// First offset that is there; reading goes on from there or from a later one of the same log that was not read yet.
+    pub low: i64,
+    /// One above the last offset that is there.
+    pub high: i64,
+}
+
+/// What a look at a partition has shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Messages that were not handed out yet; `None` while the position is not known.
+    pub lag: Option<i64>,
+    /// Whether the broker is to be asked what the log holds, for [`Offsets::settle`].
+    pub doubtful: bool,
+}
+
+/// A message that may be handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandedOut {
+    /// The generation to put into its position.
+    pub generation: u64,
+    /// The offset that was to come next, where the log has gone backwards.
+    pub back_from: Option<i64>,
+}
 
 /// In-flight offsets of one partition.
 #[derive(Debug)]
 struct Partition {
     generation: u64,
-    in_flight: BTreeSet<i64>,
-    /// One above the greatest offset that was handed out.
-    next: i64,
-    /// What the broker has been told; at first the offset that the partition began with.
-    committed: i64,
+    /// Each offset that is not done, with the generation that it was handed out in.
+    in_flight: BTreeMap<i64, u64>,
+    /// One above the last offset that was handed out; before the first one, the offset to begin with. `None`: not known.
+    next: Option<i64>,
+    /// Whether `next`, while it is not known, is the beginning of the log.
+    begins_at_low: bool,
+    /// What the broker has been told; `None`: nothing, or not known.
+    committed: Option<i64>,
+    /// Whether the topic was found gone: another one of that name must not be given this one's offsets.
+    topic_gone: bool,
+    /// The offset that was to come when a later one came.
+    passed_over: Option<i64>,
+}
+
+impl Partition {
+    /// Whether the log ends before the wanted position, or begins after it.
+    fn is_cut_off(&self, Log { low, high, drained }: Log) -> bool {
+        self.next.is_some_and(|next| high < next || (low > next && drained))
+    }
 }
 
 /// In-flight offsets of all assigned partitions.
 #[derive(Debug, Default)]
 pub struct Offsets {
     partitions: HashMap<(String, i32), Partition>,
+    /// Where the group stood in partitions that were taken away.
+    before: HashMap<(String, i32), i64>,
     generation: u64,
 }
 
 impl Offsets {
-    /// Notes that a partition belongs to this process from now on.
-    pub fn assign(&mut self, topic: &str, partition: i32) {
+    /// Notes that a partition belongs to this process from now on. Gives the offset where the group stood in it when this process had it
+    /// before, if nothing is committed for it any more.
+    pub fn assign(&mut self, topic: &str, partition: i32, start: Start) -> Option<i64> {
+        let before = self.before.remove(&(topic.to_owned(), partition));
         self.generation += 1;
-        let generation = self.generation;
-        let state = Partition { generation, in_flight: BTreeSet::new(), next: i64::MIN, committed: i64::MIN };
+        let position = match start {
+            Start::Committed(offset) => Some(offset),
+            Start::Beginning | Start::Unknown => None,
+        };
+        let state = Partition {
+            generation: self.generation,
+            in_flight: BTreeMap::new(),
+            next: position,
+            begins_at_low: start == Start::Beginning,
+            committed: position,
+            topic_gone: false,
+            passed_over: None,
+        };
         self.partitions.insert((topic.to_owned(), partition), state);
+        before.filter(|_| start == Start::Beginning)
     }
 
-    /// Notes that a message is handed out; gives the generation to put into its position. `None` where the partition is not ours
-    /// (any more): its owner will see the message.
-    pub fn handed_out(&mut self, topic: &str, partition: i32, offset: i64) -> Option<u64> {
+    /// Notes that a message is handed out. `None` where the partition is not ours (any more): its owner will see the message.
+    pub fn handed_out(&mut self, topic: &str, partition: i32, offset: i64) -> Option<HandedOut> {
         let state = self.partitions.get_mut(&(topic.to_owned(), partition))?;
-        if state.next == i64::MIN {
-            state.committed = offset;
+        let back_from = state.next.filter(|next| offset < *next);
+        if back_from.is_some() {
+            // From here on it is another log. Work on the old one's messages may still end, but says nothing of the new one's.
+            self.generation += 1;
+            state.generation = self.generation;
+            state.in_flight.split_off(&offset);
+            state.passed_over = None;
+        } else if let Some(next) = state.next.filter(|next| offset > *next) {
+            state.passed_over.get_or_insert(next);
         }
-        state.in_flight.insert(offset);
-        state.next = state.next.max(offset + 1);
-        Some(state.generation)
+        state.in_flight.insert(offset, state.generation);
+        state.next = Some(offset + 1);
+        state.topic_gone = false;
+        Some(HandedOut { generation: state.generation, back_from })
     }
 
-    /// Notes that a message is durable downstream. Ignored when the partition has been revoked since.
+    /// Notes that a message is durable downstream. Ignored when the partition has been revoked, or its log cut, since.
     pub fn done(&mut self, position: &Position) {
         if let Some(partition) = self.partitions.get_mut(&(position.topic.to_string(), position.partition))
-            && partition.generation == position.generation
+            && partition.in_flight.get(&position.offset) == Some(&position.generation)
         {
             partition.in_flight.remove(&position.offset);
         }
@@ -58,9 +148,11 @@ impl Offsets {
     pub fn to_commit(&self) -> Vec<(String, i32, i64)> {
         self.partitions
             .iter()
+            .filter(|(_, state)| !state.topic_gone)
             .filter_map(|((topic, partition), state)| {
-                let offset = state.in_flight.first().copied().unwrap_or(state.next);
-                (offset > state.committed).then(|| (topic.clone(), *partition, offset))
+                let next = state.next?;
+                let offset = state.in_flight.first_key_value().map_or(next, |(first, _)| next.min(*first));
+                (Some(offset) != state.committed).then(|| (topic.clone(), *partition, offset))
             })
             .collect()
     }
@@ -69,7 +161,7 @@ impl Offsets {
     pub fn committed(&mut self, commits: &[(String, i32, i64)]) {
         for (topic, partition, offset) in commits {
             if let Some(state) = self.partitions.get_mut(&(topic.clone(), *partition)) {
-                state.committed = *offset;
+                state.committed = Some(*offset);
             }
         }
     }
@@ -77,13 +169,59 @@ impl Offsets {
     /// Notes that the broker did not take what it was told, after all: it is told again.
     pub fn commit_failed(&mut self, topic: &str, partition: i32) {
         if let Some(state) = self.partitions.get_mut(&(topic.to_owned(), partition)) {
-            state.committed = i64::MIN;
+            state.committed = None;
         }
+    }
+
+    /// Notes that the broker has no such topic. Nothing is committed until a message comes: if the topic is made anew, its log begins anew.
+    pub fn topic_gone(&mut self, topic: &str, partition: i32) {
+        if let Some(state) = self.partitions.get_mut(&(topic.to_owned(), partition)) {
+            state.committed = None;
+            state.topic_gone = true;
+        }
+    }
+
+    /// Compares a partition with what the client knows of its log, which may be older than the partition's assignment.
+    pub fn observe(&mut self, topic: &str, partition: i32, log: Log) -> Observed {
+        let Some(state) = self.partitions.get_mut(&(topic.to_owned(), partition)) else { return Observed::default() };
+        // Offsets are left out without any loss, too: where a topic is compacted, and where transactions end.
+        state.passed_over = state.passed_over.filter(|wanted| log.low > *wanted);
+        let begins = state.next.is_none() && state.begins_at_low && log.drained;
+        let doubtful = begins || state.passed_over.is_some() || state.is_cut_off(log);
+        let lag = match state.next {
+            Some(next) => Some((log.high - next).max(0)),
+            None => state.begins_at_low.then_some(log.high - log.low),
+        };
+        Observed { lag, doubtful }
+    }
+
+    /// Compares a partition with what its log holds. One that does not have the wanted position is begun with the first one it has.
+    pub fn settle(&mut self, topic: &str, partition: i32, log: Log) -> Option<Gone> {
+        let state = self.partitions.get_mut(&(topic.to_owned(), partition))?;
+        let Log { low, high, drained } = log;
+        if state.next.is_none() && state.begins_at_low && drained {
+            state.next = Some(low);
+        }
+        let passed_over = state.passed_over.take().filter(|wanted| low > *wanted);
+        let cut_off = state.next.filter(|_| state.is_cut_off(log));
+        if let Some(next) = cut_off {
+            if high < next {
+                self.generation += 1;
+                state.generation = self.generation;
+                state.in_flight.split_off(&high);
+            }
+            state.next = Some(low);
+        }
+        passed_over.or(cut_off).map(|wanted| Gone { wanted, low, high })
     }
 
     /// Forgets a partition that was taken away: another group member owns it now.
     pub fn revoke(&mut self, topic: &str, partition: i32) {
-        self.partitions.remove(&(topic.to_owned(), partition));
+        let key = (topic.to_owned(), partition);
+        let state = self.partitions.remove(&key);
+        if let Some(stood) = state.and_then(|state| state.committed.or(state.next.filter(|_| state.topic_gone))) {
+            self.before.insert(key, stood);
+        }
     }
 
     /// Messages handed out and not done.
@@ -93,52 +231,4 @@ impl Offsets {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn position(offset: i64, generation: u64) -> Position {
-        Position { topic: "case-sql".into(), partition: 0, offset, generation }
-    }
-
-    fn commits(offsets: &Offsets) -> Vec<i64> {
-        offsets.to_commit().into_iter().map(|(_, _, offset)| offset).collect()
-    }
-
-    #[test]
-    fn only_what_lies_below_the_first_unfinished_message_is_committed() {
-        let mut offsets = Offsets::default();
-        offsets.assign("case-sql", 0);
-        let generation = offsets.handed_out("case-sql", 0, 10).expect("assigned");
-        offsets.handed_out("case-sql", 0, 11);
-        offsets.handed_out("case-sql", 0, 14);
-        assert!(commits(&offsets).is_empty());
-        offsets.done(&position(11, generation));
-        assert!(commits(&offsets).is_empty(), "10 is unfinished");
-        offsets.done(&position(10, generation));
-        assert_eq!(commits(&offsets), [14]);
-        offsets.committed(&offsets.to_commit());
-        assert!(commits(&offsets).is_empty());
-        offsets.done(&position(14, generation));
-        assert_eq!(commits(&offsets), [15]);
-        offsets.committed(&offsets.to_commit());
-        offsets.commit_failed("case-sql", 0);
-        assert_eq!(commits(&offsets), [15], "the broker did not take it");
-        assert_eq!(offsets.in_flight(), 0);
-    }
-
-    #[test]
-    fn reports_of_an_earlier_assignment_are_void() {
-        let mut offsets = Offsets::default();
-        offsets.assign("case-sql", 0);
-        let earlier = offsets.handed_out("case-sql", 0, 10).expect("assigned");
-        offsets.revoke("case-sql", 0);
-        assert_eq!(offsets.handed_out("case-sql", 0, 10), None);
-        offsets.assign("case-sql", 0);
-        let later = offsets.handed_out("case-sql", 0, 10).expect("assigned");
-        assert_ne!(earlier, later);
-        offsets.done(&position(10, earlier));
-        assert!(commits(&offsets).is_empty());
-        offsets.done(&position(10, later));
-        assert_eq!(commits(&offsets), [11]);
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a message is published when the server says that it is stored; the streams are work queues that refuse new
 //! messages when they are full, so nothing is dropped and producers wait; each stream has one durable consumer, made anew
-//! when it is gone; the connection is made again for ever. Broadcasts are plain messages that no stream keeps.
+//! when it is gone; streams and consumers are kept as they must be ([`JetStreamQueue::keep`]); the connection is made again for ever. Broadcasts are plain messages that no stream keeps.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,10 +13,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 pub use self::config::JetStreamConfig;
 use self::connection::Connection;
 use self::consumer::JetStreamConsumer;
+pub use self::keeper::REPAIRS_TOTAL;
 use super::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream, naming};
 use crate::error_chain::Chain;
 use crate::escaped_names;
@@ -24,6 +26,9 @@ use crate::escaped_names;
 mod config;
 mod connection;
 mod consumer;
+mod durable;
+mod keeper;
+mod kept;
 mod listener;
 mod pull;
 mod streams;
@@ -61,6 +66,22 @@ impl JetStreamQueue {
         if !matches!(reached, Ok(Ok(()))) {
             tracing::warn!("queue was closed without a connection, the last acknowledgements may come again");
         }
+    }
+
+    /// Keeps the streams, and the consumers that were opened here, as they must be, whatever happens to them on the servers; until `shutdown`.
+    ///
+    /// # Errors
+    /// What only an operator can mend, such as a stream that was made anew in another way. The service is to end with it.
+    pub async fn keep(self: Arc<Self>, shutdown: CancellationToken) -> anyhow::Result<()> {
+        Ok(keeper::keep(&self.connection, shutdown).await?)
+    }
+
+    /// Whether a message was ever queued on this stream.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn was_used(&self, stream: Stream) -> Result<bool, QueueError> {
+        self.connection.look_up(stream).await.map(|state| state.last_sequence > 0)
     }
 
     /// Gives up after the time for one request.
@@ -105,8 +126,12 @@ impl Queue for JetStreamQueue {
                 // The server was changed to take less than when we connected.
                 Err(PublishError::TooLarge { subject, size, size_max: self.connection.client.max_payload() })
             }
-            Some(Ok(Err(error))) => Err(PublishError::Unavailable { subject, reason: Chain(&error).to_string() }),
+            Some(Ok(Err(error))) => {
+                self.connection.kept.doubt();
+                Err(PublishError::Unavailable { subject, reason: Chain(&error).to_string() })
+            }
             Some(Err(_)) => {
+                self.connection.kept.doubt();
                 let reason = format!("not acknowledged within {} ms", limit.as_millis());
                 Err(PublishError::Unavailable { subject, reason })
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{AccountErrorKind, ContextBuilder};
+use async_nats::jetstream::stream::State;
 use async_nats::{Client, ConnectError, ConnectErrorKind, Event};
 use futures::TryFutureExt;
 use tokio::sync::watch;
@@ -11,7 +12,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::config::JetStreamConfig;
-use super::streams::{self, Trouble};
+use super::kept::Kept;
+use super::streams::{self, Prepared, Trouble};
 use crate::error_chain::Chain;
 use crate::queue::{QueueError, Stream};
 use crate::retry::Backoff;
@@ -39,6 +41,7 @@ pub(super) struct Connection {
     pub(super) config: JetStreamConfig,
     pub(super) status: watch::Receiver<Status>,
     pub(super) closed: CancellationToken,
+    pub(super) kept: Kept,
 }
 
 impl Connection {
@@ -105,7 +108,8 @@ impl Connection {
             .max_ack_inflight(PUBLISHES_MAX)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        let connection = Self { client, context, config: config.clone(), status, closed: CancellationToken::new() };
+        let (config, closed, kept) = (config.clone(), CancellationToken::new(), Kept::default());
+        let connection = Self { client, context, config, status, closed, kept };
         for stream in Stream::ALL {
             connection.prepare(stream).await?;
         }
@@ -113,7 +117,7 @@ impl Connection {
     }
 
     /// Makes sure that a stream is there and is as configured.
-    pub(super) async fn prepare(&self, stream: Stream) -> Result<(), Trouble> {
+    pub(super) async fn prepare(&self, stream: Stream) -> Result<Prepared, Trouble> {
         streams::prepare(&self.context, &self.config, stream).await
     }
 
@@ -135,12 +139,12 @@ impl Connection {
         }
     }
 
-    /// Whether a stream is there.
-    pub(super) async fn look_up(&self, stream: Stream) -> Result<(), QueueError> {
+    /// The state of a stream; an error where it is not there.
+    pub(super) async fn look_up(&self, stream: Stream) -> Result<State, QueueError> {
         let action = format!("ask for the state of {}", stream.name());
         let asked = timeout(self.config.request_timeout(), self.context.get_stream(stream.name())).await;
         match asked {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(found)) => Ok(found.cached_info().state.clone()),
             Ok(Err(error)) => Err(QueueError { action, reason: Chain(&error).to_string() }),
             Err(_) => Err(QueueError { action, reason: "no answer in time".into() }),
         }

@@ -4,26 +4,22 @@ use std::time::Duration;
 
 use async_nats::Message as NatsMessage;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{AckKind, Message as JetStreamMessage};
 use async_nats::{Client, Subject};
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::Connection;
+use super::durable::{Durable, Refusal};
 use super::pull::{Pull, Window};
 use super::streams::Trouble;
-use crate::error_chain::Chain;
 use crate::queue::{Consumer, ConsumerOptions, Delivery, QueueError, Receipt, Stream, naming};
 use crate::retry::Backoff;
 
 /// A consumer that makes itself anew after whatever happens to the server.
 pub(super) struct JetStreamConsumer {
     connection: Connection,
-    stream: Stream,
-    options: ConsumerOptions,
+    durable: Durable,
     pull: Option<Pull>,
     window: Window,
     backoff: Backoff,
@@ -40,22 +36,24 @@ impl JetStreamConsumer {
         naming::check_group(stream, &options)?;
         let window = Window::new(options.in_flight_max, options.acknowledge_within);
         let (backoff, not_before) = (new_backoff(), None);
-        let mut consumer = Self { connection, stream, options, pull: None, window, backoff, not_before };
+        let durable = Durable { stream, options };
+        let mut consumer = Self { connection, durable, pull: None, window, backoff, not_before };
         consumer.pull = Some(consumer.make_pull().await?);
+        consumer.connection.kept.consumer(&consumer.durable);
         Ok(consumer)
     }
 
     fn error(&self, reason: String) -> QueueError {
-        let action = format!("read {} as {}", self.stream.name(), self.options.durable_name);
+        let action = format!("read {} as {}", self.durable.stream.name(), self.durable.name());
         QueueError { action, reason }
     }
 
     async fn make_pull(&self) -> Result<Pull, QueueError> {
-        let ConsumerOptions { durable_name, acknowledge_within, .. } = &self.options;
+        let Durable { stream, options: ConsumerOptions { durable_name, acknowledge_within, .. } } = &self.durable;
         let made = async {
             self.connection.connected().await;
             self.ensure().await?;
-            let pull = Pull::open(&self.connection, self.stream, durable_name, *acknowledge_within).await;
+            let pull = Pull::open(&self.connection, *stream, durable_name, *acknowledge_within).await;
             pull.map_err(|reason| self.error(reason))
         };
         let limit = self.connection.config.request_timeout() * 3;
@@ -64,48 +62,14 @@ impl JetStreamConsumer {
 
     /// Creates the consumer on the server, and the stream if that is gone too; both may be there already.
     async fn ensure(&self) -> Result<(), QueueError> {
-        match self.create().await {
-            Err((Some(ErrorCode::STREAM_NOT_FOUND), _)) => {
-                self.connection.prepare(self.stream).await.map_err(Trouble::into_error)?;
-                self.create().await.map_err(|(_, error)| error)
+        let context = &self.connection.context;
+        match self.durable.create(context).await {
+            Err(Refusal { code: Some(ErrorCode::STREAM_NOT_FOUND), .. }) => {
+                self.connection.prepare(self.durable.stream).await.map_err(Trouble::into_error)?;
+                self.durable.create(context).await.map_err(|refusal| refusal.error)
             }
-            created => created.map_err(|(_, error)| error),
+            created => created.map_err(|refusal| refusal.error),
         }
-    }
-
-    async fn create(&self) -> Result<(), (Option<ErrorCode>, QueueError)> {
-        let name = &self.options.durable_name;
-        let fail = |reason: String| QueueError { action: naming::group_action(self.stream, name), reason };
-        let wanted = Config {
-            durable_name: Some(name.clone()),
-            name: Some(name.clone()),
-            deliver_policy: DeliverPolicy::All,
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: self.options.acknowledge_within,
-            max_deliver: -1,
-            max_ack_pending: i64::try_from(self.options.in_flight_max).unwrap_or(i64::MAX),
-            ..Config::default()
-        };
-        let created = self.connection.context.create_consumer_on_stream(wanted.clone(), self.stream.name()).await;
-        let made = created.map_err(|error| match error.kind() {
-            ConsumerErrorKind::JetStream(answer) if is_second_group(answer.error_code()) => {
-                let reason = "another consumer reads the stream already; a work queue has one name of readers";
-                (Some(answer.error_code()), fail(reason.into()))
-            }
-            ConsumerErrorKind::JetStream(answer) => (Some(answer.error_code()), fail(answer.to_string())),
-            _ => (None, fail(Chain(&error).to_string())),
-        })?;
-        let made = &made.cached_info().config;
-        // Servers ignore settings that they do not know, so what they have set is compared.
-        let as_wanted = made.ack_policy == wanted.ack_policy
-            && made.ack_wait == wanted.ack_wait
-            && made.max_ack_pending == wanted.max_ack_pending
-            && made.max_deliver <= 0
-            && made.filter_subject.is_empty();
-        if as_wanted {
-            return Ok(());
-        }
-        Err((None, fail("the server took its configuration differently; delete the consumer and start again".into())))
     }
 
     fn delivery(&self, message: NatsMessage) -> Result<Delivery, QueueError> {
@@ -120,7 +84,7 @@ impl JetStreamConsumer {
         let receipt = JetStreamReceipt {
             client: self.connection.client.clone(),
             reply,
-            stream: self.stream,
+            stream: self.durable.stream,
             id: id.clone(),
             send_within: self.connection.config.request_timeout(),
             answered: false,
@@ -154,16 +118,13 @@ fn new_backoff() -> Backoff {
     Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
 }
 
-fn is_second_group(code: ErrorCode) -> bool {
-    code == ErrorCode::CONSUMER_WQ_MULTIPLE_UNFILTERED || code == ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE
-}
-
 #[async_trait]
 impl Consumer for JetStreamConsumer {
     async fn next(&mut self) -> Option<Result<Delivery, QueueError>> {
         let closed = self.connection.closed.clone();
         let next = closed.run_until_cancelled(self.try_next()).await?;
         if next.is_err() {
+            self.connection.kept.doubt();
             self.pull = None;
             self.not_before = Some(Instant::now() + self.backoff.next_wait());
         }

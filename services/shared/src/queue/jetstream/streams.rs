@@ -34,8 +34,17 @@ impl Trouble {
     }
 }
 
+/// What had to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prepared {
+    /// Nothing, or nothing that the server agreed to.
+    AsFound,
+    Created,
+    Updated,
+}
+
 /// Makes sure that a stream is there and is as configured.
-pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream: Stream) -> Result<(), Trouble> {
+pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream: Stream) -> Result<Prepared, Trouble> {
     let wanted = wanted(config, stream);
     for _ in 0..ROUNDS_MAX {
         let found = match context.get_stream(stream.name()).await {
@@ -47,7 +56,10 @@ pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream:
         };
         let Some(found) = found else {
             match context.create_stream(wanted.clone()).await {
-                Ok(created) => return verify(stream, &wanted, &created.cached_info().config),
+                Ok(created) => {
+                    verify(stream, &wanted, &created.cached_info().config)?;
+                    return Ok(Prepared::Created);
+                }
                 // Another service was faster, perhaps with another configuration: look again.
                 Err(error) if code(&error) == Some(ErrorCode::STREAM_NAME_EXIST) => continue,
                 Err(error) => {
@@ -60,7 +72,7 @@ pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream:
             return Err(Trouble::Lasting(QueueError { action: format!("use stream {}", stream.name()), reason }));
         }
         if limits(&found) == limits(&wanted) {
-            return Ok(());
+            return Ok(Prepared::AsFound);
         }
         return update(context, stream, &wanted, found).await;
     }
@@ -97,21 +109,23 @@ fn essential_difference(wanted: &Config, found: &Config) -> Option<&'static str>
         Some("retention (work queue is needed)")
     } else if found.storage != wanted.storage {
         Some("storage (file is needed)")
+    } else if found.sealed {
+        Some("state (sealed: it takes no messages)")
     } else {
         None
     }
 }
 
-type Limits<'a> = (&'a [String], bool, [i64; 3], i32, Duration, Duration, usize);
+type Limits<'a> = (&'a [String], [bool; 2], [i64; 3], i32, Duration, Duration, usize);
 
 fn limits(config: &Config) -> Limits<'_> {
     // Servers say 0 or -1 for "no limit".
     let unlimited = |limit: i64| if limit <= 0 { -1 } else { limit };
     let counts = [config.max_bytes, config.max_messages, config.max_messages_per_subject].map(unlimited);
-    let discards_new = config.discard == DiscardPolicy::New;
+    let answers = [config.discard == DiscardPolicy::New, config.no_ack];
     let message_size_max = if config.max_message_size <= 0 { -1 } else { config.max_message_size };
     let (age, window) = (config.max_age, config.duplicate_window);
-    (&config.subjects, discards_new, counts, message_size_max, age, window, config.num_replicas)
+    (&config.subjects, answers, counts, message_size_max, age, window, config.num_replicas)
 }
 
 /// Checks that the server has set what was asked for: servers ignore settings that they do not know.
@@ -124,10 +138,11 @@ fn verify(stream: Stream, wanted: &Config, made: &Config) -> Result<(), Trouble>
 }
 
 /// Sets our limits on a stream that is there and keeps the rest, such as its placement.
-async fn update(context: &Context, stream: Stream, wanted: &Config, found: Config) -> Result<(), Trouble> {
+async fn update(context: &Context, stream: Stream, wanted: &Config, found: Config) -> Result<Prepared, Trouble> {
     let merged = Config {
         subjects: wanted.subjects.clone(),
         discard: wanted.discard,
+        no_ack: wanted.no_ack,
         max_bytes: wanted.max_bytes,
         max_messages: wanted.max_messages,
         max_messages_per_subject: wanted.max_messages_per_subject,
@@ -138,12 +153,12 @@ async fn update(context: &Context, stream: Stream, wanted: &Config, found: Confi
         ..found.clone()
     };
     match context.update_stream(&merged).await {
-        Ok(updated) => verify(stream, wanted, &updated.config),
+        Ok(updated) => verify(stream, wanted, &updated.config).map(|()| Prepared::Updated),
         Err(error) => match trouble("update", stream, create_error(&error), &Chain(&error).to_string()) {
             // Another size or number of copies is no reason to stand still; losing messages would be.
             Trouble::Lasting(error) if loses_nothing(&found) => {
                 tracing::warn!(stream = stream.name(), reason = error.reason, "stream keeps its old limits");
-                Ok(())
+                Ok(Prepared::AsFound)
             }
             trouble => Err(trouble),
         },
@@ -189,4 +204,31 @@ fn create_error(error: &CreateStreamError) -> Option<Error> {
 
 fn code(error: &CreateStreamError) -> Option<ErrorCode> {
     create_error(error).map(|answer| answer.error_code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_that_break_a_promise_are_seen() {
+        let wanted = wanted(&JetStreamConfig::default(), Stream::Rows);
+        assert_eq!((essential_difference(&wanted, &wanted), limits(&wanted)), (None, limits(&wanted.clone())));
+        for foreign in [
+            Config { retention: RetentionPolicy::Limits, ..wanted.clone() },
+            Config { storage: StorageType::Memory, ..wanted.clone() },
+            Config { sealed: true, ..wanted.clone() },
+        ] {
+            assert!(essential_difference(&wanted, &foreign).is_some(), "{foreign:?}");
+        }
+        for changed in [
+            Config { no_ack: true, ..wanted.clone() },
+            Config { discard: DiscardPolicy::Old, ..wanted.clone() },
+            Config { max_age: Duration::from_secs(60), ..wanted.clone() },
+            Config { subjects: vec!["lake.rows.demo.>".into()], ..wanted.clone() },
+            Config { max_messages_per_subject: 1, ..wanted.clone() },
+        ] {
+            assert_ne!(limits(&changed), limits(&wanted), "{changed:?}");
+        }
+    }
 }

@@ -1,0 +1,245 @@
+//! Looks again and again whether streams and consumers on the servers are as they must be: people and power cuts change them.
+//!
+//! What is gone is made anew, what was changed is set back, a consumer that stands where its stream is not is made anew so that nothing is
+//! skipped. What cannot be mended in this way ends the service with a line that says what to do.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::Info;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Connection;
+use super::durable::{Durable, Standing, is_second_group};
+use super::streams::{Prepared, Trouble};
+use crate::error_chain::Chain;
+use crate::queue::{QueueError, Stream};
+
+/// Counter: streams and consumers that were gone, changed or at a wrong place, and were mended; labels `stream`, `what`.
+pub const REPAIRS_TOTAL: &str = "lake_queue_repairs_total";
+
+/// Time between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Shortest time after which the same settings are set back again.
+const SET_BACK_EVERY: Duration = Duration::from_secs(60);
+/// Shortest time between two looks when there is a reason to look.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+
+/// Keeps streams and consumers until `shutdown`.
+pub(super) async fn keep(connection: &Connection, shutdown: CancellationToken) -> Result<(), QueueError> {
+    let (streams, passed_over, set_back_at) = (HashMap::new(), HashMap::new(), HashMap::new());
+    let mut keeper = Keeper { connection, streams, passed_over, set_back_at };
+    let looking = async {
+        loop {
+            keeper.look().await?;
+            tokio::select! {
+                () = sleep(LOOK_EVERY) => {}
+                () = connection.kept.doubted() => sleep(LOOK_PAUSE).await,
+            }
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        failed = looking => failed,
+    }
+}
+
+struct Keeper<'a> {
+    connection: &'a Connection,
+    /// The streams as they were at the last look.
+    streams: HashMap<Stream, Info>,
+    /// Messages that a consumer had passed over at the last look.
+    passed_over: HashMap<Stream, u64>,
+    /// When settings were set back, of a stream or of its consumer.
+    set_back_at: HashMap<(Stream, &'static str), Instant>,
+}
+
+impl Keeper<'_> {
+    /// An error is one that an operator must mend.
+    async fn look(&mut self) -> Result<(), QueueError> {
+        self.connection.connected().await;
+        for stream in Stream::ALL {
+            match self.look_at(stream).await {
+                Ok(()) => {}
+                Err(Trouble::Lasting(error)) => return Err(error),
+                Err(Trouble::Passing(error)) => {
+                    tracing::debug!(%error, "the queue cannot be looked at now; will be tried again");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at(&mut self, stream: Stream) -> Result<(), Trouble> {
+        let Some(found) = self.info(stream).await? else { return self.make_anew(stream).await };
+        let seen = self.streams.get(&stream);
+        if let Some(seen) = seen {
+            tell_losses(stream, seen, &found);
+        }
+        if seen.is_some_and(|seen| seen.config == found.config) {
+            self.streams.insert(stream, found);
+        } else if seen.is_none() || self.may_set_back((stream, "stream")) {
+            self.set_back(stream).await?;
+            self.remember(stream).await?;
+        }
+        match self.connection.kept.consumer_of(stream) {
+            Some(durable) => self.look_at_consumer(&durable).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn make_anew(&mut self, stream: Stream) -> Result<(), Trouble> {
+        self.connection.prepare(stream).await?;
+        let lost = self.streams.remove(&stream).map_or(0, |seen| seen.state.messages);
+        tracing::error!(
+            stream = stream.name(),
+            lost,
+            "a stream was deleted on the server; it is made anew. What was in it is lost: have HQ publish the records of that time again"
+        );
+        repaired(stream, "stream_made_anew");
+        self.remember(stream).await
+    }
+
+    /// Services that are configured differently would set back each other's settings all the time.
+    fn may_set_back(&mut self, what: (Stream, &'static str)) -> bool {
+        let may = self.set_back_at.get(&what).is_none_or(|at| at.elapsed() >= SET_BACK_EVERY);
+        if may {
+            self.set_back_at.insert(what, Instant::now());
+        }
+        may
+    }
+
+    async fn set_back(&self, stream: Stream) -> Result<(), Trouble> {
+        if self.connection.prepare(stream).await? == Prepared::AsFound {
+            return Ok(());
+        }
+        tracing::warn!(
+            stream = stream.name(),
+            "a stream was changed on the server; its settings are set back. If this repeats, services of this lake are configured differently"
+        );
+        repaired(stream, "stream_set_back");
+        Ok(())
+    }
+
+    /// Remembers a stream as it is now, so that what the server refused to set back is not tried at each look.
+    async fn remember(&mut self, stream: Stream) -> Result<(), Trouble> {
+        if let Some(found) = self.info(stream).await? {
+            self.streams.insert(stream, found);
+        }
+        Ok(())
+    }
+
+    async fn info(&self, stream: Stream) -> Result<Option<Info>, Trouble> {
+        let trouble =
+            |reason: String| Trouble::Passing(QueueError { action: format!("look at {}", stream.name()), reason });
+        let limit = self.connection.config.request_timeout();
+        match timeout(limit, self.connection.context.get_stream(stream.name())).await {
+            Ok(Ok(found)) => Ok(Some(found.cached_info().clone())),
+            Ok(Err(error)) => match error.kind() {
+                GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+                _ => Err(trouble(Chain(&error).to_string())),
+            },
+            Err(_) => Err(trouble("no answer in time".into())),
+        }
+    }
+
+    async fn look_at_consumer(&mut self, durable: &Durable) -> Result<(), Trouble> {
+        let (context, stream) = (&self.connection.context, durable.stream);
+        let (name, consumer) = (stream.name(), durable.name());
+        let Some(found) = durable.look_up(context).await.map_err(Trouble::Passing)? else {
+            set(self.connection, durable, None).await?;
+            tracing::warn!(stream = name, consumer, "a consumer was deleted on the server; it is made anew");
+            repaired(stream, "consumer_made_anew");
+            return Ok(());
+        };
+        if let Some(difference) = durable.difference(&found.config) {
+            if !self.may_set_back((stream, "consumer")) {
+                return Ok(());
+            }
+            set(self.connection, durable, Some(&found)).await?;
+            tracing::warn!(
+                stream = name,
+                consumer,
+                difference,
+                "a consumer was changed on the server; it is set back. If this repeats, services of this lake are configured differently"
+            );
+            repaired(stream, "consumer_set_back");
+            return Ok(());
+        }
+        if found.paused {
+            durable.replace(context, &found).await.map_err(Trouble::Passing)?;
+            tracing::warn!(
+                stream = name,
+                consumer,
+                "a consumer was paused on the server; it is made anew. Stop the service to pause it"
+            );
+            repaired(stream, "consumer_made_anew");
+            return Ok(());
+        }
+        self.look_at_standing(durable, &found).await
+    }
+
+    /// Makes a consumer anew that would not hand out what its stream holds.
+    async fn look_at_standing(&mut self, durable: &Durable, found: &ConsumerInfo) -> Result<(), Trouble> {
+        let stream = durable.stream;
+        // Read after the consumer, which may have gone on meanwhile.
+        let Some(info) = self.info(stream).await? else { return Ok(()) };
+        let standing = Standing::of(found, &info.state);
+        let before = self.passed_over.remove(&stream);
+        let passed_over = standing.passed_over();
+        if !standing.is_ahead() && (passed_over.is_none() || passed_over != before) {
+            // One that is still there at the next look was not just about to be deleted.
+            self.passed_over.extend(passed_over.map(|first| (stream, first)));
+            return Ok(());
+        }
+        if durable.replace(&self.connection.context, found).await.map_err(Trouble::Passing)? {
+            tracing::error!(
+                stream = stream.name(),
+                consumer = durable.name(),
+                handed_out = standing.handed_out,
+                acknowledged = standing.acknowledged,
+                first = standing.first,
+                last = standing.last,
+                "a consumer stands beyond its stream, as after a power cut of the server; it is made anew and hands out what the stream \
+                 holds. What the stream has lost must be published by HQ again"
+            );
+            repaired(stream, "consumer_moved_back");
+        }
+        Ok(())
+    }
+}
+
+/// Creates a consumer or sets it back; one that cannot be set back is replaced.
+async fn set(connection: &Connection, durable: &Durable, seen: Option<&ConsumerInfo>) -> Result<(), Trouble> {
+    let Err(refusal) = durable.create(&connection.context).await else { return Ok(()) };
+    match (refusal.code, seen) {
+        (Some(code), _) if is_second_group(code) => Err(Trouble::Lasting(refusal.error)),
+        (Some(ErrorCode::STREAM_NOT_FOUND), _) | (_, None) => Err(Trouble::Passing(refusal.error)),
+        (_, Some(seen)) => durable.replace(&connection.context, seen).await.map(drop).map_err(Trouble::Passing),
+    }
+}
+
+/// Says that a stream holds less than it did, although nobody has taken it out.
+fn tell_losses(stream: Stream, seen: &Info, found: &Info) {
+    let made_anew = found.created != seen.created && seen.state.messages > 0;
+    let went_back = found.created == seen.created && found.state.last_sequence < seen.state.last_sequence;
+    if made_anew || went_back {
+        tracing::error!(
+            stream = stream.name(),
+            messages_before = seen.state.messages,
+            last_before = seen.state.last_sequence,
+            last = found.state.last_sequence,
+            made_anew,
+            "a stream has lost messages on the server: it was deleted, or the server lost power; have HQ publish the records of that time again"
+        );
+        repaired(stream, "messages_lost");
+    }
+}
+
+fn repaired(stream: Stream, what: &'static str) {
+    metrics::counter!(REPAIRS_TOTAL, "stream" => stream.name(), "what" => what).increment(1);
+}
