@@ -250,7 +250,7 @@ mod tests {
         let ids: Vec<String> = (0..20_000).map(|number| format!("l{number}")).collect();
         let rows: Vec<LocationNode<'_>> = (100..).zip(&ids).map(|(id, name)| row(id, name, name, None)).collect();
         let mut builder = TreeBuilder::default();
-        builder.take(&TreeRow::Type { id: 1, name: "village" });
+        builder.take(&TreeRow::Type { id: 1, key: "village" });
         rows.iter().for_each(|row| builder.take(&TreeRow::Location(*row)));
         let uploaded = builder.finish(2_000_000_000);
         assert!(9_000 > Refresh::changed_max(&uploaded));

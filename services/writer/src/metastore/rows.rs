@@ -19,6 +19,7 @@ pub(super) trait Fields {
     fn text(&self, name: &'static str) -> Result<String, sqlx::Error>;
     fn number(&self, name: &'static str) -> Result<i64, sqlx::Error>;
     fn maybe(&self, name: &'static str) -> Result<Option<i64>, sqlx::Error>;
+    fn maybe_text(&self, name: &'static str) -> Result<Option<String>, sqlx::Error>;
     fn bytes(&self, name: &'static str) -> Result<Vec<u8>, sqlx::Error>;
 }
 
@@ -27,6 +28,7 @@ where
     for<'r> String: Decode<'r, R::Database> + Type<R::Database>,
     for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
     for<'r> Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> Option<String>: Decode<'r, R::Database> + Type<R::Database>,
     for<'r> Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
     &'static str: ColumnIndex<R>,
 {
@@ -37,6 +39,9 @@ where
         self.try_get(name)
     }
     fn maybe(&self, name: &'static str) -> Result<Option<i64>, sqlx::Error> {
+        self.try_get(name)
+    }
+    fn maybe_text(&self, name: &'static str) -> Result<Option<String>, sqlx::Error> {
         self.try_get(name)
     }
     fn bytes(&self, name: &'static str) -> Result<Vec<u8>, sqlx::Error> {
@@ -64,7 +69,7 @@ pub(super) fn table(row: &impl Fields) -> Result<TableRecord, sqlx::Error> {
         location: row.text("location")?,
         state: RecordedState {
             version: row.maybe("version")?,
-            schema: row.maybe("schema")?,
+            schema: row.maybe_text("schema")?,
             rows: row.number("row_count")?,
             files: row.number("files")?,
             bytes: row.number("bytes")?,

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::{FakeStore, Running, message, payload, quick, start};
 use crate::ingest::IngestOptions;
+use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
 
@@ -21,6 +22,7 @@ async fn quarantine(running: &Running) -> (Arc<SqliteMetastore>, JoinHandle<()>)
     let sink = tokio::spawn(crate::quarantine_sink::run(
         Arc::clone(&running.queue) as Arc<dyn Queue>,
         Arc::clone(&metastore) as Arc<dyn Metastore>,
+        MaintenanceOptions::default().quarantine_bounds(),
         running.shutdown.clone(),
     ));
     (metastore, sink)
