@@ -296,7 +296,7 @@ impl HqDatabase for MemoryHq {
         let id_of = |row: &Columns| row.get("id").and_then(Value::as_i64);
         let type_ids: HashMap<&str, i64> =
             types.iter().filter_map(|row| Some((field(row, "name"), id_of(row)?))).collect();
-        for row in &types {
+        for row in types {
             let key = location_type_key(field(row, "name"), row.get("code").and_then(Value::as_str));
             id_of(row).into_iter().for_each(|id| take(TreeRow::Type { id, key }));
         }

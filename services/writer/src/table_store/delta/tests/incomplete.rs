@@ -66,7 +66,9 @@ async fn check_what_stays(options: DeltaOptions) {
     assert!(lake.read("other").await.is_empty());
     // Twice changes nothing, also where nothing is in memory any more.
     assert!(store.apply(again()).await.unwrap().tables.is_empty());
-    assert!(lake.open(options.clone()).apply(again()).await.unwrap().tables.is_empty());
+    drop(store);
+    let store = lake.open(options.clone());
+    assert!(store.apply(again()).await.unwrap().tables.is_empty());
     // A second reading without the answers keeps them, too; one with answers replaces everything.
     store.apply(batch(&[("visit", vec![incomplete("a", 3, &[("/state", "3")])])], vec![])).await.unwrap();
     assert_eq!(cell(&lake, "a", "/form/q").await, "A");
