@@ -157,7 +157,7 @@ impl Keeper<'_> {
             return Ok(());
         };
         if let Some(difference) = durable.difference(&found.config) {
-            if !self.may_set_back((stream, "consumer")) {
+            if !difference.passes_over && !self.may_set_back((stream, "consumer")) {
                 return Ok(());
             }
             set(self.connection, durable, Some((&found, difference))).await?;
