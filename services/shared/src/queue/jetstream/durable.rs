@@ -244,5 +244,9 @@ mod tests {
         ] {
             assert!(durable.difference(&changed).is_some(), "{changed:?}");
         }
+        let both = consumer::Config { max_ack_pending: 1, max_deliver: 3, ..sound.clone() };
+        assert!(durable.difference(&both).is_some_and(|difference| difference.passes_over));
+        let slow = consumer::Config { max_ack_pending: 1, ..sound };
+        assert!(durable.difference(&slow).is_some_and(|difference| !difference.passes_over));
     }
 }

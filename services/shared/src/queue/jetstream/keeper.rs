@@ -219,7 +219,9 @@ async fn set(
     durable: &Durable,
     seen: Option<(&ConsumerInfo, Difference)>,
 ) -> Result<(), Trouble> {
-    let replaced = async |seen| durable.replace(&connection.context, seen).await.map(drop).map_err(Trouble::Passing);
+    let replaced = async |seen: &ConsumerInfo| {
+        durable.replace(&connection.context, seen).await.map(drop).map_err(Trouble::Passing)
+    };
     if let Some((seen, Difference { passes_over: true, .. })) = seen {
         return replaced(seen).await;
     }
