@@ -171,7 +171,7 @@ impl Keeper<'_> {
             return Ok(());
         }
         if found.paused {
-            durable.replace(context, &found).await.map_err(Trouble::Passing)?;
+            replace(self.connection, durable, &found).await?;
             tracing::warn!(
                 stream = name,
                 consumer,
@@ -219,18 +219,19 @@ async fn set(
     durable: &Durable,
     seen: Option<(&ConsumerInfo, Difference)>,
 ) -> Result<(), Trouble> {
-    let replaced = async |seen: &ConsumerInfo| {
-        durable.replace(&connection.context, seen).await.map(drop).map_err(Trouble::Passing)
-    };
     if let Some((seen, Difference { passes_over: true, .. })) = seen {
-        return replaced(seen).await;
+        return replace(connection, durable, seen).await;
     }
     let Err(refusal) = durable.create(&connection.context).await else { return Ok(()) };
     match (refusal.code, seen) {
         (Some(code), _) if is_second_group(code) => Err(Trouble::Lasting(refusal.error)),
         (Some(ErrorCode::STREAM_NOT_FOUND), _) | (_, None) => Err(Trouble::Passing(refusal.error)),
-        (_, Some((seen, _))) => replaced(seen).await,
+        (_, Some((seen, _))) => replace(connection, durable, seen).await,
     }
+}
+
+async fn replace(connection: &Connection, durable: &Durable, seen: &ConsumerInfo) -> Result<(), Trouble> {
+    durable.replace(&connection.context, seen).await.map(drop).map_err(Trouble::Passing)
 }
 
 /// Says that a stream holds less than it did, although nobody has taken it out.
