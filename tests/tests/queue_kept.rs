@@ -138,7 +138,7 @@ async fn a_stream_that_was_changed_is_set_back() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_was_changed_is_set_back() {
+async fn a_consumer_that_was_changed_skips_nothing() {
     let kept = Kept::start().await;
     let mut consumer = kept.consumer().await;
     let filtered = consumer::pull::Config {
@@ -148,9 +148,17 @@ async fn a_consumer_that_was_changed_is_set_back() {
         max_deliver: 1,
         ..consumer::pull::Config::default()
     };
-    kept.stranger.create_consumer_on_stream(filtered, "LAKE_ROWS").await.unwrap();
-    kept.publish(ROWS, 0..3).await;
-    take(&mut consumer, 0..3).await;
+    // What comes while the filter is there is passed over; the keeper may be so quick that nothing comes meanwhile.
+    let mut count = 0;
+    loop {
+        kept.stranger.create_consumer_on_stream(filtered.clone(), "LAKE_ROWS").await.unwrap();
+        kept.publish(ROWS, count..count + 3).await;
+        count += 3;
+        if kept.described().await.is_ok_and(|found| !found.config.filter_subject.is_empty()) {
+            break;
+        }
+    }
+    take(&mut consumer, 0..count).await;
     let found = kept.described().await.unwrap().config;
     assert_eq!((found.filter_subject.as_str(), found.max_deliver), ("", -1));
 }

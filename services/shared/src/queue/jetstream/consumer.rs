@@ -63,10 +63,10 @@ impl JetStreamConsumer {
     /// Creates the consumer on the server, and the stream if that is gone too; both may be there already.
     async fn ensure(&self) -> Result<(), QueueError> {
         let context = &self.connection.context;
-        match self.durable.create(context).await {
+        match self.durable.ensure(context).await {
             Err(Refusal { code: Some(ErrorCode::STREAM_NOT_FOUND), .. }) => {
                 self.connection.prepare(self.durable.stream).await.map_err(Trouble::into_error)?;
-                self.durable.create(context).await.map_err(|refusal| refusal.error)
+                self.durable.ensure(context).await.map_err(|refusal| refusal.error)
             }
             created => created.map_err(|refusal| refusal.error),
         }

@@ -23,6 +23,14 @@ pub(super) struct Refusal {
     pub(super) error: QueueError,
 }
 
+/// A setting that is not as it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) what: &'static str,
+    /// Whether messages may have been passed over because of it: they do not come when it is set back, but when the consumer is made anew.
+    pub(super) passes_over: bool,
+}
+
 impl Durable {
     pub(super) fn name(&self) -> &str {
         &self.options.durable_name
@@ -41,6 +49,26 @@ impl Durable {
         }
     }
 
+    /// Makes sure that the consumer is there and is as wanted, and has not passed over messages because it was not.
+    pub(super) async fn ensure(&self, context: &Context) -> Result<(), Refusal> {
+        let no_answer = |error| Refusal { code: None, error };
+        let found = self.look_up(context).await.map_err(no_answer)?;
+        let changed = found.and_then(|found| self.difference(&found.config).map(|difference| (found, difference)));
+        match changed {
+            Some((found, Difference { what, passes_over: true })) => {
+                let (stream, consumer) = (self.stream.name(), self.name());
+                tracing::warn!(
+                    stream,
+                    consumer,
+                    difference = what,
+                    "a consumer was changed on the server; it is made anew"
+                );
+                self.replace(context, &found).await.map(drop).map_err(no_answer)
+            }
+            _ => self.create(context).await,
+        }
+    }
+
     /// Creates the consumer on the server, or sets it back to what is wanted.
     pub(super) async fn create(&self, context: &Context) -> Result<(), Refusal> {
         let created = context.create_consumer_on_stream(self.wanted(), self.stream.name()).await;
@@ -48,8 +76,8 @@ impl Durable {
         // Servers ignore settings that they do not know, so what they have set is compared.
         match self.difference(&made.cached_info().config) {
             None => Ok(()),
-            Some(difference) => {
-                let reason = format!("the server took another {difference}; delete the consumer and start again");
+            Some(Difference { what, .. }) => {
+                let reason = format!("the server took another {what}; delete the consumer and start again");
                 Err(Refusal { code: None, error: self.error(reason) })
             }
         }
@@ -81,22 +109,27 @@ impl Durable {
         Ok(true)
     }
 
-    /// A setting that is not as it must be, if there is one.
-    pub(super) fn difference(&self, found: &consumer::Config) -> Option<&'static str> {
+    /// The first setting that is not as it must be, those that pass over messages before the others.
+    pub(super) fn difference(&self, found: &consumer::Config) -> Option<Difference> {
         let wanted = self.wanted();
-        let differences = [
+        let passing_over = [
             (found.deliver_subject.is_some(), "way of delivery (pull is needed)"),
             (found.ack_policy != wanted.ack_policy, "way of acknowledging"),
-            (found.ack_wait != wanted.ack_wait || !found.backoff.is_empty(), "time to acknowledge"),
             (found.max_deliver > 0, "limit of deliveries"),
-            (found.max_ack_pending != wanted.max_ack_pending, "limit of unacknowledged messages"),
             (!found.filter_subject.is_empty() || !found.filter_subjects.is_empty(), "filter of subjects"),
             (found.headers_only, "content (headers only)"),
             (found.replay_policy != ReplayPolicy::Instant || found.rate_limit > 0, "pace"),
             (found.max_batch > 0 || found.max_bytes > 0 || !found.max_expires.is_zero(), "limit of requests"),
             (!found.priority_groups.is_empty(), "division into groups"),
         ];
-        differences.into_iter().find_map(|(differs, what)| differs.then_some(what))
+        let holding_up = [
+            (found.ack_wait != wanted.ack_wait || !found.backoff.is_empty(), "time to acknowledge"),
+            (found.max_ack_pending != wanted.max_ack_pending, "limit of unacknowledged messages"),
+        ];
+        let differing = |(differs, what): (bool, &'static str)| differs.then_some(what);
+        let passes_over = passing_over.into_iter().find_map(differing).map(|what| (what, true));
+        let first = passes_over.or_else(|| holding_up.into_iter().find_map(differing).map(|what| (what, false)));
+        first.map(|(what, passes_over)| Difference { what, passes_over })
     }
 
     fn refusal(&self, error: &ConsumerError) -> Refusal {
@@ -211,5 +244,9 @@ mod tests {
         ] {
             assert!(durable.difference(&changed).is_some(), "{changed:?}");
         }
+        let both = consumer::Config { max_ack_pending: 1, max_deliver: 3, ..sound.clone() };
+        assert!(durable.difference(&both).is_some_and(|difference| difference.passes_over));
+        let slow = consumer::Config { max_ack_pending: 1, ..sound };
+        assert!(durable.difference(&slow).is_some_and(|difference| !difference.passes_over));
     }
 }

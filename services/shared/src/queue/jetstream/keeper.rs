@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
-use super::durable::{Durable, Standing, is_second_group};
+use super::durable::{Difference, Durable, Standing, is_second_group};
 use super::streams::{Prepared, Trouble};
 use crate::error_chain::Chain;
 use crate::queue::{QueueError, Stream};
@@ -157,21 +157,21 @@ impl Keeper<'_> {
             return Ok(());
         };
         if let Some(difference) = durable.difference(&found.config) {
-            if !self.may_set_back((stream, "consumer")) {
+            if !difference.passes_over && !self.may_set_back((stream, "consumer")) {
                 return Ok(());
             }
-            set(self.connection, durable, Some(&found)).await?;
+            set(self.connection, durable, Some((&found, difference))).await?;
             tracing::warn!(
                 stream = name,
                 consumer,
-                difference,
+                difference = difference.what,
                 "a consumer was changed on the server; it is set back. If this repeats, services of this lake are configured differently"
             );
             repaired(stream, "consumer_set_back");
             return Ok(());
         }
         if found.paused {
-            durable.replace(context, &found).await.map_err(Trouble::Passing)?;
+            replace(self.connection, durable, &found).await?;
             tracing::warn!(
                 stream = name,
                 consumer,
@@ -213,14 +213,25 @@ impl Keeper<'_> {
     }
 }
 
-/// Creates a consumer or sets it back; one that cannot be set back is replaced.
-async fn set(connection: &Connection, durable: &Durable, seen: Option<&ConsumerInfo>) -> Result<(), Trouble> {
+/// Creates a consumer or sets it back; one that has passed over messages, or cannot be set back, is replaced.
+async fn set(
+    connection: &Connection,
+    durable: &Durable,
+    seen: Option<(&ConsumerInfo, Difference)>,
+) -> Result<(), Trouble> {
+    if let Some((seen, Difference { passes_over: true, .. })) = seen {
+        return replace(connection, durable, seen).await;
+    }
     let Err(refusal) = durable.create(&connection.context).await else { return Ok(()) };
     match (refusal.code, seen) {
         (Some(code), _) if is_second_group(code) => Err(Trouble::Lasting(refusal.error)),
         (Some(ErrorCode::STREAM_NOT_FOUND), _) | (_, None) => Err(Trouble::Passing(refusal.error)),
-        (_, Some(seen)) => durable.replace(&connection.context, seen).await.map(drop).map_err(Trouble::Passing),
+        (_, Some((seen, _))) => replace(connection, durable, seen).await,
     }
+}
+
+async fn replace(connection: &Connection, durable: &Durable, seen: &ConsumerInfo) -> Result<(), Trouble> {
+    durable.replace(&connection.context, seen).await.map(drop).map_err(Trouble::Passing)
 }
 
 /// Says that a stream holds less than it did, although nobody has taken it out.
