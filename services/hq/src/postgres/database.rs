@@ -7,24 +7,32 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, ConnectOptions, Postgres, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::failure::{is_broken_connection, is_overload, source_error};
+use super::failure::{hindrance, is_broken_connection, is_overload, reason, source_error};
 use crate::pace::limit::Class;
 use crate::pace::{Turn, Turns};
-use crate::source::SourceError;
+use crate::source::{Hindrance, SourceError};
 
 /// A connection that was idle for longer is not trusted: firewalls forget, servers restart.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// Time that the server has, beyond the limit at which it ends a statement itself, before it counts as not there.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
+
+/// A database that answers a statement about nothing within this part of the time limit is not what holds up the same statement about something.
+const ANSWER_ABOUT_NOTHING_SHARE: u32 = 2;
+/// And it has at least so long for that, also where the limit is very short.
+const ANSWER_ABOUT_NOTHING_LEAST: Duration = Duration::from_millis(500);
+/// An id, and a domain, that HQ does not have.
+static NOBODY: LazyLock<[String; 1]> = LazyLock::new(|| ["commcare-lake asks for nobody".to_owned()]);
 
 /// Limits that hold for each database.
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +69,48 @@ pub(super) enum Key<'k> {
         ids: &'k [String],
         limit: i64,
     },
+    /// `$1` is an id; of its rows those after date `$2` and number `$3` are wanted, at most `$4`.
+    Page {
+        id: &'k str,
+        after: (&'k str, i64),
+        limit: i64,
+    },
 }
 
 impl Key<'_> {
     fn len(self) -> usize {
         match self {
             Self::None | Self::Domain(_) => 0,
+            Self::Page { .. } => 1,
             Self::Ids(ids) | Self::Changes { ids, .. } => ids.len(),
             Self::Numbers(numbers) => numbers.len(),
         }
+    }
+
+    /// The same question about what is not there; `None` for one that is not about ids.
+    fn about_nothing(self) -> Option<Key<'static>> {
+        let ids = NOBODY.as_slice();
+        match self {
+            Self::None => None,
+            Self::Ids(_) => Some(Key::Ids(ids)),
+            Self::Domain(_) => Some(Key::Domain(&NOBODY[0])),
+            Self::Numbers(_) => Some(Key::Numbers(&[-1])),
+            Self::Changes { since_us, limit, .. } => Some(Key::Changes { domain: &NOBODY[0], since_us, ids, limit }),
+            Self::Page { limit, .. } => Some(Key::Page { id: &NOBODY[0], after: ("-infinity", 0), limit }),
+        }
+    }
+}
+
+/// The statement with its parameters.
+fn bound<'q>(sql: &Arc<str>, key: Key<'q>, is_prepared: bool) -> Query<'q, Postgres, PgArguments> {
+    let query = sqlx::query(AssertSqlSafe(sql.clone())).persistent(is_prepared);
+    match key {
+        Key::None => query,
+        Key::Ids(ids) => query.bind(ids),
+        Key::Domain(domain) => query.bind(domain),
+        Key::Numbers(numbers) => query.bind(numbers),
+        Key::Changes { domain, since_us, ids, limit } => query.bind(domain).bind(since_us).bind(ids).bind(limit),
+        Key::Page { id, after: (date, number), limit } => query.bind(id).bind(date).bind(number).bind(limit),
     }
 }
 
@@ -215,7 +256,7 @@ enum Begin {
 }
 
 impl Snapshot<'_> {
-    /// Runs one statement and hands over its rows one by one.
+    /// Runs one statement and hands over its rows one by one. After an error the snapshot is of no more use.
     pub async fn read(
         &mut self,
         sql: &Arc<str>,
@@ -223,14 +264,7 @@ impl Snapshot<'_> {
         mut take: impl FnMut(&PgRow) -> Result<(), sqlx::Error> + Send,
     ) -> Result<(), SourceError> {
         let limits = self.database.limits;
-        let query = sqlx::query(AssertSqlSafe(sql.clone())).persistent(limits.prepared_statements);
-        let query = match key {
-            Key::None => query,
-            Key::Ids(ids) => query.bind(ids),
-            Key::Domain(domain) => query.bind(domain),
-            Key::Numbers(numbers) => query.bind(numbers),
-            Key::Changes { domain, since_us, ids, limit } => query.bind(domain).bind(since_us).bind(ids).bind(limit),
-        };
+        let query = bound(sql, key, limits.prepared_statements);
         let connection = &mut self.connection;
         let mut count = 0;
         let all = async {
@@ -243,17 +277,55 @@ impl Snapshot<'_> {
         };
         let limit = limits.statement_timeout + ANSWER_GRACE;
         let began = Instant::now();
-        let outcome = timeout(limit, all).await;
-        if let Some(turn) = &self.turn {
-            match &outcome {
-                Ok(Ok(())) => turn.answered(self.database.class(sql, key.len() + count), began.elapsed()),
-                Ok(Err(error)) if !is_overload(error) => {}
-                Ok(Err(_)) | Err(_) => turn.overloaded(),
+        match timeout(limit, all).await {
+            Ok(Ok(())) => {
+                if let Some(turn) = &self.turn {
+                    turn.answered(self.database.class(sql, key.len() + count), began.elapsed());
+                }
+                Ok(())
+            }
+            Ok(Err(error)) => Err(self.trouble(sql, key, &error).await),
+            Err(_) => {
+                self.note_overload();
+                Err(self.database.too_slow(&self.action, "no answer", limit))
             }
         }
-        match outcome {
-            Ok(read) => read.map_err(|error| source_error(&*self.action, &error)),
-            Err(_) => Err(self.database.too_slow(&self.action, "no answer", limit)),
+    }
+
+    /// What a failed statement means. Fewer reads are in flight only where the database is the trouble, not what was asked of it.
+    async fn trouble(&mut self, sql: &Arc<str>, key: Key<'_>, error: &sqlx::Error) -> SourceError {
+        let hindrance = hindrance(error);
+        let is_fault_of_key = match hindrance {
+            None => false,
+            Some(Hindrance::TooLarge) => true,
+            Some(Hindrance::TooSlow | Hindrance::Undecodable) => self.answers_about_nothing(sql, key).await,
+        };
+        if let (Some(hindrance), true) = (hindrance, is_fault_of_key) {
+            return SourceError::AskLess { action: self.action.clone(), hindrance, reason: reason(error) };
+        }
+        if is_overload(error) {
+            self.note_overload();
+        }
+        source_error(&*self.action, error)
+    }
+
+    /// Whether the same statement, which has failed, is answered quickly when it asks for nothing.
+    async fn answers_about_nothing(&mut self, sql: &Arc<str>, key: Key<'_>) -> bool {
+        let Some(nothing) = key.about_nothing() else { return false };
+        let limits = self.database.limits;
+        let limit = (limits.statement_timeout / ANSWER_ABOUT_NOTHING_SHARE).max(ANSWER_ABOUT_NOTHING_LEAST);
+        let connection = &mut self.connection;
+        let asked = async {
+            sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
+            sqlx::raw_sql(AssertSqlSafe(self.database.begin.clone())).fetch_all(&mut *connection).await?;
+            bound(sql, nothing, limits.prepared_statements).fetch_all(&mut *connection).await
+        };
+        matches!(timeout(limit, asked).await, Ok(Ok(_)))
+    }
+
+    fn note_overload(&self) {
+        if let Some(turn) = &self.turn {
+            turn.overloaded();
         }
     }
 
