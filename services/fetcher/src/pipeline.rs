@@ -104,10 +104,9 @@ impl Fetcher {
                 None => unless_stopping(pace.batch_permit(), shutdown).await?.ok_or(Stopping)?,
             };
             let handling = AssertUnwindSafe(self.handle(messages.clone(), pace, permit, shutdown));
-            match handling.catch_unwind().await {
+            match handling.catch_unwind().await.map_err(|panic| words_of(&*panic)) {
                 Ok(handled) => handled?,
                 Err(panic) if messages.len() > 1 => {
-                    let panic = words_of(&*panic);
                     tracing::error!(
                         messages = messages.len(),
                         panic,
@@ -118,7 +117,7 @@ impl Fetcher {
                 }
                 Err(panic) => {
                     for message in messages {
-                        quarantine::publish(&*self.queue, failed(message, words_of(&*panic)), shutdown).await?;
+                        quarantine::publish(&*self.queue, failed(message, &panic), shutdown).await?;
                     }
                 }
             }
@@ -199,9 +198,9 @@ impl Fetcher {
 }
 
 /// What a panic says.
-fn words_of(panic: &(dyn Any + Send)) -> &str {
+fn words_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without words")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without words").to_owned()
 }
 
 /// The quarantine's entry of a message that makes the fetcher fail.
@@ -215,7 +214,10 @@ fn failed(message: FeedMessage, panic: &str) -> QuarantineEntry {
         ..Lineage::default()
     };
     // Reading the message may be what fails.
-    let meta = std::panic::catch_unwind(|| ChangeMeta::parse(&payload).ok()).ok().flatten().unwrap_or_default();
+    let meta = std::panic::catch_unwind(AssertUnwindSafe(|| ChangeMeta::parse(&payload).ok()))
+        .ok()
+        .flatten()
+        .unwrap_or_default();
     let document = DocumentIdentity {
         domain: meta.domain.unwrap_or_default(),
         kind: Kind::of_topic(&position.topic),

@@ -25,6 +25,8 @@
 //!   (`a_folder_that_goes_away_is_not_a_missing_blob`).
 //! * *A message names a wrong domain.* The row's domain counts (`the_domain_of_the_row_counts`; fetcher: `the_domain_of_the_row_decides_…`).
 //! * *The text of the id decides the shard.* It is never changed, and bound, never written into SQL (`check_vectors_hold`; tests: `hq_postgres`).
+//! * *A case with 200,000 transactions, a row that the server cannot show.* Its batch is halved down to it; it is read in pages, or set aside, and HQ is
+//!   asked as much as before (tests: `hq_poison`; fetcher: `fetch::tests::poison`).
 //! * *pgbouncer, time-outs, a role that may only read.* (tests: `a_cancelled_or_timed_out_read_leaves_nothing_behind`,
 //!   `what_somebody_must_act_on_is_refused_and_what_passes_is_not`)
 //!

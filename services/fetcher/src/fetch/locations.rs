@@ -72,7 +72,8 @@ impl Fetcher {
     ) -> Result<Vec<LocationRow>, Stopping> {
         let database = &self.hq.database;
         let handle = |ids: Vec<i64>| async move {
-            Ok(self.until_answered(shutdown, || database.location_rows(LocationKeys::Ids(&ids))).await?.rows)
+            let read = self.until_answered(shutdown, || database.location_rows(LocationKeys::Ids(&ids))).await?;
+            Ok::<_, NotFetched>(read.rows)
         };
         let (rows, unreadable) = in_portions(unread, handle).await?;
         for (id, mut why) in unreadable {

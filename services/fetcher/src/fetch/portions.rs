@@ -21,6 +21,7 @@ use crate::fetcher::{Fetcher, NotFetched, Stopping, Unanswered, pause, unless_st
 const TRIES_ALONE: usize = 2;
 /// When so many ids are all there is to read, and none of them can be read, it is not their fault.
 const SUSPICIOUSLY_MANY: usize = 8;
+
 /// What is left of a batch to be read alone.
 #[derive(Debug, Default)]
 pub(crate) struct LeftAlone {
@@ -109,8 +110,14 @@ impl Fetcher {
             let count = changes.len();
             let mut unanswered = Vec::new();
             for (kind, id, change) in changes {
-                let why = self.fetch_one(kind, &id, &change, shutdown).await?;
-                unanswered.extend(why.map(|why| (kind, id, change, why)));
+                match self.fetch_one(kind, &id, &change, shutdown).await? {
+                    // Its size is certainly its own.
+                    Some(why) if why.hindrance == Hindrance::TooLarge => {
+                        quarantine::publish(&*self.queue, put_aside(kind, &id, &change, &why), shutdown).await?;
+                    }
+                    Some(why) => unanswered.push((kind, id, change, why)),
+                    None => {}
+                }
             }
             others_answered |= unanswered.len() < count || count < SUSPICIOUSLY_MANY;
             if others_answered {

@@ -314,10 +314,10 @@ impl Snapshot<'_> {
         let Some(nothing) = key.about_nothing() else { return false };
         let limits = self.database.limits;
         let limit = (limits.statement_timeout / ANSWER_ABOUT_NOTHING_SHARE).max(ANSWER_ABOUT_NOTHING_LEAST);
-        let connection = &mut self.connection;
+        let (begin, connection) = (Arc::clone(&self.database.begin), &mut self.connection);
         let asked = async {
             sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
-            sqlx::raw_sql(AssertSqlSafe(self.database.begin.clone())).fetch_all(&mut *connection).await?;
+            sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(&mut *connection).await?;
             bound(sql, nothing, limits.prepared_statements).fetch_all(&mut *connection).await
         };
         matches!(timeout(limit, asked).await, Ok(Ok(_)))
