@@ -66,3 +66,29 @@ async fn large_forms_are_published_before_more_are_read_than_there_is_memory_for
 async fn a_form_larger_than_all_the_memory_is_handled_alone() {
     assert_eq!(most_held(5, 1 << 20).await, 1);
 }
+
+#[tokio::test]
+async fn few_large_messages_are_a_batch_already() {
+    let options = FetchOptions { linger_ms: 1_000, ..FetchOptions::default() };
+    let (world, feed, shutdown) = (World::of(&[]), Arc::new(MemoryFeed::default()), CancellationToken::new());
+    for number in 0..12 {
+        let padding = "x".repeat(1 << 20);
+        let message = json!({"document_id": format!("c{number}"), "domain": "d", "padding": padding});
+        feed.publish("case-sql", message.to_string());
+    }
+    let fetcher = Arc::new(world.fetcher(TakeConfig::EVERYTHING, options));
+    let running = tokio::spawn(pipeline::run(Arc::clone(&feed) as _, fetcher, shutdown.clone()));
+    until("all messages are done", || feed.unfinished() == 0).await;
+    let sizes: Vec<usize> = world
+        .hq
+        .asked()
+        .iter()
+        .map(|question| match question {
+            Question::LatestCases(wanted) => wanted.len(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!((sizes.iter().sum::<usize>(), sizes.iter().max()), (12, Some(&4)));
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+}

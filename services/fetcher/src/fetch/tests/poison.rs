@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lake_hq::source::Hindrance;
+use lake_simulated_hq::single_rows::{location, location_type};
 
 use super::*;
 
@@ -157,4 +158,46 @@ async fn a_record_that_makes_the_fetcher_panic_goes_to_quarantine_and_the_others
     assert!(entry.detail.contains("no such case can be") && entry.payload.starts_with(b"{"), "{entry:?}");
     assert_eq!(entry.lineage.unwrap().topic, "case-sql");
     at_work.stop().await;
+}
+
+/// HQ cannot answer about the locations of these readings of rows, counted from 1.
+struct Readings(&'static [usize], Mutex<usize>);
+
+#[async_trait]
+impl Script for Readings {
+    async fn before(&self, question: &Question, _: &MemoryHq) -> Result<(), SourceError> {
+        if *question != Question::LocationRows {
+            return Ok(());
+        }
+        let mut number = self.1.lock().unwrap();
+        *number += 1;
+        let (action, reason) = ("read locations".into(), "test".into());
+        match self.0.contains(&number) {
+            true => Err(SourceError::AskLess { action, hindrance: Hindrance::Undecodable, reason }),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_location_that_cannot_be_read_is_left_out_when_those_above_it_change() {
+    // The changed one; the four below it; one half; the other half; its first; its second.
+    let hq = ScriptedHq::new(Readings(&[2, 4, 6], Mutex::default()));
+    hq.memory.change(&[location_type("d", 1, "place"), location("d", 1, 1, "top", "Top", None)]);
+    for id in 2..6 {
+        hq.memory.change(&[location("d", 1, id, &format!("l{id}"), "Below", Some(1))]);
+    }
+    let queue = Arc::<RecordingQueue>::default();
+    let (to, take) = (Arc::<RecordingQueue>::clone(&queue), TakeConfig::EVERYTHING);
+    let fetcher = Fetcher::new(hq.hq(), to, take, CaseOptions::default(), FetchOptions::default());
+    let changes = Changes::from([("top".to_owned(), change(&["d"], false))]);
+    let left = fetcher.fetch(Kind::Location, changes, &CancellationToken::new()).await.unwrap();
+    assert_eq!(left.len(), 0);
+    let batches = queue.payloads("lake.records.");
+    let records = batches.iter().flat_map(|payload| wire::decode::<RecordBatch>(payload).unwrap().records);
+    assert_eq!(records.count(), 4);
+    let entries = queue.payloads("lake.quarantine.");
+    let entry: Quarantined = wire::decode(&entries[0]).unwrap();
+    assert_eq!((entries.len(), entry.reason.as_str(), entry.domain.as_str()), (1, "row_undecodable", "d"));
+    assert!(entry.detail.contains("below location top"), "{}", entry.detail);
 }
