@@ -100,14 +100,7 @@ impl<'h> Lake<'h> {
     fn start(hq: &'h LocationHq, ports: Hq, queue: Arc<dyn Queue>) -> Self {
         let (feed, shutdown) = (Arc::new(MemoryFeed::default()), CancellationToken::new());
         let (take, options) = (TakeConfig::EVERYTHING, FetchOptions::default());
-        let fetcher = Fetcher {
-            hq: ports,
-            queue,
-            take,
-            case_options: CaseOptions::default(),
-            options,
-            xml_watch: Arc::default(),
-        };
+        let fetcher = Fetcher::new(ports, queue, take, CaseOptions::default(), options);
         tokio::spawn(lake_fetcher::pipeline::run(feed.clone(), Arc::new(fetcher), shutdown.clone()));
         Self { hq, feed, shutdown }
     }

@@ -86,15 +86,10 @@ impl Lake {
         let (feed, shutdown, out) = (Arc::new(MemoryFeed::default()), CancellationToken::new(), Arc::default());
         let queue: Arc<dyn Queue> = MemoryQueue::new(MemoryQueueOptions::default());
         let ports = hq.hq().await.unwrap();
-        let fetcher = Fetcher {
-            hq: ports.clone(),
-            queue: Arc::clone(&queue),
-            take: TakeConfig::EVERYTHING,
-            case_options: CaseOptions::default(),
-            // What is announced together must be one batch, also where it takes a while to say.
-            options: FetchOptions { linger_ms: 500, ..FetchOptions::default() },
-            xml_watch: Arc::default(),
-        };
+        // What is announced together must be one batch, also where it takes a while to say.
+        let options = FetchOptions { linger_ms: 500, ..FetchOptions::default() };
+        let (take, case_options) = (TakeConfig::EVERYTHING, CaseOptions::default());
+        let fetcher = Fetcher::new(ports.clone(), Arc::clone(&queue), take, case_options, options);
         tokio::spawn(lake_fetcher::pipeline::run(feed.clone(), Arc::new(fetcher), shutdown.clone()));
         let options = EnricherOptions::default();
         tokio::spawn(lake_enricher::pipeline::run(Arc::clone(&queue), ports, options, shutdown.clone()));

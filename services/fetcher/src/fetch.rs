@@ -13,7 +13,7 @@ use bytes::Bytes;
 use chrono::Utc;
 use lake_hq::document_rules::{self, Disposition, TombstoneReason};
 use lake_hq::documents::{ReadDocument, case};
-use lake_hq::source::{CaseRows, Observation, Wanted};
+use lake_hq::source::{CaseRows, Observation, Wanted, answer_bytes_max};
 use lake_proto::queue::v1::{Lineage, Record, Tombstone};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Domain, Kind};
@@ -22,12 +22,13 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Change;
-use crate::fetcher::{Fetcher, Stopping};
+use crate::fetcher::{Fetcher, NotFetched, Stopping, unless_stopping};
 use crate::metric_names;
 use crate::publisher::{Destination, Outgoing};
 
 mod forms;
 mod locations;
+pub(crate) mod portions;
 mod subtree;
 mod type_watch;
 
@@ -41,22 +42,30 @@ pub(crate) struct Fetched {
     pub(crate) quarantined: Vec<QuarantineEntry>,
 }
 
+impl Fetched {
+    /// Bytes of documents and of what is kept with entries of the quarantine.
+    pub(crate) fn bytes(&self) -> usize {
+        self.outgoing.bytes() + self.quarantined.iter().map(|entry| entry.payload.len()).sum::<usize>()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.outgoing.is_empty() && self.quarantined.is_empty()
+    }
+}
+
 impl Fetcher {
-    /// Reads the current state of these ids and publishes it as documents and tombstones.
-    pub(crate) async fn fetch(
+    /// Reads the current state of these ids and publishes it as documents and tombstones, all of them at once.
+    async fn fetch_portion(
         &self,
         kind: Kind,
         changes: Changes,
         shutdown: &CancellationToken,
-    ) -> Result<(), Stopping> {
-        let started = Instant::now();
-        let fetched = match kind {
-            Kind::Case => self.fetch_cases(&changes, shutdown).await?,
-            Kind::Form => self.fetch_forms(changes, shutdown).await?,
-            Kind::Location => return self.fetch_locations(changes, shutdown).await,
-        };
-        metrics::histogram!(metric_names::READ_SECONDS, "kind" => kind.name()).record(started.elapsed());
-        self.publish(fetched, shutdown).await
+    ) -> Result<(), NotFetched> {
+        match kind {
+            Kind::Case => self.fetch_cases(&changes, shutdown).await,
+            Kind::Form => self.fetch_forms(changes, shutdown).await,
+            Kind::Location => self.fetch_locations(changes, shutdown).await,
+        }
     }
 
     /// Quarantines the records that cannot be published, then publishes the others; returns when all of them are safe on the queue.
@@ -67,14 +76,19 @@ impl Fetcher {
         Ok(fetched.outgoing.publish(&*self.queue, self.options.max_records, shutdown).await?)
     }
 
-    async fn fetch_cases(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<Fetched, Stopping> {
+    async fn fetch_cases(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<(), NotFetched> {
         let (database, wanted) = (&self.hq.database, wanted(changes));
+        let mut room = unless_stopping(self.rows_budget.reserve(answer_bytes_max(wanted.len())), shutdown).await?;
+        let started = Instant::now();
         let observations = self.until_answered(shutdown, || database.latest_cases(&wanted)).await?;
+        room.shrink(observations.iter().filter_map(|one| one.rows.as_ref()).map(CaseRows::memory).sum());
         let mut fetched = Fetched::default();
+        // One by one: the rows of a case are gone when its document is there, which is smaller.
         for observation in observations {
             self.add_case(&mut fetched, changes, observation);
         }
-        Ok(fetched)
+        metrics::histogram!(metric_names::READ_SECONDS, "kind" => Kind::Case.name()).record(started.elapsed());
+        Ok(self.publish(fetched, shutdown).await?)
     }
 
     fn add_case(&self, fetched: &mut Fetched, changes: &Changes, observation: Observation<CaseRows>) {
@@ -203,8 +217,12 @@ impl LackingPart {
 
 /// The lineage of an id whose record was read at this moment.
 pub(crate) fn lineage(changes: &Changes, id: &str) -> Lineage {
-    let lineage = changes.get(id).map(|change| change.lineage.clone()).unwrap_or_default();
-    Lineage { fetched_us: Utc::now().timestamp_micros(), ..lineage }
+    changes.get(id).map_or_else(|| lineage_now(&Lineage::default()), |change| lineage_now(&change.lineage))
+}
+
+/// The lineage of a record that was read, or could not be read, at this moment.
+pub(crate) fn lineage_now(lineage: &Lineage) -> Lineage {
+    Lineage { fetched_us: Utc::now().timestamp_micros(), ..lineage.clone() }
 }
 
 /// The ids to ask HQ for, each with the time of its newest message: a replica that is older than the message may not have the change.

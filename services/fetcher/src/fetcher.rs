@@ -1,19 +1,25 @@
 //! What every step of the fetcher works with: HQ, the queue, the options, and waiting for both until the process stops.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use lake_hq::documents::case::CaseOptions;
-use lake_hq::source::{Hq, SourceError};
+use lake_hq::source::{Hindrance, Hq, SourceError};
 use lake_hq::xml_watch::XmlWatch;
 use lake_proto::queue::v1::Invalidation;
 use lake_shared::identity::Domain;
 use lake_shared::queue::{PublishError, Queue};
 use lake_shared::retry::Backoff;
 use lake_shared::{escaped_names, wire};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::allow_list::TakeConfig;
+use crate::fetcher::budget::Budget;
+use crate::fetcher::hard_ids::HardIds;
 use crate::options::FetchOptions;
+
+pub(crate) mod budget;
+mod hard_ids;
 
 /// Everything that a fetcher needs: where it reads, where it publishes, and its options.
 pub struct Fetcher {
@@ -29,11 +35,40 @@ pub struct Fetcher {
     pub options: FetchOptions,
     /// How many forms are without XML.
     pub xml_watch: Arc<XmlWatch>,
+    /// Ids that HQ cannot be asked for together with others.
+    pub(crate) hard_ids: Mutex<HardIds>,
+    /// Permit to read such ids.
+    pub(crate) alone: Semaphore,
+    /// Memory for rows of HQ's tables, until what was made of them is published.
+    pub(crate) rows_budget: Budget,
+    /// Memory for XML of forms, and for what is made of it until it is published. Apart from the other, as rows are held while it is waited for.
+    pub(crate) xml_budget: Budget,
 }
 
 /// Why a batch was not finished: the process is stopping. Its messages will be handed out again.
 #[derive(Debug)]
 pub(crate) struct Stopping;
+
+/// Why a portion of a batch was not fetched.
+#[derive(Debug)]
+pub(crate) enum NotFetched {
+    Stopping,
+    /// HQ cannot answer about all of its ids.
+    AskLess(Unanswered),
+}
+
+/// Why HQ does not answer about some ids.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub(crate) hindrance: Hindrance,
+    pub(crate) detail: String,
+}
+
+impl From<Stopping> for NotFetched {
+    fn from(Stopping: Stopping) -> Self {
+        Self::Stopping
+    }
+}
 
 impl From<PublishError> for Stopping {
     fn from(_: PublishError) -> Self {
@@ -42,6 +77,30 @@ impl From<PublishError> for Stopping {
 }
 
 impl Fetcher {
+    /// A fetcher from an HQ to a queue, both of them connected.
+    pub fn new(
+        hq: Hq,
+        queue: Arc<dyn Queue>,
+        take: TakeConfig,
+        case_options: CaseOptions,
+        options: FetchOptions,
+    ) -> Self {
+        let half = options.held_bytes_max / 2;
+        let (rows_budget, xml_budget) = (Budget::new(half), Budget::new(half));
+        Self {
+            hq,
+            queue,
+            take,
+            case_options,
+            options,
+            xml_watch: Arc::default(),
+            hard_ids: Mutex::default(),
+            alone: Semaphore::new(1),
+            rows_budget,
+            xml_budget,
+        }
+    }
+
     /// Tells the caches that locations of a domain have changed.
     pub(crate) async fn invalidate_locations(
         &self,
@@ -69,12 +128,13 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Reads from HQ until it answers. Trouble that an operator has to mend is logged as an error and waited out as well: nothing is dropped.
+    /// Reads from HQ until it answers, or says that it cannot answer about so much. Trouble that an operator has to mend is logged as an error
+    /// and waited out as well: nothing is dropped.
     pub(crate) async fn until_answered<T, F>(
         &self,
         shutdown: &CancellationToken,
         mut read: impl FnMut() -> F,
-    ) -> Result<T, Stopping>
+    ) -> Result<T, NotFetched>
     where
         F: Future<Output = Result<T, SourceError>>,
     {
@@ -82,6 +142,9 @@ impl Fetcher {
         loop {
             match read().await {
                 Ok(answer) => return Ok(answer),
+                Err(ref error @ SourceError::AskLess { hindrance, .. }) => {
+                    return Err(NotFetched::AskLess(Unanswered { hindrance, detail: error.to_string() }));
+                }
                 Err(error @ SourceError::Unavailable { .. }) => {
                     tracing::warn!(%error, "HQ cannot be read; trying again")
                 }
@@ -105,7 +168,8 @@ pub(crate) async fn unless_stopping<T>(
     }
 }
 
-async fn pause(backoff: &mut Backoff, shutdown: &CancellationToken) -> Result<(), Stopping> {
+/// Waits for the next try, unless the process stops first.
+pub(crate) async fn pause(backoff: &mut Backoff, shutdown: &CancellationToken) -> Result<(), Stopping> {
     tokio::select! {
         () = tokio::time::sleep(backoff.next_wait()) => Ok(()),
         () = shutdown.cancelled() => Err(Stopping),

@@ -18,6 +18,9 @@ pub struct FetchOptions {
     pub domain_burst_records: usize,
     /// Records of all domains together that may wait for their turn. Beyond that the feed waits too.
     pub waiting_records_max: usize,
+    /// Most bytes of memory for what is read from HQ and not safe on the queue yet: half of it for rows, half for the XML of forms and what is
+    /// made of it. A form that is larger is handled alone.
+    pub held_bytes_max: usize,
 }
 
 impl Default for FetchOptions {
@@ -29,6 +32,7 @@ impl Default for FetchOptions {
             domain_records_per_second: 0,
             domain_burst_records: 1_000,
             waiting_records_max: 20_000,
+            held_bytes_max: 128 << 20,
         }
     }
 }
@@ -43,6 +47,7 @@ impl FetchOptions {
         anyhow::ensure!(self.batches_in_flight_max >= 1, "key `fetch.batches_in_flight_max`: must be at least 1");
         anyhow::ensure!(self.domain_burst_records >= 1, "key `fetch.domain_burst_records`: must be at least 1");
         anyhow::ensure!(self.waiting_records_max >= 1, "key `fetch.waiting_records_max`: must be at least 1");
+        anyhow::ensure!(self.held_bytes_max >= 1 << 20, "key `fetch.held_bytes_max`: must be at least 1048576");
         Ok(())
     }
 }

@@ -32,12 +32,24 @@ pub struct Destination {
 #[derive(Debug, Default)]
 pub struct Outgoing {
     batches: BTreeMap<Destination, (Vec<Record>, Vec<Tombstone>)>,
+    bytes: usize,
 }
 
 impl Outgoing {
+    /// Bytes of all documents.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is nothing to publish.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
     /// Adds a document to those of its subject.
     pub fn record(&mut self, destination: Destination, record: Record) {
         metrics::counter!(metric_names::RECORDS_TOTAL, "kind" => destination.kind.name()).increment(1);
+        self.bytes = self.bytes.saturating_add(record.document.len());
         self.batches.entry(destination).or_default().0.push(record);
     }
 
@@ -163,7 +175,7 @@ fn cut(mut batch: RecordBatch) -> Option<RecordBatch> {
     Some(batch)
 }
 
-/// Quarantines the only record of a batch.
+/// Quarantines the only entry of a batch: a record, or a tombstone.
 async fn quarantine_single(
     queue: &dyn Queue,
     batch: &RecordBatch,
@@ -171,34 +183,101 @@ async fn quarantine_single(
     size_max: usize,
     shutdown: &CancellationToken,
 ) -> Result<(), PublishError> {
-    let Some(record) = batch.records.first() else { return Ok(()) };
-    let document = DocumentIdentity {
+    let document = |id: &str| DocumentIdentity {
         domain: batch.domain.clone(),
         kind: Kind::from_proto(batch.kind),
         document_type: batch.r#type.clone().unwrap_or_default(),
-        id: record.id.clone(),
+        id: id.to_owned(),
     };
-    let detail = format!(
-        "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; \
-         raise the queue's payload limit, then save the record in HQ again",
-        record.encoded_len()
-    );
-    let entry = QuarantineEntry::new(Stage::Fetcher, Reason::RecordTooLarge, detail)
-        .document(document)
-        .lineage(record.lineage.clone())
-        .payload(record.document.clone());
-    quarantine::publish(queue, entry, shutdown).await
+    for record in &batch.records {
+        let detail = format!(
+            "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; \
+             raise the queue's payload limit, then save the record in HQ again",
+            record.encoded_len()
+        );
+        let entry = QuarantineEntry::new(Stage::Fetcher, Reason::RecordTooLarge, detail)
+            .document(document(&record.id))
+            .lineage(record.lineage.clone())
+            .payload(record.document.clone());
+        quarantine::publish(queue, entry, shutdown).await?;
+    }
+    for tombstone in &batch.tombstones {
+        let detail = format!("tombstone needs a message of {size} bytes, the queue takes {size_max}");
+        let entry = QuarantineEntry::new(Stage::Fetcher, Reason::TombstoneTooLarge, detail)
+            .document(document(&tombstone.id))
+            .lineage(tombstone.lineage.clone());
+        quarantine::publish(queue, entry, shutdown).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use futures::stream::BoxStream;
     use lake_proto::queue::v1::Quarantined;
+    use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, QueueError, Stream};
     use lake_test_kit::recording_queue::RecordingQueue;
     use serde_json::{Value, json};
 
     use super::*;
+
+    /// A queue that takes small messages only, apart from those of the quarantine.
+    struct NarrowQueue(RecordingQueue);
+
+    const NARROW: usize = 200;
+
+    #[async_trait]
+    impl Queue for NarrowQueue {
+        async fn publish(&self, message: Message) -> Result<(), PublishError> {
+            let size = message.payload.len();
+            if size > NARROW && message.subject.starts_with("lake.records.") {
+                return Err(PublishError::TooLarge { subject: message.subject, size, size_max: NARROW });
+            }
+            self.0.publish(message).await
+        }
+        async fn consumer(&self, stream: Stream, options: ConsumerOptions) -> Result<Box<dyn Consumer>, QueueError> {
+            self.0.consumer(stream, options).await
+        }
+        async fn broadcast(&self, subject: &str, payload: Bytes) -> Result<(), QueueError> {
+            self.0.broadcast(subject, payload).await
+        }
+        async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError> {
+            self.0.listen(pattern).await
+        }
+        fn payload_size_max(&self) -> usize {
+            self.0.payload_size_max()
+        }
+        async fn check(&self) -> Result<(), QueueError> {
+            Ok(())
+        }
+    }
+
+    /// Random enough not to be compressed to nothing.
+    fn long_text(seed: &str) -> String {
+        (0..40).map(|number| uuid::Uuid::new_v4().to_string() + seed + &number.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_for_a_message_is_in_quarantine_tombstones_too() {
+        let (mut outgoing, queue) = (Outgoing::default(), NarrowQueue(RecordingQueue::default()));
+        let long = long_text("t");
+        outgoing.tombstone(destination(), Tombstone { id: long.clone(), ..Tombstone::default() });
+        outgoing.tombstone(destination(), Tombstone { id: "short".into(), ..Tombstone::default() });
+        let document = long_text("r").into();
+        outgoing.record(destination(), Record { id: "large".into(), document, ..Record::default() });
+        outgoing.publish(&queue, 100, &CancellationToken::new()).await.unwrap();
+        let entries = queue.0.payloads("lake.quarantine.");
+        let entries = entries.iter().map(|payload| wire::decode::<Quarantined>(payload).unwrap());
+        let mut found: Vec<(String, String)> = entries.map(|entry| (entry.reason, entry.id)).collect();
+        found.sort();
+        assert_eq!(found, [("record_too_large".into(), "large".into()), ("tombstone_too_large".into(), long)]);
+        // The short tombstone, and the record without what is large.
+        assert_eq!(queue.0.payloads("lake.records.").len(), 2);
+    }
 
     fn destination() -> Destination {
         Destination { domain: "d".into(), kind: Kind::Case, document_type: Some("t".into()) }

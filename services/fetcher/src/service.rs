@@ -37,7 +37,7 @@ impl FetcherService {
     /// A fetcher from a feed and an HQ to a queue, all of them connected.
     pub fn build(feed: Arc<dyn ChangeFeed>, hq: Hq, queue: Arc<dyn Queue>, options: FetcherOptions) -> Self {
         let FetcherOptions { take, case_options, fetch } = options;
-        Self { feed, fetcher: Fetcher { hq, queue, take, case_options, options: fetch, xml_watch: Arc::default() } }
+        Self { feed, fetcher: Fetcher::new(hq, queue, take, case_options, fetch) }
     }
 
     /// What `/ready` asks of the fetcher: its feed, its queue, and HQ as far as it reads there.

@@ -299,7 +299,7 @@ impl Store {
         match &found {
             Ok(found) => turn.answered(found.class(number), began.elapsed()),
             Err(SourceError::Unavailable { .. }) => turn.overloaded(),
-            Err(SourceError::Refused { .. }) => {}
+            Err(SourceError::Refused { .. } | SourceError::AskLess { .. }) => {}
         }
         found
     }

@@ -30,6 +30,8 @@
 //! * *The text of the id decides the shard.* It is never changed, and bound, never written into SQL (`check_vectors_hold`; tests: `hq_postgres`).
 //! * *HQ is brought to another version, and columns go or get other names.* The tables are looked at again; what is needed and missing stops `/ready`
 //!   (tests: `columns_that_go_or_get_another_name_are_looked_up_again`).
+//! * *A case with 200,000 transactions, a row that the server cannot show.* Its batch is halved down to it; it is read in pages, or set aside, and HQ is
+//!   asked as much as before (tests: `hq_poison`; fetcher: `fetch::tests::poison`).
 //! * *pgbouncer, time-outs, a role that may only read.* (tests: `a_cancelled_or_timed_out_read_leaves_nothing_behind`,
 //!   `what_somebody_must_act_on_is_refused_and_what_passes_is_not`)
 //!

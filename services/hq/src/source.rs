@@ -121,6 +121,23 @@ pub struct LocationRow {
     pub parent_id: Option<i64>,
 }
 
+impl CaseRows {
+    /// About how many bytes of memory they take.
+    pub fn memory(&self) -> usize {
+        let ledger_values = self.ledger_values.as_deref().unwrap_or_default();
+        let belonging = [&*self.indices, &*self.transactions, &*self.attachments, ledger_values];
+        memory_of(&self.case) + belonging.into_iter().flatten().map(memory_of).sum::<usize>()
+    }
+}
+
+impl FormRows {
+    /// About how many bytes of memory they take.
+    pub fn memory(&self) -> usize {
+        let blobs = self.blobs.as_deref().unwrap_or_default();
+        memory_of(&self.form) + self.operations.iter().chain(blobs).map(memory_of).sum::<usize>()
+    }
+}
+
 /// What a location type is known by. Its code, which HQ makes of the first name and keeps when the type is renamed, or is deleted and made
 /// again; a type without a code by its name. The type that is named `supervisor` is known by that, as its column is promised.
 pub fn location_type_key<'t>(name: &'t str, code: Option<&'t str>) -> &'t str {
@@ -268,6 +285,34 @@ pub enum TreeExtent<'e> {
     },
 }
 
+/// Why a source cannot answer about some ids, although it answers about others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hindrance {
+    /// The statement takes longer than it may.
+    TooSlow,
+    /// The rows take more memory than they may: [`answer_bytes_max`] for several ids, a configured limit for a single one.
+    TooLarge,
+    /// A row cannot be read by the server, or not be decoded here.
+    Undecodable,
+}
+
+/// Most bytes of memory that the rows of so many cases or forms take, when they are asked for together. Where there are more, the answer is
+/// [`SourceError::AskLess`]; so a caller can set memory aside before it asks.
+pub fn answer_bytes_max(ids: usize) -> usize {
+    const OF_ONE: usize = 24 << 10;
+    const LEAST: usize = 4 << 20;
+    const MOST: usize = 24 << 20;
+    ids.saturating_mul(OF_ONE).clamp(LEAST, MOST)
+}
+
+/// About how many bytes of memory a row takes.
+pub fn memory_of(row: &Columns) -> usize {
+    /// Of an entry: what the map and the allocator need beside the texts.
+    const ENTRY: usize = size_of::<(String, Value)>() + 32;
+    let text = |value: &Value| value.as_str().map_or(0, str::len);
+    row.iter().map(|(name, value)| ENTRY + name.len() + text(value)).sum()
+}
+
 /// Trouble with HQ or its stores.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -276,6 +321,17 @@ pub enum SourceError {
     Unavailable {
         /// What was tried, for example `read 500 cases from shard database p1`.
         action: String,
+        /// What the other side says, without secrets.
+        reason: String,
+    },
+    /// What was asked for is the trouble, not the source, which answers about other things: ask for fewer ids. About a single id it says that this
+    /// one cannot be read, as far as can be told from one try.
+    #[error("cannot {action}: {reason}")]
+    AskLess {
+        /// What was tried, for example `read 500 cases from shard database p1`.
+        action: String,
+        /// What stood in the way.
+        hindrance: Hindrance,
         /// What the other side says, without secrets.
         reason: String,
     },
@@ -289,8 +345,8 @@ pub enum SourceError {
     },
 }
 
-/// HQ's databases, shards and main together. Each method fails with [`SourceError::Unavailable`] where trying again later helps, and with
-/// [`SourceError::Refused`] where it does not.
+/// HQ's databases, shards and main together. Each method fails with [`SourceError::Unavailable`] where trying again later helps, with
+/// [`SourceError::AskLess`] where asking for fewer ids helps, and with [`SourceError::Refused`] where only an operator helps.
 #[async_trait]
 pub trait HqDatabase: Send + Sync + 'static {
     /// Reads cases. Answers each different id once, in any order; soft-deleted cases are found; domains are not checked.

@@ -1,9 +1,13 @@
 //! One message of records, from its bytes to rows that are safe.
 
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use lake_hq::source::SourceError;
 use lake_proto::queue::v1::RecordBatch;
 use lake_shared::error_chain::Chain;
@@ -11,11 +15,11 @@ use lake_shared::identity::{Domain, Kind};
 use lake_shared::quarantine::{self, QuarantineEntry, Reason, Stage};
 use lake_shared::queue::{PublishError, Queue, publish_until_safe};
 use lake_shared::retry::Backoff;
-use lake_shared::wire;
+use lake_shared::{panics, wire};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::enrich::{self, EnrichmentContext, ParsedBatch, RowMessages};
+use super::enrich::{self, EnrichmentContext, ParsedBatch, Question, RowMessages};
 use crate::caches::Caches;
 use crate::metric_names;
 use crate::options::EnricherOptions;
@@ -31,6 +35,8 @@ pub enum MessageOutcome {
     Safe,
     /// The process or the queue is stopping: hand it back.
     Stopped,
+    /// HQ does not answer about its domain, and there is no room to wait for that: hand it back, for a while.
+    Later,
 }
 
 /// Turns messages of records into messages of rows; shared by all messages in work.
@@ -41,10 +47,54 @@ pub struct Enricher {
     pub(super) shutdown: CancellationToken,
     /// Permits to hold parsed documents; as many as `workers`.
     workers: Semaphore,
+    /// Compressed bytes of messages that wait for HQ without a permit.
+    waiting_bytes: AtomicUsize,
 }
 
-/// Nothing more can be done: the process or the queue is stopping.
-struct Stopped;
+/// Why there are no messages of rows.
+enum NotMade {
+    /// The process or the queue is stopping.
+    Stopped,
+    /// HQ does not answer about the domain, and so many messages wait for it already that others would have no room.
+    NoRoomToWait,
+}
+
+/// What came of a part of a message.
+enum Tried {
+    Made(RowMessages),
+    /// A bug: the records make the enricher fail. These are the halves to try.
+    Failed {
+        halves: [Range<usize>; 2],
+        detail: String,
+    },
+}
+
+/// What came of records in a worker's place.
+enum Enriched {
+    Made(RowMessages),
+    /// HQ has to be asked first.
+    Unasked(Question),
+}
+
+/// Bytes of messages that wait for HQ, counted until it is dropped.
+struct WaitingBytes<'c> {
+    all: &'c AtomicUsize,
+    own: usize,
+    /// Those that waited before.
+    before: usize,
+}
+
+impl<'c> WaitingBytes<'c> {
+    fn add(all: &'c AtomicUsize, own: usize) -> Self {
+        Self { all, own, before: all.fetch_add(own, Ordering::AcqRel) }
+    }
+}
+
+impl Drop for WaitingBytes<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own, Ordering::AcqRel);
+    }
+}
 
 impl Enricher {
     /// An enricher that publishes to `queue`. The options must have passed [`EnricherOptions::validate`].
@@ -55,15 +105,17 @@ impl Enricher {
         shutdown: CancellationToken,
     ) -> Self {
         let workers = Semaphore::new(options.workers.min(Semaphore::MAX_PERMITS));
-        Self { queue, caches, options: Arc::new(options), shutdown, workers }
+        Self { queue, caches, options: Arc::new(options), shutdown, workers, waiting_bytes: AtomicUsize::new(0) }
     }
 
     /// Handles one message. `id` is the same each time it is handed out.
     pub async fn work(&self, subject: &str, payload: &Bytes, id: &str) -> MessageOutcome {
         let mut size_max = self.queue.payload_size_max();
         loop {
-            let Ok(row_messages) = self.row_messages(subject, payload, id, size_max).await else {
-                return MessageOutcome::Stopped;
+            let row_messages = match self.row_messages(subject, payload, id, size_max).await {
+                Ok(row_messages) => row_messages,
+                Err(NotMade::Stopped) => return MessageOutcome::Stopped,
+                Err(NotMade::NoRoomToWait) => return MessageOutcome::Later,
             };
             match self.publish(row_messages).await {
                 Ok(()) => return MessageOutcome::Safe,
@@ -77,101 +129,174 @@ impl Enricher {
         }
     }
 
-    /// The messages that come of one message of records.
+    /// The messages that come of one message of records. Where making them fails, which is a bug, the message is halved down to the record that
+    /// causes it, which goes to quarantine.
     async fn row_messages(
         &self,
         subject: &str,
         payload: &Bytes,
         id: &str,
         size_max: usize,
-    ) -> Result<RowMessages, Stopped> {
-        let Ok(_worker) = self.workers.acquire().await else { return Err(Stopped) };
+    ) -> Result<RowMessages, NotMade> {
         let began = Instant::now();
-        let encoded = payload.clone();
-        let decoded = blocking(move || wire::decode::<RecordBatch>(&encoded)).await;
-        let batch = match decoded {
-            Ok(Ok(batch)) => Arc::new(batch),
-            Ok(Err(error)) => return Ok(malformed(subject, payload, Chain(&error).to_string())),
-            Err(detail) => return Ok(malformed(subject, payload, detail)),
-        };
-        let Some(kind) = Kind::from_proto(batch.kind) else {
-            return Ok(malformed(subject, payload, format!("kind {} is not known", batch.kind)));
-        };
-        let (records, tombstones) = (batch.records.len() as u64, batch.tombstones.len() as u64);
-        let row_messages = match self.enrich(Arc::clone(&batch), kind, id, size_max).await? {
-            Ok(row_messages) => row_messages,
-            Err(detail) => {
-                tracing::error!(
-                    subject,
-                    id,
-                    detail,
-                    "bug: a message makes the enricher fail; its records go to quarantine"
-                );
-                enrich::quarantine_all_records(&batch, kind, &detail, id, size_max)
-                    .unwrap_or_else(|error| malformed(subject, payload, error.to_string()))
+        let mut row_messages = RowMessages::default();
+        let mut parts = vec![0..usize::MAX];
+        while let Some(part) = parts.pop() {
+            match self.part(subject, payload, part, id, size_max).await? {
+                Tried::Made(made) => row_messages.extend(made),
+                Tried::Failed { halves, detail } => {
+                    tracing::error!(
+                        subject,
+                        id,
+                        detail,
+                        "bug: records make the enricher fail; looking for the one that does"
+                    );
+                    parts.extend(halves);
+                }
             }
-        };
+        }
         metrics::histogram!(metric_names::ENRICH_SECONDS).record(began.elapsed());
-        metrics::counter!(metric_names::RECORDS_TOTAL, "kind" => kind.name()).increment(records);
-        metrics::counter!(metric_names::TOMBSTONES_TOTAL, "kind" => kind.name()).increment(tombstones);
-        metrics::counter!(metric_names::MESSAGES_TOTAL, "kind" => kind.name())
-            .increment(row_messages.messages.len() as u64);
         let bytes: usize = row_messages.messages.iter().map(|message| message.payload.len()).sum();
         metrics::counter!(metric_names::MESSAGE_BYTES_TOTAL).increment(bytes as u64);
         Ok(row_messages)
     }
 
-    /// Parses, enriches and encodes a batch. The inner error describes a bug: a panic, or a batch that Arrow refuses.
+    /// What comes of these records of a message. Where HQ has to be asked for locations, that is done without a worker's place, so that a domain
+    /// about which HQ does not answer holds up no other; the documents are parsed again afterwards.
+    async fn part(
+        &self,
+        subject: &str,
+        payload: &Bytes,
+        part: Range<usize>,
+        id: &str,
+        size_max: usize,
+    ) -> Result<Tried, NotMade> {
+        let (mut context, mut failure) = (None, None);
+        loop {
+            let worker = self.workers.acquire().await.map_err(|_| NotMade::Stopped)?;
+            let encoded = payload.clone();
+            let decoded = blocking(move || wire::decode::<RecordBatch>(&encoded)).await;
+            let mut batch = match decoded {
+                Ok(Ok(batch)) => batch,
+                Ok(Err(error)) => return Ok(Tried::Made(malformed(subject, payload, Chain(&error).to_string()))),
+                Err(detail) => return Ok(Tried::Made(malformed(subject, payload, detail))),
+            };
+            let Some(kind) = Kind::from_proto(batch.kind) else {
+                let detail = format!("kind {} is not known", batch.kind);
+                return Ok(Tried::Made(malformed(subject, payload, detail)));
+            };
+            enrich::restrict(&mut batch, &part);
+            let batch = Arc::new(batch);
+            let enriched = match failure.take() {
+                Some(detail) => Err(detail),
+                None => caught(self.enrich(Arc::clone(&batch), kind, context.take(), id, size_max)).await.flatten(),
+            };
+            match enriched {
+                Ok(Enriched::Made(row_messages)) => {
+                    note_made(kind, &batch, &row_messages);
+                    return Ok(Tried::Made(row_messages));
+                }
+                Ok(Enriched::Unasked(question)) => {
+                    drop((batch, worker));
+                    match caught(self.context_of(&question, payload.len())).await {
+                        Ok(found) => context = Some(found?),
+                        Err(detail) => failure = Some(detail),
+                    }
+                }
+                Err(detail) if batch.records.len() > 1 => {
+                    return Ok(Tried::Failed { halves: enrich::halves(&part, batch.records.len()), detail });
+                }
+                Err(detail) => {
+                    tracing::error!(
+                        subject,
+                        id,
+                        detail,
+                        "bug: a record makes the enricher fail; it goes to quarantine"
+                    );
+                    let refused = enrich::quarantine_all_records(&batch, kind, &detail, id, size_max);
+                    return Ok(Tried::Made(
+                        refused.unwrap_or_else(|error| malformed(subject, payload, error.to_string())),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Parses, enriches and encodes a batch, with the context that HQ gave for it or with what is at hand. The error describes a bug: a panic, or
+    /// a batch that Arrow refuses.
     async fn enrich(
         &self,
         batch: Arc<RecordBatch>,
         kind: Kind,
+        context: Option<EnrichmentContext>,
         id: &str,
         size_max: usize,
-    ) -> Result<Result<RowMessages, String>, Stopped> {
+    ) -> Result<Enriched, String> {
         let options = Arc::clone(&self.options);
-        let parsed = match blocking(move || enrich::parse(batch, kind, &options)).await {
-            Ok(parsed) => parsed,
-            Err(detail) => return Ok(Err(detail)),
+        let parsed = blocking(move || enrich::parse(batch, kind, &options)).await?;
+        let context = match context {
+            None if parsed.has_rows() => match self.context_at_hand(&parsed).await {
+                Some(context) => Some(context),
+                None => return Ok(Enriched::Unasked(parsed.question())),
+            },
+            context => context,
         };
-        let context = if parsed.has_rows() { Some(self.context_of(&parsed).await?) } else { None };
         let (options, id) = (Arc::clone(&self.options), id.to_owned());
-        let row_messages = blocking(move || parsed.into_row_messages(context.as_ref(), &options, &id, size_max)).await;
-        Ok(row_messages.and_then(|built| built.map_err(|error| error.to_string())))
+        let row_messages =
+            blocking(move || parsed.into_row_messages(context.as_ref(), &options, &id, size_max)).await?;
+        row_messages.map(Enriched::Made).map_err(|error| error.to_string())
     }
 
-    /// Asks HQ for locations and users until there is an answer, or the process stops.
-    async fn context_of(&self, parsed: &ParsedBatch) -> Result<EnrichmentContext, Stopped> {
+    /// Locations that are cached, and users, for whom HQ may be asked once.
+    async fn context_at_hand(&self, parsed: &ParsedBatch) -> Option<EnrichmentContext> {
+        let locations = self.caches.trees.at_hand(&parsed.domain, parsed.tree_observed_us_min())?;
+        match self.caches.users.locations(&parsed.domain, &parsed.users()).await {
+            Ok(user_locations) => Some(EnrichmentContext { locations, user_locations }),
+            Err(error) => {
+                note_source_error(&parsed.domain, &error);
+                None
+            }
+        }
+    }
+
+    /// Asks HQ for locations and users until there is an answer, or the process stops, or messages of `payload_size` bytes and others that wait for
+    /// HQ take too much of the room for those that need not.
+    async fn context_of(&self, question: &Question, payload_size: usize) -> Result<EnrichmentContext, NotMade> {
+        let waiting = WaitingBytes::add(&self.waiting_bytes, payload_size);
+        if waiting.before + payload_size > self.options.held_bytes_max / 2 && waiting.before > 0 {
+            return Err(NotMade::NoRoomToWait);
+        }
         let mut backoff = Backoff::default();
         let mut old_tree_tries = 0;
         loop {
-            match self.ask(parsed).await {
+            match self.ask(question).await {
                 Ok(found) => {
-                    let wanted_us = parsed.tree_observed_us_min();
+                    let wanted_us = question.tree_observed_us_min;
                     if found.locations.observed_us() >= wanted_us {
                         return Ok(found);
                     }
                     old_tree_tries += 1;
                     if old_tree_tries == OLD_TREE_TRIES_MAX {
-                        let (domain, tree_us) = (&parsed.domain, found.locations.observed_us());
+                        let (domain, tree_us) = (&question.domain, found.locations.observed_us());
                         tracing::warn!(%domain, tree_us, wanted_us, "location tree stays older than its records; used all the same");
                         return Ok(found);
                     }
                 }
-                Err(error) => note_source_error(&parsed.domain, &error),
+                Err(error) => note_source_error(&question.domain, &error),
             }
             self.wait(backoff.next_wait()).await?;
         }
     }
 
-    async fn ask(&self, parsed: &ParsedBatch) -> Result<EnrichmentContext, SourceError> {
-        let locations = self.caches.trees.domain_locations(&parsed.domain, parsed.tree_observed_us_min()).await?;
-        let user_locations = self.caches.users.locations(&parsed.domain, &parsed.users()).await?;
+    async fn ask(&self, question: &Question) -> Result<EnrichmentContext, SourceError> {
+        let locations = self.caches.trees.domain_locations(&question.domain, question.tree_observed_us_min).await?;
+        let users = question.users.iter().map(|(user_id, published_us)| (user_id.as_str(), *published_us)).collect();
+        let user_locations = self.caches.users.locations(&question.domain, &users).await?;
         Ok(EnrichmentContext { locations, user_locations })
     }
 
-    async fn wait(&self, time: Duration) -> Result<(), Stopped> {
-        self.shutdown.run_until_cancelled(tokio::time::sleep(time)).await.ok_or(Stopped)
+    async fn wait(&self, time: Duration) -> Result<(), NotMade> {
+        self.shutdown.run_until_cancelled(tokio::time::sleep(time)).await.ok_or(NotMade::Stopped)
     }
 
     /// Rows first: should their size limit have changed, nothing is quarantined twice.
@@ -203,9 +328,24 @@ impl Enricher {
     }
 }
 
+/// Waits for work that may panic. The error says how it did.
+async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .map_err(|panic| format!("making rows failed: {}", panics::text(&*panic)))
+}
+
 /// Runs work that takes the processor for milliseconds. The error says how it panicked.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|error| format!("making rows failed: {error}"))
+}
+
+fn note_made(kind: Kind, batch: &RecordBatch, made: &RowMessages) {
+    let (records, tombstones) = (batch.records.len() as u64, batch.tombstones.len() as u64);
+    metrics::counter!(metric_names::RECORDS_TOTAL, "kind" => kind.name()).increment(records);
+    metrics::counter!(metric_names::TOMBSTONES_TOTAL, "kind" => kind.name()).increment(tombstones);
+    metrics::counter!(metric_names::MESSAGES_TOTAL, "kind" => kind.name()).increment(made.messages.len() as u64);
 }
 
 fn note_source_error(domain: &Domain, error: &SourceError) {
@@ -213,6 +353,10 @@ fn note_source_error(domain: &Domain, error: &SourceError) {
         SourceError::Unavailable { .. } => {
             tracing::warn!(%domain, %error, "HQ cannot be asked; trying again");
             "unavailable"
+        }
+        SourceError::AskLess { .. } => {
+            tracing::error!(%domain, %error, "HQ cannot answer about this domain; until it can, its records wait");
+            "ask_less"
         }
         SourceError::Refused { .. } => {
             tracing::error!(%domain, %error, "HQ refuses to be read; an operator has to act, until then records wait");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
@@ -57,6 +58,40 @@ pub struct RowMessages {
     pub rows: usize,
 }
 
+impl RowMessages {
+    /// Adds what was made of another part of the message.
+    pub fn extend(&mut self, other: Self) {
+        self.messages.extend(other.messages);
+        self.quarantined.extend(other.quarantined);
+        self.rows += other.rows;
+    }
+}
+
+/// What has to be known of HQ to make rows.
+pub struct Question {
+    /// Project space of all records.
+    pub domain: Domain,
+    /// See [`ParsedBatch::users`].
+    pub users: BTreeMap<String, i64>,
+    /// See [`ParsedBatch::tree_observed_us_min`].
+    pub tree_observed_us_min: i64,
+}
+
+/// Leaves only these records in a batch; tombstones stay with the first of them.
+pub fn restrict(batch: &mut RecordBatch, part: &Range<usize>) {
+    batch.records.truncate(part.end);
+    batch.records.drain(..part.start.min(batch.records.len()));
+    if part.start > 0 {
+        batch.tombstones.clear();
+    }
+}
+
+/// The halves of a part of a batch that has so many records.
+pub fn halves(part: &Range<usize>, records: usize) -> [Range<usize>; 2] {
+    let middle = part.start + records / 2;
+    [part.start..middle, middle..part.start + records]
+}
+
 /// What HQ says about the locations of the rows.
 pub struct EnrichmentContext {
     /// Location tree of the project space.
@@ -104,6 +139,15 @@ impl ParsedBatch {
     /// Whether HQ has to be asked at all.
     pub fn has_rows(&self) -> bool {
         !self.records.is_empty()
+    }
+
+    /// What HQ has to be asked; without the documents.
+    pub fn question(&self) -> Question {
+        Question {
+            domain: self.domain.clone(),
+            users: self.users().into_iter().map(|(user_id, published_us)| (user_id.to_owned(), published_us)).collect(),
+            tree_observed_us_min: self.tree_observed_us_min(),
+        }
     }
 
     /// The users whose locations are wanted, each with the time at which the newest change of their records was published, microseconds;

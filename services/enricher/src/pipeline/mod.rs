@@ -27,6 +27,9 @@ pub mod enrich;
 /// All enrichers together are one consumer.
 pub const DURABLE_NAME: &str = "enricher";
 
+/// When a message is handed out again for whose domain HQ did not answer.
+const LATER: Duration = Duration::from_secs(5);
+
 /// Runs until `shutdown`, or until the queue is closed.
 ///
 /// # Errors
@@ -104,7 +107,7 @@ async fn pull(enricher: Arc<Enricher>, mut consumer: Box<dyn Consumer>) {
         let wait = enricher.shutdown.run_until_cancelled(Arc::clone(&room).acquire_many_owned(size));
         match while_in_progress(&*delivery.receipt, enricher.options.acknowledge_within(), wait).await {
             Some(Ok(permit)) => drop(held.spawn(handle(Arc::clone(&enricher), delivery, permit))),
-            _ => give_back(delivery.receipt).await,
+            _ => give_back(delivery.receipt, Duration::ZERO).await,
         }
     }
     tracing::info!(held = held.len(), "no more records are taken; finishing those that are held");
@@ -133,13 +136,14 @@ async fn handle(enricher: Arc<Enricher>, delivery: Delivery, _room: OwnedSemapho
                 tracing::warn!(%error, subject, id, "records cannot be acknowledged; they will come again, which does no harm");
             }
         }
-        MessageOutcome::Stopped => give_back(receipt).await,
+        MessageOutcome::Stopped => give_back(receipt, Duration::ZERO).await,
+        MessageOutcome::Later => give_back(receipt, LATER).await,
     }
     in_flight.decrement(1);
 }
 
-async fn give_back(receipt: Box<dyn Receipt>) {
-    if let Err(error) = receipt.retry(Duration::ZERO).await {
+async fn give_back(receipt: Box<dyn Receipt>, after: Duration) {
+    if let Err(error) = receipt.retry(after).await {
         tracing::debug!(%error, "records cannot be handed back; they will come again after the acknowledgement time-out");
     }
 }

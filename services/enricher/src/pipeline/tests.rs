@@ -15,6 +15,7 @@ use super::enrich;
 use super::*;
 
 mod lake;
+mod poison;
 
 fn record(id: &str, document: impl Into<Value>) -> Record {
     let document: Value = document.into();

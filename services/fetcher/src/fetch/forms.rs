@@ -5,13 +5,15 @@
 //!
 //! A form whose XML is missing then, or cannot be read, is published without answers and as incomplete: its row keeps those that it has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use lake_hq::document_rules::{self, Disposition};
 use lake_hq::documents::form;
-use lake_hq::source::{Blob, BlobReference, FormRows, Observation, ReadFrom};
+use lake_hq::source::{Blob, BlobReference, FormRows, Observation, ReadFrom, answer_bytes_max};
 use lake_hq::xform::{self, FormXmlError};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Kind;
@@ -20,77 +22,149 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::{Changes, Fetched, FetchedDocument, LackingPart, wanted};
-use crate::fetcher::{Fetcher, Stopping};
+use crate::fetcher::budget::Reservation;
+use crate::fetcher::{Fetcher, NotFetched, Stopping, unless_stopping};
+use crate::metric_names;
 
 /// Blobs that one batch reads at the same time; the store caps the total.
 const BLOBS_AT_ONCE: usize = 16;
 
-type WithXml = (Observation<FormRows>, FormXml);
+/// A form takes about so many times the size of its XML while it is made into a document: the XML as it came and expanded, its elements, the document.
+const SIZE_IN_WORK: usize = 8;
+/// And at least so many bytes.
+const SIZE_IN_WORK_LEAST: usize = 64 << 10;
+/// A document is held so many times until it is published: as it is, and in its message.
+const SIZE_WHEN_DONE: usize = 2;
+/// What one batch has made is published when it has this part of the budget.
+const BATCH_SHARE: usize = 4;
+
+/// Forms that were made into documents and wait to be published.
+#[derive(Default)]
+struct DoneForms {
+    fetched: Fetched,
+    room: Reservation,
+}
 
 impl Fetcher {
-    /// Reads these forms and their XML, and says what is to be published of them.
+    /// Reads these forms and their XML, and publishes what they mean. No more XML is read at once, and no more documents wait, than
+    /// there is memory for.
     pub(crate) async fn fetch_forms(
         &self,
         mut changes: Changes,
         shutdown: &CancellationToken,
-    ) -> Result<Fetched, Stopping> {
+    ) -> Result<(), NotFetched> {
         let (database, wanted) = (&self.hq.database, wanted(&changes));
+        let mut room = unless_stopping(self.rows_budget.reserve(answer_bytes_max(wanted.len())), shutdown).await?;
+        let started = Instant::now();
         let observations = self.until_answered(shutdown, || database.latest_forms(&wanted)).await?;
-        let with_xml = self.with_xml(observations, shutdown).await?;
-        let with_xml = self.without_vanished(with_xml, &mut changes, shutdown).await?;
-        // Parsing takes milliseconds a batch: away from the threads that serve I/O.
-        Ok(tokio::task::block_in_place(|| {
-            let mut fetched = Fetched::default();
-            for (observation, xml) in with_xml {
-                self.add_form(&mut fetched, &changes, observation, &xml);
-            }
-            fetched
-        }))
+        metrics::histogram!(metric_names::READ_SECONDS, "kind" => Kind::Form.name()).record(started.elapsed());
+        room.shrink(observations.iter().filter_map(|one| one.rows.as_ref()).map(FormRows::memory).sum());
+        let mut done = DoneForms::default();
+        let mut missing = self.make_documents(observations, &changes, &mut done, shutdown).await?;
+        while !missing.is_empty() {
+            let other = self.without_lost(missing, &mut changes, &mut done, shutdown).await?;
+            missing = self.make_documents(other, &changes, &mut done, shutdown).await?;
+        }
+        Ok(self.publish_done(&mut done, shutdown).await?)
     }
 
-    async fn with_xml(
+    /// Makes documents of forms as their XML comes, and publishes them when memory is short. Returns the live forms whose XML is missing.
+    async fn make_documents(
         &self,
         observations: Vec<Observation<FormRows>>,
+        changes: &Changes,
+        done: &mut DoneForms,
         shutdown: &CancellationToken,
-    ) -> Result<Vec<WithXml>, Stopping> {
-        futures::stream::iter(observations)
-            .map(|observation| async {
-                let xml = self.form_xml(&observation, shutdown).await?;
-                Ok::<_, Stopping>((observation, xml))
-            })
-            .buffer_unordered(BLOBS_AT_ONCE)
-            .try_collect()
-            .await
+    ) -> Result<Vec<Observation<FormRows>>, NotFetched> {
+        let share = self.xml_budget.bytes_max() / BATCH_SHARE;
+        let mut waiting = VecDeque::from(observations);
+        let (mut reading, mut missing) = (FuturesUnordered::new(), Vec::new());
+        loop {
+            while reading.len() < BLOBS_AT_ONCE && SIZE_WHEN_DONE * done.fetched.bytes() < share {
+                let Some(observation) = waiting.front() else { break };
+                let size = size_in_work(observation);
+                let room = match self.xml_budget.try_reserve(size) {
+                    Some(room) => room,
+                    // What is being read gives room back when it is done.
+                    None if !reading.is_empty() => break,
+                    None => {
+                        // Nobody waits for room while holding any.
+                        self.publish_done(done, shutdown).await?;
+                        unless_stopping(self.xml_budget.reserve(size), shutdown).await?
+                    }
+                };
+                let Some(observation) = waiting.pop_front() else { break };
+                reading.push(async {
+                    let xml = self.form_xml(&observation, shutdown).await?;
+                    Ok::<_, NotFetched>((observation, xml, room))
+                });
+            }
+            match reading.next().await {
+                Some(read) => {
+                    let (observation, xml, room) = read?;
+                    match xml {
+                        FormXml::Missing => missing.push(observation),
+                        _ => self.add_done(done, changes, observation, &xml, room),
+                    }
+                }
+                None if waiting.is_empty() => return Ok(missing),
+                None => self.publish_done(done, shutdown).await?,
+            }
+        }
     }
 
-    /// Asks the primary again about the forms whose XML is missing, all at once, until it names no other XML for them. A form that is gone
-    /// meanwhile becomes a tombstone in the domain that its row named, too.
-    async fn without_vanished(
+    /// Makes the document of one form.
+    fn add_done(
         &self,
-        with_xml: Vec<WithXml>,
-        changes: &mut Changes,
-        shutdown: &CancellationToken,
-    ) -> Result<Vec<WithXml>, Stopping> {
-        let (mut complete, mut missing) = split_missing(with_xml);
-        while !missing.is_empty() {
-            let ids: Vec<String> = missing.keys().cloned().collect();
-            let database = &self.hq.database;
-            let again = self.until_answered(shutdown, || database.forms(&ids, ReadFrom::Primary)).await?;
-            let (same, other): (Vec<_>, Vec<_>) = again.into_iter().partition(|observation| {
-                let before = missing.get(&observation.id);
-                before.is_some_and(|before| is_live(observation) && reference(before) == reference(observation))
-            });
-            for observation in other.iter().filter(|observation| observation.rows.is_none()) {
-                if let (Some(change), Some(before)) = (changes.get_mut(&observation.id), missing.get(&observation.id)) {
-                    change.add_domain(domain(before));
-                }
-            }
-            complete.extend(same.into_iter().map(|observation| (observation, FormXml::Missing)));
-            let (found, still_missing) = split_missing(self.with_xml(other, shutdown).await?);
-            complete.extend(found);
-            missing = still_missing;
+        done: &mut DoneForms,
+        changes: &Changes,
+        observation: Observation<FormRows>,
+        xml: &FormXml,
+        mut room: Reservation,
+    ) {
+        let before = done.fetched.bytes();
+        // Parsing takes milliseconds: away from the threads that serve I/O.
+        tokio::task::block_in_place(|| self.add_form(&mut done.fetched, changes, observation, xml));
+        room.shrink(SIZE_WHEN_DONE * (done.fetched.bytes() - before));
+        done.room.merge(room);
+    }
+
+    async fn publish_done(&self, done: &mut DoneForms, shutdown: &CancellationToken) -> Result<(), Stopping> {
+        let DoneForms { fetched, room } = std::mem::take(done);
+        if !fetched.is_empty() {
+            self.publish(fetched, shutdown).await?;
         }
-        Ok(complete)
+        drop(room);
+        Ok(())
+    }
+
+    /// Asks the primary again about the forms whose XML is missing, all at once. Where it names the same XML, that is lost, and the form is done;
+    /// the others are returned. A form that is gone meanwhile becomes a tombstone in the domain that its row named, too.
+    async fn without_lost(
+        &self,
+        missing: Vec<Observation<FormRows>>,
+        changes: &mut Changes,
+        done: &mut DoneForms,
+        shutdown: &CancellationToken,
+    ) -> Result<Vec<Observation<FormRows>>, NotFetched> {
+        let missing: HashMap<String, Observation<FormRows>> =
+            missing.into_iter().map(|observation| (observation.id.clone(), observation)).collect();
+        let ids: Vec<String> = missing.keys().cloned().collect();
+        let database = &self.hq.database;
+        let again = self.until_answered(shutdown, || database.forms(&ids, ReadFrom::Primary)).await?;
+        let (same, other): (Vec<_>, Vec<_>) = again.into_iter().partition(|observation| {
+            let before = missing.get(&observation.id);
+            before.is_some_and(|before| is_live(observation) && reference(before) == reference(observation))
+        });
+        for observation in other.iter().filter(|observation| observation.rows.is_none()) {
+            if let (Some(change), Some(before)) = (changes.get_mut(&observation.id), missing.get(&observation.id)) {
+                change.add_domain(domain(before));
+            }
+        }
+        for observation in same {
+            self.add_form(&mut done.fetched, changes, observation, &FormXml::Missing);
+        }
+        Ok(other)
     }
 
     /// Reads the XML of a live form; that of other forms is not needed.
@@ -98,7 +172,7 @@ impl Fetcher {
         &self,
         observation: &Observation<FormRows>,
         shutdown: &CancellationToken,
-    ) -> Result<FormXml, Stopping> {
+    ) -> Result<FormXml, NotFetched> {
         if !is_live(observation) {
             return Ok(FormXml::NotNeeded);
         }
@@ -125,6 +199,12 @@ impl Fetcher {
     }
 }
 
+/// Bytes that a form takes while it is made into a document, as HQ tells the size of its XML.
+fn size_in_work(observation: &Observation<FormRows>) -> usize {
+    let xml = reference(observation).map_or(0, |reference| usize::try_from(reference.content_length).unwrap_or(0));
+    xml.saturating_mul(SIZE_IN_WORK).max(SIZE_IN_WORK_LEAST)
+}
+
 fn is_live(observation: &Observation<FormRows>) -> bool {
     matches!(document_rules::of_form(observation.rows.as_ref()), Disposition::Upsert { .. })
 }
@@ -135,13 +215,6 @@ fn reference(observation: &Observation<FormRows>) -> Option<&BlobReference> {
 
 fn domain(observation: &Observation<FormRows>) -> Option<&str> {
     observation.rows.as_ref()?.form.get("domain").and_then(Value::as_str)
-}
-
-/// Splits forms into those of which everything is known and, by id, those whose XML is missing.
-fn split_missing(with_xml: Vec<WithXml>) -> (Vec<WithXml>, HashMap<String, Observation<FormRows>>) {
-    let (missing, complete): (Vec<_>, Vec<_>) =
-        with_xml.into_iter().partition(|(_, xml)| matches!(xml, FormXml::Missing));
-    (complete, missing.into_iter().map(|(observation, _)| (observation.id.clone(), observation)).collect())
 }
 
 /// The XML of a form, as far as it is known.

@@ -19,16 +19,22 @@ use lake_hq::documents::location;
 use lake_hq::locations::AncestorPaths;
 use lake_hq::source::{LocationKeys, LocationRow};
 use lake_shared::identity::{Domain, Kind};
+use lake_shared::quarantine;
 use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Change;
-use crate::fetch::subtree::{SubtreeWalk, VisitedLocation};
+use crate::fetch::portions::{in_portions, put_aside};
+use crate::fetch::subtree::{PendingLocation, SubtreeWalk, VisitedLocation};
 use crate::fetch::{Changes, Fetched, FetchedDocument};
-use crate::fetcher::{Fetcher, Stopping};
+use crate::fetcher::{Fetcher, NotFetched, Stopping};
 
 impl Fetcher {
     /// Publishes the rows that change with these locations.
-    pub(crate) async fn fetch_locations(&self, changes: Changes, shutdown: &CancellationToken) -> Result<(), Stopping> {
+    pub(crate) async fn fetch_locations(
+        &self,
+        changes: Changes,
+        shutdown: &CancellationToken,
+    ) -> Result<(), NotFetched> {
         let ids: Vec<String> = changes.keys().cloned().collect();
         let database = &self.hq.database;
         let asked = || database.location_rows(LocationKeys::LocationIds(&ids));
@@ -45,21 +51,59 @@ impl Fetcher {
         let mut walk = SubtreeWalk::new(&changes, taken, ancestors);
         let mut emitted = 0;
         while let Some(chunk) = walk.chunk() {
-            let unread = walk.unread(&chunk);
-            let read = if unread.is_empty() {
-                Vec::new()
-            } else {
-                self.until_answered(shutdown, || database.location_rows(LocationKeys::Ids(&unread))).await?.rows
-            };
+            let read = self.rows_of(walk.unread(&chunk), &chunk, shutdown).await?;
             let visited = walk.visit(chunk, read);
             emitted += visited.len();
             self.publish_visited(&visited, &changes, observed_us, shutdown).await?;
-            let keys: Vec<i64> = visited.iter().map(|location| location.row.id).collect();
-            let children = self.until_answered(shutdown, || database.location_children(&keys)).await?;
+            let children = self.children_of(&visited, &changes, shutdown).await?;
             walk.descend(visited, children);
         }
         tracing::debug!(changed = changes.len(), emitted, "locations and what is below them emitted");
         Ok(())
+    }
+
+    /// Rows of locations of a chunk. One that cannot be read is put aside, and the walk goes on without it and what is below it.
+    async fn rows_of(
+        &self,
+        unread: Vec<i64>,
+        chunk: &[PendingLocation],
+        shutdown: &CancellationToken,
+    ) -> Result<Vec<LocationRow>, Stopping> {
+        let database = &self.hq.database;
+        let handle = |ids: Vec<i64>| async move {
+            let read = self.until_answered(shutdown, || database.location_rows(LocationKeys::Ids(&ids))).await?;
+            Ok::<_, NotFetched>(read.rows)
+        };
+        let (rows, unreadable) = in_portions(unread, handle).await?;
+        for (id, mut why) in unreadable {
+            let Some((parent, cause)) = chunk.iter().find(|one| one.id == id).and_then(PendingLocation::below) else {
+                continue;
+            };
+            why.detail = format!("the row with id {id} below location {parent}: {}", why.detail);
+            quarantine::publish(&*self.queue, put_aside(Kind::Location, "", cause, &why), shutdown).await?;
+        }
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    /// `(id, parent_id)` of what is directly below these locations. Where that cannot be read, the upper one is put aside.
+    async fn children_of(
+        &self,
+        visited: &[VisitedLocation],
+        changes: &Changes,
+        shutdown: &CancellationToken,
+    ) -> Result<Vec<(i64, i64)>, Stopping> {
+        let database = &self.hq.database;
+        let handle =
+            |ids: Vec<i64>| async move { self.until_answered(shutdown, || database.location_children(&ids)).await };
+        let keys = visited.iter().map(|location| location.row.id).collect();
+        let (children, unreadable) = in_portions(keys, handle).await?;
+        for (id, mut why) in unreadable {
+            let Some(location) = visited.iter().find(|one| one.row.id == id) else { continue };
+            why.detail = format!("what is below it: {}", why.detail);
+            let entry = put_aside(Kind::Location, &location.row.location_id, location.cause(changes), &why);
+            quarantine::publish(&*self.queue, entry, shutdown).await?;
+        }
+        Ok(children.into_iter().flatten().collect())
     }
 
     /// Tells the caches first, so that they have forgotten the old state when the records arrive.

@@ -45,6 +45,13 @@ pub(crate) struct PendingLocation {
     above: Option<Arc<Ancestor>>,
 }
 
+impl PendingLocation {
+    /// Id of its parent, and the change that the walk began with; `None` for a location where the walk begins.
+    pub(crate) fn below(&self) -> Option<(&str, &Change)> {
+        self.above.as_ref().map(|above| (&*above.location_id, &*above.cause))
+    }
+}
+
 /// A location that was read and is to be emitted.
 #[derive(Debug)]
 pub(crate) struct VisitedLocation {

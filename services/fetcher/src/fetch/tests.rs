@@ -22,6 +22,9 @@ use crate::change_feed::memory::MemoryFeed;
 use crate::options::FetchOptions;
 use crate::pipeline;
 
+mod memory;
+mod poison;
+
 /// A form in the database of a [`World`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Form {
@@ -81,14 +84,7 @@ impl World {
 
     fn fetcher(&self, take: TakeConfig, options: FetchOptions) -> Fetcher {
         let queue = Arc::<RecordingQueue>::clone(&self.queue);
-        Fetcher {
-            hq: self.hq.hq(),
-            queue,
-            take,
-            case_options: CaseOptions::default(),
-            options,
-            xml_watch: Arc::default(),
-        }
+        Fetcher::new(self.hq.hq(), queue, take, CaseOptions::default(), options)
     }
 
     fn batches(&self) -> Vec<RecordBatch> {
@@ -337,6 +333,7 @@ async fn a_domain_that_floods_the_feed_waits_alone() {
         domain_records_per_second: 1,
         domain_burst_records: 50,
         waiting_records_max: 100_000,
+        ..FetchOptions::default()
     };
     let (world, feed, shutdown) = (World::of(&[]), Arc::new(MemoryFeed::default()), CancellationToken::new());
     publish(&feed, "flood", 0..50_000);
@@ -361,6 +358,7 @@ async fn what_waits_is_bounded_and_comes_in_the_end() {
         domain_records_per_second: 2_000,
         domain_burst_records: 30,
         waiting_records_max: 10,
+        ..FetchOptions::default()
     };
     let (world, feed, shutdown) = (World::of(&[]), Arc::new(MemoryFeed::default()), CancellationToken::new());
     publish(&feed, "a", 0..500);

@@ -4,6 +4,7 @@
 //! show the new name when they change.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use lake_hq::document_rules;
@@ -12,11 +13,13 @@ use lake_hq::locations::AncestorPaths;
 use lake_hq::source::{LocationKeys, LocationTypeRow};
 use lake_proto::queue::v1::Lineage;
 use lake_shared::identity::{Domain, Kind};
+use lake_shared::quarantine;
 use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Change;
+use crate::fetch::portions::{in_portions, put_aside};
 use crate::fetch::{Changes, Fetched, FetchedDocument};
-use crate::fetcher::{Fetcher, Stopping};
+use crate::fetcher::{Fetcher, NotFetched, Stopping, Unanswered};
 
 /// Time between two looks at the types.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -70,7 +73,15 @@ impl Fetcher {
         shutdown: &CancellationToken,
     ) -> Result<(), Stopping> {
         let (database, since_us) = (&self.hq.database, known.since_us());
-        let seen = self.until_answered(shutdown, || database.location_types(since_us)).await?;
+        let seen = match self.until_answered(shutdown, || database.location_types(since_us)).await {
+            Ok(seen) => seen,
+            Err(NotFetched::Stopping) => return Err(Stopping),
+            // Less cannot be asked. What was not seen now is seen at another look.
+            Err(NotFetched::AskLess(why)) => {
+                tracing::warn!(reason = why.detail, "location types cannot be read; they are looked at again later");
+                return Ok(());
+            }
+        };
         for renamed in known.take(seen) {
             if self.take.domain(&renamed.domain) {
                 self.emit_locations_of_type(&renamed, shutdown).await?;
@@ -90,25 +101,26 @@ impl Fetcher {
         let lineage = Lineage { published_us: renamed.last_modified_us, ..Lineage::default() };
         let cause = Change { domain: Some(renamed.domain.clone()), lineage, ..Change::default() };
         // All are said to be observed at the first reading, which spares the enrichers a newer tree for each of the others.
-        let (mut after, mut observed_us, mut emitted) = (i64::MIN, None, 0);
+        let (mut after, first_observed_us, mut emitted) = (i64::MIN, OnceLock::new(), 0);
         loop {
-            let ids = self.until_answered(shutdown, || database.locations_of_type(renamed.id, after)).await?;
+            let ids = match self.until_answered(shutdown, || database.locations_of_type(renamed.id, after)).await {
+                Ok(ids) => ids,
+                Err(NotFetched::Stopping) => return Err(Stopping),
+                Err(NotFetched::AskLess(why)) => {
+                    let what = format!("the locations of type {} after the row with id {after}", renamed.name);
+                    self.put_aside_of_type(&what, why, &cause, shutdown).await?;
+                    break;
+                }
+            };
             let Some(last) = ids.last() else { break };
             after = *last;
-            let found = self.until_answered(shutdown, || database.location_rows(LocationKeys::Ids(&ids))).await?;
-            let steps = self.until_answered(shutdown, || database.location_ancestors(&ids)).await?;
-            let (ancestors, observed_us) = (AncestorPaths::new(steps), *observed_us.get_or_insert(found.observed_us));
-            let causes: Changes = found.rows.iter().map(|row| (row.location_id.clone(), cause.clone())).collect();
-            let mut fetched = Fetched::default();
-            for row in &found.rows {
-                let lineage: Vec<&str> =
-                    ancestors.above(row).into_iter().map(|step| step.location_id.as_str()).collect();
-                let disposition = document_rules::of_location(Some(row));
-                let read = || FetchedDocument::from(location::read(row, &lineage));
-                self.add(&mut fetched, Kind::Location, &causes, &row.location_id, observed_us, disposition, read);
+            let handle = |portion: Vec<i64>| self.emit_portion_of_type(portion, &cause, &first_observed_us, shutdown);
+            let (counts, unreadable) = in_portions(ids, handle).await?;
+            emitted += counts.into_iter().sum::<usize>();
+            for (id, why) in unreadable {
+                let what = format!("the row with id {id} of type {}", renamed.name);
+                self.put_aside_of_type(&what, why, &cause, shutdown).await?;
             }
-            emitted += found.rows.len();
-            self.publish(fetched, shutdown).await?;
         }
         tracing::info!(
             domain = renamed.domain,
@@ -117,6 +129,43 @@ impl Fetcher {
             "location type was renamed; its locations are emitted again"
         );
         Ok(())
+    }
+
+    /// Emits these locations; their number. The first reading of all sets `first_observed_us`.
+    async fn emit_portion_of_type(
+        &self,
+        ids: Vec<i64>,
+        cause: &Change,
+        first_observed_us: &OnceLock<i64>,
+        shutdown: &CancellationToken,
+    ) -> Result<usize, NotFetched> {
+        let database = &self.hq.database;
+        let found = self.until_answered(shutdown, || database.location_rows(LocationKeys::Ids(&ids))).await?;
+        let steps = self.until_answered(shutdown, || database.location_ancestors(&ids)).await?;
+        let (ancestors, observed_us) =
+            (AncestorPaths::new(steps), *first_observed_us.get_or_init(|| found.observed_us));
+        let causes: Changes = found.rows.iter().map(|row| (row.location_id.clone(), cause.clone())).collect();
+        let mut fetched = Fetched::default();
+        for row in &found.rows {
+            let lineage: Vec<&str> = ancestors.above(row).into_iter().map(|step| step.location_id.as_str()).collect();
+            let disposition = document_rules::of_location(Some(row));
+            let read = || FetchedDocument::from(location::read(row, &lineage));
+            self.add(&mut fetched, Kind::Location, &causes, &row.location_id, observed_us, disposition, read);
+        }
+        self.publish(fetched, shutdown).await?;
+        Ok(found.rows.len())
+    }
+
+    /// Tells the quarantine what cannot be read; the lake goes on to show the earlier name there.
+    async fn put_aside_of_type(
+        &self,
+        what: &str,
+        why: Unanswered,
+        cause: &Change,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stopping> {
+        let why = Unanswered { detail: format!("{what}: {}", why.detail), ..why };
+        Ok(quarantine::publish(&*self.queue, put_aside(Kind::Location, "", cause, &why), shutdown).await?)
     }
 }
 

@@ -63,6 +63,9 @@ pub struct HqPostgresConfig {
     /// Whether all blobs of a form are named, which become `external_blobs`; without it, only its XML is looked for.
     #[serde(default)]
     pub form_attachments: bool,
+    /// Most bytes of memory that the rows of one case or form may take, its transactions included; one with more goes to quarantine.
+    #[serde(default = "defaults::record_bytes_max")]
+    pub record_bytes_max: usize,
 }
 
 /// How an id finds its database among the shards.
@@ -112,6 +115,7 @@ impl HqPostgresConfig {
             transactions: defaults::transactions(),
             ledger_values: false,
             form_attachments: false,
+            record_bytes_max: defaults::record_bytes_max(),
         }
     }
 
@@ -168,6 +172,7 @@ impl HqPostgresConfig {
             transactions: self.transactions,
             ledger_values: self.ledger_values,
             form_attachments: self.form_attachments,
+            record_bytes_max: self.record_bytes_max.max(1),
         }
     }
 
@@ -206,6 +211,10 @@ mod defaults {
 
     pub fn transactions() -> bool {
         true
+    }
+
+    pub fn record_bytes_max() -> usize {
+        48 << 20
     }
 }
 

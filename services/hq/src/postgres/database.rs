@@ -19,17 +19,22 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::clock::{Asked, Clock};
-use super::failure::{is_broken_connection, is_of_other_tables, is_overload, source_error};
+use super::failure::{hindrance, is_broken_connection, is_of_other_tables, is_overload, reason, source_error};
+use super::key::{Key, bound};
 use crate::metric_names;
 use crate::pace::limit::Class;
 use crate::pace::{Turn, Turns};
-use crate::source::SourceError;
+use crate::source::{Hindrance, SourceError};
 
 /// A connection that was idle for longer is not trusted: firewalls forget, servers restart.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// Time that the server has, beyond the limit at which it ends a statement itself, before it counts as not there.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
+/// A database that answers a statement about nothing within this part of the time limit is not what holds up the same statement about something.
+const ANSWER_ABOUT_NOTHING_SHARE: u32 = 2;
+/// And it has at least so long for that, also where the limit is very short.
+const ANSWER_ABOUT_NOTHING_LEAST: Duration = Duration::from_millis(500);
 /// Smaller steps of a clock are not worth a line in the log, microseconds: time servers correct by as much.
 const STEP_TOLD_US: i64 = 1_000_000;
 
@@ -67,32 +72,6 @@ pub(super) struct Database {
     idle: Mutex<Vec<(PgConnection, Instant)>>,
     /// What is wrong with the tables, by the readers that need them.
     table_trouble: Mutex<BTreeMap<&'static str, String>>,
-}
-
-/// What a statement's `$1` is.
-#[derive(Clone, Copy)]
-pub(super) enum Key<'k> {
-    None,
-    Ids(&'k [String]),
-    Domain(&'k str),
-    Numbers(&'k [i64]),
-    /// `$1` is a domain, `$2` microseconds, `$3` ids, `$4` a limit.
-    Changes {
-        domain: &'k str,
-        since_us: i64,
-        ids: &'k [String],
-        limit: i64,
-    },
-}
-
-impl Key<'_> {
-    fn len(self) -> usize {
-        match self {
-            Self::None | Self::Domain(_) => 0,
-            Self::Ids(ids) | Self::Changes { ids, .. } => ids.len(),
-            Self::Numbers(numbers) => numbers.len(),
-        }
-    }
 }
 
 /// A read-only transaction: all its statements see the same state.
@@ -161,7 +140,7 @@ impl Database {
         match look {
             Ok(_) => drop(trouble.remove(reader)),
             Err(SourceError::Refused { reason, .. }) => drop(trouble.insert(reader, reason.clone())),
-            Err(SourceError::Unavailable { .. }) => {}
+            Err(SourceError::Unavailable { .. } | SourceError::AskLess { .. }) => {}
         }
     }
 
@@ -303,7 +282,7 @@ enum Begin {
 }
 
 impl Snapshot<'_> {
-    /// Runs one statement and hands over its rows one by one.
+    /// Runs one statement and hands over its rows one by one. After an error the snapshot is of no more use.
     pub async fn read(
         &mut self,
         sql: &Arc<str>,
@@ -311,14 +290,7 @@ impl Snapshot<'_> {
         mut take: impl FnMut(&PgRow) -> Result<(), sqlx::Error> + Send,
     ) -> Result<(), SourceError> {
         let limits = self.database.limits;
-        let query = sqlx::query(AssertSqlSafe(sql.clone())).persistent(limits.prepared_statements);
-        let query = match key {
-            Key::None => query,
-            Key::Ids(ids) => query.bind(ids),
-            Key::Domain(domain) => query.bind(domain),
-            Key::Numbers(numbers) => query.bind(numbers),
-            Key::Changes { domain, since_us, ids, limit } => query.bind(domain).bind(since_us).bind(ids).bind(limit),
-        };
+        let query = bound(sql, key, limits.prepared_statements);
         let connection = &mut self.connection;
         let mut count = 0;
         let all = async {
@@ -331,20 +303,56 @@ impl Snapshot<'_> {
         };
         let limit = limits.statement_timeout + ANSWER_GRACE;
         let began = Instant::now();
-        let outcome = timeout(limit, all).await;
-        if let Some(turn) = &self.turn {
-            match &outcome {
-                Ok(Ok(())) => turn.answered(self.database.class(sql, key.len() + count), began.elapsed()),
-                Ok(Err(error)) if !is_overload(error) => {}
-                Ok(Err(_)) | Err(_) => turn.overloaded(),
+        match timeout(limit, all).await {
+            Ok(Ok(())) => {
+                if let Some(turn) = &self.turn {
+                    turn.answered(self.database.class(sql, key.len() + count), began.elapsed());
+                }
+                Ok(())
+            }
+            Ok(Err(error)) => Err(self.trouble(sql, key, &error).await),
+            Err(_) => {
+                self.note_overload();
+                Err(self.database.too_slow(&self.action, "no answer", limit))
             }
         }
-        match outcome {
-            Ok(read) => read.map_err(|error| {
-                self.tables_are_others |= is_of_other_tables(&error);
-                source_error(&*self.action, &error)
-            }),
-            Err(_) => Err(self.database.too_slow(&self.action, "no answer", limit)),
+    }
+
+    /// What a failed statement means. Fewer reads are in flight only where the database is the trouble, not what was asked of it.
+    async fn trouble(&mut self, sql: &Arc<str>, key: Key<'_>, error: &sqlx::Error) -> SourceError {
+        self.tables_are_others |= is_of_other_tables(error);
+        let hindrance = hindrance(error);
+        let is_fault_of_key = match hindrance {
+            None => false,
+            Some(Hindrance::TooLarge) => true,
+            Some(Hindrance::TooSlow | Hindrance::Undecodable) => self.answers_about_nothing(sql, key).await,
+        };
+        if let (Some(hindrance), true) = (hindrance, is_fault_of_key) {
+            return SourceError::AskLess { action: self.action.clone(), hindrance, reason: reason(error) };
+        }
+        if is_overload(error) {
+            self.note_overload();
+        }
+        source_error(&*self.action, error)
+    }
+
+    /// Whether the same statement, which has failed, is answered quickly when it asks for nothing.
+    async fn answers_about_nothing(&mut self, sql: &Arc<str>, key: Key<'_>) -> bool {
+        let Some(nothing) = key.about_nothing() else { return false };
+        let limits = self.database.limits;
+        let limit = (limits.statement_timeout / ANSWER_ABOUT_NOTHING_SHARE).max(ANSWER_ABOUT_NOTHING_LEAST);
+        let (begin, connection) = (Arc::clone(&self.database.begin), &mut self.connection);
+        let asked = async {
+            sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
+            sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(&mut *connection).await?;
+            bound(sql, nothing, limits.prepared_statements).fetch_all(&mut *connection).await
+        };
+        matches!(timeout(limit, asked).await, Ok(Ok(_)))
+    }
+
+    fn note_overload(&self) {
+        if let Some(turn) = &self.turn {
+            turn.overloaded();
         }
     }
 

@@ -1,8 +1,48 @@
-//! Classifies errors of a database: worth trying again, or an operator has to act.
+//! Classifies errors of a database: worth trying again, worth asking for less, or an operator has to act.
 
 use sqlx::Error;
 
-use crate::source::SourceError;
+use crate::source::{Hindrance, SourceError};
+
+/// Rows that take more memory than they may. It goes through sqlx as an error of decoding, which ends the reading of further rows.
+#[derive(Debug, thiserror::Error)]
+#[error("their rows take more than {bytes_max} bytes of memory")]
+pub(super) struct RowsTooLarge {
+    pub bytes_max: usize,
+}
+
+/// What stands in the way of this statement and perhaps of no other: whether it does has to be tried, unless the rows are too large.
+pub(super) fn hindrance(error: &Error) -> Option<Hindrance> {
+    match error {
+        Error::Database(database) => hindrance_of_code(&database.code().unwrap_or_default()),
+        Error::Decode(source) if source.is::<RowsTooLarge>() => Some(Hindrance::TooLarge),
+        // A column that has got another type is the same trouble in all rows.
+        Error::ColumnDecode { source, .. } if source.to_string().starts_with("mismatched types") => None,
+        Error::ColumnDecode { .. } | Error::Decode(_) => Some(Hindrance::Undecodable),
+        _ => None,
+    }
+}
+
+fn hindrance_of_code(code: &str) -> Option<Hindrance> {
+    match code {
+        // The time limit; a replica that had to give up a long read; a limit on memory or on temporary files.
+        "57014" | "40001" | "53000" | "53100" | "53200" | "53400" => Some(Hindrance::TooSlow),
+        // Data that the server itself cannot show, as it is damaged, not valid in its encoding, or beyond a limit of the server.
+        _ if ["22", "54", "XX"].iter().any(|class| code.starts_with(class)) => Some(Hindrance::Undecodable),
+        _ => None,
+    }
+}
+
+/// What an error says, with the server's code.
+pub(super) fn reason(error: &Error) -> String {
+    match error {
+        Error::Database(database) => {
+            format!("{} (SQLSTATE {})", database.message(), database.code().unwrap_or_default())
+        }
+        Error::Decode(source) => source.to_string(),
+        _ => error.to_string(),
+    }
+}
 
 /// Turns trouble with a database into the port's error. Addresses and passwords are not in it.
 pub(super) fn source_error(action: impl Into<String>, error: &Error) -> SourceError {
@@ -10,7 +50,7 @@ pub(super) fn source_error(action: impl Into<String>, error: &Error) -> SourceEr
     match error {
         Error::Database(database) => {
             let code = database.code().unwrap_or_default();
-            let reason = format!("{} (SQLSTATE {code})", database.message());
+            let reason = reason(error);
             if is_passing(&code) {
                 SourceError::Unavailable { action, reason }
             } else {
@@ -98,6 +138,29 @@ mod tests {
         for code in ["28P01", "42P01", "42703", "42501", "3D000", "22021", ""] {
             assert!(!is_passing(code), "{code}");
         }
+    }
+
+    #[test]
+    fn a_statement_may_be_at_fault_for_what_other_statements_do_not_meet() {
+        for (code, at_fault) in [
+            ("57014", Some(Hindrance::TooSlow)),
+            ("40001", Some(Hindrance::TooSlow)),
+            ("53400", Some(Hindrance::TooSlow)),
+            ("22021", Some(Hindrance::Undecodable)),
+            ("XX001", Some(Hindrance::Undecodable)),
+            ("53300", None),
+            ("55P03", None),
+            ("57P01", None),
+            ("42P01", None),
+        ] {
+            assert_eq!(hindrance_of_code(code), at_fault, "{code}");
+        }
+        let too_large = Error::Decode(Box::new(RowsTooLarge { bytes_max: 7 }));
+        assert_eq!(hindrance(&too_large), Some(Hindrance::TooLarge));
+        let column = |source: &str| Error::ColumnDecode { index: "0".into(), source: source.into() };
+        assert_eq!(hindrance(&column("invalid utf-8 sequence")), Some(Hindrance::Undecodable));
+        assert_eq!(hindrance(&column("mismatched types; Rust type `String` is not compatible")), None);
+        assert_eq!(hindrance(&Error::Io(io::Error::from(io::ErrorKind::ConnectionReset))), None);
     }
 
     #[test]

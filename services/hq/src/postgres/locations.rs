@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::database::{Database, Key};
+use super::database::Database;
+use super::key::Key;
 use super::records::storable;
 use super::tables::{Table, TableNeed, find_tables, instant};
 use crate::source::{
@@ -58,7 +59,7 @@ struct Statements {
     tree: Arc<str>,
     changes: Arc<str>,
     changes_and_count: Arc<str>,
-    /// `$1` is a list of one number: microseconds.
+    /// `$1` is microseconds.
     types: Arc<str>,
     /// `$1` is a list of two numbers: a type, and the location after which to go on.
     of_type: Arc<str>,
@@ -168,8 +169,8 @@ impl LocationReader {
             });
             Ok(())
         };
-        let since = [since_us.max(EARLIEST_US)];
-        self.read("read location types", |statements| &statements.types, Key::Numbers(&since), take).await?;
+        let since = Key::Since(since_us.max(EARLIEST_US));
+        self.read("read location types", |statements| &statements.types, since, take).await?;
         Ok(types)
     }
 
@@ -240,8 +241,8 @@ impl Statements {
         let count = format!("select {} from {LOCATION} l where l.domain = $1", node_columns(tables, Shown::Count));
         let saved = tables.get(LOCATION_TYPE).is_some_and(|table| table.has("last_modified"));
         let types_since = match saved {
-            true => "t.last_modified >= to_timestamp(($1::bigint[])[1] / 1000000.0)",
-            false => "($1::bigint[])[1] is not null",
+            true => "t.last_modified >= to_timestamp($1::bigint / 1000000.0)",
+            false => "$1::bigint is not null",
         };
         let type_columns = [
             ("id", "bigint"),

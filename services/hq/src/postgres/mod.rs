@@ -1,14 +1,20 @@
 //! HQ's Postgres databases: main, and the shards of a partitioned HQ, each with an optional replica.
 //!
 //! Invariants: nothing is ever written; a batch costs at most four statements per copy of a database (primary or replica) that is asked for
-//! one of its ids, and the databases are asked at the same time; all statements of a batch on a database see one snapshot, so what belongs to
+//! one of its ids (and one for each further page of the transactions of a case that is read alone), and the databases are asked at the same time; all statements of a batch on a database see one snapshot, so what belongs to
 //! a row matches it; ids are bound, never written into SQL; all databases together are asked no more than [`Turns`] allow.
+//!
+//! A statement that does not end in time, or meets a row that cannot be shown, may be the fault of what it asks for. So the same statement is then
+//! asked about nothing: where that is answered quickly, the database is well, no less is asked of it at once, and the caller is told to
+//! ask for fewer ids ([`SourceError::AskLess`]). Otherwise the database is the trouble.
 
 mod clock;
 mod config;
 mod database;
 mod failure;
+mod key;
 mod locations;
+mod memory;
 mod records;
 mod routing;
 mod shards;

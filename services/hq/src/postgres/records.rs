@@ -5,9 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
-use super::database::{Database, Key, Snapshot};
+use super::database::{Database, Snapshot};
+use super::key::Key;
+use super::memory::Memory;
 use super::tables::{Table, TableNeed, columns_of, find_tables};
-use crate::source::{BlobReference, CaseRows, Columns, FormRows, Observation, SourceError};
+use crate::source::{
+    BlobReference, CaseRows, Columns, FormRows, Hindrance, Observation, SourceError, answer_bytes_max,
+};
 
 const CASE: &str = "form_processor_commcarecasesql";
 const INDEX: &str = "form_processor_commcarecaseindexsql";
@@ -23,6 +27,10 @@ const TYPE_CODE_FORM_XML: i64 = 2;
 
 /// Rows that are looked at when a database is checked against its shards.
 const SELF_CHECK_ROWS: usize = 20;
+
+/// Transactions of a case that is read alone come in pages of so many; of fewer, where a page of more takes too long.
+const PAGE_ROWS: i64 = 5_000;
+const SMALL_PAGE_ROWS: i64 = 100;
 
 const NEEDS: &[TableNeed] = &[
     need(CASE, &["case_id", "domain", "type", "modified_by", "server_modified_on", "deleted", "case_json"]),
@@ -48,6 +56,8 @@ pub(super) struct Extent {
     pub ledger_values: bool,
     /// All blobs of forms, not only their XML.
     pub form_attachments: bool,
+    /// Most bytes of memory that the rows of a single case or form may take.
+    pub record_bytes_max: usize,
 }
 
 impl Extent {
@@ -66,6 +76,14 @@ type IntoCase = fn(&mut CaseRows, Columns);
 /// Name of the reader of cases and forms, for what it says of the tables.
 const READER: &str = "records";
 
+/// A statement for what belongs to cases.
+struct OfCase {
+    sql: Arc<str>,
+    /// The same in pages, where there can be very many rows.
+    page: Option<Arc<str>>,
+    put: IntoCase,
+}
+
 /// Cases and forms of one copy of one database.
 pub(super) struct Records {
     database: Arc<Database>,
@@ -76,8 +94,7 @@ pub(super) struct Records {
 /// The statements' texts, for the tables as they are.
 struct Statements {
     case: Arc<str>,
-    /// Statements for what belongs to a case, and where their rows go.
-    of_case: Vec<(Arc<str>, IntoCase)>,
+    of_case: Vec<OfCase>,
     form: Arc<str>,
     operation: Arc<str>,
     blob: Arc<str>,
@@ -97,18 +114,11 @@ impl Statements {
         let with = |selected: Option<String>, rest: &str| -> Arc<str> {
             format!("{} {rest}", selected.unwrap_or_default()).into()
         };
-        let mut of_case: Vec<(Arc<str>, IntoCase)> =
-            vec![(with(select(INDEX), "where case_id = any($1) order by case_id, id"), |rows, row| {
-                rows.indices.push(row);
-            })];
-        if let Some(table) = tables.get(TRANSACTION) {
-            let wanted = ["case_id", "form_id", "sync_log_id", "server_date", "client_date", "type", "revoked"];
-            let rest = "where case_id = any($1) and not revoked order by case_id, server_date, id";
-            of_case.push((with(Some(table.select_only(&wanted)), rest), |rows, row| rows.transactions.push(row)));
-        }
-        if let Some(sql) = attached_statement(tables.get(ATTACHMENT), tables.get(LEDGER_VALUE)) {
-            of_case.push((sql.into(), put_attached));
-        }
+        let index = with(select(INDEX), "where case_id = any($1) order by case_id, id");
+        let mut of_case = vec![OfCase { sql: index, page: None, put: |rows, row| rows.indices.push(row) }];
+        of_case.extend(tables.get(TRANSACTION).map(of_transactions));
+        let attached = attached_statement(tables.get(ATTACHMENT), tables.get(LEDGER_VALUE));
+        of_case.extend(attached.map(|sql| OfCase { sql: sql.into(), page: None, put: put_attached }));
         let blob_columns =
             ["parent_id", "name", "key", "type_code", "content_type", "content_length", "compressed_length"];
         let blob = tables.get(BLOB).map(|table| table.select_only(&blob_columns));
@@ -156,8 +166,25 @@ impl Records {
         Ok(statements)
     }
 
-    /// Reads cases; `None` where the database is a replica that cannot tell how new it is.
+    /// Reads cases; `None` where the database is a replica that cannot tell how new it is. The transactions of a single case come in pages,
+    /// so that it can be read however many there are.
     pub async fn cases(&self, ids: &[String]) -> Result<Option<Vec<Observation<CaseRows>>>, SourceError> {
+        if ids.len() != 1 {
+            return self.read_cases(ids, None).await;
+        }
+        match self.read_cases(ids, Some(PAGE_ROWS)).await {
+            Err(SourceError::AskLess { hindrance: Hindrance::TooSlow, .. }) => {
+                self.read_cases(ids, Some(SMALL_PAGE_ROWS)).await
+            }
+            other => other,
+        }
+    }
+
+    async fn read_cases(
+        &self,
+        ids: &[String],
+        page_rows: Option<i64>,
+    ) -> Result<Option<Vec<Observation<CaseRows>>>, SourceError> {
         let action = format!("read {} cases", ids.len());
         let (mut statements, mut looked_again) = (self.statements(), false);
         loop {
@@ -166,7 +193,7 @@ impl Records {
                 snapshot.finish().await;
                 return Ok(None);
             };
-            match self.find_cases(&mut snapshot, &statements, ids).await {
+            match self.find_cases(&mut snapshot, &statements, ids, page_rows).await {
                 Ok(found) => {
                     snapshot.finish().await;
                     self.database.note_look(READER, &Ok(()));
@@ -184,25 +211,36 @@ impl Records {
         snapshot: &mut Snapshot<'_>,
         statements: &Statements,
         ids: &[String],
+        page_rows: Option<i64>,
     ) -> Result<HashMap<String, CaseRows>, SourceError> {
         let asked = storable(ids);
+        let mut memory = self.memory(ids);
         let mut found: HashMap<String, CaseRows> = HashMap::with_capacity(asked.len());
-        read_by(snapshot, &statements.case, &asked, "case_id", |id, case| {
+        read_by(snapshot, &statements.case, &asked, "case_id", &mut memory, |id, case| {
             let ledger_values = self.extent.ledger_values.then(Vec::new);
             found.insert(id, CaseRows { case, ledger_values, ..CaseRows::default() });
         })
         .await?;
         // Only of cases that are there; often none is, after a deletion.
         let there: Vec<String> = found.keys().cloned().collect();
-        for (sql, put) in statements.of_case.iter().filter(|_| !there.is_empty()) {
-            read_by(snapshot, sql, &there, "case_id", |id, row| {
+        for OfCase { sql, page, put } in statements.of_case.iter().filter(|_| !there.is_empty()) {
+            let take = |id: String, row| {
                 if let Some(rows) = found.get_mut(&id) {
                     put(rows, row);
                 }
-            })
-            .await?;
+            };
+            match (page, page_rows) {
+                (Some(page), Some(rows)) => {
+                    read_pages(snapshot, page, &there[0], rows, &mut memory, take).await?;
+                }
+                _ => read_by(snapshot, sql, &there, "case_id", &mut memory, take).await?,
+            }
         }
         Ok(found)
+    }
+
+    fn memory(&self, ids: &[String]) -> Memory {
+        Memory::new(if ids.len() == 1 { self.extent.record_bytes_max } else { answer_bytes_max(ids.len()) })
     }
 
     /// Reads forms; `None` where the database is a replica that cannot tell how new it is.
@@ -235,8 +273,9 @@ impl Records {
         ids: &[String],
     ) -> Result<HashMap<String, FormRows>, SourceError> {
         let asked = storable(ids);
+        let mut memory = self.memory(ids);
         let mut found: HashMap<String, FormRows> = HashMap::with_capacity(asked.len());
-        read_by(snapshot, &statements.form, &asked, "form_id", |id, form| {
+        read_by(snapshot, &statements.form, &asked, "form_id", &mut memory, |id, form| {
             let blobs = self.extent.form_attachments.then(Vec::new);
             found.insert(id, FormRows { form, blobs, ..FormRows::default() });
         })
@@ -245,13 +284,13 @@ impl Records {
         if there.is_empty() {
             return Ok(found);
         }
-        read_by(snapshot, &statements.operation, &there, "form_id", |id, operation| {
+        read_by(snapshot, &statements.operation, &there, "form_id", &mut memory, |id, operation| {
             if let Some(rows) = found.get_mut(&id) {
                 rows.operations.push(operation);
             }
         })
         .await?;
-        read_by(snapshot, &statements.blob, &there, "parent_id", |id, blob| {
+        read_by(snapshot, &statements.blob, &there, "parent_id", &mut memory, |id, blob| {
             if let Some(rows) = found.get_mut(&id) {
                 put_blob(rows, blob);
             }
@@ -335,22 +374,74 @@ fn put_blob(rows: &mut FormRows, blob: Columns) {
     }
 }
 
+/// The transactions of cases. What is known without them is left out, as there are so many.
+fn of_transactions(table: &Table) -> OfCase {
+    const WANTED: [&str; 7] = ["id", "case_id", "form_id", "sync_log_id", "server_date", "client_date", "type"];
+    let select = table.select_only(&WANTED);
+    // In an index there are the dates of a case, which is why pages go by date.
+    let page = "where case_id = $1 and not revoked and (server_date, id) > ($2::timestamptz, $3) order by server_date, id limit $4";
+    OfCase {
+        sql: format!("{select} where case_id = any($1) and not revoked order by case_id, server_date, id").into(),
+        page: Some(format!("{select} {page}").into()),
+        put: |rows, mut row| {
+            row.remove("id");
+            row.remove("case_id");
+            rows.transactions.push(row);
+        },
+    }
+}
+
 async fn read_by(
     snapshot: &mut Snapshot<'_>,
     sql: &Arc<str>,
     ids: &[String],
     column: &'static str,
+    memory: &mut Memory,
     mut take: impl FnMut(String, Columns) + Send,
 ) -> Result<(), SourceError> {
     snapshot
         .read(sql, Key::Ids(ids), |row| {
             let columns = columns_of(row)?;
+            memory.add(&columns)?;
             if let Some(id) = columns.get(column).and_then(Value::as_str).map(str::to_owned) {
                 take(id, columns);
             }
             Ok(())
         })
         .await
+}
+
+/// Reads the transactions of a case, a page after the other. HQ always gives them a date.
+async fn read_pages(
+    snapshot: &mut Snapshot<'_>,
+    sql: &Arc<str>,
+    case_id: &str,
+    page_rows: i64,
+    memory: &mut Memory,
+    mut take: impl FnMut(String, Columns) + Send,
+) -> Result<(), SourceError> {
+    let mut after = ("-infinity".to_owned(), 0);
+    loop {
+        let (mut count, mut last) = (0, None);
+        let key = Key::Page { id: case_id, after: (&after.0, after.1), limit: page_rows };
+        snapshot
+            .read(sql, key, |row| {
+                let columns = columns_of(row)?;
+                memory.add(&columns)?;
+                count += 1;
+                let text = |column: &str| columns.get(column).and_then(Value::as_str).map(str::to_owned);
+                last = text("server_date").zip(columns.get("id").and_then(Value::as_i64));
+                if let Some(id) = text("case_id") {
+                    take(id, columns);
+                }
+                Ok(())
+            })
+            .await?;
+        match last {
+            Some(last) if count == page_rows => after = last,
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// Postgres cannot hold U+0000 and would refuse the whole batch; such an id is certainly not there.

@@ -203,7 +203,11 @@ impl Shards {
                 ids.append(&mut later[shard_index]);
             }
             reads.push(async move {
-                let observations = T::read(shard.replica.as_ref().unwrap_or(&shard.primary), &ids).await?;
+                let observations = match T::read(shard.replica.as_ref().unwrap_or(&shard.primary), &ids).await {
+                    // A replica gives up long reads that are in the way of its replay, and may be damaged: the primary has the last word.
+                    Err(SourceError::AskLess { .. }) if ids.len() == 1 && shard.replica.is_some() => None,
+                    other => other?,
+                };
                 Ok::<_, SourceError>((shard_index, ids, observations))
             });
         }

@@ -9,7 +9,8 @@ use serde_json::Value;
 use sqlx::postgres::{PgRow, PgValueFormat};
 use sqlx::{Column as _, Row, TypeInfo, ValueRef};
 
-use super::database::{Key, Snapshot};
+use super::database::Snapshot;
+use super::key::Key;
 use crate::source::{Columns, SourceError};
 use crate::timestamp;
 

@@ -56,6 +56,22 @@ reasons! {
         meaning: "A JSON column of the record's row in HQ does not hold a JSON object. The lake's row has HQ's other columns; what the column brought before stays, marked in `_lake_incomplete`.",
         next_step: "Repair the column that the detail names in HQ's database, then save the record in HQ again."
     }
+    RowUndecodable = "row_undecodable" {
+        meaning: "HQ's database cannot show a row of the record, or shows one that cannot be decoded, also when it is read alone. The lake keeps the state before this change.",
+        next_step: "Repair the row as the detail says (damaged storage, text that is not valid in its encoding), then save the record in HQ again."
+    }
+    RecordTooSlow = "record_too_slow" {
+        meaning: "HQ's database cannot answer about the record in the time that a statement may take, not even alone and in pages. The lake keeps the state before this change.",
+        next_step: "Raise hq.database.statement_timeout_ms, or leave the transactions of cases out (hq.database.transactions), then save the record in HQ again."
+    }
+    RowsTooLarge = "rows_too_large" {
+        meaning: "The rows of the record in HQ's database, its transactions included, take more memory than hq.database.record_bytes_max. The lake keeps the state before this change.",
+        next_step: "Raise hq.database.record_bytes_max where the fetcher has the memory, or leave the transactions of cases out (hq.database.transactions), then save the record in HQ again."
+    }
+    FetcherFailed = "fetcher_failed" {
+        meaning: "A bug: a change message, or the record that it names, makes the fetcher fail. The lake keeps the state before this change.",
+        next_step: "Report the detail and the payload as a fault of the lake; after the correction save the record in HQ again."
+    }
     FormXmlMissing = "form_xml_missing" {
         meaning: "No blob store has the XML of a live form. The form's row has HQ's own columns; answers that the lake had before stay, marked in `_lake_incomplete`.",
         next_step: "Restore the blob, or add the store that has it to hq.blobs.stores, then have HQ publish the form again."
@@ -176,6 +192,10 @@ mod tests {
                 "change_not_an_object",
                 "change_missing_document_id",
                 "document_unreadable",
+                "row_undecodable",
+                "record_too_slow",
+                "rows_too_large",
+                "fetcher_failed",
                 "form_xml_missing",
                 "form_xml_too_large",
                 "form_xml_raises",

@@ -13,6 +13,7 @@ use lake_proto::queue::v1::{Quarantined, RecordBatch, RowBatch};
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream};
 use lake_shared::wire;
+use lake_simulated_hq::memory_hq::MemoryHq;
 use lake_simulated_hq::scripted_hq::{Question, Script, ScriptedHq};
 use lake_simulated_hq::single_rows::{location, location_type, user};
 use lake_simulated_hq::turn::Mutation;
@@ -35,9 +36,24 @@ pub(super) struct Downtime {
     pub(super) failures_left: AtomicUsize,
     /// Whether HQ refuses then, instead of not being there.
     pub(super) refuses: AtomicBool,
+    /// Whether the location tree of the domain `stuck` cannot be read.
+    pub(super) is_stuck: AtomicBool,
 }
 
+#[async_trait]
 impl Script for Downtime {
+    async fn before(&self, question: &Question, _: &MemoryHq) -> Result<(), SourceError> {
+        match question {
+            Question::WholeTree { domain } if domain == "stuck" && self.is_stuck.load(Ordering::SeqCst) => {
+                Err(SourceError::Unavailable { action: "read the tree".into(), reason: "test".into() })
+            }
+            Question::UserLocations(ids) if ids.iter().any(|id| id.starts_with("panic")) => {
+                panic!("no such user can be")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// An answer breaks off at its end: rows of a tree were handed over.
     fn after(&self, _: &Question) -> Result<(), SourceError> {
         let is_down =

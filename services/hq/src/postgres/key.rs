@@ -1,0 +1,73 @@
+//! What a statement is asked for: its parameters, and the same question about nothing.
+
+use std::sync::{Arc, LazyLock};
+
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres};
+
+/// An id, and a domain, that HQ does not have.
+static NOBODY: LazyLock<[String; 1]> = LazyLock::new(|| ["commcare-lake asks for nobody".to_owned()]);
+
+/// What a statement's `$1` is.
+#[derive(Clone, Copy)]
+pub(super) enum Key<'k> {
+    None,
+    Ids(&'k [String]),
+    Domain(&'k str),
+    /// `$1` is microseconds; all that is stamped then or later is wanted.
+    Since(i64),
+    Numbers(&'k [i64]),
+    /// `$1` is a domain, `$2` microseconds, `$3` ids, `$4` a limit.
+    Changes {
+        domain: &'k str,
+        since_us: i64,
+        ids: &'k [String],
+        limit: i64,
+    },
+    /// `$1` is an id; of its rows those after date `$2` and number `$3` are wanted, at most `$4`.
+    Page {
+        id: &'k str,
+        after: (&'k str, i64),
+        limit: i64,
+    },
+}
+
+impl Key<'_> {
+    /// Number of ids.
+    pub fn len(self) -> usize {
+        match self {
+            Self::None | Self::Domain(_) | Self::Since(_) => 0,
+            Self::Page { .. } => 1,
+            Self::Ids(ids) | Self::Changes { ids, .. } => ids.len(),
+            Self::Numbers(numbers) => numbers.len(),
+        }
+    }
+
+    /// The same question about what is not there; `None` for one that is not about ids.
+    pub fn about_nothing(self) -> Option<Key<'static>> {
+        let ids = NOBODY.as_slice();
+        match self {
+            Self::None | Self::Since(_) => None,
+            Self::Ids(_) => Some(Key::Ids(ids)),
+            Self::Domain(_) => Some(Key::Domain(&NOBODY[0])),
+            Self::Numbers(_) => Some(Key::Numbers(&[-1])),
+            Self::Changes { since_us, limit, .. } => Some(Key::Changes { domain: &NOBODY[0], since_us, ids, limit }),
+            Self::Page { limit, .. } => Some(Key::Page { id: &NOBODY[0], after: ("-infinity", 0), limit }),
+        }
+    }
+}
+
+/// The statement with its parameters.
+pub(super) fn bound<'q>(sql: &Arc<str>, key: Key<'q>, is_prepared: bool) -> Query<'q, Postgres, PgArguments> {
+    let query = sqlx::query(AssertSqlSafe(sql.clone())).persistent(is_prepared);
+    match key {
+        Key::None => query,
+        Key::Ids(ids) => query.bind(ids),
+        Key::Domain(domain) => query.bind(domain),
+        Key::Since(since_us) => query.bind(since_us),
+        Key::Numbers(numbers) => query.bind(numbers),
+        Key::Changes { domain, since_us, ids, limit } => query.bind(domain).bind(since_us).bind(ids).bind(limit),
+        Key::Page { id, after: (date, number), limit } => query.bind(id).bind(date).bind(number).bind(limit),
+    }
+}
