@@ -54,13 +54,13 @@ impl Nats {
         self.server.restart()
     }
 
-    /// Kills the server hard, takes all messages out of its store but leaves the consumers there, and starts it again: what the loss of power
-    /// may leave of a store that is not synchronized with each message.
+    /// Stops the server, takes all messages out of its store but leaves the consumers there, and starts it again: what the loss of power
+    /// may leave of a store that is not synchronized with each message. It is stopped in good order, so that the consumers are on disk.
     ///
     /// # Errors
     /// When nothing is in the store, or the server does not come up again.
     pub fn lose_messages(&mut self) -> anyhow::Result<()> {
-        self.server.kill_hard()?;
+        self.server.stop()?;
         let streams = self.folder.path().join("store/jetstream/$G/streams");
         let mut removed = 0;
         for stream in std::fs::read_dir(&streams).with_context(|| streams.display().to_string())? {

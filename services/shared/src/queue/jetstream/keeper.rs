@@ -9,13 +9,13 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::Info;
+use async_nats::jetstream::stream::{Config, Info};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::durable::{Difference, Durable, Standing, is_second_group};
-use super::streams::{Prepared, Trouble};
+use super::streams::{Done, Trouble};
 use crate::error_chain::Chain;
 use crate::queue::{QueueError, Stream};
 
@@ -82,9 +82,8 @@ impl Keeper<'_> {
         }
         if seen.is_some_and(|seen| seen.config == found.config) {
             self.streams.insert(stream, found);
-        } else if seen.is_none() || self.may_set_back((stream, "stream")) {
+        } else if self.may_set_back((stream, "stream")) {
             self.set_back(stream).await?;
-            self.remember(stream).await?;
         }
         match self.connection.kept.consumer_of(stream) {
             Some(durable) => self.look_at_consumer(&durable).await,
@@ -93,7 +92,7 @@ impl Keeper<'_> {
     }
 
     async fn make_anew(&mut self, stream: Stream) -> Result<(), Trouble> {
-        self.connection.prepare(stream).await?;
+        let prepared = self.connection.prepare(stream).await?;
         let lost = self.streams.remove(&stream).map_or(0, |seen| seen.state.messages);
         tracing::error!(
             stream = stream.name(),
@@ -101,33 +100,33 @@ impl Keeper<'_> {
             "a stream was deleted on the server; it is made anew. What was in it is lost: have HQ publish the records of that time again"
         );
         repaired(stream, "stream_made_anew");
-        self.remember(stream).await
+        self.remember(stream, prepared.config).await
     }
 
     /// Services that are configured differently would set back each other's settings all the time.
-    fn may_set_back(&mut self, what: (Stream, &'static str)) -> bool {
-        let may = self.set_back_at.get(&what).is_none_or(|at| at.elapsed() >= SET_BACK_EVERY);
-        if may {
-            self.set_back_at.insert(what, Instant::now());
-        }
-        may
+    fn may_set_back(&self, what: (Stream, &'static str)) -> bool {
+        self.set_back_at.get(&what).is_none_or(|at| at.elapsed() >= SET_BACK_EVERY)
     }
 
-    async fn set_back(&self, stream: Stream) -> Result<(), Trouble> {
-        if self.connection.prepare(stream).await? == Prepared::AsFound {
-            return Ok(());
+    async fn set_back(&mut self, stream: Stream) -> Result<(), Trouble> {
+        let prepared = self.connection.prepare(stream).await?;
+        if prepared.done != Done::Nothing {
+            self.set_back_at.insert((stream, "stream"), Instant::now());
+            tracing::warn!(
+                stream = stream.name(),
+                "a stream was changed on the server; its settings are set back. If this repeats, services of this lake are configured \
+                 differently"
+            );
+            repaired(stream, "stream_set_back");
         }
-        tracing::warn!(
-            stream = stream.name(),
-            "a stream was changed on the server; its settings are set back. If this repeats, services of this lake are configured differently"
-        );
-        repaired(stream, "stream_set_back");
-        Ok(())
+        self.remember(stream, prepared.config).await
     }
 
-    /// Remembers a stream as it is now, so that what the server refused to set back is not tried at each look.
-    async fn remember(&mut self, stream: Stream) -> Result<(), Trouble> {
-        if let Some(found) = self.info(stream).await? {
+    /// Remembers a stream as it was left, so that what the server refused to set back is not tried at each look.
+    async fn remember(&mut self, stream: Stream, config: Config) -> Result<(), Trouble> {
+        if let Some(mut found) = self.info(stream).await? {
+            // Another program may have changed it in between, which the next look is to see.
+            found.config = config;
             self.streams.insert(stream, found);
         }
         Ok(())
@@ -161,6 +160,7 @@ impl Keeper<'_> {
                 return Ok(());
             }
             set(self.connection, durable, Some((&found, difference))).await?;
+            self.set_back_at.insert((stream, "consumer"), Instant::now());
             tracing::warn!(
                 stream = name,
                 consumer,

@@ -34,11 +34,18 @@ impl Trouble {
     }
 }
 
-/// What had to be done.
+/// What had to be done to a stream, and how it is now.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub(super) done: Done,
+    pub(super) config: Config,
+}
+
+/// What had to be done to a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Prepared {
+pub(super) enum Done {
     /// Nothing, or nothing that the server agreed to.
-    AsFound,
+    Nothing,
     Created,
     Updated,
 }
@@ -57,8 +64,9 @@ pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream:
         let Some(found) = found else {
             match context.create_stream(wanted.clone()).await {
                 Ok(created) => {
-                    verify(stream, &wanted, &created.cached_info().config)?;
-                    return Ok(Prepared::Created);
+                    let config = created.cached_info().config.clone();
+                    verify(stream, &wanted, &config)?;
+                    return Ok(Prepared { done: Done::Created, config });
                 }
                 // Another service was faster, perhaps with another configuration: look again.
                 Err(error) if code(&error) == Some(ErrorCode::STREAM_NAME_EXIST) => continue,
@@ -72,7 +80,7 @@ pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream:
             return Err(Trouble::Lasting(QueueError { action: format!("use stream {}", stream.name()), reason }));
         }
         if limits(&found) == limits(&wanted) {
-            return Ok(Prepared::AsFound);
+            return Ok(Prepared { done: Done::Nothing, config: found });
         }
         return update(context, stream, &wanted, found).await;
     }
@@ -153,12 +161,15 @@ async fn update(context: &Context, stream: Stream, wanted: &Config, found: Confi
         ..found.clone()
     };
     match context.update_stream(&merged).await {
-        Ok(updated) => verify(stream, wanted, &updated.config).map(|()| Prepared::Updated),
+        Ok(updated) => {
+            verify(stream, wanted, &updated.config)?;
+            Ok(Prepared { done: Done::Updated, config: updated.config })
+        }
         Err(error) => match trouble("update", stream, create_error(&error), &Chain(&error).to_string()) {
             // Another size or number of copies is no reason to stand still; losing messages would be.
             Trouble::Lasting(error) if loses_nothing(&found) => {
                 tracing::warn!(stream = stream.name(), reason = error.reason, "stream keeps its old limits");
-                Ok(Prepared::AsFound)
+                Ok(Prepared { done: Done::Nothing, config: found })
             }
             trouble => Err(trouble),
         },
