@@ -262,10 +262,7 @@ impl Enricher {
     /// Asks HQ for locations and users until there is an answer, or the process stops, or messages of `payload_size` bytes and others that wait for
     /// HQ take too much of the room for those that need not.
     async fn context_of(&self, question: &Question, payload_size: usize) -> Result<EnrichmentContext, NotMade> {
-        let waiting = WaitingBytes::add(&self.waiting_bytes, payload_size);
-        if waiting.before + payload_size > self.options.held_bytes_max / 2 && waiting.before > 0 {
-            return Err(NotMade::NoRoomToWait);
-        }
+        let mut waiting = None;
         let mut backoff = Backoff::default();
         let mut old_tree_tries = 0;
         loop {
@@ -282,7 +279,13 @@ impl Enricher {
                         return Ok(found);
                     }
                 }
-                Err(error) => note_source_error(&question.domain, &error),
+                Err(error) => {
+                    note_source_error(&question.domain, &error);
+                    let waiting = waiting.get_or_insert_with(|| WaitingBytes::add(&self.waiting_bytes, payload_size));
+                    if waiting.before > 0 && waiting.before + payload_size > self.options.held_bytes_max / 2 {
+                        return Err(NotMade::NoRoomToWait);
+                    }
+                }
             }
             self.wait(backoff.next_wait()).await?;
         }

@@ -89,10 +89,15 @@ impl Fetcher {
             let hard = self.hard_ids.lock().unwrap_or_else(PoisonError::into_inner);
             changes.into_iter().partition(|(id, _)| hard.has(kind, id))
         };
-        let handle = |portion: Vec<(String, Change)>| self.fetch_portion(kind, portion.into_iter().collect(), shutdown);
+        let count = together.len();
+        let handle = |portion: Vec<(String, Change)>| {
+            if let ([(id, _)], true) = (portion.as_slice(), count > 1) {
+                // Which one of the last two it was is not known; reading both alone does no harm.
+                self.hard_ids.lock().unwrap_or_else(PoisonError::into_inner).remember(kind, id);
+            }
+            self.fetch_portion(kind, portion.into_iter().collect(), shutdown)
+        };
         let (answers, unanswered) = in_portions(together, handle).await?;
-        let mut hard = self.hard_ids.lock().unwrap_or_else(PoisonError::into_inner);
-        unanswered.iter().for_each(|((id, _), _)| hard.remember(kind, id));
         let changes = alone.into_iter().chain(unanswered.into_iter().map(|(change, _)| change));
         let changes = changes.map(|(id, change)| (kind, id, change)).collect();
         Ok(LeftAlone { changes, others_answered: !answers.is_empty() })
@@ -119,8 +124,7 @@ impl Fetcher {
                     None => {}
                 }
             }
-            others_answered |= unanswered.len() < count || count < SUSPICIOUSLY_MANY;
-            if others_answered {
+            if others_answered || count < SUSPICIOUSLY_MANY {
                 for (kind, id, change, why) in unanswered {
                     quarantine::publish(&*self.queue, put_aside(kind, &id, &change, &why), shutdown).await?;
                 }
@@ -132,6 +136,8 @@ impl Fetcher {
                 reason,
                 "none of these records can be read, which cannot be the fault of each; look at HQ's database, until then they wait"
             );
+            // What was tried in this round before the first answer is tried again.
+            others_answered = unanswered.len() < count;
             pause(&mut backoff, shutdown).await?;
             changes = unanswered.into_iter().map(|(kind, id, change, _)| (kind, id, change)).collect();
         }
