@@ -3,13 +3,18 @@
 //!
 //! What holds: readings of one process are ordered as they were made, whatever the clock does. A reading that was asked for after another one
 //! had been answered, and that comes with an earlier time, shows the step; from then on the readings are said to be so much later, and
-//! what is added shrinks by half of the time that passes, until the clock itself is right again. Readings that are in flight together keep their order.
+//! what is added shrinks by half of the time that passes, until the clock itself is right again. Readings that are in flight together when it steps
+//! keep their order, or count as made at once.
 //!
 //! What does not hold: another process, and this one before its start, may have read an id at a time that is still to come on the new clock. Such
 //! an id keeps what was read then until it changes after the clock has passed that time, at most as long after the step as the step is wide. The log
 //! tells the step, and a reconciliation finds such ids.
 
 use std::sync::{Mutex, PoisonError};
+
+/// How much later than readings before a step those after it begin, at most and no more than the step is wide, microseconds: room for readings
+/// that were in flight when it was noticed.
+const ROOM_US: i64 = 1_000_000;
 
 /// A clock, and how it was corrected.
 #[derive(Debug, Default)]
@@ -42,6 +47,8 @@ struct Step {
     noticed_us: i64,
     /// What was added then.
     added_us: i64,
+    /// What the reading that showed it was ordered by.
+    observed_us: i64,
 }
 
 impl Step {
@@ -62,15 +69,25 @@ impl Clock {
     pub fn answered(&self, asked: Asked, clock_us: i64) -> Told {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let corrected_us = state.step.map_or(clock_us, |step| step.corrected(clock_us));
-        let stepped_back_us = asked.0.saturating_sub(corrected_us).max(0);
-        let observed_us = if stepped_back_us > 0 {
-            let observed_us = asked.0.saturating_add(1);
-            state.step = Some(Step { noticed_us: clock_us, added_us: observed_us.saturating_sub(clock_us) });
-            observed_us
-        } else {
-            corrected_us
-        };
-        state.latest_us = state.latest_us.max(Some(observed_us));
+        let behind_us = asked.0.saturating_sub(corrected_us).max(0);
+        if behind_us == 0 {
+            return state.told(corrected_us, 0);
+        }
+        let earliest_us = asked.0.saturating_add(1);
+        if state.step.is_some_and(|step| asked.0 < step.observed_us) {
+            // It was in flight when the step was noticed: it shows the same step.
+            return state.told(earliest_us, 0);
+        }
+        let observed_us = earliest_us.saturating_add(behind_us.min(ROOM_US));
+        let added_us = observed_us.saturating_sub(clock_us);
+        state.step = Some(Step { noticed_us: clock_us, added_us, observed_us });
+        state.told(observed_us, behind_us)
+    }
+}
+
+impl State {
+    fn told(&mut self, observed_us: i64, stepped_back_us: i64) -> Told {
+        self.latest_us = self.latest_us.max(Some(observed_us));
         Told { observed_us, stepped_back_us }
     }
 }
@@ -101,11 +118,11 @@ mod tests {
         let clock = Clock::default();
         clock.answered(clock.asked(), 1_000 * SECOND);
         let told = clock.answered(clock.asked(), 960 * SECOND);
-        assert_eq!(told, Told { observed_us: 1_000 * SECOND + 1, stepped_back_us: 40 * SECOND });
+        assert_eq!(told, Told { observed_us: 1_001 * SECOND + 1, stepped_back_us: 40 * SECOND });
         let told = clock.answered(clock.asked(), 970 * SECOND);
-        assert_eq!(told, Told { observed_us: 1_005 * SECOND + 1, stepped_back_us: 0 });
-        // 80 s after the step: as much as was added twice over.
-        for now in [1_040 * SECOND + 2, 2_000 * SECOND] {
+        assert_eq!(told, Told { observed_us: 1_006 * SECOND + 1, stepped_back_us: 0 });
+        // 82 s after the step: as much as was added twice over.
+        for now in [1_042 * SECOND + 2, 2_000 * SECOND] {
             assert_eq!(clock.answered(clock.asked(), now), Told { observed_us: now, stepped_back_us: 0 });
         }
     }
@@ -114,10 +131,14 @@ mod tests {
     fn readings_in_flight_together_keep_their_order_over_a_step() {
         let clock = Clock::default();
         clock.answered(clock.asked(), 1_000 * SECOND);
-        let (first, second) = (clock.asked(), clock.asked());
-        let later = clock.answered(second, 962 * SECOND).observed_us;
-        let earlier = clock.answered(first, 960 * SECOND).observed_us;
-        assert!(earlier < later, "{earlier} {later}");
+        let asked = [clock.asked(), clock.asked(), clock.asked()];
+        let answers = [962, 960, 930].map(|now| now * SECOND);
+        let told: Vec<Told> = asked.into_iter().zip(answers).map(|(asked, now)| clock.answered(asked, now)).collect();
+        assert!(told[1].observed_us < told[0].observed_us && told[2].observed_us < told[0].observed_us, "{told:?}");
+        assert_eq!(told.iter().filter(|told| told.stepped_back_us > 0).count(), 1, "one step: {told:?}");
+        // A second one, which is noticed by who asks after that.
+        let told = clock.answered(clock.asked(), 900 * SECOND);
+        assert!(told.observed_us > 1_001 * SECOND && told.stepped_back_us > 30 * SECOND, "{told:?}");
     }
 
     proptest! {

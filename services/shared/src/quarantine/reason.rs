@@ -210,6 +210,7 @@ mod tests {
                 "row_batch_malformed",
                 "too_many_types",
                 "row_impossible",
+                "row_fails",
                 "table_unusable",
                 "quarantine_entry_malformed",
             ]

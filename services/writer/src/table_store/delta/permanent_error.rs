@@ -13,6 +13,7 @@ use deltalake::kernel::Error as ActionError;
 use deltalake::kernel::transaction::TransactionError;
 use object_store::Error as StoreError;
 use parquet::errors::ParquetError;
+use tokio::task::JoinError;
 
 use crate::compaction::MergeError;
 use crate::table_store::delta::error::EngineError;
@@ -49,11 +50,24 @@ pub(crate) fn is_permanent(error: &EngineError) -> bool {
 pub(crate) fn may_be_due_to_rows(error: &EngineError) -> bool {
     match error {
         EngineError::Panicked(_) => true,
+        error if is_panic_of_task(error) => true,
         EngineError::Metastore(error) => error.is_refusal(),
         // Of a table that cannot be used it is said elsewhere; what is left concerns no table for certain.
         EngineError::Broken { .. } | EngineError::Unwritable(_) => false,
         error => is_permanent(error),
     }
+}
+
+/// Whether a task that a library began has panicked.
+fn is_panic_of_task(error: &EngineError) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.downcast_ref::<JoinError>().is_some_and(JoinError::is_panic) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl EngineError {

@@ -117,12 +117,14 @@ impl SpaceLoader {
         let began = Instant::now();
         // Asked before anything changes: with an error the state is as it was.
         let is_replaced = self.is_last_commit_replaced(state.table(number)).await?;
+        let id = state.table(number).id().map(str::to_owned);
         let own = state.table_mut(number).take_own();
         match self.reload(state, number).await {
             Err(error) if permanent_error::is_permanent(&error) => state.disable(number, &error, began.elapsed()),
             reloaded => reloaded?,
         }
-        if let Some((entry, rows)) = own.filter(|_| is_replaced) {
+        let is_same_table = state.table(number).id() == id.as_deref();
+        if let Some((entry, rows)) = own.filter(|_| is_replaced && is_same_table) {
             note_lost(state, number, entry, rows);
         }
         state.reload_ended();
@@ -181,7 +183,7 @@ impl SpaceLoader {
 /// The rows that an overwritten commit brought are lost to readers; their files are still there, and they are to be committed again.
 fn note_lost(state: &mut SpaceState, number: TableNumber, own: OwnEntry, rows: LostRows) {
     let table = state.table(number);
-    // Of a table that was dropped or made anew nothing is brought back.
+    // Of a table that was dropped or put back to an older state nothing is brought back.
     if table.version().is_none_or(|version| version < own.version) {
         return;
     }

@@ -11,7 +11,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::{Value, json};
 
-use super::lake::{Lake, batch, new_row, space};
+use super::lake::{Lake, NewRow, batch, new_row, space};
 use super::log::Log;
 use crate::table_store::TableStore;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
@@ -88,7 +88,8 @@ async fn far_instants_survive_a_copy_and_a_compaction() {
             store.compact(&space()).await.unwrap();
         } else {
             // A row of that file is replaced, so the others are copied. An old row is not.
-            let rows = vec![new_row("y2024", 2, &[]), new_row("y1500", 0, &[])];
+            let newer = NewRow { observed_us: 1_704_067_201_000_000, ..new_row("y2024", 2, &[]) };
+            let rows = vec![newer, new_row("y1500", 0, &[])];
             store.apply(batch(&[("t", rows)], vec![])).await.unwrap();
         }
         assert!(!log.active().contains_key("spark.parquet"), "compacted {is_compacted}");

@@ -51,7 +51,8 @@ async fn a_batch_that_panics_fails_and_the_next_try_finds_everything_as_it_was()
     panicking.at(None);
     store.apply(second()).await.unwrap();
     let read = lake.read("t").await;
-    assert!(versions(&read).values().copied().eq([1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2]));
+    assert_eq!(versions(&read).values().filter(|version| **version == 2).count(), 7);
+    assert_eq!(read.len(), 12);
     assert_eq!(read_all(&lake, &["t", "u"]).await.len(), 13);
 }
 

@@ -41,7 +41,7 @@ async fn rows_enter_are_replaced_and_leave() {
     assert_eq!(read["b"]["/name"], "B");
     assert!(read["a"].contains_key("+_lake_committed_at"));
 
-    let applied = store.apply(batch(&[], vec![tombstone("a", None, 7), tombstone("b", Some(4), 9)])).await.unwrap();
+    let applied = store.apply(batch(&[], vec![tombstone("a", None, 7), tombstone("b", Some(9), 4)])).await.unwrap();
     assert_eq!((applied.tables[0].rows_deleted, applied.tables[0].rows_total), (1, 1));
     assert_eq!(lake.read("person").await.keys().collect::<Vec<_>>(), ["b"]);
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, TableKey};
 
 use crate::key_index::IdHash;
@@ -9,6 +10,7 @@ use crate::order_guard::{KnownOrders, TombstoneOrder};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::write_memory_budget::WriteMemoryBudget;
 use crate::table_store::delta::options::DeltaOptions;
+use crate::table_store::delta::permanent_error;
 use crate::table_store::delta::space::cell::SpaceCell;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
@@ -98,7 +100,18 @@ impl Upserter {
         self.plans(state, batch, entries, progress).await?;
         for _ in 0..PLANS_MAX {
             let Some((number, lost)) = state.tables_with_lost_rows().next() else { return Ok(()) };
-            let rows = restored::rows_of(self.loader.access(), state.table(number), lost).await?;
+            let table = state.table(number);
+            let rows = match restored::rows_of(self.loader.access(), table, lost).await {
+                Err(error) if permanent_error::is_permanent(&error) => {
+                    tracing::error!(
+                        table = %table.key(), error = %Chain(&error),
+                        "rows of an overwritten commit cannot be read, so they stay lost; backfill the table"
+                    );
+                    state.lost_rows_restored(number);
+                    continue;
+                }
+                rows => rows?,
+            };
             let batch = SpaceBatch { space: batch.space.clone(), upserts: vec![rows], tombstones: Vec::new() };
             let entries = BatchEntries::of(&batch).map_err(EngineError::BadRows)?;
             self.plans(state, &batch, &entries, progress).await?;
