@@ -64,7 +64,7 @@ impl Lake {
         let shutdown = CancellationToken::new();
         let lake = Embedded::build(Arc::<MemoryFeed>::clone(&feed), hq.hq(), fetcher, enricher, writer);
         let asked: Vec<&str> = lake.checks().iter().map(|check| check.name).collect();
-        assert_eq!(asked, ["kafka", "queue", "hq database", "hq blobs", "hq users", "metastore", "store"]);
+        assert_eq!(asked, ["kafka", "queue", "hq database", "hq blobs", "form xml", "hq users", "metastore", "store"]);
         let running = tokio::spawn(lake.run(shutdown.clone()));
         Self { feed, hq, metastore, shutdown, running, _folder: folder }
     }
