@@ -8,3 +8,15 @@ pub mod queue {
         include!(concat!(env!("OUT_DIR"), "/lake.queue.v1.rs"));
     }
 }
+
+/// The interface by which operators see and steer the lake.
+pub mod admin {
+    /// Version 1 of the interface.
+    #[allow(missing_docs, clippy::all, reason = "generated; the documentation stands in the .proto files")]
+    pub mod v1 {
+        tonic::include_proto!("lake.admin.v1");
+
+        /// The contract itself, encoded, for reflection.
+        pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lake.admin.v1.bin"));
+    }
+}

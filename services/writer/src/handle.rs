@@ -179,4 +179,6 @@ impl WriterHandle {
 }
 
 #[cfg(test)]
+pub(crate) mod test_writer;
+#[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 //! Invariants: one owner per space; a queue message is acknowledged only after its rows are committed; doing anything
 //! twice changes nothing.
 
+pub mod admin;
 pub mod boot_clock;
 pub mod compaction;
 pub mod config;
@@ -17,8 +18,10 @@ pub mod lease;
 pub mod maintenance;
 pub mod metastore;
 pub mod metric_names;
+mod operation_runner;
 mod operations;
 pub mod order_guard;
+mod pause_keeper;
 pub mod quarantine_sink;
 pub mod table_store;
 pub mod writer;

@@ -146,11 +146,10 @@ impl Operations {
 
 /// Works on requests until `shutdown`; those that are not done by then are given up.
 pub(crate) async fn serve(
-    operations: Operations,
+    operations: Arc<Operations>,
     requests: Arc<Mutex<mpsc::Receiver<Request>>>,
     shutdown: CancellationToken,
 ) {
-    let operations = Arc::new(operations);
     // Free since the task that served the last holding of the lease has ended.
     let mut requests = requests.lock().await;
     let mut running = JoinSet::new();

@@ -2,7 +2,9 @@
 //!
 //! [`Writer::open`] builds it from its configuration, [`Writer::run`] runs it; the service and the lake in one process use both.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lake_shared::queue::Queue;
 use lake_shared::telemetry::Check;
@@ -11,6 +13,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{AdminOptions, AdminServer};
 use crate::handle::{WriterHandle, WriterRole};
 use crate::ingest::{self, IngestOptions};
 use crate::lease::{HeldLease, LeaseClaimant, LeaseEnd, LeaseOptions, Reach};
@@ -18,7 +21,9 @@ use crate::maintenance::{self, MaintenanceOptions};
 use crate::metastore::Metastore;
 use crate::metastore::connect::{self, MetastoreConfig};
 use crate::metric_names;
+use crate::operation_runner;
 use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request};
+use crate::pause_keeper;
 use crate::quarantine_sink;
 use crate::table_store::TableStore;
 use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
@@ -45,6 +50,9 @@ pub struct WriterOptions {
     /// Section `[lease]`: the right to commit.
     #[serde(default)]
     pub lease: LeaseOptions,
+    /// Section `[admin]`: the gRPC interface for operators; without it there is none.
+    #[serde(default)]
+    pub admin: Option<AdminOptions>,
 }
 
 impl WriterOptions {
@@ -56,6 +64,7 @@ impl WriterOptions {
     pub fn validate(&self) -> Result<(), String> {
         self.store.validate()?;
         self.metastore.validate()?;
+        self.admin.as_ref().map_or(Ok(()), AdminOptions::validate)?;
         self.tables.validate()
     }
 }
@@ -73,6 +82,9 @@ pub async fn migrate(config: &MetastoreConfig) -> anyhow::Result<()> {
 /// Most requests that wait until the writer has begun to work on them.
 const REQUESTS_WAITING_MAX: usize = 64;
 
+/// How long calls of operators may take to end when everything else has ended.
+const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+
 /// A writer that is ready to run.
 pub struct Writer {
     /// The metastore, with its own tables created or updated.
@@ -80,6 +92,7 @@ pub struct Writer {
     /// The lake's root, found to be usable.
     pub root: Arc<LakeStore>,
     options: WriterOptions,
+    admin: Option<AdminServer>,
     claimant: LeaseClaimant,
     role: watch::Sender<WriterRole>,
     /// Both ends of the way of requests.
@@ -98,6 +111,10 @@ impl Writer {
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             tracing::warn!(%error, "the limit of open files could not be raised");
         }
+        let admin = match &options.admin {
+            Some(admin) => Some(AdminServer::bind(admin).await?),
+            None => None,
+        };
         let metastore = connect::open(&options.metastore)?;
         connect::migrate_when_there(&*metastore).await?;
         let root = Arc::new(LakeStore::open(&options.store)?);
@@ -109,7 +126,7 @@ impl Writer {
         let (role, _) = watch::channel(WriterRole::StandingBy);
         let (ask, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         let claimant = options.lease.claimant();
-        Ok(Self { metastore, root, options, claimant, role, ask, requests })
+        Ok(Self { metastore, root, options, admin, claimant, role, ask, requests })
     }
 
     /// How the other parts of the process ask this writer.
@@ -145,7 +162,11 @@ impl Writer {
     /// # Errors
     ///
     /// The queue refused a consumer, or a task panicked. The process is to be started anew.
-    pub async fn run(self, queue: Arc<dyn Queue>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(mut self, queue: Arc<dyn Queue>, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let answering = self.admin.take().map(|admin| {
+            let (handle, metastore) = (self.handle(), Arc::clone(&self.metastore));
+            tokio::spawn(admin.serve(handle, metastore, shutdown.clone()))
+        });
         let reach = Reach::new(self.reach_checks(&queue).into());
         let quarantine_shutdown = CancellationToken::new();
         let storing_quarantined = quarantine_sink::run(
@@ -162,7 +183,20 @@ impl Writer {
             written
         };
         let ((), written) = tokio::join!(storing_quarantined, writing);
-        written
+        let Some(mut answering) = answering else { return written };
+        match tokio::time::timeout(LAST_ANSWERS_WITHIN, &mut answering).await {
+            Ok(ended) => written.and(ended?),
+            // A client that does not read its answer is not waited for.
+            Err(_) => {
+                answering.abort();
+                written
+            }
+        }
+    }
+
+    /// Where operators ask this writer; `None`: nowhere.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|admin| admin.address().ok())
     }
 
     /// Holds the lease again and again.
@@ -258,17 +292,21 @@ impl Leased {
     async fn work(&self, beside: &mut JoinSet<()>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { metastore, store, options, queue, requests } = self;
         let (ask_ingest, asked) = mpsc::channel(INGEST_REQUESTS_MAX);
-        let operations = Operations::new(Arc::clone(store), Arc::clone(metastore), ask_ingest);
+        let Some(paused) = pause_keeper::at_start(&**metastore, &shutdown).await else { return Ok(()) };
+        let operations = Arc::new(Operations::new(Arc::clone(store), Arc::clone(metastore), ask_ingest));
         let (tables, rounds) = (Arc::clone(store), options.maintenance.clone());
         beside.spawn(maintenance::run(tables, Arc::clone(metastore), rounds, shutdown.clone()));
-        beside.spawn(operations::serve(operations, Arc::clone(requests), shutdown.clone()));
+        beside.spawn(operations::serve(Arc::clone(&operations), Arc::clone(requests), shutdown.clone()));
+        let (keeper, runner) = (Arc::clone(&operations), Arc::clone(metastore));
+        beside.spawn(operation_runner::run(Arc::clone(&operations), runner, shutdown.clone()));
+        beside.spawn(pause_keeper::run(keeper, Arc::clone(metastore), paused.clone(), shutdown.clone()));
         let others = async {
             while let Some(ended) = beside.join_next().await {
                 ended?;
             }
             anyhow::Ok(())
         };
-        let ingest = ingest::run(Arc::clone(queue), Arc::clone(store), options.ingest.clone(), asked, shutdown);
+        let ingest = ingest::run(Arc::clone(queue), Arc::clone(store), options.ingest.clone(), paused, asked, shutdown);
         let outcome = tokio::try_join!(ingest, others);
         // The store is closed when nothing uses it any more.
         beside.shutdown().await;

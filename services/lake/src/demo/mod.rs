@@ -145,6 +145,7 @@ fn writer_options(folder: &Path) -> WriterOptions {
         ingest: IngestOptions::default(),
         maintenance: MaintenanceOptions::default(),
         lease: LeaseOptions::default(),
+        admin: None,
     }
 }
 

@@ -52,6 +52,7 @@ impl Lake {
             ingest: IngestOptions { flush_age_ms: 5, ..IngestOptions::default() },
             maintenance: MaintenanceOptions::default(),
             lease: LeaseOptions::default(),
+            admin: None,
         })
         .await
         .unwrap();

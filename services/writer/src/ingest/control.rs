@@ -52,7 +52,7 @@ impl Paused {
         }
     }
 
-    pub(super) fn pause(&mut self, scope: &PauseScope) {
+    pub(crate) fn pause(&mut self, scope: &PauseScope) {
         match scope {
             PauseScope::Everything => self.everything = true,
             PauseScope::Space(space) => {

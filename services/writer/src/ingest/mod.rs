@@ -92,7 +92,7 @@ const UNACKNOWLEDGED_SHARE: usize = 8;
 const MALFORMED_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// Moves rows from the queue into the tables until `shutdown` (then what is held is committed first) or until the queue is closed, and
-/// answers requests meanwhile. Passing trouble with the queue, the store or the metastore is waited out.
+/// answers requests meanwhile. `paused`: what is paused from the beginning. Passing trouble with the queue, the store or the metastore is waited out.
 ///
 /// # Errors
 ///
@@ -101,6 +101,7 @@ pub async fn run(
     queue: Arc<dyn Queue>,
     store: Arc<dyn TableStore>,
     options: IngestOptions,
+    paused: Paused,
     requests: mpsc::Receiver<IngestRequest>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -114,8 +115,8 @@ pub async fn run(
     let ingest = Ingest {
         buffer: IngestBuffer::of_new_process(Instant::now()),
         jobs: JoinSet::new(),
-        paused: Paused::default(),
-        paused_at: None,
+        paused_at: (paused != Paused::default()).then(Instant::now),
+        paused,
         pausing: Vec::new(),
         read_again_at: None,
         backoff: Backoff::default(),

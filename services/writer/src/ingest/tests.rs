@@ -26,7 +26,7 @@ use lake_shared::wire;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::control::IngestRequest;
+use super::control::{IngestRequest, Paused};
 use super::{IngestOptions, run};
 use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
@@ -175,7 +175,14 @@ pub(super) fn start(store: &Arc<FakeStore>, options: IngestOptions) -> Running {
     let shutdown = CancellationToken::new();
     let store = Arc::clone(store) as Arc<dyn TableStore>;
     let (requests, asked) = mpsc::channel(1);
-    let task = tokio::spawn(run(Arc::clone(&queue) as Arc<dyn Queue>, store, options, asked, shutdown.clone()));
+    let task = tokio::spawn(run(
+        Arc::clone(&queue) as Arc<dyn Queue>,
+        store,
+        options,
+        Paused::default(),
+        asked,
+        shutdown.clone(),
+    ));
     Running { queue, requests, shutdown, task }
 }
 
@@ -376,7 +383,14 @@ async fn stopping_during_trouble_gives_the_rows_back() {
     let next = FakeStore::new();
     let shutdown = CancellationToken::new();
     let (_requests, asked) = mpsc::channel(1);
-    let task = tokio::spawn(run(queue, Arc::clone(&next) as Arc<dyn TableStore>, quick(), asked, shutdown.clone()));
+    let task = tokio::spawn(run(
+        queue,
+        Arc::clone(&next) as Arc<dyn TableStore>,
+        quick(),
+        Paused::default(),
+        asked,
+        shutdown.clone(),
+    ));
     published.await.unwrap().unwrap();
     assert_eq!(next.ids(), ["1"]);
     shutdown.cancel();

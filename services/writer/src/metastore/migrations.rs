@@ -15,6 +15,7 @@ pub(super) const POSTGRES: &[MigrationText] = &[
     (2, "lease_address", include_str!("../../migrations/postgres/0002_lease_address.sql")),
     (3, "lease_wanted", include_str!("../../migrations/postgres/0003_lease_wanted.sql")),
     (4, "quarantine_document", include_str!("../../migrations/postgres/0004_quarantine_document.sql")),
+    (5, "operations", include_str!("../../migrations/postgres/0005_operations.sql")),
 ];
 
 /// Those for SQLite.
@@ -23,6 +24,7 @@ pub(super) const SQLITE: &[MigrationText] = &[
     (2, "lease_address", include_str!("../../migrations/sqlite/0002_lease_address.sql")),
     (3, "lease_wanted", include_str!("../../migrations/sqlite/0003_lease_wanted.sql")),
     (4, "quarantine_document", include_str!("../../migrations/sqlite/0004_quarantine_document.sql")),
+    (5, "operations", include_str!("../../migrations/sqlite/0005_operations.sql")),
 ];
 
 /// Runs what a database lacks of these migrations.

@@ -1,5 +1,5 @@
-//! What the writer keeps besides the tables: which tables are registered, which ids were deleted, which records are in quarantine, and
-//! which writer may commit (the lease).
+//! What the writer keeps besides the tables: which tables are registered, which ids were deleted, which records are in quarantine, which
+//! writer may commit (the lease), and what operators ask for ([`steering`]).
 //!
 //! A port with two adapters, [`postgres`] for services and [`sqlite`] for the embedded lake. Both keep times as microseconds since
 //! 1970 and take leases by the database's own clock, so that clocks of processes do not matter.
@@ -26,9 +26,11 @@ mod quarantine;
 mod rows;
 mod sql;
 pub mod sqlite;
+pub mod steering;
 mod tombstone_sql;
 
 use self::fence::{Fence, LeaseLost};
+use self::steering::Steering;
 
 /// The metastore's database failed or did not answer, and every call may be repeated; or the lease under which something was to be written
 /// is lost.
@@ -208,7 +210,7 @@ pub fn quarantine_fingerprint(stage: &str, entry: &Quarantined) -> String {
 /// Each call answers with [`MetastoreError`] when the database cannot be reached or refuses the statement; nothing has changed then, or, after
 /// a lost connection, everything that the call stands for.
 #[async_trait]
-pub trait Metastore: Send + Sync {
+pub trait Metastore: Steering + Send + Sync {
     /// The same metastore for what is written under a lease: calls that change tables or tombstones are refused with [`LeaseLost`], and
     /// change nothing, as soon as the lease was taken again. Who takes it afterwards sees all that was written before. The quarantine is not
     /// fenced: every process fills it, and the same entry twice is one.

@@ -15,8 +15,12 @@ use super::fence::{Fence, LeaseLost};
 use super::lease_sql::{LeaseConnection, lease_statements};
 use super::migrations;
 use super::quarantine::quarantine_statements;
-use super::rows::{self, storable};
+use super::rows::{self, Fields, storable};
 use super::sql::{self, failed, metastore_adapter};
+use super::steering::{
+    self, AuditRecord, Behind, NewOperation, OperationFilter, OperationRecord, OperationState, PauseRecord, Steering,
+    TableFilter, steering_adapter,
+};
 use super::tombstone_sql::tombstone_statements;
 use super::{
     Lease, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, QuarantineRecord, RecordedState,
@@ -88,3 +92,4 @@ metastore_adapter!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM clock
 tombstone_statements!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT");
 // Renewing changes no key, so it passes a row that is locked with FOR KEY SHARE; FOR UPDATE does not.
 lease_statements!(PostgresMetastore, sqlx::Postgres, "BEGIN", " FOR KEY SHARE", " FOR UPDATE");
+steering_adapter!(PostgresMetastore, sqlx::Postgres, " FOR UPDATE SKIP LOCKED");

@@ -49,11 +49,11 @@ where
     }
 }
 
-fn corrupt(what: String) -> sqlx::Error {
+pub(super) fn corrupt(what: String) -> sqlx::Error {
     sqlx::Error::Decode(what.into())
 }
 
-fn kind(name: &str) -> Result<Kind, sqlx::Error> {
+pub(super) fn kind(name: &str) -> Result<Kind, sqlx::Error> {
     Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| corrupt(format!("{name} is no kind")))
 }
 

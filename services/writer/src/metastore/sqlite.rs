@@ -15,8 +15,12 @@ use super::fence::{Fence, LeaseLost};
 use super::lease_sql::{LeaseConnection, lease_statements};
 use super::migrations;
 use super::quarantine::quarantine_statements;
-use super::rows::{self, storable};
+use super::rows::{self, Fields, storable};
 use super::sql::{self, failed, metastore_adapter};
+use super::steering::{
+    self, AuditRecord, Behind, NewOperation, OperationFilter, OperationRecord, OperationState, PauseRecord, Steering,
+    TableFilter, steering_adapter,
+};
 use super::tombstone_sql::tombstone_statements;
 use super::{
     Lease, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, QuarantineRecord, RecordedState,
@@ -79,6 +83,7 @@ metastore_adapter!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') * 10
 tombstone_statements!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') * 1000000 AS INTEGER)");
 // One transaction at a time writes, whatever it locks.
 lease_statements!(SqliteMetastore, sqlx::Sqlite, "BEGIN IMMEDIATE", "", "");
+steering_adapter!(SqliteMetastore, sqlx::Sqlite, "");
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::durable::{Difference, Durable, Standing, is_second_group};
-use super::streams::{self, Done, Trouble};
+use super::streams::{Done, Trouble};
 use crate::error_chain::Chain;
 use crate::queue::{QueueError, Stream};
 
@@ -76,8 +76,6 @@ impl Keeper<'_> {
 
     async fn look_at(&mut self, stream: Stream) -> Result<(), Trouble> {
         let Some(found) = self.info(stream).await? else { return self.make_anew(stream).await };
-        // At each look, also while settings are not set back again.
-        streams::refuse_foreign(&self.connection.config, stream, &found.config)?;
         let seen = self.streams.get(&stream);
         if let Some(seen) = seen {
             tell_losses(stream, seen, &found);

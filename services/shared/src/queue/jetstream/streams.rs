@@ -75,7 +75,10 @@ pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream:
                 }
             }
         };
-        check_essentials(stream, &wanted, &found)?;
+        if let Some(difference) = essential_difference(&wanted, &found) {
+            let reason = format!("it exists with another {difference}; drain it, delete it and start again");
+            return Err(Trouble::Lasting(QueueError { action: format!("use stream {}", stream.name()), reason }));
+        }
         if limits(&found) == limits(&wanted) {
             return Ok(Prepared { done: Done::Nothing, config: found });
         }
@@ -83,17 +86,6 @@ pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream:
     }
     let reason = "it disappears again and again; another service seems to delete it".into();
     Err(Trouble::Passing(QueueError { action: format!("create stream {}", stream.name()), reason }))
-}
-
-/// Refuses a stream on which the promises of the queue would not hold, whatever else is done to it.
-pub(super) fn refuse_foreign(config: &JetStreamConfig, stream: Stream, found: &Config) -> Result<(), Trouble> {
-    check_essentials(stream, &wanted(config, stream), found)
-}
-
-fn check_essentials(stream: Stream, wanted: &Config, found: &Config) -> Result<(), Trouble> {
-    let Some(difference) = essential_difference(wanted, found) else { return Ok(()) };
-    let reason = format!("it exists with another {difference}; drain it, delete it and start again");
-    Err(Trouble::Lasting(QueueError { action: format!("use stream {}", stream.name()), reason }))
 }
 
 fn wanted(config: &JetStreamConfig, stream: Stream) -> Config {

@@ -1,0 +1,345 @@
+//! What the interface answers, as it is shown: plain names and values, times as RFC 3339, one form for all outputs.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use lake_proto::admin::v1 as proto;
+use prost_types::Timestamp;
+use serde::Serialize;
+
+/// An instant in RFC 3339, to the millisecond.
+fn instant(at: Option<Timestamp>) -> Option<String> {
+    let at = at?;
+    let instant = DateTime::<Utc>::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)?;
+    Some(instant.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+fn kind(kind: i32) -> &'static str {
+    match proto::Kind::try_from(kind) {
+        Ok(proto::Kind::Case) => "case",
+        Ok(proto::Kind::Form) => "form",
+        Ok(proto::Kind::Location) => "location",
+        Ok(proto::Kind::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+/// A project and a kind, `demo/case`.
+fn space(space: Option<proto::Space>) -> String {
+    space.map_or_else(|| "everything".into(), |space| format!("{}/{}", space.domain, kind(space.kind)))
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Table {
+    pub(crate) name: String,
+    domain: String,
+    kind: &'static str,
+    r#type: String,
+    version: Option<i64>,
+    rows: i64,
+    files: i64,
+    bytes: i64,
+    newest_change_at: Option<String>,
+    newest_read_at: Option<String>,
+    last_commit_at: Option<String>,
+    created_at: Option<String>,
+    location: String,
+}
+
+impl From<proto::Table> for Table {
+    fn from(table: proto::Table) -> Self {
+        let key = table.key.unwrap_or_default();
+        let space = key.space.unwrap_or_default();
+        Self {
+            name: table.name,
+            domain: space.domain,
+            kind: kind(space.kind),
+            r#type: key.r#type,
+            version: table.version,
+            rows: table.rows,
+            files: table.files,
+            bytes: table.bytes,
+            newest_change_at: instant(table.newest_change_at),
+            newest_read_at: instant(table.newest_read_at),
+            last_commit_at: instant(table.last_commit_at),
+            created_at: instant(table.created_at),
+            location: table.location,
+        }
+    }
+}
+
+/// One table with all that is known of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct TableDetail {
+    #[serde(flatten)]
+    table: Table,
+    /// What the holder of the lease has in memory.
+    in_memory: Option<InMemory>,
+    columns: Vec<Column>,
+}
+
+#[derive(Debug, Serialize)]
+struct InMemory {
+    rows_hidden: u64,
+    files_with_deletion_vectors: u64,
+    rows_waiting: u64,
+    deletions_waiting: u64,
+    committing: bool,
+    paused: bool,
+    unusable_reason: String,
+    not_compacted_reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Column {
+    name: String,
+    r#type: String,
+    source: String,
+}
+
+impl From<proto::GetTableResponse> for TableDetail {
+    fn from(answer: proto::GetTableResponse) -> Self {
+        let in_memory = |of: proto::TableInMemory| InMemory {
+            rows_hidden: of.rows_hidden,
+            files_with_deletion_vectors: of.files_with_deletion_vectors,
+            rows_waiting: of.rows_waiting,
+            deletions_waiting: of.deletions_waiting,
+            committing: of.committing,
+            paused: of.paused,
+            unusable_reason: of.unusable_reason,
+            not_compacted_reason: of.not_compacted_reason,
+        };
+        let column = |of: proto::Column| Column { name: of.name, r#type: of.r#type, source: of.source };
+        Self {
+            table: answer.table.unwrap_or_default().into(),
+            in_memory: answer.in_memory.map(in_memory),
+            columns: answer.columns.into_iter().map(column).collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Operation {
+    pub(crate) id: String,
+    kind: &'static str,
+    target: String,
+    pub(crate) state: &'static str,
+    since: Option<String>,
+    pub(crate) reason: String,
+    next_action: String,
+    attempts: i32,
+    pub(crate) done: i64,
+    total: Option<i64>,
+    pub(crate) unit: String,
+    seconds_left: Option<f64>,
+    asked_by: String,
+    created_at: Option<String>,
+    started_at: Option<String>,
+    heartbeat_at: Option<String>,
+    finished_at: Option<String>,
+    cancel_requested: bool,
+    request_id: String,
+    result: BTreeMap<String, i64>,
+}
+
+impl Operation {
+    /// Whether it has ended otherwise than it should.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(self.state, "failed" | "cancelled")
+    }
+}
+
+impl From<proto::Operation> for Operation {
+    fn from(operation: proto::Operation) -> Self {
+        let state = match operation.state() {
+            proto::OperationState::Pending => "pending",
+            proto::OperationState::Running => "running",
+            proto::OperationState::Succeeded => "succeeded",
+            proto::OperationState::Failed => "failed",
+            proto::OperationState::Cancelled => "cancelled",
+            proto::OperationState::Unspecified => "unknown",
+        };
+        let operation_kind = match operation.kind() {
+            proto::OperationKind::CompactTable => "compact-table",
+            proto::OperationKind::CleanUpSpace => "clean-up-space",
+            proto::OperationKind::Unspecified => "unknown",
+        };
+        let target = operation.target.unwrap_or_default();
+        let mut target_text = space(target.space);
+        if !target.r#type.is_empty() {
+            target_text = format!("{target_text}/{}", target.r#type);
+        }
+        let progress = operation.progress.unwrap_or_default();
+        Self {
+            id: operation.id,
+            kind: operation_kind,
+            target: target_text,
+            state,
+            since: instant(operation.since),
+            reason: operation.reason,
+            next_action: operation.next_action,
+            attempts: operation.attempts,
+            done: progress.done,
+            total: progress.total,
+            unit: progress.unit,
+            seconds_left: progress.seconds_left,
+            asked_by: operation.asked_by,
+            created_at: instant(operation.created_at),
+            started_at: instant(operation.started_at),
+            heartbeat_at: instant(operation.heartbeat_at),
+            finished_at: instant(operation.finished_at),
+            cancel_requested: operation.cancel_requested,
+            request_id: operation.request_id,
+            result: operation.result.into_iter().collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    writer: String,
+    role: &'static str,
+    version: String,
+    pub(crate) holder: Option<String>,
+    holder_address: Option<String>,
+    epoch: Option<i64>,
+    holder_since: Option<String>,
+    tables: i64,
+    operations_open: i64,
+    rows_waiting: Option<u64>,
+    bytes_held: Option<u64>,
+    spaces_in_use: Option<u64>,
+    pub(crate) failing: Vec<String>,
+    pub(crate) pauses: Vec<Pause>,
+    pub(crate) quarantined: Vec<Quarantined>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Quarantined {
+    reason: String,
+    pub(crate) entries: i64,
+    meaning: String,
+    next_action: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Pause {
+    pub(crate) scope: String,
+    since: Option<String>,
+    in_force_at: Option<String>,
+    asked_by: String,
+    reason: String,
+}
+
+impl Pause {
+    /// Whether it is certain that nothing of its scope is committed.
+    pub(crate) const fn is_in_force(&self) -> bool {
+        self.in_force_at.is_some()
+    }
+}
+
+impl From<proto::Pause> for Pause {
+    fn from(pause: proto::Pause) -> Self {
+        Self {
+            scope: space(pause.space),
+            since: instant(pause.since),
+            in_force_at: instant(pause.in_force_at),
+            asked_by: pause.asked_by,
+            reason: pause.reason,
+        }
+    }
+}
+
+impl From<proto::GetStatusResponse> for Status {
+    fn from(answer: proto::GetStatusResponse) -> Self {
+        let asked = answer.asked.unwrap_or_default();
+        let role = match asked.role() {
+            proto::WriterRole::Holding => "holding",
+            proto::WriterRole::StandingBy => "standing by",
+            proto::WriterRole::Ended => "ending",
+            proto::WriterRole::Unspecified => "unknown",
+        };
+        let quarantined = |of: proto::QuarantinedReason| Quarantined {
+            reason: of.reason,
+            entries: of.entries,
+            meaning: of.meaning,
+            next_action: of.next_action,
+        };
+        let (holder, ingest) = (answer.holder, answer.ingest);
+        let address = holder.as_ref().map(|holder| holder.address.clone());
+        Self {
+            writer: asked.name,
+            role,
+            version: asked.version,
+            holder: holder.as_ref().map(|holder| holder.name.clone()),
+            holder_address: address.filter(|address| !address.is_empty()),
+            epoch: holder.as_ref().map(|holder| holder.epoch),
+            holder_since: holder.and_then(|holder| instant(holder.since)),
+            tables: answer.tables,
+            operations_open: answer.operations_open,
+            rows_waiting: ingest.as_ref().map(|ingest| ingest.rows_waiting),
+            bytes_held: ingest.as_ref().map(|ingest| ingest.bytes_held),
+            spaces_in_use: ingest.as_ref().map(|ingest| ingest.spaces_in_use),
+            failing: ingest.into_iter().flat_map(|ingest| ingest.failing).map(|of| space(Some(of))).collect(),
+            pauses: answer.pauses.into_iter().map(Into::into).collect(),
+            quarantined: answer.quarantined.into_iter().map(quarantined).collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct AuditRecord {
+    at: Option<String>,
+    asked_by: String,
+    call: String,
+    target: String,
+    request_id: String,
+}
+
+impl From<proto::AuditRecord> for AuditRecord {
+    fn from(record: proto::AuditRecord) -> Self {
+        Self {
+            at: instant(record.at),
+            asked_by: record.asked_by,
+            call: record.call,
+            target: record.target,
+            request_id: record.request_id,
+        }
+    }
+}
+
+/// A context, without its token.
+#[derive(Debug, Serialize)]
+pub(crate) struct Context {
+    pub(crate) name: String,
+    pub(crate) server: String,
+    pub(crate) selected: bool,
+    pub(crate) has_token: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_are_rfc_3339() {
+        let at = |seconds, nanos| instant(Some(Timestamp { seconds, nanos }));
+        assert_eq!(at(0, 5_000_000).as_deref(), Some("1970-01-01T00:00:00.005Z"));
+        assert_eq!((at(i64::MAX, 0), at(0, -1), instant(None)), (None, None, None));
+    }
+
+    #[test]
+    fn operations_name_what_they_are_about() {
+        let target = |r#type: &str| proto::TableKey {
+            space: Some(proto::Space { domain: "demo".into(), kind: proto::Kind::Form.into() }),
+            r#type: r#type.into(),
+        };
+        let operation = |r#type: &str, state: proto::OperationState| {
+            let target = Some(target(r#type));
+            Operation::from(proto::Operation { target, state: state.into(), ..Default::default() })
+        };
+        assert_eq!(operation("visit", proto::OperationState::Running).target, "demo/form/visit");
+        assert_eq!(operation("", proto::OperationState::Running).target, "demo/form");
+        assert!(operation("", proto::OperationState::Cancelled).has_failed());
+        assert!(!operation("", proto::OperationState::Succeeded).has_failed());
+    }
+}

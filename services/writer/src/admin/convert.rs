@@ -1,0 +1,260 @@
+//! The lake's values as messages of the interface. Pure.
+
+use std::collections::HashMap;
+
+use lake_proto::admin::v1 as proto;
+use lake_shared::identity::{Kind, Space, TableKey};
+use prost_types::Timestamp;
+use serde_json::Value;
+
+use crate::metastore::TableRecord;
+use crate::metastore::steering::{AuditRecord, OperationKind, OperationRecord, OperationState, PauseRecord};
+use crate::operations::TableDescription;
+
+/// An instant, from microseconds since 1970.
+pub(super) fn timestamp(at_us: i64) -> Timestamp {
+    let (seconds, micros) = (at_us.div_euclid(1_000_000), at_us.rem_euclid(1_000_000));
+    Timestamp { seconds, nanos: i32::try_from(micros * 1_000).unwrap_or_default() }
+}
+
+const fn kind(kind: Kind) -> proto::Kind {
+    match kind {
+        Kind::Case => proto::Kind::Case,
+        Kind::Form => proto::Kind::Form,
+        Kind::Location => proto::Kind::Location,
+    }
+}
+
+pub(super) const fn kind_of(asked: proto::Kind) -> Option<Kind> {
+    match asked {
+        proto::Kind::Unspecified => None,
+        proto::Kind::Case => Some(Kind::Case),
+        proto::Kind::Form => Some(Kind::Form),
+        proto::Kind::Location => Some(Kind::Location),
+    }
+}
+
+pub(super) fn space(of: &Space) -> proto::Space {
+    proto::Space { domain: of.domain.to_string(), kind: kind(of.kind).into() }
+}
+
+fn key(of: &TableKey) -> proto::TableKey {
+    proto::TableKey { space: Some(space(&of.space)), r#type: of.document_type.to_string() }
+}
+
+pub(super) fn table(record: &TableRecord) -> proto::Table {
+    let state = &record.state;
+    proto::Table {
+        name: record.name.clone(),
+        key: Some(key(&record.key)),
+        location: record.location.clone(),
+        version: state.version,
+        rows: state.rows,
+        files: state.files,
+        bytes: state.bytes,
+        created_at: Some(timestamp(record.created_us)),
+        last_commit_at: state.last_commit_us.map(timestamp),
+        newest_change_at: state.newest_published_us.map(timestamp),
+        newest_read_at: state.newest_fetched_us.map(timestamp),
+    }
+}
+
+/// The columns that a schema as JSON describes; a schema that cannot be read has none.
+pub(super) fn columns(schema: Option<&str>) -> Vec<proto::Column> {
+    let schema: Value = schema.and_then(|schema| serde_json::from_str(schema).ok()).unwrap_or_default();
+    let fields = schema["fields"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let column = |field: &Value| proto::Column {
+        name: text(&field["name"]),
+        r#type: text(&field["type"]),
+        source: field["metadata"]["lake.source"].as_str().unwrap_or_default().to_owned(),
+    };
+    fields.iter().map(column).collect()
+}
+
+pub(super) fn in_memory(described: TableDescription) -> proto::TableInMemory {
+    let (pending, loaded) = (described.pending, described.loaded.unwrap_or_default());
+    proto::TableInMemory {
+        rows_hidden: loaded.rows_hidden,
+        files_with_deletion_vectors: loaded.files_with_deletion_vectors,
+        rows_waiting: pending.rows as u64,
+        deletions_waiting: pending.tombstones as u64,
+        committing: pending.committing,
+        paused: pending.paused,
+        unusable_reason: loaded.unusable.unwrap_or_default(),
+        not_compacted_reason: loaded.not_compacted.unwrap_or_default(),
+    }
+}
+
+pub(super) fn operation(record: &OperationRecord) -> proto::Operation {
+    let target = &record.asked.target;
+    let document_type = target.document_type.as_ref().map(ToString::to_string).unwrap_or_default();
+    let result: HashMap<String, i64> = serde_json::from_str(&record.result).unwrap_or_default();
+    proto::Operation {
+        id: record.id.clone(),
+        request_id: record.asked.request_id.clone(),
+        kind: operation_kind(record.asked.kind).into(),
+        target: Some(proto::TableKey { space: Some(space(&target.space)), r#type: document_type }),
+        state: operation_state(record.state).into(),
+        since: Some(timestamp(record.since_us)),
+        reason: reason(record),
+        next_action: next_action(record).to_owned(),
+        attempts: i32::try_from(record.attempts).unwrap_or(i32::MAX),
+        progress: Some(progress(record)),
+        asked_by: record.asked.asked_by.clone(),
+        created_at: Some(timestamp(record.created_us)),
+        started_at: record.started_us.map(timestamp),
+        heartbeat_at: record.heartbeat_us.map(timestamp),
+        finished_at: record.finished_us.map(timestamp),
+        cancel_requested: record.cancel_requested,
+        result,
+    }
+}
+
+const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
+    match kind {
+        OperationKind::CompactTable => proto::OperationKind::CompactTable,
+        OperationKind::CleanUpSpace => proto::OperationKind::CleanUpSpace,
+    }
+}
+
+const fn operation_state(state: OperationState) -> proto::OperationState {
+    match state {
+        OperationState::Pending => proto::OperationState::Pending,
+        OperationState::Running => proto::OperationState::Running,
+        OperationState::Succeeded => proto::OperationState::Succeeded,
+        OperationState::Failed => proto::OperationState::Failed,
+        OperationState::Cancelled => proto::OperationState::Cancelled,
+    }
+}
+
+/// The states that are asked for.
+///
+/// # Errors
+/// One that this version does not know.
+pub(super) fn states_of(asked: &[i32]) -> Result<Vec<OperationState>, i32> {
+    let known = |state: &i32| {
+        let known = OperationState::ALL.into_iter().find(|known| i32::from(operation_state(*known)) == *state);
+        known.ok_or(*state)
+    };
+    asked.iter().map(known).collect()
+}
+
+fn reason(record: &OperationRecord) -> String {
+    match record.state {
+        OperationState::Pending => "it waits for its turn in the writer that holds the lease".into(),
+        OperationState::Running if record.cancel_requested => "it ends after its present step".into(),
+        OperationState::Running if record.attempts > 1 => {
+            "a writer ended in the middle of it; it was begun anew".into()
+        }
+        _ => record.reason.clone(),
+    }
+}
+
+fn next_action(record: &OperationRecord) -> &'static str {
+    match record.state {
+        OperationState::Failed => "mend the cause, then ask for it again with a new request id",
+        OperationState::Pending => "if it waits for long, see whether a writer holds the lease: lakectl lake status",
+        _ => "",
+    }
+}
+
+fn progress(record: &OperationRecord) -> proto::Progress {
+    let unit = match record.asked.kind {
+        OperationKind::CompactTable => "commits",
+        OperationKind::CleanUpSpace => "tables",
+    };
+    let left = || {
+        let (total, began_us) = (record.total?, record.started_us?);
+        let spent = (record.heartbeat_us? - began_us) as f64 / 1e6;
+        (record.done > 0 && total >= record.done).then(|| spent / record.done as f64 * (total - record.done) as f64)
+    };
+    proto::Progress { done: record.done, total: record.total, unit: unit.into(), seconds_left: left() }
+}
+
+pub(super) fn pause(record: &PauseRecord) -> proto::Pause {
+    proto::Pause {
+        space: record.space.as_ref().map(space),
+        since: Some(timestamp(record.since_us)),
+        asked_by: record.asked_by.clone(),
+        reason: record.reason.clone(),
+        in_force_at: record.in_force_us.map(timestamp),
+    }
+}
+
+pub(super) fn audit(record: &AuditRecord) -> proto::AuditRecord {
+    proto::AuditRecord {
+        at: Some(timestamp(record.at_us)),
+        asked_by: record.asked_by.clone(),
+        call: record.call.clone(),
+        target: record.target.clone(),
+        request_id: record.request_id.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::metastore::steering::{NewOperation, OperationTarget};
+
+    #[test]
+    fn instants_before_1970_keep_their_fraction() {
+        assert_eq!(timestamp(-1), Timestamp { seconds: -1, nanos: 999_999_000 });
+        assert_eq!(timestamp(1_500_000), Timestamp { seconds: 1, nanos: 500_000_000 });
+    }
+
+    #[test]
+    fn columns_say_where_their_values_come_from() {
+        let schema = r#"{"type":"struct","fields":[
+            {"name":"age","type":"string","nullable":true,"metadata":{"lake.source":"/form/age"}},
+            {"name":"theirs","type":{"type":"array","elementType":"long","containsNull":true},"nullable":true,"metadata":{}}]}"#;
+        let found = columns(Some(schema));
+        assert_eq!(
+            (found[0].name.as_str(), found[0].r#type.as_str(), found[0].source.as_str()),
+            ("age", "string", "/form/age")
+        );
+        assert!(found[1].r#type.contains("array") && found[1].source.is_empty());
+        assert_eq!((columns(None), columns(Some("{"))), (Vec::new(), Vec::new()));
+    }
+
+    fn record(state: OperationState) -> OperationRecord {
+        let space = Space { domain: "demo".into(), kind: Kind::Case };
+        OperationRecord {
+            id: "i".into(),
+            asked: NewOperation {
+                request_id: "r".into(),
+                kind: OperationKind::CompactTable,
+                target: OperationTarget { space, document_type: Some("person".into()) },
+                asked_by: "ann".into(),
+            },
+            state,
+            since_us: 0,
+            reason: "disk full".into(),
+            attempts: 1,
+            done: 2,
+            total: Some(6),
+            created_us: 0,
+            started_us: Some(0),
+            heartbeat_us: Some(4_000_000),
+            finished_us: None,
+            cancel_requested: false,
+            result: r#"{"commits":3}"#.into(),
+        }
+    }
+
+    #[test]
+    fn operations_say_why_and_what_next() {
+        let failed = operation(&record(OperationState::Failed));
+        assert_eq!((failed.reason.as_str(), failed.result["commits"]), ("disk full", 3));
+        assert!(failed.next_action.contains("new request id"));
+        let running = operation(&record(OperationState::Running));
+        assert_eq!(running.progress.unwrap().seconds_left, Some(8.0));
+        let again = operation(&OperationRecord { attempts: 2, ..record(OperationState::Running) });
+        assert!(again.reason.contains("begun anew"));
+        assert!(operation(&record(OperationState::Pending)).reason.contains("waits"));
+        assert_eq!(states_of(&[1, 5]), Ok(vec![OperationState::Pending, OperationState::Cancelled]));
+        assert_eq!((states_of(&[0]), states_of(&[9])), (Err(0), Err(9)));
+    }
+}

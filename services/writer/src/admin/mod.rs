@@ -1,0 +1,138 @@
+//! The gRPC interface for operators, `lake.admin.v1` (see the `.proto` files in `proto/lake/admin/v1`), with gRPC's health and reflection.
+//!
+//! Every writer serves it, also one that stands by. What is to be done is written into the metastore
+//! ([`crate::metastore::steering`]), where the holder of the lease finds it; so nothing has to be forwarded. Only what the holder has in its memory
+//! (rows that wait, for instance) is missing in the answers of the others, which name the holder.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use lake_proto::admin::v1::FILE_DESCRIPTOR_SET;
+use lake_proto::admin::v1::lake_service_server::LakeServiceServer;
+use lake_proto::admin::v1::operation_service_server::OperationServiceServer;
+use lake_proto::admin::v1::table_service_server::TableServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use self::access::Gate;
+pub use self::options::{AdminOptions, AdminTls, AdminToken, Role};
+use self::services::Services;
+use crate::handle::WriterHandle;
+use crate::metastore::Metastore;
+
+mod access;
+mod convert;
+mod lake;
+mod operations;
+mod options;
+mod problem;
+mod services;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+/// Largest message that is read from a client, bytes. Nothing that may be asked is large.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// Longest time for which a call may take, but for a stream.
+const CALL_WITHIN: Duration = Duration::from_secs(60);
+
+/// Most calls at the same time over one connection.
+const CALLS_AT_ONCE: usize = 64;
+
+/// How often an idle connection is asked whether its other end is there.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
+
+/// An address that is listened on, with what is needed to serve it.
+pub(crate) struct AdminServer {
+    listener: TcpListener,
+    server: Server,
+    gate: Gate,
+}
+
+impl AdminServer {
+    /// Takes the configured address, so that a wrong one is noticed at once.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or a file for TLS cannot be read or used.
+    pub(crate) async fn bind(options: &AdminOptions) -> anyhow::Result<Self> {
+        let mut server = Server::builder()
+            .timeout(CALL_WITHIN)
+            .concurrency_limit_per_connection(CALLS_AT_ONCE)
+            .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY));
+        if let Some(tls) = &options.tls {
+            let config = server.tls_config(server_tls(tls).await?);
+            server = config.context("admin.tls: certificate, key or client_ca cannot be used")?;
+        }
+        let (address, listener) = (options.address, TcpListener::bind(options.address).await);
+        let listener =
+            listener.with_context(|| format!("admin.address {address} cannot be bound; choose a free address"))?;
+        Ok(Self { listener, server, gate: Gate::new(options) })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The operating system does not tell.
+    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `shutdown`.
+    ///
+    /// # Errors
+    /// The listener fails.
+    pub(crate) async fn serve(
+        self,
+        handle: WriterHandle,
+        metastore: Arc<dyn Metastore>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let services = Arc::new(Services::new(self.gate, handle, metastore, shutdown.clone()));
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<TableServiceServer<Services>>().await;
+        health.set_serving::<OperationServiceServer<Services>>().await;
+        health.set_serving::<LakeServiceServer<Services>>().await;
+        // Clients ask for the one or the other version.
+        let reflection = reflection_builder().build_v1().context(NO_REFLECTION)?;
+        let older_reflection = reflection_builder().build_v1alpha().context(NO_REFLECTION)?;
+        let tables = TableServiceServer::from_arc(Arc::clone(&services));
+        let operations = OperationServiceServer::from_arc(Arc::clone(&services));
+        let lake = LakeServiceServer::from_arc(services);
+        let mut server = self.server;
+        server
+            .add_service(health_service)
+            .add_service(reflection)
+            .add_service(older_reflection)
+            .add_service(tables.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(operations.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(lake.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .serve_with_incoming_shutdown(TcpIncoming::from(self.listener), shutdown.cancelled_owned())
+            .await
+            .context("admin: serving failed")
+    }
+}
+
+const NO_REFLECTION: &str = "admin: the contract cannot be offered for reflection";
+
+fn reflection_builder() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+async fn server_tls(tls: &AdminTls) -> anyhow::Result<ServerTlsConfig> {
+    let read = async |key: &str, path: &std::path::Path| {
+        tokio::fs::read(path).await.with_context(|| format!("admin.tls.{key}: {} cannot be read", path.display()))
+    };
+    let identity = Identity::from_pem(read("certificate", &tls.certificate).await?, read("key", &tls.key).await?);
+    let config = ServerTlsConfig::new().identity(identity);
+    Ok(match &tls.client_ca {
+        Some(path) => config.client_ca_root(Certificate::from_pem(read("client_ca", path).await?)),
+        None => config,
+    })
+}

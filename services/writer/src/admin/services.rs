@@ -1,0 +1,168 @@
+//! What the services share: who may ask, the metastore, the handle of the writer, and reading of requests.
+
+use std::sync::Arc;
+
+use lake_proto::admin::v1 as proto;
+use lake_shared::identity::{Kind, Space};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::access::{Caller, Gate};
+use super::convert;
+use super::problem::Problem;
+use crate::handle::WriterHandle;
+use crate::metastore::Metastore;
+use crate::metastore::steering::{Behind, NewOperation, OperationKind, OperationRecord, OperationTarget};
+
+/// Entries of a page where none are asked for.
+const PAGE_SIZE: u32 = 100;
+
+/// Most entries of a page.
+const PAGE_SIZE_MAX: u32 = 1_000;
+
+/// Longest request id, bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Most operations that wait or run; further ones are refused.
+const OPEN_OPERATIONS_MAX: u64 = 1_000;
+
+/// Most streams at the same time.
+const WATCHERS_MAX: usize = 64;
+
+/// The three services.
+pub(super) struct Services {
+    pub(super) gate: Gate,
+    pub(super) handle: WriterHandle,
+    pub(super) metastore: Arc<dyn Metastore>,
+    pub(super) watchers: Arc<Semaphore>,
+    /// Ends streams.
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Services {
+    pub(super) fn new(
+        gate: Gate,
+        handle: WriterHandle,
+        metastore: Arc<dyn Metastore>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { gate, handle, metastore, watchers: Arc::new(Semaphore::new(WATCHERS_MAX)), shutdown }
+    }
+
+    /// Writes down that an operation is asked for, then keeps it to be done.
+    pub(super) async fn ask(
+        &self,
+        caller: &Caller,
+        kind: OperationKind,
+        target: OperationTarget,
+        request_id: &str,
+    ) -> Result<OperationRecord, Status> {
+        let request_id = checked_request_id(request_id)?;
+        if self.metastore.open_operations(None).await.map_err(Problem::from)? >= OPEN_OPERATIONS_MAX {
+            return Err(Problem::Busy { what: "operations" }.into());
+        }
+        let audited = self.metastore.audit(&caller.name, kind.code(), &target.to_string(), request_id).await;
+        audited.map_err(Problem::from)?;
+        let new = NewOperation {
+            request_id: request_id.to_owned(),
+            kind,
+            target: target.clone(),
+            asked_by: caller.name.clone(),
+        };
+        let asked = self.metastore.ask_operation(&new).await.map_err(Problem::from)?;
+        if (asked.asked.kind, &asked.asked.target) != (kind, &target) {
+            let reason = "another operation was asked for with it; make a new one for each request".to_owned();
+            return Err(Problem::Field { field: "request_id", reason }.into());
+        }
+        Ok(asked)
+    }
+}
+
+fn checked_request_id(request_id: &str) -> Result<&str, Problem> {
+    if request_id.is_empty() || request_id.len() > REQUEST_ID_BYTES_MAX {
+        let reason = format!(
+            "give 1 to {REQUEST_ID_BYTES_MAX} bytes, for instance a UUID; the same request twice is one operation"
+        );
+        return Err(Problem::Field { field: "request_id", reason });
+    }
+    Ok(request_id)
+}
+
+/// How many entries are asked for.
+pub(super) fn page_size(asked: i32) -> Result<u32, Problem> {
+    match u32::try_from(asked) {
+        Ok(0) => Ok(PAGE_SIZE),
+        Ok(asked) => Ok(asked.min(PAGE_SIZE_MAX)),
+        Err(_) => Err(Problem::Field { field: "page_size", reason: "it is negative".into() }),
+    }
+}
+
+/// Where a page of a list by time begins.
+pub(super) fn behind(page_token: &str) -> Result<Option<Behind>, Problem> {
+    if page_token.is_empty() {
+        return Ok(None);
+    }
+    let parsed = page_token.split_once('_').and_then(|(at_us, id)| Some((at_us.parse().ok()?, id)));
+    let (at_us, id) = parsed.ok_or_else(|| Problem::Field {
+        field: "page_token",
+        reason: "it is none that a list has given; begin without one".into(),
+    })?;
+    Ok(Some(Behind { at_us, id: id.to_owned() }))
+}
+
+/// The token of the page behind an entry, where a page is full.
+pub(super) fn next_page_token(last: Option<(i64, &str)>, found: usize, page_size: u32) -> String {
+    let last = last.filter(|_| found >= page_size as usize);
+    last.map_or_else(String::new, |(at_us, id)| format!("{at_us}_{id}"))
+}
+
+/// A kind as it is asked for; unspecified is none.
+pub(super) fn kind(asked: i32) -> Result<Option<Kind>, Problem> {
+    let known = proto::Kind::try_from(asked)
+        .map_err(|_| Problem::Field { field: "kind", reason: format!("{asked} is no kind that this version knows") })?;
+    Ok(convert::kind_of(known))
+}
+
+/// A space that has to be given.
+pub(super) fn space(asked: Option<proto::Space>) -> Result<Space, Problem> {
+    let missing = |reason: &str| Problem::Field { field: "space", reason: reason.into() };
+    let asked = asked.ok_or_else(|| missing("give a project and a kind"))?;
+    let kind = kind(asked.kind)?.ok_or_else(|| missing("give a kind: case, form or location"))?;
+    if asked.domain.is_empty() {
+        return Err(missing("give a project"));
+    }
+    Ok(Space { domain: asked.domain.into(), kind })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn pages_are_bounded_and_tokens_are_read_back() {
+        assert_eq!(page_size(0).unwrap(), 100);
+        assert_eq!((page_size(7).unwrap(), page_size(i32::MAX).unwrap()), (7, 1_000));
+        assert!(matches!(page_size(-1), Err(Problem::Field { field: "page_size", .. })));
+        let token = next_page_token(Some((17, "a_b")), 5, 5);
+        assert_eq!(behind(&token).unwrap(), Some(Behind { at_us: 17, id: "a_b".into() }));
+        assert_eq!(next_page_token(Some((17, "a")), 4, 5), "");
+        assert_eq!(behind("").unwrap(), None);
+        for wrong in ["x", "x_y", "_", "99999999999999999999_a"] {
+            assert!(matches!(behind(wrong), Err(Problem::Field { field: "page_token", .. })), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn spaces_are_complete() {
+        let given = |domain: &str, kind: i32| Some(proto::Space { domain: domain.into(), kind });
+        assert_eq!(space(given("demo", 2)).unwrap(), Space { domain: "demo".into(), kind: Kind::Form });
+        for wrong in [None, given("", 1), given("demo", 0), given("demo", 9)] {
+            assert!(matches!(space(wrong), Err(Problem::Field { .. })));
+        }
+        assert!(checked_request_id("").is_err() && checked_request_id(&"x".repeat(129)).is_err());
+        assert_eq!(checked_request_id("r").unwrap(), "r");
+    }
+}

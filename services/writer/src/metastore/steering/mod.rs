@@ -1,0 +1,290 @@
+//! What operators ask for, as the metastore keeps it: operations, pauses, and the record of who asked. Any process of the lake may ask; the
+//! writer that holds the lease does it, so nothing has to be forwarded, and what was asked for outlives the writer that heard of it.
+
+use async_trait::async_trait;
+use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
+
+use super::{MetastoreError, TableRecord};
+
+pub(super) mod contract;
+pub(super) mod rows;
+mod sql;
+
+pub(super) use self::sql::steering_adapter;
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationKind {
+    /// Compacts one table.
+    CompactTable,
+    /// Compacts and cleans up all tables of a space.
+    CleanUpSpace,
+}
+
+impl OperationKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::CompactTable, Self::CleanUpSpace];
+
+    /// The code by which it is stored.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::CompactTable => "compact_table",
+            Self::CleanUpSpace => "clean_up_space",
+        }
+    }
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationState {
+    /// It waits for its turn.
+    Pending,
+    /// A writer works on it.
+    Running,
+    /// It has done what was asked for.
+    Succeeded,
+    /// It has ended with an error.
+    Failed,
+    /// It has ended early, as it was asked to.
+    Cancelled,
+}
+
+impl OperationState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// The code by which it is stored.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether it will not change any more.
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// What an operation is about: a space, or one table of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationTarget {
+    /// The space.
+    pub space: Space,
+    /// The type of the one table; `None`: all of the space.
+    pub document_type: Option<DocumentType>,
+}
+
+impl OperationTarget {
+    /// One table.
+    pub fn table(key: &TableKey) -> Self {
+        Self { space: key.space.clone(), document_type: Some(key.document_type.clone()) }
+    }
+
+    /// All tables of a space.
+    pub const fn space(space: Space) -> Self {
+        Self { space, document_type: None }
+    }
+}
+
+impl std::fmt::Display for OperationTarget {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.document_type {
+            Some(document_type) => write!(formatter, "{}/{document_type}", self.space),
+            None => self.space.fmt(formatter),
+        }
+    }
+}
+
+/// An operation that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewOperation {
+    /// Given by who asks: the same request twice is one operation.
+    pub request_id: String,
+    /// What it does.
+    pub kind: OperationKind,
+    /// With what.
+    pub target: OperationTarget,
+    /// Who asks.
+    pub asked_by: String,
+}
+
+/// An operation as the metastore has it. Times are microseconds since 1970, by the database's clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationRecord {
+    /// Identifies it; a random UUID.
+    pub id: String,
+    /// What was asked for.
+    pub asked: NewOperation,
+    /// How far it is.
+    pub state: OperationState,
+    /// When it came into this state.
+    pub since_us: i64,
+    /// Why it is in this state; empty where that says nothing new.
+    pub reason: String,
+    /// How often a writer began it.
+    pub attempts: i64,
+    /// Units of work that are done.
+    pub done: i64,
+    /// Units in all, where that is known.
+    pub total: Option<i64>,
+    /// When it was asked for.
+    pub created_us: i64,
+    /// When a writer began it first.
+    pub started_us: Option<i64>,
+    /// When a writer that works on it last said so.
+    pub heartbeat_us: Option<i64>,
+    /// When it ended.
+    pub finished_us: Option<i64>,
+    /// Whether it was asked to end early.
+    pub cancel_requested: bool,
+    /// Figures of what it did, as a JSON object of whole numbers.
+    pub result: String,
+}
+
+/// Which operations are listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OperationFilter {
+    /// In these states; empty: in all.
+    pub states: Vec<OperationState>,
+    /// On these domains; `None`: on all.
+    pub domains: Option<Vec<String>>,
+}
+
+/// Which tables are listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableFilter {
+    /// Of these domains; `None`: of all.
+    pub domains: Option<Vec<String>>,
+    /// Of this kind.
+    pub kind: Option<Kind>,
+    /// With this text in the name, which is in small letters.
+    pub name_contains: String,
+}
+
+/// A place in a list that goes from the newest entry to older ones: after the entry with this time and id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Time of the last entry of the page before, microseconds.
+    pub at_us: i64,
+    /// Its id.
+    pub id: String,
+}
+
+/// A pause of ingest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PauseRecord {
+    /// What is paused; `None`: everything.
+    pub space: Option<Space>,
+    /// Since when, microseconds.
+    pub since_us: i64,
+    /// Who asked for it.
+    pub asked_by: String,
+    /// Why, in the words of who asked.
+    pub reason: String,
+    /// When a holder of the lease said that no commit of it runs any more; `None`: it has not said so yet.
+    pub in_force_us: Option<i64>,
+}
+
+/// Something that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// Identifies it.
+    pub id: String,
+    /// When, microseconds, by the database's clock.
+    pub at_us: i64,
+    /// By whom.
+    pub asked_by: String,
+    /// By which call.
+    pub call: String,
+    /// About what.
+    pub target: String,
+    /// The request's id, where it has one.
+    pub request_id: String,
+}
+
+/// The part of the metastore that operators write to and read. Every call is atomic and may be repeated.
+///
+/// # Errors
+///
+/// As for [`super::Metastore`].
+#[async_trait]
+pub trait Steering {
+    /// Keeps an operation to be done. Where its request id is there already, the operation of that one is answered, whatever else is asked.
+    async fn ask_operation(&self, new: &NewOperation) -> Result<OperationRecord, MetastoreError>;
+
+    /// An operation; `None`: there is no such.
+    async fn operation(&self, id: &str) -> Result<Option<OperationRecord>, MetastoreError>;
+
+    /// Operations, newest first.
+    async fn operations(
+        &self,
+        filter: &OperationFilter,
+        behind: Option<&Behind>,
+        limit: u32,
+    ) -> Result<Vec<OperationRecord>, MetastoreError>;
+
+    /// Number of operations that have not ended; on these domains, or on all.
+    async fn open_operations(&self, domains: Option<&[String]>) -> Result<u64, MetastoreError>;
+
+    /// Begins the oldest operation that waits, or that a writer began which does not hold the lease any more. Fenced. `None`: there is nothing to do.
+    async fn begin_operation(&self) -> Result<Option<OperationRecord>, MetastoreError>;
+
+    /// Says how far an operation is that this writer works on. Fenced. Answers whether it was asked to end early.
+    async fn operation_goes_on(&self, id: &str, done: i64, total: Option<i64>) -> Result<bool, MetastoreError>;
+
+    /// Ends an operation that this writer works on. Fenced.
+    async fn end_operation(
+        &self,
+        id: &str,
+        state: OperationState,
+        reason: &str,
+        result: &str,
+    ) -> Result<(), MetastoreError>;
+
+    /// Asks an operation to end early; one that has not begun ends at once, of one that has ended nothing changes. Answers the operation then;
+    /// `None`: there is no such.
+    async fn cancel_operation(&self, id: &str) -> Result<Option<OperationRecord>, MetastoreError>;
+
+    /// Removes operations that ended, and audit records that were written, longer ago than this. Fenced. Answers how many.
+    async fn forget_old_operations(&self, older_than_us: i64) -> Result<u64, MetastoreError>;
+
+    /// Keeps a pause; who asked first and why stays where it is there already.
+    async fn pause(&self, space: Option<&Space>, asked_by: &str, reason: &str) -> Result<(), MetastoreError>;
+
+    /// Ends a pause; `None`: all of them.
+    async fn resume(&self, space: Option<&Space>) -> Result<(), MetastoreError>;
+
+    /// What is paused, everything first.
+    async fn pauses(&self) -> Result<Vec<PauseRecord>, MetastoreError>;
+
+    /// Says that a pause is in force. Fenced. Nothing happens where it has ended meanwhile.
+    async fn pause_in_force(&self, space: Option<&Space>) -> Result<(), MetastoreError>;
+
+    /// Writes down that something is asked for.
+    async fn audit(&self, asked_by: &str, call: &str, target: &str, request_id: &str) -> Result<(), MetastoreError>;
+
+    /// What was asked for, newest first.
+    async fn audited(&self, behind: Option<&Behind>, limit: u32) -> Result<Vec<AuditRecord>, MetastoreError>;
+
+    /// A page of the registered tables, by name, without their schemas: the first ones behind a name.
+    async fn table_page(
+        &self,
+        filter: &TableFilter,
+        behind: &str,
+        limit: u32,
+    ) -> Result<Vec<TableRecord>, MetastoreError>;
+
+    /// A registered table by its name, with its schema.
+    async fn table_named(&self, name: &str) -> Result<Option<TableRecord>, MetastoreError>;
+
+    /// Number of registered tables; of these domains, or of all.
+    async fn table_count(&self, domains: Option<&[String]>) -> Result<u64, MetastoreError>;
+
+    /// Number of entries in quarantine, by code of the reason; of these domains, or of all.
+    async fn quarantined_by_reason(&self, domains: Option<&[String]>) -> Result<Vec<(String, u64)>, MetastoreError>;
+}

@@ -1,0 +1,73 @@
+//! Translates rows of either database into operations, pauses and audit records.
+
+use super::{AuditRecord, NewOperation, OperationKind, OperationRecord, OperationState, OperationTarget, PauseRecord};
+use crate::metastore::rows::{Fields, corrupt, kind};
+use lake_shared::identity::Space;
+
+pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationRecord, sqlx::Error> {
+    let (code, state) = (row.text("kind")?, row.text("state")?);
+    let document_type = row.text("type")?;
+    let operation_kind = OperationKind::ALL.into_iter().find(|kind| kind.code() == code);
+    let operation_kind = operation_kind.ok_or_else(|| corrupt(format!("{code} is no kind of operation")))?;
+    let state = OperationState::ALL
+        .into_iter()
+        .find(|known| known.code() == state)
+        .ok_or_else(|| corrupt(format!("{state} is no state of an operation")))?;
+    let space = Space { domain: row.text("domain")?.into(), kind: kind(&row.text("target_kind")?)? };
+    let is_of_table = operation_kind == OperationKind::CompactTable;
+    Ok(OperationRecord {
+        id: row.text("id")?,
+        asked: NewOperation {
+            request_id: row.text("request_id")?,
+            kind: operation_kind,
+            target: OperationTarget { space, document_type: is_of_table.then(|| document_type.into()) },
+            asked_by: row.text("asked_by")?,
+        },
+        state,
+        since_us: row.number("since_us")?,
+        reason: row.text("reason")?,
+        attempts: row.number("attempts")?,
+        done: row.number("done")?,
+        total: row.maybe("total")?,
+        created_us: row.number("created_us")?,
+        started_us: row.maybe("started_us")?,
+        heartbeat_us: row.maybe("heartbeat_us")?,
+        finished_us: row.maybe("finished_us")?,
+        cancel_requested: row.number("cancel_requested")? != 0,
+        result: row.text("result")?,
+    })
+}
+
+/// The space of a pause as it is stored: of everything both are empty.
+pub(in crate::metastore) fn stored_space(space: Option<&Space>) -> (String, &'static str) {
+    space.map_or((String::new(), ""), |space| {
+        (crate::metastore::rows::storable(space.domain.as_str()).into_owned(), space.kind.name())
+    })
+}
+
+pub(in crate::metastore) fn pause(row: &impl Fields) -> Result<PauseRecord, sqlx::Error> {
+    let stored_kind = row.text("kind")?;
+    let space = if stored_kind.is_empty() {
+        None
+    } else {
+        Some(Space { domain: row.text("domain")?.into(), kind: kind(&stored_kind)? })
+    };
+    Ok(PauseRecord {
+        space,
+        since_us: row.number("since_us")?,
+        asked_by: row.text("asked_by")?,
+        reason: row.text("reason")?,
+        in_force_us: row.maybe("in_force_us")?,
+    })
+}
+
+pub(in crate::metastore) fn audit(row: &impl Fields) -> Result<AuditRecord, sqlx::Error> {
+    Ok(AuditRecord {
+        id: row.text("id")?,
+        at_us: row.number("at_us")?,
+        asked_by: row.text("asked_by")?,
+        call: row.text("call")?,
+        target: row.text("target")?,
+        request_id: row.text("request_id")?,
+    })
+}

@@ -1,0 +1,226 @@
+//! Does what operators have asked for ([`crate::metastore::steering`]), in the writer that holds the lease.
+//!
+//! Operations are looked for in the metastore, so it makes no difference which process was asked. One that a writer left unfinished, as it
+//! ended or lost the lease, is begun anew by the next holder: what operations do may be done twice without harm.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lake_shared::error_chain::Chain;
+use lake_shared::identity::{Space, TableKey};
+use lake_shared::retry::Backoff;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::handle_error::HandleError;
+use crate::metastore::steering::{OperationKind, OperationRecord, OperationState};
+use crate::metastore::{Metastore, MetastoreError};
+use crate::operations::Operations;
+use crate::table_store::{Compacted, StoreError};
+
+/// Time between two looks for new operations.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a running operation says that it is alive, and hears whether it is to end.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(3);
+
+/// Most operations at the same time. Those that rewrite files share the turns of [`Operations`].
+const AT_ONCE: usize = 4;
+
+/// How often a step is tried again after passing trouble, before its operation fails.
+const TRIES: u32 = 5;
+
+/// How long operations that have ended, and the audit, are kept: 90 days.
+const KEPT_US: i64 = 90 * 86_400 * 1_000_000;
+
+/// Rounds between two clean-ups of old operations.
+const FORGET_EVERY_ROUNDS: u32 = 3_600;
+
+/// Figures of what an operation did, by name.
+type Figures = BTreeMap<&'static str, u64>;
+
+/// How an operation ended.
+enum End {
+    Succeeded(Figures),
+    Cancelled(Figures),
+    Failed(String),
+    /// The next holder of the lease begins it anew.
+    Left,
+}
+
+/// Works on operations until `shutdown`; those that are not done by then are begun anew by the next holder.
+pub(crate) async fn run(operations: Arc<Operations>, metastore: Arc<dyn Metastore>, shutdown: CancellationToken) {
+    let mut running = JoinSet::new();
+    let mut round = 0_u32;
+    loop {
+        while running.len() < AT_ONCE {
+            match metastore.begin_operation().await {
+                Ok(Some(begun)) => {
+                    let worker = Worker { operations: Arc::clone(&operations), metastore: Arc::clone(&metastore) };
+                    running.spawn(async move { worker.work(begun).await });
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "operations cannot be looked for now");
+                    break;
+                }
+            }
+        }
+        if round.is_multiple_of(FORGET_EVERY_ROUNDS)
+            && let Err(error) = metastore.forget_old_operations(KEPT_US).await
+        {
+            tracing::warn!(error = %Chain(&error), "old operations stay in the metastore for now");
+        }
+        round = round.wrapping_add(1);
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            Some(ended) = running.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "an operation panicked; the next holder of the lease begins it anew");
+                }
+            }
+        }
+    }
+    running.shutdown().await;
+}
+
+/// Works on one operation.
+struct Worker {
+    operations: Arc<Operations>,
+    metastore: Arc<dyn Metastore>,
+}
+
+impl Worker {
+    async fn work(&self, begun: OperationRecord) {
+        let OperationRecord { id, asked, attempts, .. } = &begun;
+        let kind = asked.kind.code();
+        tracing::info!(operation = %id, kind, target = %asked.target, asked_by = asked.asked_by, attempts, "operation begun");
+        let end = match (asked.kind, &asked.target.document_type) {
+            (OperationKind::CompactTable, Some(document_type)) => {
+                let key = TableKey { space: asked.target.space.clone(), document_type: document_type.clone() };
+                self.compact(id, &key).await
+            }
+            (OperationKind::CompactTable, None) => End::Failed("the operation names no table".into()),
+            (OperationKind::CleanUpSpace, _) => self.clean_up(id, &asked.target.space).await,
+        };
+        let (state, reason, figures) = match end {
+            End::Succeeded(figures) => (OperationState::Succeeded, String::new(), figures),
+            End::Cancelled(figures) => (OperationState::Cancelled, String::new(), figures),
+            End::Failed(reason) => (OperationState::Failed, reason, Figures::new()),
+            End::Left => return,
+        };
+        tracing::info!(operation = %id, kind, target = %asked.target, state = state.code(), reason, "operation ended");
+        let result = serde_json::to_string(&figures).unwrap_or_else(|_| "{}".into());
+        self.insist(|| self.metastore.end_operation(id, state, &reason, &result)).await;
+    }
+
+    /// Compacts a table in steps, as many as there is work for.
+    async fn compact(&self, id: &str, key: &TableKey) -> End {
+        let mut all = Compacted::default();
+        loop {
+            let step = self.beside_heartbeats(id, all.commits, || self.operations.compact(key)).await;
+            let done = match step {
+                Ok(done) => done,
+                Err(end) => return end,
+            };
+            all.commits += done.commits;
+            all.files_before += done.files_before;
+            all.files_after += done.files_after;
+            all.bytes_written += done.bytes_written;
+            let figures = || {
+                Figures::from([
+                    ("commits", all.commits),
+                    ("files_before", all.files_before),
+                    ("files_after", all.files_after),
+                    ("bytes_written", all.bytes_written),
+                ])
+            };
+            if !done.more {
+                return End::Succeeded(figures());
+            }
+            if self.is_to_end(id, all.commits).await {
+                return End::Cancelled(figures());
+            }
+        }
+    }
+
+    async fn clean_up(&self, id: &str, space: &Space) -> End {
+        match self.beside_heartbeats(id, 0, || self.operations.maintain(space)).await {
+            Ok(done) => End::Succeeded(Figures::from([
+                ("tables", done.tables),
+                ("files_compacted", done.files_compacted),
+                ("files_deleted", done.files_deleted),
+                ("log_files_deleted", done.log_files_deleted),
+                ("deletions_forgotten", done.tombstones_forgotten),
+            ])),
+            Err(end) => end,
+        }
+    }
+
+    /// Takes a step of an operation, telling meanwhile that it goes on. Passing trouble is waited out for a while.
+    async fn beside_heartbeats<T, Step>(&self, id: &str, done: u64, mut step: impl FnMut() -> Step) -> Result<T, End>
+    where
+        Step: Future<Output = Result<T, HandleError>>,
+    {
+        let alive = async {
+            loop {
+                tokio::time::sleep(HEARTBEAT_EVERY).await;
+                self.is_to_end(id, done).await;
+            }
+        };
+        let mut backoff = Backoff::default();
+        let stepping = async {
+            for _ in 1..TRIES {
+                match step().await {
+                    Err(error) if is_passing(&error) => tokio::time::sleep(backoff.next_wait()).await,
+                    outcome => return outcome,
+                }
+            }
+            step().await
+        };
+        let outcome = tokio::select! {
+            outcome = stepping => outcome,
+            () = alive => return Err(End::Left),
+        };
+        outcome.map_err(|error| match error {
+            HandleError::Stopping | HandleError::NotLeaseHolder { .. } => End::Left,
+            error => End::Failed(Chain(&error).to_string()),
+        })
+    }
+
+    /// Tells how far an operation is. Answers whether it was asked to end early; no, while the metastore does not answer.
+    async fn is_to_end(&self, id: &str, done: u64) -> bool {
+        let done = i64::try_from(done).unwrap_or(i64::MAX);
+        self.metastore.operation_goes_on(id, done, None).await.unwrap_or_else(|error| {
+            tracing::warn!(operation = id, error = %Chain(&error), "the operation's progress cannot be recorded now");
+            false
+        })
+    }
+
+    /// Repeats a call until the metastore answers, or the lease is lost.
+    async fn insist<Call>(&self, mut call: impl FnMut() -> Call)
+    where
+        Call: Future<Output = Result<(), MetastoreError>>,
+    {
+        let mut backoff = Backoff::default();
+        while let Err(error) = call().await {
+            if error.is_lease_lost() {
+                return;
+            }
+            tracing::warn!(error = %Chain(&error), "the end of an operation cannot be recorded now; it is tried again");
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+}
+
+/// Whether trying again may help: the store or the metastore does not answer, or others wait for the same turn.
+fn is_passing(error: &HandleError) -> bool {
+    match error {
+        HandleError::Busy(_) => true,
+        HandleError::Metastore(error) => !error.is_lease_lost() && !error.is_refusal(),
+        HandleError::Store(error) => matches!(error, StoreError::Unavailable { .. }),
+        _ => false,
+    }
+}

@@ -1,0 +1,81 @@
+"""Asks a writer through a client that is generated from the contract: what an operator with another language than ours would do.
+
+Usage: client.py ADDRESS ROOT_CERTIFICATE PROTO_FOLDER TABLE
+The token stands in the variable LAKE_TOKEN. Prints one JSON object with what was answered.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import grpc
+import grpc_tools
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_tools import protoc
+
+
+def generated(proto_folder):
+    """Generates the client and returns where it is."""
+    out = tempfile.mkdtemp()
+    files = [str(path) for path in Path(proto_folder, "lake/admin/v1").glob("*.proto")]
+    well_known = str(Path(grpc_tools.__file__).parent / "_proto")
+    code = protoc.main(["", f"-I{proto_folder}", f"-I{well_known}", f"--python_out={out}", f"--grpc_python_out={out}", *files])
+    if code != 0:
+        sys.exit("the contract cannot be compiled")
+    return out
+
+
+def main(address, root_certificate, proto_folder, table):
+    sys.path.insert(0, generated(proto_folder))
+    from lake.admin.v1 import lake_service_pb2, lake_service_pb2_grpc, operation_service_pb2, operation_service_pb2_grpc
+    from lake.admin.v1 import table_service_pb2, table_service_pb2_grpc
+
+    credentials = grpc.ssl_channel_credentials(Path(root_certificate).read_bytes())
+    token = grpc.access_token_call_credentials(os.environ["LAKE_TOKEN"])
+    with_token = grpc.secure_channel(address, grpc.composite_channel_credentials(credentials, token))
+    without = grpc.secure_channel(address, credentials)
+
+    tables = table_service_pb2_grpc.TableServiceStub(with_token)
+    operations = operation_service_pb2_grpc.OperationServiceStub(with_token)
+    lake = lake_service_pb2_grpc.LakeServiceStub(with_token)
+
+    listed = tables.ListTables(table_service_pb2.ListTablesRequest())
+    asked = tables.CompactTable(table_service_pb2.CompactTableRequest(request_id="from-python", name=table))
+    states = [
+        operation_service_pb2.OperationState.Name(told.operation.state)
+        for told in operations.WatchOperation(operation_service_pb2.WatchOperationRequest(id=asked.operation.id))
+    ]
+    try:
+        tables.GetTable(table_service_pb2.GetTableRequest(name="nothing"))
+        refused = None
+    except grpc.RpcError as error:
+        refused = error.code().name
+    try:
+        lake_service_pb2_grpc.LakeServiceStub(without).GetStatus(lake_service_pb2.GetStatusRequest())
+        stranger = None
+    except grpc.RpcError as error:
+        stranger = error.code().name
+    status = lake.GetStatus(lake_service_pb2.GetStatusRequest())
+    health = health_pb2_grpc.HealthStub(without).Check(
+        health_pb2.HealthCheckRequest(service="lake.admin.v1.TableService")
+    )
+    print(
+        json.dumps(
+            {
+                "tables": [one.name for one in listed.tables],
+                "states": states,
+                "refused": refused,
+                "stranger": stranger,
+                "role": lake_service_pb2.WriterRole.Name(status.asked.role),
+                "health": health_pb2.HealthCheckResponse.ServingStatus.Name(health.status),
+                "services": sorted(ProtoReflectionDescriptorDatabase(without).get_services()),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
