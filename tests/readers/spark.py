@@ -1,4 +1,4 @@
-"""Apache Spark with Delta's jars, for a test that keeps this process.
+"""Apache Spark, 3.5 or 4, with Delta's jars, for a test that keeps this process.
 
     spark.py JARS_FOLDER
 
@@ -149,6 +149,13 @@ def merge(spark: SparkSession, order: dict[str, Any]) -> None:
     ).collect()
 
 
+def without_stack(error: str) -> str:
+    """What Java says, and what it says that this came from, without the places in its code."""
+    told, *lines = error.split("\n\nJVM stacktrace")[0].split("\n\tat ")
+    causes = [line.split("Caused by: ", 1)[1] for line in lines if "Caused by: " in line]
+    return "; caused by: ".join([told, *dict.fromkeys(causes)])
+
+
 def main() -> None:
     # Java prints as it likes; the answers have the real standard output for themselves.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -163,8 +170,7 @@ def main() -> None:
             try:
                 answer = {"done": known[order["do"]](spark, order)}
             except Exception as error:  # whatever Spark throws is the answer
-                told = str(error).split("\n\nJVM stacktrace")[0].split("\n\tat ")[0]
-                answer = {"error": f"{type(error).__name__}: {told}"}
+                answer = {"error": f"{type(error).__name__}: {without_stack(str(error))}"}
             print(json.dumps(answer), file=answers, flush=True)
         spark.stop()
 

@@ -14,7 +14,8 @@ class Timestamp(NamedTuple):
 
     def __str__(self) -> str:
         try:
-            return (EPOCH + datetime.timedelta(microseconds=self.micros)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            moment = EPOCH + datetime.timedelta(microseconds=self.micros)
+            return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
         except OverflowError:
             return f"timestamp of {self.micros} µs since 1970"
 
@@ -26,7 +27,7 @@ class Date(NamedTuple):
 
     def __str__(self) -> str:
         try:
-            return (EPOCH + datetime.timedelta(days=self.days)).strftime("%Y-%m-%d")
+            return (EPOCH + datetime.timedelta(days=self.days)).date().isoformat()
         except OverflowError:
             return f"date of {self.days} days since 1970"
 

@@ -138,40 +138,6 @@ async fn upserts_are_what_spark_merges() {
     }
 }
 
-/// The first day of Excel and the first year, as HQ's `opened_on` has them. Spark 3 refuses files with such instants unless they say of which calendar
-/// they are; Spark 4 does so when it is told to.
-#[tokio::test(flavor = "multi_thread")]
-async fn instants_before_1900_are_read_by_the_rules_of_spark_3() {
-    const YEAR_ONE_US: i64 = -62_135_596_800_000_000;
-    const EXCEL_DAY_ZERO_US: i64 = -2_209_161_600_000_000;
-    let lake = EngineLake::new().await.unwrap();
-    let store = lake.open(&small()).unwrap();
-    let rows =
-        [YEAR_ONE_US, EXCEL_DAY_ZERO_US, 1_767_225_600_000_000].into_iter().enumerate().map(|(number, opened_us)| {
-            let cells = BTreeMap::from([("/opened_on".to_owned(), Cell::Moment(opened_us))]);
-            NewRow { id: format!("id-{number}"), version_us: 1, observed_us: 1, cells }
-        });
-    store.apply(batch(&[(TYPE, rows.collect())], Vec::new())).await.unwrap();
-    let table = lake.table(TYPE);
-    let select = format!("SELECT unix_micros(opened_on) FROM {} ORDER BY _id", sql_name(&table));
-    const RULE: &str = "spark.sql.parquet.datetimeRebaseModeInRead";
-    let (set, reset) = (format!("SET {RULE} = EXCEPTION"), format!("RESET {RULE}"));
-    let read = Spark::shared(|spark| {
-        let read = spark.sql(&[&set, &select]);
-        spark.sql(&[&reset])?;
-        read
-    });
-    let read: Vec<String> = read.unwrap().into_iter().map(|row| row[0].clone().unwrap()).collect();
-    let wanted = [YEAR_ONE_US, EXCEL_DAY_ZERO_US, 1_767_225_600_000_000].map(|us| us.to_string());
-    assert_eq!(read, wanted);
-    let mut readers = Readers::of_folders().unwrap();
-    let expected = readers.read(Reader::Spark, &table, None).unwrap().sorted().unwrap();
-    for reader in Reader::QUICK {
-        let content = readers.read(reader, &table, None).unwrap();
-        content.ensure_is(&expected).unwrap_or_else(|error| panic!("{reader}: {error}"));
-    }
-}
-
 /// Spark does to a table what its owner may do; batches go on, and all readers agree about what became of it.
 async fn goes_on_after(options: &DeltaOptions, supervisor: &str, by_spark: &[&str]) {
     let lake = EngineLake::new().await.unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt;
-use lake_tests::parts::{Kafka, Launch, Nats, ObjectStore, Port, Postgres, Spark, sql_name, wait_until};
+use lake_tests::parts::{Kafka, Launch, Nats, ObjectStore, Port, Postgres, Spark, SparkRelease, sql_name, wait_until};
 use object_store::path::Path as Key;
 use object_store::{ObjectStore as _, ObjectStoreExt, PutMode, PutPayload};
 use rdkafka::ClientConfig;
@@ -135,7 +135,7 @@ fn spark_writes_a_delta_table_with_deletion_vectors_and_is_gone_afterwards() {
     let lake = tempfile::tempdir().unwrap();
     let table = lake.path().join("a table");
     let name = sql_name(&table);
-    let mut spark = Spark::start().unwrap();
+    let mut spark = Spark::start(SparkRelease::Four).unwrap();
     let create = format!(
         "CREATE TABLE {name} (_id STRING, visits INT) USING delta TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')"
     );

@@ -1,8 +1,11 @@
 //! Apache Spark with Delta's jars: the reader that most consumers of such a lake use, and a concurrent writer of its tables.
 //!
+//! Two releases, as many users have not moved on from Spark 3 yet.
+//!
 //! One local session of two threads and at most 1.2 GB of heap in a Python process; nothing is fetched from anywhere, nothing listens
-//! but on 127.0.0.1. It takes some ten seconds to start, so a test binary shares one.
+//! but on 127.0.0.1. It takes some ten seconds to start, so a test binary shares one of a release.
 
+use std::fmt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +18,32 @@ use super::installed;
 use crate::package_file;
 use crate::readers::{Answer, Content};
 
-static SHARED: Mutex<Option<Spark>> = Mutex::new(None);
+static SHARED: [Mutex<Option<Spark>>; 2] = [const { Mutex::new(None) }; 2];
+
+/// A release line of Spark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SparkRelease {
+    /// Spark 3.5 with Delta 3.
+    Three,
+    /// Spark 4 with Delta 4.
+    Four,
+}
+
+impl SparkRelease {
+    /// Where `tests/set-up` installs it.
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Three => "spark-3",
+            Self::Four => "spark",
+        }
+    }
+}
+
+impl fmt::Display for SparkRelease {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.folder())
+    }
+}
 
 /// A running Spark.
 #[derive(Debug)]
@@ -28,21 +56,37 @@ impl Spark {
     ///
     /// # Errors
     /// When it is not installed or does not come up.
-    pub fn start() -> anyhow::Result<Self> {
-        let mut command = Command::new(installed("spark/python/bin/python")?);
-        let script = package_file("readers/spark.py");
-        command.arg(script).arg(installed("spark/jars")?);
-        Ok(Self { dialogue: Dialogue::start("Spark", command)? })
+    pub fn start(release: SparkRelease) -> anyhow::Result<Self> {
+        let part = |name: &str| installed(&format!("{release}/{name}"));
+        let mut command = Command::new(part("python/bin/python")?);
+        command.arg(package_file("readers/spark.py")).arg(part("jars")?);
+        let name = match release {
+            SparkRelease::Three => {
+                // Newer ones are not for it.
+                command.env("JAVA_HOME", part("java")?);
+                "Spark 3"
+            }
+            SparkRelease::Four => "Spark",
+        };
+        Ok(Self { dialogue: Dialogue::start(name, command)? })
     }
 
-    /// Does something with the Spark of this process, which the first call starts. Others wait meanwhile.
+    /// Does something with the Spark 4 of this process, which the first call starts. Others wait meanwhile.
     ///
     /// # Errors
     /// When Spark is not installed or does not come up, and the errors of `work`.
     pub fn shared<T>(work: impl FnOnce(&mut Self) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let mut held = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::shared_of(SparkRelease::Four, work)
+    }
+
+    /// The same with the Spark of a release.
+    ///
+    /// # Errors
+    /// When Spark is not installed or does not come up, and the errors of `work`.
+    pub fn shared_of<T>(release: SparkRelease, work: impl FnOnce(&mut Self) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let mut held = SHARED[release as usize].lock().unwrap_or_else(PoisonError::into_inner);
         if held.is_none() {
-            *held = Some(Self::start()?);
+            *held = Some(Self::start(release)?);
         }
         work(held.as_mut().context("it was just started")?)
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::content::{Content, Row};
 use super::inquiry::{Inquiry, spoken};
 use crate::package_file;
-use crate::parts::{Dialogue, ObjectStore, Spark, installed};
+use crate::parts::{Dialogue, ObjectStore, Spark, SparkRelease, installed};
 
 /// A program that reads Delta tables, independent of the lake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,15 +22,27 @@ pub enum Reader {
     Polars,
     /// DataFusion, as `QueryBuilder` of python deltalake.
     DataFusion,
-    /// Apache Spark with Delta's jars; local tables only.
+    /// Apache Spark 4 with Delta's jars; local tables only.
     Spark,
+    /// Apache Spark 3.5 likewise.
+    Spark3,
 }
 
 impl Reader {
     /// Those that start at once and can be asked about every table.
     pub const QUICK: [Self; 3] = [Self::DuckDb, Self::Polars, Self::DataFusion];
-    /// All readers.
+    /// One of each kind.
     pub const ALL: [Self; 4] = [Self::DuckDb, Self::Polars, Self::DataFusion, Self::Spark];
+    /// Both releases of Spark. A second one takes its time and memory, so one test binary asks them both: `delta_layouts`.
+    pub const SPARKS: [Self; 2] = [Self::Spark, Self::Spark3];
+
+    const fn spark(self) -> Option<SparkRelease> {
+        match self {
+            Self::DuckDb | Self::Polars | Self::DataFusion => None,
+            Self::Spark => Some(SparkRelease::Four),
+            Self::Spark3 => Some(SparkRelease::Three),
+        }
+    }
 }
 
 impl fmt::Display for Reader {
@@ -40,6 +52,7 @@ impl fmt::Display for Reader {
             Self::Polars => "polars",
             Self::DataFusion => "datafusion",
             Self::Spark => "spark",
+            Self::Spark3 => "spark 3",
         })
     }
 }
@@ -89,12 +102,10 @@ impl Readers {
     /// # Errors
     /// When the reader cannot read it, or is not installed.
     pub fn read(&mut self, reader: Reader, table: &Path, version: Option<u64>) -> anyhow::Result<Content> {
-        let content = if reader != Reader::Spark {
-            self.ask("read", table, json!({"reader": reader.to_string(), "version": version}))
-        } else if self.on_s3 {
-            bail!("Spark reads local tables only here")
-        } else {
-            Spark::shared(|spark| spark.read(table, version))
+        let content = match reader.spark() {
+            None => self.ask("read", table, json!({"reader": reader.to_string(), "version": version})),
+            Some(_) if self.on_s3 => bail!("Spark reads local tables only here"),
+            Some(release) => Spark::shared_of(release, |spark| spark.read(table, version)),
         };
         content.with_context(|| format!("{reader} reads {} (version {version:?})", table.display()))
     }
@@ -112,11 +123,12 @@ impl Readers {
         expected: &[Row],
     ) -> anyhow::Result<()> {
         let mut question = spoken(inquiry, version);
-        let answer = if reader == Reader::Spark {
-            Spark::shared(|spark| spark.inquire(table, question))
-        } else {
-            question["reader"] = reader.to_string().into();
-            self.ask("inquire", table, question)
+        let answer = match reader.spark() {
+            Some(release) => Spark::shared_of(release, |spark| spark.inquire(table, question)),
+            None => {
+                question["reader"] = reader.to_string().into();
+                self.ask("inquire", table, question)
+            }
         };
         answer
             .and_then(|answer| inquiry.ensure_answered(&answer, expected))

@@ -240,7 +240,7 @@ impl Trial<'_> {
     fn asked_about(&self, table: &Snapshot) -> Vec<Reader> {
         let takes_part = |reader: &Reader| match reader {
             Reader::Polars => table.vectors_in_escaped_folders == 0,
-            Reader::Spark => self.with_spark,
+            Reader::Spark | Reader::Spark3 => self.with_spark,
             Reader::DuckDb | Reader::DataFusion => true,
         };
         Reader::ALL.into_iter().filter(takes_part).collect()

@@ -1,7 +1,10 @@
-//! Every layout of a table, as the four readers see it: whole, and by conditions that make them leave out files, partitions and row groups.
+//! Every layout of a table, as all readers see it, both releases of Spark among them: whole, and by conditions that make them leave out
+//! files, partitions and row groups.
 //!
 //! What is expected comes from what was written, so a reader and the lake cannot be wrong together.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod spark_3;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -127,6 +130,8 @@ async fn conditions_are_answered_from_every_layout() {
     let purged = DeltaOptions { deleted_share_max: 0.01, ..marking(&[]) };
     // Files are closed early, and sorted into each other.
     let clustered = DeltaOptions { target_file_bytes: bytes(4_000), overlap_max: 1, ..purged.clone() };
+    // Each once in both releases of Spark: rows that are hidden and not, folders that are plain and odd.
+    let in_spark_3 = ["copy on write", "deletion vectors", "odd partitions"];
     let layouts: [(&str, DeltaOptions, &[&str], bool, Shape); 6] = [
         ("copy on write", off, plain, false, |table| table.hidden_rows == 0),
         ("deletion vectors", marking(&[]), plain, false, |table| table.hidden_rows > 200),
@@ -156,6 +161,10 @@ async fn conditions_are_answered_from_every_layout() {
         ensure_seen(&mut readers, &Reader::QUICK, &folder, None, &inquiry, &table.rows);
         let few = Inquiry { whole: true, ..Inquiry::drawn(&mut StdRng::seed_from_u64(table.files as u64), &table, 8) };
         ensure_seen(&mut readers, &[Reader::Spark], &folder, None, &few, &table.rows);
+        if in_spark_3.contains(&name) {
+            let fewer = Inquiry { questions: few.questions[..4].to_vec(), ..few };
+            ensure_seen(&mut readers, &[Reader::Spark3], &folder, None, &fewer, &table.rows);
+        }
 
         // Programs that know no deletion vectors: right where there are none, and told so where there are.
         let by_pyarrow = readers.read_by_pyarrow(&folder);
@@ -178,7 +187,7 @@ async fn the_folder_of_a_lake_has_an_odd_name() {
     assert!(table.hidden_rows > 200, "{} hidden rows", table.hidden_rows);
     let inquiry = Inquiry::drawn(&mut StdRng::seed_from_u64(1), &table, 8);
     let mut readers = Readers::of_folders().unwrap();
-    let others = [Reader::DuckDb, Reader::DataFusion, Reader::Spark];
+    let others = [Reader::DuckDb, Reader::DataFusion, Reader::Spark, Reader::Spark3];
     ensure_seen(&mut readers, &others, &folder, None, &inquiry, &table.rows);
     let error = format!("{:#}", readers.read(Reader::Polars, &folder, None).unwrap_err());
     assert!(error.contains("No such file"), "{error}");
@@ -221,7 +230,7 @@ async fn two_thousand_partitions_with_odd_values() {
     let all = Inquiry { questions, ..few.clone() };
     let mut readers = Readers::of_folders().unwrap();
     ensure_seen(&mut readers, &Reader::QUICK, &folder, None, &all, &table.rows);
-    ensure_seen(&mut readers, &[Reader::Spark], &folder, None, &few, &table.rows);
+    ensure_seen(&mut readers, &Reader::SPARKS, &folder, None, &few, &table.rows);
 }
 
 /// Names of folders are cut where a file system would not take them, and one text is what Hive calls NULL. Polars takes the values of
@@ -241,7 +250,7 @@ async fn values_that_folders_cannot_tell_are_right_in_all_readers_but_polars() {
     let mut inquiry = Inquiry::of_columns(&table, &["_id", "supervisor_id"], 3);
     inquiry.questions.extend(names.iter().map(|name| vec![Condition::is("supervisor_id", "string", name)]));
     let mut readers = Readers::of_folders().unwrap();
-    let right = [Reader::DuckDb, Reader::DataFusion, Reader::Spark];
+    let right = [Reader::DuckDb, Reader::DataFusion, Reader::Spark, Reader::Spark3];
     ensure_seen(&mut readers, &right, &folder, None, &inquiry, &table.rows);
     let polars = readers.read(Reader::Polars, &folder, None).map(|content| content.sorted().unwrap());
     println!("Polars: {:?}", polars.as_ref().map(|rows| rows.len()));
@@ -305,14 +314,9 @@ async fn two_thousand_columns_and_names_that_collide() {
     let mut readers = Readers::of_folders().unwrap();
     ensure_seen(&mut readers, &Reader::QUICK, &folder, None, &inquiry, &table.rows);
     ensure_seen(&mut readers, &[Reader::Spark], &folder, None, &few, &table.rows);
-    ensure_seen(
-        &mut readers,
-        &Reader::QUICK,
-        &folder,
-        None,
-        &Inquiry { whole: true, ..Inquiry::default() },
-        &table.rows,
-    );
+    let whole = Inquiry { whole: true, ..Inquiry::default() };
+    ensure_seen(&mut readers, &Reader::QUICK, &folder, None, &whole, &table.rows);
+    ensure_seen(&mut readers, &[Reader::Spark3], &folder, None, &whole, &table.rows);
 }
 
 /// What delta-rs would cast in silence ('12' to 12, 2^53+1 to a neighbour, 'yes' to true) becomes a column of text, whose every value is as it
@@ -368,6 +372,9 @@ async fn a_type_changes_and_the_past_keeps_the_old_one() {
             // Before the changes, between them, and now.
             if at == 3 || [1, 6].contains(&at) && columns.is_empty() {
                 ensure_seen(&mut readers, &[Reader::Spark], &folder, version, &whole, &table.rows);
+            }
+            if [3, 6].contains(&at) && columns.is_empty() && deletion_vectors == DeletionVectors::On {
+                ensure_seen(&mut readers, &[Reader::Spark3], &folder, version, &whole, &table.rows);
             }
         }
     }
@@ -430,6 +437,7 @@ async fn vectors_hide_rows_over_the_borders_of_row_groups() {
         ["_id", "n", "month", "_lake_version"].map(|name| (name.to_owned(), table.kinds[name].clone())).to_vec();
     let inquiry = Inquiry { whole: false, questions, columns };
     let mut readers = Readers::of_folders().unwrap();
-    ensure_seen(&mut readers, &Reader::ALL, &folder, None, &inquiry, &table.rows);
+    ensure_seen(&mut readers, &Reader::QUICK, &folder, None, &inquiry, &table.rows);
+    ensure_seen(&mut readers, &Reader::SPARKS, &folder, None, &inquiry, &table.rows);
     ensure_seen(&mut readers, &Reader::QUICK, &folder, Some(first.version), &inquiry, &first.rows);
 }
