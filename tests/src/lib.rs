@@ -1,5 +1,6 @@
 //! What the whole-system tests stand on: real servers to run against, and independent readers that judge the lake.
 
+pub mod certificates;
 pub mod engine;
 pub mod invocation;
 pub mod location_hq;

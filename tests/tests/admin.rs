@@ -15,6 +15,7 @@ use lake_shared::queue::jetstream::{JetStreamConfig, JetStreamQueue};
 use lake_shared::queue::{Message, Queue};
 use lake_shared::{escaped_names, wire};
 use lake_test_kit::rows::{new_row, record_batch};
+use lake_tests::certificates::Certificates;
 use lake_tests::invocation::{self, Outcome};
 use lake_tests::parts::{Nats, Port, Postgres, parts_dir, wait_until};
 use lake_tests::system::Running;
@@ -36,6 +37,7 @@ struct Stage {
     metastore: PostgresMetastore,
     /// Lines of configuration with the hashes of the tokens.
     token_lines: String,
+    certificates: Certificates,
     folder: TempDir,
 }
 
@@ -66,19 +68,12 @@ impl Stage {
         let queue = JetStreamQueue::connect(config).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("lake")).unwrap();
-        let stage = Self { postgres, nats, queue, metastore, token_lines: String::new(), folder };
-        stage.make_certificates();
-        stage
+        let certificates = Certificates::make().unwrap();
+        Self { postgres, nats, queue, metastore, token_lines: String::new(), certificates, folder }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
-    }
-
-    fn make_certificates(&self) {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        std::fs::write(self.path("certificate.pem"), made.cert.pem()).unwrap();
-        std::fs::write(self.path("key.pem"), made.signing_key.serialize_pem()).unwrap();
     }
 
     /// Makes a token, by lakectl. It is known to the writers that are started after that.
@@ -108,8 +103,8 @@ impl Stage {
             self.postgres.url("metastore"),
             place(&format!("index-{name}")),
             port.number(),
-            place("certificate.pem"),
-            place("key.pem"),
+            self.certificates.file("server.pem").display(),
+            self.certificates.file("server.key").display(),
             self.token_lines,
         );
         let running = Running::start("writer", name, &config, Vec::new(), self.folder.path()).await.unwrap();
@@ -149,7 +144,7 @@ impl Stage {
         let text = format!(
             "[contexts.lake]\nserver = \"{}\"\nca = \"{}\"\ntoken = \"{token}\"\n",
             writer.address(),
-            self.path("certificate.pem").display()
+            self.certificates.file("ca.pem").display()
         );
         std::fs::write(&file, text).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -269,7 +264,7 @@ async fn a_client_in_another_language_is_generated_from_the_contract() {
     let output = Command::new(parts_dir().unwrap().join("python/bin/python"))
         .arg(here.join("admin/client.py"))
         .arg(format!("localhost:{}", writer.port.number()))
-        .arg(stage.path("certificate.pem"))
+        .arg(stage.certificates.file("ca.pem"))
         .arg(here.join("../proto"))
         .arg(PERSON)
         .env("LAKE_TOKEN", &token)

@@ -135,7 +135,7 @@ fn documented() -> Vec<Documented> {
             section.keys.push((key, cells.next().unwrap().trim_matches('`').to_owned()));
         }
     }
-    assert_eq!(sections.len(), 16, "sections in {GUIDE}");
+    assert_eq!(sections.len(), 17, "sections in {GUIDE}");
     assert!(sections.iter().all(|section| !section.services.is_empty()), "a section in {GUIDE} names no service");
     sections
 }
@@ -144,9 +144,19 @@ fn documented() -> Vec<Documented> {
 fn known(service: &str, section: &str, more: &[(&str, &str)]) -> BTreeSet<String> {
     let variable = format!("LAKE_{}__NONSENSE", section.to_ascii_uppercase().replace('.', "__"));
     let variables: Vec<_> = more.iter().copied().chain([(&*variable, "1")]).collect();
-    let outcome = check_config(service, &sample(service), &variables).unwrap();
+    known_where(service, &variables)
+}
+
+/// The keys that a binary says it knows where these variables give it one that it does not know.
+fn known_where(service: &str, variables: &[(&str, &str)]) -> BTreeSet<String> {
+    let outcome = check_config(service, &sample(service), variables).unwrap();
     let (_, keys) = outcome.stderr.trim_end().split_once("known here: ").expect(&outcome.stderr);
     keys.split(", ").map(str::to_owned).collect()
+}
+
+/// The keys of an inner section, as the outer one's table tells them.
+fn within(inner: &str, keys: BTreeSet<String>) -> Vec<String> {
+    keys.into_iter().map(|key| format!("{inner}.{key}")).collect()
 }
 
 #[test]
@@ -159,13 +169,15 @@ fn the_guide_documents_exactly_the_keys_that_the_binaries_know() {
                 real.extend(known(service, section, &[("LAKE_HQ__USERS__KIND", "couchdb")]));
                 real.insert("kind".to_owned());
             }
-            for (inner, of) in [("caches", "enricher"), ("s3", "store")] {
+            for (inner, of) in [("caches", "enricher"), ("s3", "store"), ("tls", "admin")] {
                 if section == of {
                     assert!(real.remove(inner));
-                    real.extend(
-                        known(service, &format!("{of}.{inner}"), &[]).iter().map(|key| format!("{inner}.{key}")),
-                    );
+                    real.extend(within(inner, known(service, &format!("{of}.{inner}"), &[])));
                 }
+            }
+            if section == "admin" {
+                let of_token = known_where(service, &[("LAKE_ADMIN__TOKENS", "[{nonsense=1}]")]);
+                real.extend(within("tokens", of_token));
             }
             let told: BTreeSet<String> = keys.iter().map(|(key, _)| key.clone()).collect();
             assert_eq!(told, real, "{GUIDE} against {service}, section [{section}]");

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use futures::future::{join_all, try_join_all};
 use lake_shared::queue::jetstream::{JetStreamConfig, JetStreamQueue};
 use lake_shared::queue::{Broadcast, Consumer, ConsumerOptions, Delivery, Message, PublishError, Queue, Stream};
+use lake_tests::certificates::Certificates;
 use lake_tests::parts::{Nats, Port, parts_dir, wait_until};
 use tokio::time::{sleep, timeout};
 
@@ -274,6 +275,33 @@ async fn a_wrong_login_is_an_error_at_once() {
     ] {
         let error = timeout(PATIENCE, JetStreamQueue::connect(wrong)).await.unwrap().err().unwrap().to_string();
         assert!(error.contains("login") && error.contains(&url) && !error.contains("wr0ng"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connection_may_be_encrypted_with_certificates_on_both_sides() {
+    let certificates = Certificates::make().unwrap();
+    let server = Nats::start_with_tls(&certificates).unwrap();
+    let file = |name: &str| Some(certificates.file(name));
+    let right = JetStreamConfig {
+        ca_file: file("ca.pem"),
+        certificate_file: file("client.pem"),
+        key_file: file("client.key"),
+        connect_attempts_max: Some(1),
+        ..config(&server.url())
+    };
+    let queue = JetStreamQueue::connect(right.clone()).await.unwrap();
+    queue.publish(message(7)).await.unwrap();
+    let mut consumer = queue.consume(Stream::Rows, group(1)).await.unwrap();
+    assert_eq!(number(&next(&mut consumer, &mut 0).await), 7);
+
+    for (wrong, reason) in [
+        (JetStreamConfig { ca_file: None, ..right.clone() }, "certificate"),
+        (JetStreamConfig { certificate_file: None, key_file: None, ..right.clone() }, "ertificate"),
+        (JetStreamConfig { ca_file: file("gone.pem"), ..right }, "gone.pem"),
+    ] {
+        let error = JetStreamQueue::connect(wrong).await.err().unwrap().to_string();
+        assert!(error.contains(reason), "{error}");
     }
 }
 

@@ -9,12 +9,14 @@ use super::port::Port;
 use super::probe::http_status;
 use super::process::Process;
 use super::{installed, with_fresh_ports};
+use crate::certificates::Certificates;
 
 /// A running NATS server. Streams survive [`Nats::restart`].
 #[derive(Debug)]
 pub struct Nats {
     server: Process,
     port: Port,
+    scheme: &'static str,
     _monitor: Port,
     folder: TempDir,
 }
@@ -25,25 +27,39 @@ impl Nats {
     /// # Errors
     /// When the server is not installed, or does not come up.
     pub fn start() -> anyhow::Result<Self> {
-        with_fresh_ports(Self::start_once)
+        with_fresh_ports(|| Self::start_once(None))
     }
 
-    fn start_once() -> anyhow::Result<Self> {
+    /// Starts a server that speaks only TLS, and only with clients that have a certificate of the same root.
+    ///
+    /// # Errors
+    /// When the server is not installed, or does not come up.
+    pub fn start_with_tls(certificates: &Certificates) -> anyhow::Result<Self> {
+        with_fresh_ports(|| Self::start_once(Some(certificates)))
+    }
+
+    fn start_once(certificates: Option<&Certificates>) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("lake-test-nats-").tempdir()?;
         let (port, monitor) = (Port::free()?, Port::free()?);
         let mut command = Command::new(installed("python/bin/nats-server")?);
         command.args(["-a", "127.0.0.1", "-p", &port.number().to_string(), "-m", &monitor.number().to_string()]);
         command.arg("-js").arg("-sd").arg(folder.path().join("store"));
+        if let Some(certificates) = certificates {
+            command.arg("--tlsverify").arg("--tlscacert").arg(certificates.file("ca.pem"));
+            command.arg("--tlscert").arg(certificates.file("server.pem"));
+            command.arg("--tlskey").arg(certificates.file("server.key"));
+        }
         let health = monitor.number();
         let ready = Box::new(move || http_status(health, "GET", "/healthz", "") == Some(200));
         let log = folder.path().join("server.log");
         let server = Process::start("NATS", command, &log, "TERM", vec![folder.path().to_owned()], ready)?;
-        Ok(Self { server, port, _monitor: monitor, folder })
+        let scheme = if certificates.is_some() { "tls" } else { "nats" };
+        Ok(Self { server, port, scheme, _monitor: monitor, folder })
     }
 
-    /// The address for clients, as `nats://…`.
+    /// The address for clients, as `nats://…` or `tls://…`.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port.number())
+        format!("{}://127.0.0.1:{}", self.scheme, self.port.number())
     }
 
     /// Kills the server hard and starts it again on the same port and streams.

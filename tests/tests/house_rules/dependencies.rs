@@ -1,4 +1,4 @@
-//! Arrows between the crates: `proto ← shared ← hq ← {fetcher, enricher}`, `shared ← writer`, and `lake` above all of them.
+//! Arrows between the crates: `proto ← shared ← hq ← {fetcher, enricher}`, `shared ← writer`, `lake` above all of them, and `proto ← lakectl`.
 
 use serde_json::Value;
 
@@ -14,13 +14,15 @@ pub struct Package {
 }
 
 /// Which crates of the workspace a crate may depend on. `lake-tests` may depend on all of them.
-const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
     ("lake-proto", &[]),
     ("lake-shared", &["lake-proto"]),
     ("lake-hq", &["lake-proto", "lake-shared"]),
     ("lake-fetcher", &["lake-proto", "lake-shared", "lake-hq"]),
     ("lake-enricher", &["lake-proto", "lake-shared", "lake-hq"]),
     ("lake-writer", &["lake-proto", "lake-shared"]),
+    // A client of the interface alone, as any other.
+    ("lakectl", &["lake-proto"]),
     (
         "lake",
         &["lake-proto", "lake-shared", "lake-hq", "lake-fetcher", "lake-enricher", "lake-writer", "lake-simulated-hq"],

@@ -140,7 +140,8 @@ impl Enricher {
     ) -> Result<RowMessages, NotMade> {
         let began = Instant::now();
         let mut row_messages = RowMessages::default();
-        let mut parts = vec![0..usize::MAX];
+        let whole = 0..usize::MAX;
+        let mut parts = vec![whole];
         while let Some(part) = parts.pop() {
             match self.part(subject, payload, part, id, size_max).await? {
                 Tried::Made(made) => row_messages.extend(made),

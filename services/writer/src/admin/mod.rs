@@ -65,6 +65,7 @@ impl AdminServer {
             .concurrency_limit_per_connection(CALLS_AT_ONCE)
             .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY));
         if let Some(tls) = &options.tls {
+            lake_shared::tls::choose_cryptography();
             let config = server.tls_config(server_tls(tls).await?);
             server = config.context("admin.tls: certificate, key or client_ca cannot be used")?;
         }

@@ -25,6 +25,12 @@ pub struct JetStreamConfig {
     pub password: Option<Secret>,
     /// Token, where the servers ask for one.
     pub token: Option<Secret>,
+    /// File in PEM with the roots by which certificates of the servers are judged, instead of those of the system; with it, TLS is a must.
+    pub ca_file: Option<PathBuf>,
+    /// File in PEM with a certificate to show to servers that ask for one; goes with `key_file`.
+    pub certificate_file: Option<PathBuf>,
+    /// File in PEM with the private key that goes with `certificate_file`.
+    pub key_file: Option<PathBuf>,
     /// Room of each of the streams of records and of rows, in bytes. A full stream makes producers wait. The servers reserve it:
     /// their file store needs room for twice this and for the quarantine. Default: 4 GiB.
     pub stream_size_bytes_max: u64,
@@ -53,6 +59,9 @@ impl Default for JetStreamConfig {
             user: None,
             password: None,
             token: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
             stream_size_bytes_max: 4 << 30,
             quarantine_size_bytes_max: 1 << 30,
             replicas: 1,
@@ -71,6 +80,9 @@ impl fmt::Debug for JetStreamConfig {
             .field("servers", &self.servers_shown())
             .field("credentials_file", &self.credentials_file)
             .field("user", &self.user)
+            .field("ca_file", &self.ca_file)
+            .field("certificate_file", &self.certificate_file)
+            .field("key_file", &self.key_file)
             .field("stream_size_bytes_max", &self.stream_size_bytes_max)
             .field("quarantine_size_bytes_max", &self.quarantine_size_bytes_max)
             .field("replicas", &self.replicas)
@@ -87,6 +99,9 @@ impl JetStreamConfig {
     /// The key and what to do about it.
     pub fn validate(&self) -> Result<(), String> {
         self.addresses().map_err(|error| format!("key `queue.servers`: {}", error.reason))?;
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            return Err("section `queue`: give both certificate_file and key_file, or none of them".into());
+        }
         // Only a login by file waits for anything, namely for the file.
         match self.login().now_or_never() {
             Some(Err(error)) if self.credentials_file.is_none() => Err(format!("section `queue`: {}", error.reason)),
@@ -149,6 +164,24 @@ impl JetStreamConfig {
             }),
             _ => Err(refused("give user and password, or token, or credentials_file, not several of them")),
         }
+    }
+}
+
+impl JetStreamConfig {
+    /// The options with what is configured for TLS. The files are looked at here: the client library would name none of them in its errors.
+    pub(super) fn encrypted(&self, mut options: ConnectOptions) -> Result<ConnectOptions, QueueError> {
+        for file in [&self.ca_file, &self.certificate_file, &self.key_file].into_iter().flatten() {
+            if let Err(error) = std::fs::File::open(file) {
+                return Err(refused(&format!("file {} of section queue cannot be read ({error})", file.display())));
+            }
+        }
+        if let Some(roots) = &self.ca_file {
+            options = options.add_root_certificates(roots.clone()).require_tls(true);
+        }
+        if let (Some(certificate), Some(key)) = (&self.certificate_file, &self.key_file) {
+            options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        Ok(options)
     }
 }
 
@@ -229,6 +262,15 @@ mod tests {
         assert!(both.login().await.is_err());
         let file = JetStreamConfig { credentials_file: Some("does-not-exist".into()), ..config(&["host"]) };
         assert!(file.login().await.unwrap_err().to_string().contains("does-not-exist"));
+    }
+
+    #[test]
+    fn files_for_tls_are_there_and_complete() {
+        let half = JetStreamConfig { key_file: Some("key.pem".into()), ..config(&["tls://host"]) };
+        assert!(half.validate().unwrap_err().contains("certificate_file"));
+        let missing = JetStreamConfig { ca_file: Some("does-not-exist".into()), ..config(&["tls://host"]) };
+        let refused = missing.encrypted(ConnectOptions::new()).unwrap_err();
+        assert!(refused.to_string().contains("does-not-exist"), "{refused}");
     }
 
     #[test]

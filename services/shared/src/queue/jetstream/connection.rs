@@ -17,6 +17,7 @@ use super::streams::{self, Prepared, Trouble};
 use crate::error_chain::Chain;
 use crate::queue::{QueueError, Stream};
 use crate::retry::Backoff;
+use crate::tls;
 
 /// Broadcasts that wait for one listener before some are dropped; far more than a consumer ever asks for.
 const SUBSCRIPTION_CAPACITY: usize = 8_192;
@@ -80,9 +81,9 @@ impl Connection {
     async fn try_open(config: &JetStreamConfig) -> Result<Self, Trouble> {
         let addresses = config.addresses().map_err(Trouble::Lasting)?;
         let (sender, mut status) = watch::channel(Status::default());
-        let options = config
-            .login()
-            .await
+        tls::choose_cryptography();
+        let options = config.login().await.and_then(|options| config.encrypted(options));
+        let options = options
             .map_err(Trouble::Lasting)?
             .name("commcare-lake")
             .connection_timeout(config.connect_timeout())
