@@ -292,7 +292,7 @@ async fn the_connection_may_be_encrypted_with_certificates_on_both_sides() {
     };
     let queue = JetStreamQueue::connect(right.clone()).await.unwrap();
     queue.publish(message(7)).await.unwrap();
-    let mut consumer = queue.consume(Stream::Rows, group(1)).await.unwrap();
+    let mut consumer = queue.consumer(Stream::Rows, group(1)).await.unwrap();
     assert_eq!(number(&next(&mut consumer, &mut 0).await), 7);
 
     for (wrong, reason) in [

@@ -65,6 +65,8 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use anyhow::Context;
 
     use super::*;

@@ -44,7 +44,7 @@ pub(crate) fn list<T: Serialize>(format: Format, columns: &Columns, entries: &[T
         Format::Jsonl => lines(values.iter().map(Value::to_string)),
         Format::Yaml => serde_norway::to_string(&values)?,
         Format::Name => lines(values.iter().map(|value| cell(columns.table[0], &value[columns.table[0]]))),
-        Format::Table => grid(&columns.table.iter().copied().collect::<Vec<_>>(), &values),
+        Format::Table => grid(columns.table, &values),
         Format::Wide => grid(&columns.table.iter().chain(columns.wide).copied().collect::<Vec<_>>(), &values),
     })
 }

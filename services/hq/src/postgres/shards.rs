@@ -360,7 +360,7 @@ mod tests {
         // A later change of an earlier version, on a primary whose clock is behind that of the one that the replica follows.
         let (on_replica, on_primary) = (observation(9, NEW), observation(8, OLD));
         let both = [answer(0, true, on_replica.clone()), answer(0, false, on_primary.clone())];
-        assert_eq!(seen(both).into_observations(), [on_primary.clone()]);
+        assert_eq!(seen(both).into_observations(), std::slice::from_ref(&on_primary));
         let turned = [answer(0, false, on_primary.clone()), answer(0, true, on_replica)];
         assert_eq!(seen(turned).into_observations(), [on_primary]);
     }

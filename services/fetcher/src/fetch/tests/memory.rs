@@ -51,8 +51,7 @@ async fn most_held(forms: usize, held_bytes_max: usize) -> usize {
     let changes = ids.into_iter().map(|id| (id, change(&["row"], false))).collect();
     let left = fetcher.fetch(Kind::Form, changes, &CancellationToken::new()).await.unwrap();
     assert_eq!((left.len(), published(&queue)), (0, forms));
-    let most = hq.script.asked.lock().unwrap().1;
-    most
+    hq.script.asked.lock().unwrap().1
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
