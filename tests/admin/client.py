@@ -48,6 +48,12 @@ def main(address, root_certificate, proto_folder, table):
         operation_service_pb2.OperationState.Name(told.operation.state)
         for told in operations.WatchOperation(operation_service_pb2.WatchOperationRequest(id=asked.operation.id))
     ]
+    versions = tables.ListTableVersions(table_service_pb2.ListTableVersionsRequest(name=table, page_size=1))
+    files = tables.ListTableFiles(table_service_pb2.ListTableFilesRequest(name=table))
+    vacuum = tables.VacuumTable(table_service_pb2.VacuumTableRequest(request_id="plan", name=table, dry_run=True))
+    vacuum_id = vacuum.operation.id
+    for told in operations.WatchOperation(operation_service_pb2.WatchOperationRequest(id=vacuum_id)):
+        vacuum = told
     try:
         tables.GetTable(table_service_pb2.GetTableRequest(name="nothing"))
         refused = None
@@ -67,6 +73,10 @@ def main(address, root_certificate, proto_folder, table):
             {
                 "tables": [one.name for one in listed.tables],
                 "states": states,
+                "newest_operation": versions.versions[0].operation,
+                "more_versions": versions.next_page_token != "",
+                "rows": [file.rows for file in files.files],
+                "plan": [vacuum.operation.dry_run, vacuum.operation.plan_id != ""],
                 "refused": refused,
                 "stranger": stranger,
                 "role": lake_service_pb2.WriterRole.Name(status.asked.role),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 /// Files in PEM: a root, and for a server and a client a certificate of it with its key.
@@ -19,6 +19,8 @@ impl Certificates {
     pub fn make() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("lake-test-certificates-").tempdir()?;
         let mut root = CertificateParams::new(Vec::new())?;
+        // With the same name as its leaves some clients would take these for their own roots.
+        root.distinguished_name.push(DnType::CommonName, "lake test root");
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root_key = KeyPair::generate()?;
         std::fs::write(folder.path().join("ca.pem"), root.self_signed(&root_key)?.pem())?;

@@ -164,52 +164,67 @@ fn json(contexts: &Path, words: &str) -> Value {
     serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{words}: {error}: {outcome:?}"))
 }
 
+/// The forms of an answer.
+const FORMATS: [&str; 6] = ["table", "wide", "json", "jsonl", "yaml", "name"];
+
+/// What a command prints in one form: a list or one object, with this name in it.
+fn check_form(format: &str, text: &str, is_list: bool, name: &str, what: &str) {
+    assert!(text.contains(name) && text.ends_with('\n'), "{what}");
+    match format {
+        "json" => assert_eq!(serde_json::from_str::<Value>(text).unwrap().is_array(), is_list, "{what}"),
+        "jsonl" => assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).unwrap().is_object())),
+        "yaml" => assert_eq!(serde_norway::from_str::<Value>(text).unwrap().is_array(), is_list, "{what}"),
+        "name" => assert!(text.lines().all(|line| !line.contains(' ')), "{what}"),
+        _ => assert!(!text.contains('{'), "{what}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lakectl_has_every_answer_in_every_form_and_says_by_its_code_what_happened() {
+async fn lakectl_has_every_answer_in_every_form() {
     let mut stage = Stage::start().await;
-    let tokens = ["admin", "viewer"].map(|role| stage.token(role, role, None));
-    let other = stage.token("other", "admin", Some("other"));
+    let token = stage.token("ann", "admin", None);
     let mut writer = stage.writer("w").await;
     stage.fill("demo", "person", 4).await;
     stage.fill("other", "house", 1).await;
-    let admin = stage.context("admin", &writer, &tokens[0]);
+    let admin = stage.context("ann", &writer, &token);
     let compacted = json(&admin, &format!("table compact {PERSON}"));
     assert_eq!((&compacted["state"], &compacted["result"]["files_after"]), (&"succeeded".into(), &1.into()));
-    let id = compacted["id"].as_str().unwrap().to_owned();
+    let id = compacted["id"].as_str().unwrap();
     let cleaned = json(&admin, "table clean-up demo case");
     assert_eq!(cleaned["result"]["tables"], 1);
+    // Nobody is at the terminal who could be asked.
+    assert_eq!(lakectl(&admin, "table drop --domain other").code, Some(64));
+    let dropped = json(&admin, "table drop --domain other --yes");
+    assert_eq!((dropped.as_array().unwrap().len(), &dropped[0]["result"]["rows"]), (1, &1.into()), "{dropped}");
+    assert_eq!(lakectl(&admin, "table drop --domain other --yes").code, Some(66), "nothing is left");
     assert_eq!(json(&admin, "lake pause --domain demo --kind case --reason test").as_array().unwrap().len(), 1);
 
-    // Every command that answers, in every form: (command, is it a list, what a name of it is).
-    let table = format!("table get {PERSON}");
-    let (get, watch, cancel) =
-        (format!("operation get {id}"), format!("operation watch {id}"), format!("operation cancel {id}"));
+    // Every command that answers: (command, is it a list, what a name of it is).
     let commands = [
-        ("table list", true, PERSON),
-        (table.as_str(), false, PERSON),
-        ("operation list", true, id.as_str()),
-        (get.as_str(), false, id.as_str()),
-        (watch.as_str(), false, id.as_str()),
-        (cancel.as_str(), false, id.as_str()),
-        ("lake status", false, "w-"),
-        ("lake pause --domain demo --kind case", true, "demo/case"),
-        ("lake audit", true, "20"),
-        ("context list", true, "lake"),
+        ("table list".to_owned(), true, PERSON),
+        (format!("table get {PERSON}"), false, PERSON),
+        (format!("table history {PERSON}"), true, "4"),
+        (format!("table files {PERSON}"), true, ".parquet"),
+        (format!("table vacuum {PERSON} --dry-run"), false, "-"),
+        (format!("table checkpoint {PERSON}"), false, "-"),
+        (format!("table drop {PERSON} --dry-run"), true, "demo/case/person"),
+        ("table dropped".to_owned(), true, "other/case"),
+        ("operation list".to_owned(), true, id),
+        (format!("operation get {id}"), false, id),
+        (format!("operation watch {id}"), false, id),
+        (format!("operation cancel {id}"), false, id),
+        ("lake status".to_owned(), false, "w-"),
+        ("lake pipeline".to_owned(), false, "1"),
+        ("lake pause --domain demo --kind case".to_owned(), true, "demo/case"),
+        ("lake audit".to_owned(), true, "20"),
+        ("context list".to_owned(), true, "lake"),
     ];
     for (command, is_list, name) in commands {
-        for format in ["table", "wide", "json", "jsonl", "yaml", "name"] {
+        for format in FORMATS {
             let outcome = lakectl(&admin, &format!("{command} -o {format}"));
             let what = format!("{command} -o {format}: {outcome:?}");
-            assert_eq!(outcome.code, Some(0), "{what}");
-            let text = &outcome.stdout;
-            assert!(text.contains(name) && text.ends_with('\n') && !text.contains(&tokens[0]), "{what}");
-            match format {
-                "json" => assert_eq!(serde_json::from_str::<Value>(text).unwrap().is_array(), is_list, "{what}"),
-                "jsonl" => assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).unwrap().is_object())),
-                "yaml" => assert_eq!(serde_norway::from_str::<Value>(text).unwrap().is_array(), is_list, "{what}"),
-                "name" => assert!(text.lines().all(|line| !line.contains(' ')), "{what}"),
-                _ => assert!(!text.contains('{'), "{what}"),
-            }
+            assert!(outcome.code == Some(0) && !what.contains(&token), "{what}");
+            check_form(format, &outcome.stdout, is_list, name, &what);
         }
     }
     let checked = lakectl(&admin, "lake check");
@@ -217,29 +232,48 @@ async fn lakectl_has_every_answer_in_every_form_and_says_by_its_code_what_happen
     assert!(checked.stdout.starts_with("LAKE WARNING - paused: demo/case"), "{checked:?}");
     assert_eq!(json(&admin, "lake resume --all"), Value::Array(Vec::new()));
     assert_eq!(lakectl(&admin, "lake check").code, Some(0));
+    assert_eq!(json(&admin, "table allow other case")["result"]["allowed"], 2);
+    stage.fill("other", "tree", 1).await;
+    assert_eq!(lakectl(&admin, "table list --domain other -o name").stdout, "other_case_sql_tree\n");
+    writer.running.end().unwrap();
+}
 
-    // What is refused, by its code.
-    let viewer = stage.context("viewer", &writer, &tokens[1]);
-    let wrong = stage.context("wrong", &writer, "wrong");
-    let other = stage.context("other", &writer, &other);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lakectl_says_by_its_code_what_happened() {
+    let mut stage = Stage::start().await;
+    let tokens = ["admin", "viewer"].map(|role| stage.token(role, role, None));
+    let other = stage.token("other", "admin", Some("other"));
+    let mut writer = stage.writer("w").await;
+    stage.fill("demo", "person", 1).await;
+    stage.fill("other", "house", 1).await;
+    let (admin, viewer) = (stage.context("admin", &writer, &tokens[0]), stage.context("viewer", &writer, &tokens[1]));
+    let (wrong, other) = (stage.context("wrong", &writer, "wrong"), stage.context("other", &writer, &other));
     let none = stage.path("none.toml");
-    let compact = format!("table compact {PERSON}");
+    let compacted = json(&admin, &format!("table compact {PERSON}"));
+    let of_person = |verb: &str| format!("table {verb} {PERSON}");
+    let get = format!("operation get {}", compacted["id"].as_str().unwrap());
     for (contexts, command, code) in [
         (&admin, "table get nothing", 66),
         (&admin, "operation get nothing", 66),
         (&admin, "table compact nothing", 66),
         (&admin, "table clean-up nobody case", 66),
+        (&admin, "table drop nothing --dry-run", 66),
+        (&admin, "table allow nobody case", 66),
+        (&admin, "table history nothing", 66),
         (&admin, "table list --nothing", 64),
         (&admin, "lake pause", 64),
         (&admin, "table list --context nothing", 78),
         (&none, "table list --context lake", 78),
         (&none, "lake check", 3),
-        (&viewer, &compact, 77),
+        (&viewer, &of_person("compact"), 77),
+        (&viewer, &of_person("vacuum"), 77),
+        (&viewer, &of_person("drop --yes"), 77),
         (&viewer, "lake pause --all", 77),
         (&viewer, "lake audit", 77),
         (&wrong, "table list", 77),
-        (&other, &table, 66),
-        (&other, &compact, 66),
+        (&other, &of_person("get"), 66),
+        (&other, &of_person("compact"), 66),
+        (&other, &of_person("files"), 66),
         (&other, &get, 66),
         (&other, "lake pause --all", 77),
     ] {
@@ -247,8 +281,7 @@ async fn lakectl_has_every_answer_in_every_form_and_says_by_its_code_what_happen
         assert_eq!(outcome.code, Some(code), "{command}: {outcome:?}");
         assert!(!outcome.stderr.contains("lake_") && (code == 3 || !outcome.stderr.is_empty()), "{outcome:?}");
     }
-    let names = lakectl(&other, "table list -o name");
-    assert_eq!(names.stdout, "other_case_sql_house\n");
+    assert_eq!(lakectl(&other, "table list -o name").stdout, "other_case_sql_house\n");
     writer.running.end().unwrap();
     assert_eq!(lakectl(&admin, "table list").code, Some(69), "no writer answers");
     assert_eq!(lakectl(&admin, "lake check").code, Some(3));
@@ -275,6 +308,8 @@ async fn a_client_in_another_language_is_generated_from_the_contract() {
     let answered: Value = serde_json::from_str(text.trim()).unwrap();
     assert_eq!(answered["tables"], serde_json::json!([PERSON]));
     assert_eq!(answered["states"].as_array().unwrap().last().unwrap(), "OPERATION_STATE_SUCCEEDED");
+    assert_eq!((&answered["newest_operation"], &answered["more_versions"]), (&"OPTIMIZE".into(), &true.into()));
+    assert_eq!((&answered["rows"], &answered["plan"]), (&serde_json::json!([4]), &serde_json::json!([true, true])));
     assert_eq!((&answered["refused"], &answered["stranger"]), (&"NOT_FOUND".into(), &"UNAUTHENTICATED".into()));
     assert_eq!((&answered["role"], &answered["health"]), (&"WRITER_ROLE_HOLDING".into(), &"SERVING".into()));
     for service in ["LakeService", "OperationService", "TableService"] {
@@ -293,8 +328,13 @@ async fn an_operation_is_done_although_its_writer_is_killed() {
     let second = stage.writer("second").await;
     // Asked of the one that stands by; killed is the one that works on it.
     let contexts = stage.context("ann", &second, &token);
-    for (number, verb) in [format!("table compact {PERSON}"), "table clean-up demo case".to_owned()].iter().enumerate()
-    {
+    let verbs = [
+        format!("table compact {PERSON}"),
+        "table clean-up demo case".to_owned(),
+        format!("table checkpoint {PERSON}"),
+        format!("table vacuum {PERSON}"),
+    ];
+    for (number, verb) in verbs.iter().enumerate() {
         let asked = json(&contexts, &format!("{verb} --no-wait --request-id request-{number}"));
         let id = asked["id"].as_str().unwrap();
         if number == 0 {

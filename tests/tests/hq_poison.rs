@@ -81,7 +81,14 @@ impl Installation {
     async fn hq(&self, statement_timeout_ms: u64) -> PostgresHq {
         let mut config = HqPostgresConfig::of_url(self.url.as_str());
         config.statement_timeout_ms = statement_timeout_ms;
-        PostgresHq::connect(&config).await.unwrap()
+        // On a busy machine the look at the tables may take longer than the short time that is tried here.
+        let mut connected = None;
+        let connecting = wait_until("HQ's tables are looked at", PATIENCE, async || {
+            connected = Some(PostgresHq::connect(&config).await?);
+            Ok(true)
+        });
+        connecting.await.unwrap();
+        connected.unwrap()
     }
 }
 

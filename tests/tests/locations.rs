@@ -331,7 +331,7 @@ async fn archived_deleted_and_misplaced_locations() {
     let out = lake.announce(&ids_of(&archived), false).await;
     assert_eq!((out.rows.len(), out.tombstones.len()), (131, 0));
     Lake::assert_rows(&out, &lake.locations().await, &[district]);
-    assert!(out.rows.iter().all(|(_, cells)| cells["+Level 2_is_archived"] == "true"));
+    assert!(out.rows.iter().all(|(_, cells)| cells["+level_2_is_archived"] == "true"));
 
     // HQ deletes and publishes a location and everything below it.
     let deleted = below(&all, block);
@@ -391,7 +391,7 @@ async fn trees_and_ways_are_read_as_hq_has_them() {
     .unwrap();
     let database = hq.hq().await.unwrap().database;
     let read = async |domain, extent| tree(&*database, domain, extent).await;
-    let types = ["type level_0", "type level_1", "type level_2", "type clinic"];
+    let types = ["type clinic", "type level_0", "type level_1", "type level_2"];
     let nodes = ["1 level_0 None", "2 level_1 Some(1)", "3 level_1 Some(1)", "4 level_2 Some(2)", "5 level_2 Some(3)"];
     assert_eq!(read(DOMAIN, TreeExtent::Whole).await, [&nodes[..], &types[..]].concat());
     let others = ["10 level_0 Some(2)", "11 level_0 Some(13)", "12 level_0 Some(12)", "13 level_0 Some(12)"];

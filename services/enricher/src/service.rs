@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use lake_hq::source::Hq;
+use lake_shared::announcement;
 use lake_shared::queue::Queue;
 use lake_shared::telemetry::Check;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::options::EnricherOptions;
 use crate::pipeline;
@@ -45,6 +47,8 @@ impl EnricherService {
     ///
     /// The options cannot be used.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let announcing = announcement::run(Arc::clone(&self.queue), "enricher", Vec::new, shutdown.clone());
+        let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
         pipeline::run(self.queue, self.hq, self.options, shutdown).await
     }
 }

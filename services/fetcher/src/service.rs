@@ -5,10 +5,12 @@ use std::sync::Arc;
 use lake_hq::connect::HqConfig;
 use lake_hq::documents::case::CaseOptions;
 use lake_hq::source::Hq;
+use lake_shared::announcement;
 use lake_shared::identity::Kind;
 use lake_shared::queue::Queue;
 use lake_shared::telemetry::Check;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::allow_list::TakeConfig;
 use crate::change_feed::ChangeFeed;
@@ -71,6 +73,9 @@ impl FetcherService {
     ///
     /// Those of [`pipeline::run`].
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let (feed, queue) = (Arc::clone(&self.feed), Arc::clone(&self.fetcher.queue));
+        let announcing = announcement::run(queue, "fetcher", move || feed.progress(), shutdown.clone());
+        let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
         pipeline::run(self.feed, Arc::new(self.fetcher), shutdown).await
     }
 }

@@ -95,6 +95,29 @@ pub(crate) struct Waiting {
     pub(crate) request_id: Option<String>,
 }
 
+/// What is dropped, and how far.
+#[derive(Args, Debug)]
+pub(crate) struct DropArguments {
+    /// Name of the table
+    #[arg(required_unless_present = "domain", conflicts_with = "domain")]
+    pub(crate) name: Option<String>,
+    /// All tables of this project
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// Of the project, those of this kind alone
+    #[arg(long, value_enum, requires = "domain")]
+    pub(crate) kind: Option<KindName>,
+    /// Only show what would be dropped, with the id of the plan
+    #[arg(long, conflicts_with_all = ["plan", "yes"])]
+    pub(crate) dry_run: bool,
+    /// Drop exactly what this plan has shown, without asking again
+    #[arg(long)]
+    pub(crate) plan: Option<String>,
+    /// Do not ask before it is done
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
 #[derive(Subcommand, Debug)]
 pub(crate) enum TableVerb {
     /// List tables, by name
@@ -114,6 +137,60 @@ pub(crate) enum TableVerb {
     Compact {
         /// Name of the table
         name: String,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Delete the files of one table that no version within the retention needs
+    Vacuum {
+        /// Name of the table
+        name: String,
+        /// Only show what would be deleted, with the id of the plan
+        #[arg(long, conflicts_with = "plan")]
+        dry_run: bool,
+        /// Delete only if it is exactly what this plan has shown
+        #[arg(long)]
+        plan: Option<String>,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Write a checkpoint of the log of one table
+    Checkpoint {
+        /// Name of the table
+        name: String,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// List the versions of a table, newest first
+    History {
+        /// Name of the table
+        name: String,
+        /// Most versions
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// List the data files of a table
+    Files {
+        /// Name of the table
+        name: String,
+    },
+    /// Take a table, or all tables of a project, out of the lake for good; what would go is shown first
+    Drop(DropArguments),
+    /// List what was dropped
+    Dropped {
+        /// Only of this project
+        #[arg(long)]
+        domain: Option<String>,
+    },
+    /// Let a dropped table, or a dropped project, be made anew by the next rows for it
+    Allow {
+        /// The project
+        domain: String,
+        /// The kind
+        #[arg(value_enum)]
+        kind: KindName,
+        /// The type of the one table; without it, all of the project and the kind
+        #[arg(long = "type")]
+        document_type: Option<String>,
         #[command(flatten)]
         waiting: Waiting,
     },
@@ -193,6 +270,12 @@ pub(crate) struct Scope {
 pub(crate) enum LakeVerb {
     /// Show how the lake is
     Status {
+        /// Show again every 2 seconds
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show how far the way from HQ to the tables is: processes, lag of the change feed, queue
+    Pipeline {
         /// Show again every 2 seconds
         #[arg(long)]
         watch: bool,

@@ -14,6 +14,7 @@ mod commands;
 mod context;
 mod exit;
 mod output;
+mod pipeline_view;
 mod view;
 
 fn main() -> ExitCode {

@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use serde::Serialize;
 
 /// An instant in RFC 3339, to the millisecond.
-fn instant(at: Option<Timestamp>) -> Option<String> {
+pub(crate) fn instant(at: Option<Timestamp>) -> Option<String> {
     let at = at?;
     let instant = DateTime::<Utc>::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)?;
     Some(instant.to_rfc3339_opts(SecondsFormat::Millis, true))
@@ -121,7 +121,7 @@ impl From<proto::GetTableResponse> for TableDetail {
 pub(crate) struct Operation {
     pub(crate) id: String,
     kind: &'static str,
-    target: String,
+    pub(crate) target: String,
     pub(crate) state: &'static str,
     since: Option<String>,
     pub(crate) reason: String,
@@ -138,7 +138,9 @@ pub(crate) struct Operation {
     finished_at: Option<String>,
     cancel_requested: bool,
     request_id: String,
-    result: BTreeMap<String, i64>,
+    dry_run: bool,
+    pub(crate) plan_id: String,
+    pub(crate) result: BTreeMap<String, i64>,
 }
 
 impl Operation {
@@ -161,6 +163,10 @@ impl From<proto::Operation> for Operation {
         let operation_kind = match operation.kind() {
             proto::OperationKind::CompactTable => "compact-table",
             proto::OperationKind::CleanUpSpace => "clean-up-space",
+            proto::OperationKind::VacuumTable => "vacuum-table",
+            proto::OperationKind::CheckpointTable => "checkpoint-table",
+            proto::OperationKind::DropTables => "drop-tables",
+            proto::OperationKind::AllowTables => "allow-tables",
             proto::OperationKind::Unspecified => "unknown",
         };
         let target = operation.target.unwrap_or_default();
@@ -189,7 +195,89 @@ impl From<proto::Operation> for Operation {
             finished_at: instant(operation.finished_at),
             cancel_requested: operation.cancel_requested,
             request_id: operation.request_id,
+            dry_run: operation.dry_run,
+            plan_id: operation.plan_id,
             result: operation.result.into_iter().collect(),
+        }
+    }
+}
+
+/// A table, or a whole project, that was dropped.
+#[derive(Debug, Serialize)]
+pub(crate) struct DroppedTable {
+    target: String,
+    name: String,
+    since: Option<String>,
+    asked_by: String,
+    files_gone: bool,
+}
+
+impl From<proto::DroppedTable> for DroppedTable {
+    fn from(table: proto::DroppedTable) -> Self {
+        let mut target = space(table.space);
+        if let Some(document_type) = table.r#type {
+            target = format!("{target}/{document_type}");
+        }
+        Self {
+            target,
+            name: table.name,
+            since: instant(table.since),
+            asked_by: table.asked_by,
+            files_gone: table.files_gone,
+        }
+    }
+}
+
+/// What one commit did.
+#[derive(Debug, Serialize)]
+pub(crate) struct TableVersion {
+    version: i64,
+    at: Option<String>,
+    operation: String,
+    by_lake: bool,
+    engine: String,
+    rows_written: i64,
+    bytes_written: i64,
+    files_added: i64,
+    files_removed: i64,
+    files_with_new_deletion_vectors: i64,
+}
+
+impl From<proto::TableVersion> for TableVersion {
+    fn from(version: proto::TableVersion) -> Self {
+        Self {
+            version: version.version,
+            at: instant(version.at),
+            operation: version.operation,
+            by_lake: version.by_lake,
+            engine: version.engine,
+            rows_written: version.rows_written,
+            bytes_written: version.bytes_written,
+            files_added: version.files_added,
+            files_removed: version.files_removed,
+            files_with_new_deletion_vectors: version.files_with_new_deletion_vectors,
+        }
+    }
+}
+
+/// A data file.
+#[derive(Debug, Serialize)]
+pub(crate) struct TableFile {
+    path: String,
+    bytes: i64,
+    rows: Option<i64>,
+    rows_hidden: i64,
+    written_at: Option<String>,
+}
+
+impl From<proto::TableFile> for TableFile {
+    fn from(file: proto::TableFile) -> Self {
+        Self {
+            path: file.path,
+            bytes: file.bytes,
+            rows: file.rows,
+            rows_hidden: file.rows_hidden,
+            written_at: instant(file.written_at),
         }
     }
 }

@@ -22,6 +22,7 @@ mod operation_runner;
 mod operations;
 pub mod order_guard;
 mod pause_keeper;
+mod pipeline_watch;
 pub mod quarantine_sink;
 pub mod table_store;
 pub mod writer;

@@ -147,6 +147,8 @@ mod tests {
     use super::*;
     use crate::metastore::NewTable;
     use crate::metastore::sqlite::SqliteMetastore;
+    use crate::metastore::steering::OperationTarget;
+    use crate::table_store::consent::{Consent, Destroyed};
     use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError};
 
     /// A store that counts its clean-ups.
@@ -166,6 +168,18 @@ mod tests {
         }
         async fn describe(&self, _: &TableKey) -> Option<InMemoryTable> {
             None
+        }
+        async fn vacuum_table(&self, _: &TableKey, _: &Consent) -> Result<Destroyed, StoreError> {
+            Ok(Destroyed::default())
+        }
+        async fn checkpoint_table(&self, _: &TableKey) -> Result<Option<u64>, StoreError> {
+            Ok(None)
+        }
+        async fn drop_tables(&self, _: &OperationTarget, _: &str, _: &Consent) -> Result<Destroyed, StoreError> {
+            Ok(Destroyed::default())
+        }
+        async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
+            Ok(0)
         }
         async fn close(&self) {}
         fn spaces_in_use(&self) -> Vec<Space> {

@@ -14,9 +14,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::handle_error::HandleError;
-use crate::metastore::steering::{OperationKind, OperationRecord, OperationState};
+use crate::metastore::steering::{NewOperation, OperationEnd, OperationKind, OperationRecord, OperationState};
 use crate::metastore::{Metastore, MetastoreError};
 use crate::operations::Operations;
+use crate::table_store::consent::Destroyed;
 use crate::table_store::{Compacted, StoreError};
 
 /// Time between two looks for new operations.
@@ -43,6 +44,8 @@ type Figures = BTreeMap<&'static str, u64>;
 /// How an operation ended.
 enum End {
     Succeeded(Figures),
+    /// What was destroyed, or would be.
+    Destroyed(Destroyed),
     Cancelled(Figures),
     Failed(String),
     /// The next holder of the lease begins it anew.
@@ -97,23 +100,69 @@ impl Worker {
         let OperationRecord { id, asked, attempts, .. } = &begun;
         let kind = asked.kind.code();
         tracing::info!(operation = %id, kind, target = %asked.target, asked_by = asked.asked_by, attempts, "operation begun");
-        let end = match (asked.kind, &asked.target.document_type) {
-            (OperationKind::CompactTable, Some(document_type)) => {
-                let key = TableKey { space: asked.target.space.clone(), document_type: document_type.clone() };
-                self.compact(id, &key).await
-            }
-            (OperationKind::CompactTable, None) => End::Failed("the operation names no table".into()),
-            (OperationKind::CleanUpSpace, _) => self.clean_up(id, &asked.target.space).await,
-        };
-        let (state, reason, figures) = match end {
-            End::Succeeded(figures) => (OperationState::Succeeded, String::new(), figures),
-            End::Cancelled(figures) => (OperationState::Cancelled, String::new(), figures),
-            End::Failed(reason) => (OperationState::Failed, reason, Figures::new()),
+        let end = self.done(&begun).await;
+        let (state, reason, figures, plan) = match end {
+            End::Succeeded(figures) => (OperationState::Succeeded, String::new(), figures, String::new()),
+            End::Destroyed(destroyed) => told(destroyed),
+            End::Cancelled(figures) => (OperationState::Cancelled, String::new(), figures, String::new()),
+            End::Failed(reason) => (OperationState::Failed, reason, Figures::new(), String::new()),
             End::Left => return,
         };
         tracing::info!(operation = %id, kind, target = %asked.target, state = state.code(), reason, "operation ended");
         let result = serde_json::to_string(&figures).unwrap_or_else(|_| "{}".into());
-        self.insist(|| self.metastore.end_operation(id, state, &reason, &result)).await;
+        let end = OperationEnd { state, reason, result, plan };
+        self.insist(|| self.metastore.end_operation(id, &end)).await;
+    }
+
+    /// Does what an operation asks for.
+    async fn done(&self, begun: &OperationRecord) -> End {
+        let OperationRecord { id, asked, .. } = begun;
+        let NewOperation { target, consent, asked_by, .. } = asked;
+        let of_table = || {
+            let document_type = target.document_type.clone();
+            let key = document_type.map(|document_type| TableKey { space: target.space.clone(), document_type });
+            key.ok_or_else(|| End::Failed("the operation names no table".into()))
+        };
+        let operations = &self.operations;
+        match asked.kind {
+            OperationKind::CompactTable => match of_table() {
+                Ok(key) => self.compact(id, &key).await,
+                Err(end) => end,
+            },
+            OperationKind::CleanUpSpace => self.clean_up(id, &target.space).await,
+            OperationKind::VacuumTable => match of_table() {
+                Ok(key) => {
+                    let vacuumed = self.beside_heartbeats(id, 0, || operations.vacuum(&key, consent)).await;
+                    vacuumed.map_or_else(|end| end, End::Destroyed)
+                }
+                Err(end) => end,
+            },
+            OperationKind::CheckpointTable => match of_table() {
+                Ok(key) => self.checkpoint(id, &key).await,
+                Err(end) => end,
+            },
+            OperationKind::DropTables => {
+                let dropped = self.beside_heartbeats(id, 0, || operations.drop_tables(target, asked_by, consent)).await;
+                dropped.map_or_else(|end| end, End::Destroyed)
+            }
+            OperationKind::AllowTables => {
+                match self.beside_heartbeats(id, 0, || operations.allow_tables(target)).await {
+                    Ok(0) => End::Failed(format!(
+                        "nothing of {target} is dropped, or its files are still being deleted, or its whole project is dropped"
+                    )),
+                    Ok(allowed) => End::Succeeded(Figures::from([("allowed", allowed)])),
+                    Err(end) => end,
+                }
+            }
+        }
+    }
+
+    async fn checkpoint(&self, id: &str, key: &TableKey) -> End {
+        match self.beside_heartbeats(id, 0, || self.operations.checkpoint(key)).await {
+            Ok(Some(version)) => End::Succeeded(Figures::from([("version", version)])),
+            Ok(None) => End::Failed(format!("table {key} has no commit")),
+            Err(end) => end,
+        }
     }
 
     /// Compacts a table in steps, as many as there is work for.
@@ -213,6 +262,15 @@ impl Worker {
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }
+}
+
+/// What was destroyed, as an operation tells it.
+fn told(destroyed: Destroyed) -> (OperationState, String, Figures, String) {
+    let Destroyed { plan, done, tables, rows, files, bytes } = destroyed;
+    let figures =
+        [("tables", tables), ("rows", rows), ("files", files), ("bytes", bytes), ("done", done.into())].into();
+    let reason = if done { String::new() } else { "it was only planned: nothing was changed".into() };
+    (OperationState::Succeeded, reason, figures, plan)
 }
 
 /// Whether trying again may help: the store or the metastore does not answer, or others wait for the same turn.

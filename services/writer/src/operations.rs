@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::handle_error::HandleError;
 use crate::ingest::control::{IngestRequest, IngestStatus, PauseScope, PendingRows};
+use crate::metastore::steering::OperationTarget;
 use crate::metastore::{Metastore, TableRecord};
+use crate::table_store::consent::{Consent, Destroyed};
 use crate::table_store::{Compacted, InMemoryTable, Maintained, TableStore};
 
 /// A request, with the answer's way back in it.
@@ -121,6 +123,35 @@ impl Operations {
         }
         let _permit = self.rewrites.acquire().await;
         self.store.maintain(space).await.map_err(HandleError::Store)
+    }
+
+    pub(crate) async fn vacuum(&self, table: &TableKey, consent: &Consent) -> Result<Destroyed, HandleError> {
+        let _waiting =
+            self.rewrites_waiting.try_acquire().map_err(|_| HandleError::Busy("compactions and clean-ups"))?;
+        self.record(table).await?;
+        let _permit = self.rewrites.acquire().await;
+        self.store.vacuum_table(table, consent).await.map_err(HandleError::Store)
+    }
+
+    pub(crate) async fn checkpoint(&self, table: &TableKey) -> Result<Option<u64>, HandleError> {
+        let _waiting =
+            self.rewrites_waiting.try_acquire().map_err(|_| HandleError::Busy("compactions and clean-ups"))?;
+        self.record(table).await?;
+        let _permit = self.rewrites.acquire().await;
+        self.store.checkpoint_table(table).await.map_err(HandleError::Store)
+    }
+
+    pub(crate) async fn drop_tables(
+        &self,
+        target: &OperationTarget,
+        asked_by: &str,
+        consent: &Consent,
+    ) -> Result<Destroyed, HandleError> {
+        self.store.drop_tables(target, asked_by, consent).await.map_err(HandleError::Store)
+    }
+
+    pub(crate) async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, HandleError> {
+        self.store.allow_tables(target).await.map_err(HandleError::Store)
     }
 
     pub(crate) async fn pause(&self, scope: PauseScope) -> Result<(), HandleError> {

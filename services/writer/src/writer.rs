@@ -6,14 +6,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lake_shared::announcement;
 use lake_shared::queue::Queue;
 use lake_shared::telemetry::Check;
 use serde::Deserialize;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::admin::{AdminOptions, AdminServer};
+use crate::admin::{AdminOptions, AdminServer, ServedParts};
 use crate::handle::{WriterHandle, WriterRole};
 use crate::ingest::{self, IngestOptions};
 use crate::lease::{HeldLease, LeaseClaimant, LeaseEnd, LeaseOptions, Reach};
@@ -24,6 +26,7 @@ use crate::metric_names;
 use crate::operation_runner;
 use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request};
 use crate::pause_keeper;
+use crate::pipeline_watch::PipelineWatch;
 use crate::quarantine_sink;
 use crate::table_store::TableStore;
 use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
@@ -163,9 +166,20 @@ impl Writer {
     ///
     /// The queue refused a consumer, or a task panicked. The process is to be started anew.
     pub async fn run(mut self, queue: Arc<dyn Queue>, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let pipeline = PipelineWatch::default();
+        let _watching =
+            AbortOnDropHandle::new(tokio::spawn(pipeline.clone().run(Arc::clone(&queue), shutdown.clone())));
+        let announcing = announcement::run(Arc::clone(&queue), "writer", Vec::new, shutdown.clone());
+        let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
         let answering = self.admin.take().map(|admin| {
-            let (handle, metastore) = (self.handle(), Arc::clone(&self.metastore));
-            tokio::spawn(admin.serve(handle, metastore, shutdown.clone()))
+            let parts = ServedParts {
+                handle: self.handle(),
+                metastore: Arc::clone(&self.metastore),
+                lake: Arc::clone(&self.root),
+                queue: Arc::clone(&queue),
+                pipeline: pipeline.clone(),
+            };
+            tokio::spawn(admin.serve(parts, shutdown.clone()))
         });
         let reach = Reach::new(self.reach_checks(&queue).into());
         let quarantine_shutdown = CancellationToken::new();

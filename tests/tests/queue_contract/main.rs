@@ -4,6 +4,7 @@
 //! Where a promise is about time, the test waits for just that time; everything else waits for a condition.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod backlog;
 mod ground;
 
 use std::collections::{HashMap, HashSet};
@@ -20,6 +21,7 @@ use lake_shared::identity::Kind;
 use lake_shared::queue::{Broadcast, ConsumerOptions, Message, PublishError, Stream};
 use tokio::time::{sleep, timeout};
 
+use self::backlog::what_waits_is_told;
 use self::ground::{
     A_MOMENT, Ground, LONG, PATIENCE, Size, all_safe, assert_nothing_comes, group, message, next, next_within, number,
 };
@@ -474,6 +476,7 @@ macro_rules! promises {
 
 promises! {
     what_is_dropped_comes_again_soon on Ample;
+    what_waits_is_told on Ample;
     a_retry_comes_after_its_time on Ample;
     what_nobody_answers_comes_again on Ample;
     work_in_progress_is_left_alone on Ample;

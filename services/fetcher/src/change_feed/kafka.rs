@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lake_proto::queue::v1::FeedPartition;
 use lake_shared::secret::Secret;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -246,7 +247,12 @@ fn settle_doubts(consumer: &Arc<StreamConsumer<FeedContext>>, settling: &mut Opt
 
 fn hand_out(offsets: &Mutex<Offsets>, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<FeedMessage> {
     let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-    let handed_out = lock(offsets).handed_out(topic, partition, offset)?;
+    let handed_out = {
+        let mut offsets = lock(offsets);
+        let handed_out = offsets.handed_out(topic, partition, offset)?;
+        offsets.published(topic, partition, message.timestamp().to_millis());
+        handed_out
+    };
     if let Some(wanted) = handed_out.back_from {
         positions::tell_back(topic, partition, wanted, offset);
     }
@@ -326,6 +332,10 @@ impl ChangeFeed for KafkaFeed {
                 let _ = answered.await;
             }
         }
+    }
+
+    fn progress(&self) -> Vec<FeedPartition> {
+        lock(&self.consumer.context().offsets).progress()
     }
 
     async fn check(&self) -> Result<(), String> {

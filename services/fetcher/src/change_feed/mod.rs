@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lake_proto::queue::v1::FeedPartition;
 
 pub mod kafka;
 pub mod memory;
@@ -46,6 +47,9 @@ pub trait ChangeFeed: Send + Sync + 'static {
 
     /// Reports what is done to the broker and leaves. No message is handed out afterwards.
     async fn close(&self);
+
+    /// How far the partitions are read that are this process's own.
+    fn progress(&self) -> Vec<FeedPartition>;
 
     /// Whether the broker can be reached; for `/ready`.
     async fn check(&self) -> Result<(), String>;

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use lake_proto::queue::v1::FeedPartition;
+
 use super::Position;
 
 /// Where a partition begins when it is assigned.
@@ -75,9 +77,28 @@ struct Partition {
     topic_gone: bool,
     /// The offset that was to come when a later one came.
     passed_over: Option<i64>,
+    /// What was told of the partition last, for operators.
+    told: Told,
+}
+
+/// What is told of a partition.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// The log, when it was looked at last.
+    log: Option<Log>,
+    /// Time of the last message that was handed out, milliseconds since 1970, by the feed's clock.
+    published_ms: Option<i64>,
 }
 
 impl Partition {
+    /// Messages that were not handed out yet; `None` while the position is not known.
+    fn lag(&self, log: Log) -> Option<i64> {
+        match self.next {
+            Some(next) => Some((log.high - next).max(0)),
+            None => self.begins_at_low.then_some(log.high - log.low),
+        }
+    }
+
     /// Whether the log ends before the wanted position, or begins after it.
     fn is_cut_off(&self, Log { low, high, drained }: Log) -> bool {
         self.next.is_some_and(|next| high < next || (low > next && drained))
@@ -111,6 +132,7 @@ impl Offsets {
             committed: position,
             topic_gone: false,
             passed_over: None,
+            told: Told::default(),
         };
         self.partitions.insert((topic.to_owned(), partition), state);
         before.filter(|_| start == Start::Beginning)
@@ -133,6 +155,26 @@ impl Offsets {
         state.next = Some(offset + 1);
         state.topic_gone = false;
         Some(HandedOut { generation: state.generation, back_from })
+    }
+
+    /// Notes when a message that is handed out came to the feed, milliseconds since 1970.
+    pub fn published(&mut self, topic: &str, partition: i32, published_ms: Option<i64>) {
+        if let Some(state) = self.partitions.get_mut(&(topic.to_owned(), partition)) {
+            state.told.published_ms = published_ms.or(state.told.published_ms);
+        }
+    }
+
+    /// How far the assigned partitions are read, by topic and number.
+    pub fn progress(&self) -> Vec<FeedPartition> {
+        let progress = |((topic, partition), state): (&(String, i32), &Partition)| FeedPartition {
+            topic: topic.clone(),
+            partition: *partition,
+            lag: state.told.log.and_then(|log| state.lag(log)),
+            last_published_us: state.told.published_ms.map(|published_ms| published_ms.saturating_mul(1_000)),
+        };
+        let mut all: Vec<FeedPartition> = self.partitions.iter().map(progress).collect();
+        all.sort_by(|one, other| (&one.topic, one.partition).cmp(&(&other.topic, other.partition)));
+        all
     }
 
     /// Notes that a message is durable downstream. Ignored when the partition has been revoked, or its log cut, since.
@@ -188,11 +230,8 @@ impl Offsets {
         state.passed_over = state.passed_over.filter(|wanted| log.low > *wanted);
         let begins = state.next.is_none() && state.begins_at_low && log.drained;
         let doubtful = begins || state.passed_over.is_some() || state.is_cut_off(log);
-        let lag = match state.next {
-            Some(next) => Some((log.high - next).max(0)),
-            None => state.begins_at_low.then_some(log.high - log.low),
-        };
-        Observed { lag, doubtful }
+        state.told.log = Some(log);
+        Observed { lag: state.lag(log), doubtful }
     }
 
     /// Compares a partition with what its log holds. One that does not have the wanted position is begun with the first one it has.

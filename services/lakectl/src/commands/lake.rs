@@ -8,6 +8,7 @@ use crate::client::Clients;
 use crate::command_line::{Global, LakeVerb, Scope};
 use crate::exit::{self, check};
 use crate::output::{self, Columns};
+use crate::pipeline_view::Pipeline;
 use crate::view;
 
 const PAUSES: Columns = Columns { table: &["scope", "since", "in_force_at", "asked_by", "reason"], wide: &[] };
@@ -21,6 +22,15 @@ pub(super) async fn run(global: &Global, verb: LakeVerb) -> Result<u8> {
     match verb {
         LakeVerb::Status { watch } => loop {
             output::print(&output::one(global.output, "writer", &status(&mut clients).await?)?)?;
+            if !watch {
+                return Ok(exit::DONE);
+            }
+            tokio::time::sleep(WATCH_EVERY).await;
+        },
+        LakeVerb::Pipeline { watch } => loop {
+            let answer = clients.lake.get_pipeline(proto::GetPipelineRequest {}).await;
+            let answer = answer.context("get the state of the pipeline")?.into_inner();
+            output::print(&output::one(global.output, "replicas_alive", &Pipeline::from(answer))?)?;
             if !watch {
                 return Ok(exit::DONE);
             }

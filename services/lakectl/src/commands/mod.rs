@@ -13,6 +13,7 @@ use crate::exit;
 use crate::output;
 
 mod contexts;
+mod drop;
 mod lake;
 mod operation;
 mod table;

@@ -58,6 +58,16 @@ fn shown(global: &Global, operation: Option<proto::Operation>) -> Result<u8> {
 
 /// Follows an operation to its end: on the way on standard error, the end on standard output. The code says whether it succeeded.
 async fn watch(global: &Global, clients: &mut Clients, id: &str) -> Result<u8> {
+    let last = end_of(clients, id).await?;
+    output::print(&output::one(global.output, "id", &last)?)?;
+    Ok(if last.state == "succeeded" { exit::DONE } else { exit::FAILED })
+}
+
+/// Follows an operation to its end, and tells on standard error how far it is.
+///
+/// # Errors
+/// The writer cannot be asked, or says nothing.
+pub(super) async fn end_of(clients: &mut Clients, id: &str) -> Result<view::Operation> {
     let context = || format!("watch operation {id}");
     let stream = clients.operations.watch_operation(proto::WatchOperationRequest { id: id.to_owned() }).await;
     let mut stream = stream.with_context(context)?.into_inner();
@@ -69,13 +79,11 @@ async fn watch(global: &Global, clients: &mut Clients, id: &str) -> Result<u8> {
         last = Some(operation);
     }
     let last = last.with_context(|| format!("the writer said nothing of operation {id}; ask again"))?;
-    output::print(&output::one(global.output, "id", &last)?)?;
     // The writer may have ended in the middle: the operation goes on, but how it ends is not known here.
-    let is_done = last.state == "succeeded";
-    if !is_done && !last.has_failed() {
+    if last.state != "succeeded" && !last.has_failed() {
         eprintln!("lakectl: the writer has ended; the operation goes on: lakectl operation watch {id}");
     }
-    Ok(if is_done { exit::DONE } else { exit::FAILED })
+    Ok(last)
 }
 
 /// Operations, newest first, out of as many pages as are needed.

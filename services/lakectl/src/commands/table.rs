@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use lake_proto::admin::v1 as proto;
 
-use super::operation;
 use super::{PAGE_SIZE, WATCH_EVERY};
+use super::{drop, operation};
 use crate::client::Clients;
 use crate::command_line::{Global, TableFilter, TableVerb};
 use crate::exit;
@@ -15,6 +15,13 @@ const COLUMNS: Columns = Columns {
     table: &["name", "rows", "files", "bytes", "version", "newest_change_at"],
     wide: &["last_commit_at", "domain", "kind", "type", "location"],
 };
+
+const VERSIONS: Columns = Columns {
+    table: &["version", "at", "operation", "by_lake", "rows_written", "bytes_written", "files_added", "files_removed"],
+    wide: &["files_with_new_deletion_vectors", "engine"],
+};
+const FILES: Columns = Columns { table: &["path", "bytes", "rows", "rows_hidden", "written_at"], wide: &[] };
+const DROPPED: Columns = Columns { table: &["target", "name", "since", "asked_by", "files_gone"], wide: &[] };
 
 pub(super) async fn run(global: &Global, verb: TableVerb) -> Result<u8> {
     let mut clients = super::connect(global).await?;
@@ -37,6 +44,46 @@ pub(super) async fn run(global: &Global, verb: TableVerb) -> Result<u8> {
             let request = proto::CompactTableRequest { request_id, name: name.clone() };
             let asked = clients.tables.compact_table(request).await;
             let asked = asked.with_context(|| format!("compact table {name}"))?.into_inner();
+            operation::show(global, &mut clients, asked.operation, waiting.no_wait).await
+        }
+        TableVerb::Vacuum { name, dry_run, plan, waiting } => {
+            let request_id = super::request_id(waiting.request_id);
+            let plan_id = plan.unwrap_or_default();
+            let request = proto::VacuumTableRequest { request_id, name: name.clone(), dry_run, plan_id };
+            let asked = clients.tables.vacuum_table(request).await;
+            let asked = asked.with_context(|| format!("vacuum table {name}"))?.into_inner();
+            operation::show(global, &mut clients, asked.operation, waiting.no_wait).await
+        }
+        TableVerb::Checkpoint { name, waiting } => {
+            let request_id = super::request_id(waiting.request_id);
+            let request = proto::CheckpointTableRequest { request_id, name: name.clone() };
+            let asked = clients.tables.checkpoint_table(request).await;
+            let asked = asked.with_context(|| format!("write a checkpoint of table {name}"))?.into_inner();
+            operation::show(global, &mut clients, asked.operation, waiting.no_wait).await
+        }
+        TableVerb::History { name, limit } => {
+            let versions = history(&mut clients, name, limit as usize).await?;
+            output::print(&output::list(global.output, &VERSIONS, &versions)?)?;
+            Ok(exit::DONE)
+        }
+        TableVerb::Files { name } => {
+            output::print(&output::list(global.output, &FILES, &files(&mut clients, name).await?)?)?;
+            Ok(exit::DONE)
+        }
+        TableVerb::Drop(arguments) => drop::run(global, &mut clients, arguments).await,
+        TableVerb::Dropped { domain } => {
+            let request = proto::ListDroppedTablesRequest { domain: domain.unwrap_or_default() };
+            let answer = clients.tables.list_dropped_tables(request).await.context("list what was dropped")?;
+            let dropped: Vec<_> = answer.into_inner().tables.into_iter().map(view::DroppedTable::from).collect();
+            output::print(&output::list(global.output, &DROPPED, &dropped)?)?;
+            Ok(exit::DONE)
+        }
+        TableVerb::Allow { domain, kind, document_type, waiting } => {
+            let request_id = super::request_id(waiting.request_id);
+            let space = Some(proto::Space { domain: domain.clone(), kind: super::kind(Some(kind)) });
+            let request = proto::AllowTablesRequest { request_id, space, r#type: document_type };
+            let asked = clients.tables.allow_tables(request).await;
+            let asked = asked.with_context(|| format!("let tables of {domain} be made anew"))?.into_inner();
             operation::show(global, &mut clients, asked.operation, waiting.no_wait).await
         }
         TableVerb::CleanUp { domain, kind, waiting } => {
@@ -65,6 +112,38 @@ async fn all(clients: &mut Clients, filter: &TableFilter) -> Result<Vec<view::Ta
         tables.extend(page.tables.into_iter().map(view::Table::from));
         if page.next_page_token.is_empty() {
             return Ok(tables);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// The newest versions of a table.
+async fn history(clients: &mut Clients, name: String, limit: usize) -> Result<Vec<view::TableVersion>> {
+    let mut versions = Vec::new();
+    let mut request = proto::ListTableVersionsRequest { name, page_size: PAGE_SIZE, page_token: String::new() };
+    loop {
+        request.page_size = PAGE_SIZE.min(i32::try_from(limit - versions.len()).unwrap_or(PAGE_SIZE)).max(1);
+        let page = clients.tables.list_table_versions(request.clone()).await;
+        let page = page.with_context(|| format!("list the versions of {}", request.name))?.into_inner();
+        versions.extend(page.versions.into_iter().map(view::TableVersion::from));
+        if page.next_page_token.is_empty() || versions.len() >= limit {
+            versions.truncate(limit);
+            return Ok(versions);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// The data files of a table.
+async fn files(clients: &mut Clients, name: String) -> Result<Vec<view::TableFile>> {
+    let mut files = Vec::new();
+    let mut request = proto::ListTableFilesRequest { name, page_size: PAGE_SIZE, page_token: String::new() };
+    loop {
+        let page = clients.tables.list_table_files(request.clone()).await;
+        let page = page.with_context(|| format!("list the files of {}", request.name))?.into_inner();
+        files.extend(page.files.into_iter().map(view::TableFile::from));
+        if page.next_page_token.is_empty() {
+            return Ok(files);
         }
         request.page_token = page.next_page_token;
     }

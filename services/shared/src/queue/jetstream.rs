@@ -19,10 +19,11 @@ pub use self::config::JetStreamConfig;
 use self::connection::Connection;
 use self::consumer::JetStreamConsumer;
 pub use self::keeper::REPAIRS_TOTAL;
-use super::{Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream, naming};
+use super::{Backlog, Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream, naming};
 use crate::error_chain::Chain;
 use crate::escaped_names;
 
+mod backlog;
 mod config;
 mod connection;
 mod consumer;
@@ -159,6 +160,11 @@ impl Queue for JetStreamQueue {
 
     fn payload_size_max(&self) -> usize {
         self.payload_size_max
+    }
+
+    async fn backlog(&self, stream: Stream) -> Result<Option<Backlog>, QueueError> {
+        let told = self.in_time(backlog::of(&self.connection.context, stream)).await;
+        told.map(Some).map_err(|reason| QueueError { action: format!("tell what waits on {}", stream.name()), reason })
     }
 
     async fn check(&self) -> Result<(), QueueError> {

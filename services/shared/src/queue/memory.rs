@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use self::listeners::Listeners;
 use self::stream_messages::{HandedOut, StreamMessages, Submission};
 use super::{
-    Broadcast, Consumer, ConsumerOptions, Delivery, Message, PublishError, Queue, QueueError, Receipt, Stream, naming,
+    Backlog, Broadcast, Consumer, ConsumerOptions, Delivery, Message, PublishError, Queue, QueueError, Receipt, Stream,
+    naming,
 };
 
 mod listeners;
@@ -217,6 +218,10 @@ impl Queue for MemoryQueue {
 
     fn payload_size_max(&self) -> usize {
         self.options.payload_size_max
+    }
+
+    async fn backlog(&self, stream: Stream) -> Result<Option<Backlog>, QueueError> {
+        Ok(Some(self.shared(stream).lock().backlog()))
     }
 
     async fn check(&self) -> Result<(), QueueError> {

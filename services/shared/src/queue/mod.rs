@@ -149,11 +149,36 @@ pub trait Queue: Send + Sync + 'static {
     /// Largest payload in bytes.
     fn payload_size_max(&self) -> usize;
 
+    /// What waits on a stream; `None`: this queue cannot tell.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    async fn backlog(&self, _stream: Stream) -> Result<Option<Backlog>, QueueError> {
+        Ok(None)
+    }
+
     /// Whether messages can be queued now; for `/ready`.
     ///
     /// # Errors
     /// What prevents it, for the operator.
     async fn check(&self) -> Result<(), QueueError>;
+}
+
+/// What waits on a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages that are held, handed out or not.
+    pub messages: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// Those of them that were not handed out yet.
+    pub undelivered: u64,
+    /// Those that were handed out and are not acknowledged.
+    pub in_flight: u64,
+    /// Those that were handed out more than once.
+    pub redelivered: u64,
+    /// Messages that were ever put on the stream: its growth is its rate.
+    pub published_total: u64,
 }
 
 /// What a listener receives.

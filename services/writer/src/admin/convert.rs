@@ -8,8 +8,12 @@ use prost_types::Timestamp;
 use serde_json::Value;
 
 use crate::metastore::TableRecord;
-use crate::metastore::steering::{AuditRecord, OperationKind, OperationRecord, OperationState, PauseRecord};
+use crate::metastore::steering::{
+    AuditRecord, DroppedRecord, OperationKind, OperationRecord, OperationState, PauseRecord,
+};
 use crate::operations::TableDescription;
+use crate::table_store::consent::Consent;
+use crate::table_store::delta::inspect::{TableFile, TableVersion};
 
 /// An instant, from microseconds since 1970.
 pub(super) fn timestamp(at_us: i64) -> Timestamp {
@@ -108,6 +112,8 @@ pub(super) fn operation(record: &OperationRecord) -> proto::Operation {
         finished_at: record.finished_us.map(timestamp),
         cancel_requested: record.cancel_requested,
         result,
+        dry_run: record.asked.consent == Consent::DryRun,
+        plan_id: record.plan.clone(),
     }
 }
 
@@ -115,6 +121,10 @@ const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
     match kind {
         OperationKind::CompactTable => proto::OperationKind::CompactTable,
         OperationKind::CleanUpSpace => proto::OperationKind::CleanUpSpace,
+        OperationKind::VacuumTable => proto::OperationKind::VacuumTable,
+        OperationKind::CheckpointTable => proto::OperationKind::CheckpointTable,
+        OperationKind::DropTables => proto::OperationKind::DropTables,
+        OperationKind::AllowTables => proto::OperationKind::AllowTables,
     }
 }
 
@@ -153,6 +163,9 @@ fn reason(record: &OperationRecord) -> String {
 
 fn next_action(record: &OperationRecord) -> &'static str {
     match record.state {
+        OperationState::Succeeded if record.asked.consent == Consent::DryRun => {
+            "look at the figures; to have it done, ask for it with the id of this plan"
+        }
         OperationState::Failed => "mend the cause, then ask for it again with a new request id",
         OperationState::Pending => "if it waits for long, see whether a writer holds the lease: lakectl lake status",
         _ => "",
@@ -162,7 +175,9 @@ fn next_action(record: &OperationRecord) -> &'static str {
 fn progress(record: &OperationRecord) -> proto::Progress {
     let unit = match record.asked.kind {
         OperationKind::CompactTable => "commits",
-        OperationKind::CleanUpSpace => "tables",
+        OperationKind::CleanUpSpace | OperationKind::DropTables | OperationKind::AllowTables => "tables",
+        OperationKind::VacuumTable => "files",
+        OperationKind::CheckpointTable => "checkpoints",
     };
     let left = || {
         let (total, began_us) = (record.total?, record.started_us?);
@@ -180,6 +195,47 @@ pub(super) fn pause(record: &PauseRecord) -> proto::Pause {
         reason: record.reason.clone(),
         in_force_at: record.in_force_us.map(timestamp),
     }
+}
+
+pub(super) fn dropped(record: &DroppedRecord) -> proto::DroppedTable {
+    proto::DroppedTable {
+        space: Some(space(&record.target.space)),
+        r#type: record.target.document_type.as_ref().map(ToString::to_string),
+        name: record.name.clone(),
+        since: Some(timestamp(record.since_us)),
+        asked_by: record.asked_by.clone(),
+        files_gone: record.files_gone,
+    }
+}
+
+pub(super) fn version(of: TableVersion) -> proto::TableVersion {
+    proto::TableVersion {
+        version: count(of.version),
+        at: of.at_ms.map(|at_ms| timestamp(at_ms.saturating_mul(1_000))),
+        operation: of.operation,
+        engine: of.engine,
+        by_lake: of.by_lake,
+        files_added: count(of.files_added),
+        files_removed: count(of.files_removed),
+        files_with_new_deletion_vectors: count(of.files_with_new_vectors),
+        rows_written: count(of.rows_written),
+        bytes_written: count(of.bytes_written),
+    }
+}
+
+pub(super) fn file(of: TableFile) -> proto::TableFile {
+    proto::TableFile {
+        path: of.path,
+        bytes: count(of.bytes),
+        rows: of.rows.map(count),
+        rows_hidden: count(of.rows_hidden),
+        written_at: Some(timestamp(of.written_ms.saturating_mul(1_000))),
+    }
+}
+
+/// A number of things as the interface has it.
+pub(super) fn count(of: u64) -> i64 {
+    i64::try_from(of).unwrap_or(i64::MAX)
 }
 
 pub(super) fn audit(record: &AuditRecord) -> proto::AuditRecord {
@@ -228,6 +284,7 @@ mod tests {
                 kind: OperationKind::CompactTable,
                 target: OperationTarget { space, document_type: Some("person".into()) },
                 asked_by: "ann".into(),
+                consent: Consent::Given,
             },
             state,
             since_us: 0,
@@ -241,6 +298,7 @@ mod tests {
             finished_us: None,
             cancel_requested: false,
             result: r#"{"commits":3}"#.into(),
+            plan: "0a".into(),
         }
     }
 
@@ -253,6 +311,10 @@ mod tests {
         assert_eq!(running.progress.unwrap().seconds_left, Some(8.0));
         let again = operation(&OperationRecord { attempts: 2, ..record(OperationState::Running) });
         assert!(again.reason.contains("begun anew"));
+        let mut dry = record(OperationState::Succeeded);
+        dry.asked.consent = Consent::DryRun;
+        let dry = operation(&dry);
+        assert!(dry.dry_run && dry.plan_id == "0a" && dry.next_action.contains("plan"));
         assert!(operation(&record(OperationState::Pending)).reason.contains("waits"));
         assert_eq!(states_of(&[1, 5]), Ok(vec![OperationState::Pending, OperationState::Cancelled]));
         assert_eq!((states_of(&[0]), states_of(&[9])), (Err(0), Err(9)));

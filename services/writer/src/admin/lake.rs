@@ -1,18 +1,19 @@
 //! The service of the lake as a whole.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use lake_proto::admin::v1 as proto;
 use lake_proto::admin::v1::lake_service_server::LakeService;
 use lake_shared::identity::Space;
 use lake_shared::quarantine::Reason;
+use lake_shared::queue::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::access::Caller;
-use super::convert;
 use super::options::Role;
 use super::problem::Problem;
 use super::services::{self, Services};
+use super::{convert, convert_pipeline};
 use crate::handle::{WriterRole, WriterStatus};
 use crate::metastore::steering::PauseRecord;
 
@@ -131,6 +132,20 @@ impl LakeService for Services {
         self.metastore.audit(&caller.name, "resume", &target, "").await.map_err(Problem::from)?;
         self.metastore.resume(space.as_ref()).await.map_err(Problem::from)?;
         Ok(Response::new(proto::ResumeResponse { pauses: self.visible_pauses(&caller).await? }))
+    }
+
+    async fn get_pipeline(
+        &self,
+        request: Request<proto::GetPipelineRequest>,
+    ) -> Result<Response<proto::GetPipelineResponse>, Status> {
+        self.gate.enter(&request, Role::Viewer).await?;
+        let present = self.pipeline.present(Instant::now());
+        let asked = Stream::ALL.map(async |stream| convert_pipeline::stream(stream, self.queue.backlog(stream).await));
+        Ok(Response::new(proto::GetPipelineResponse {
+            replicas: present.iter().map(|heard| convert_pipeline::replica(heard, SystemTime::now())).collect(),
+            partitions: convert_pipeline::partitions(&present, SystemTime::now()),
+            streams: futures::future::join_all(asked).await.into_iter().flatten().collect(),
+        }))
     }
 
     async fn list_audit_records(

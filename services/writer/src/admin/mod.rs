@@ -20,17 +20,18 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use self::access::Gate;
 pub use self::options::{AdminOptions, AdminTls, AdminToken, Role};
+pub(crate) use self::services::ServedParts;
 use self::services::Services;
-use crate::handle::WriterHandle;
-use crate::metastore::Metastore;
 
 mod access;
 mod convert;
+mod convert_pipeline;
 mod lake;
 mod operations;
 mod options;
 mod problem;
 mod services;
+mod table_work;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -87,13 +88,8 @@ impl AdminServer {
     ///
     /// # Errors
     /// The listener fails.
-    pub(crate) async fn serve(
-        self,
-        handle: WriterHandle,
-        metastore: Arc<dyn Metastore>,
-        shutdown: CancellationToken,
-    ) -> anyhow::Result<()> {
-        let services = Arc::new(Services::new(self.gate, handle, metastore, shutdown.clone()));
+    pub(crate) async fn serve(self, parts: ServedParts, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let services = Arc::new(Services::new(self.gate, parts, shutdown.clone()));
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<TableServiceServer<Services>>().await;
         health.set_serving::<OperationServiceServer<Services>>().await;

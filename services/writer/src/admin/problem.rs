@@ -26,6 +26,8 @@ pub(super) enum Problem {
     Field { field: &'static str, reason: String },
     /// There is no such object, or the caller may not see it.
     NotFound { what: &'static str, id: String, list: &'static str },
+    /// A table cannot be looked at.
+    Table { name: String, reason: String },
     /// The metastore failed.
     Metastore(MetastoreError),
     /// The writer did not do it.
@@ -77,6 +79,9 @@ fn parts(problem: &Problem) -> (Code, &'static str, String) {
         Problem::Field { field, reason } => (Code::InvalidArgument, "FIELD", format!("field `{field}`: {reason}")),
         Problem::NotFound { what, id, list } => {
             (Code::NotFound, "NOT_FOUND", format!("there is no {what} `{id}`; {list} shows those that there are"))
+        }
+        Problem::Table { name, reason } => {
+            (Code::Unavailable, "TABLE", format!("table {name}: {reason}; lakectl table get {name} shows its state"))
         }
         Problem::Metastore(error) => (Code::Unavailable, "METASTORE", Chain(error).to_string()),
         Problem::Busy { what } => {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use lake_proto::admin::v1 as proto;
 use lake_shared::identity::{Kind, Space};
+use lake_shared::queue::Queue;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -14,6 +15,10 @@ use super::problem::Problem;
 use crate::handle::WriterHandle;
 use crate::metastore::Metastore;
 use crate::metastore::steering::{Behind, NewOperation, OperationKind, OperationRecord, OperationTarget};
+use crate::pipeline_watch::PipelineWatch;
+use crate::table_store::consent::Consent;
+use crate::table_store::delta::inspect::TableInspector;
+use crate::table_store::lake_store::LakeStore;
 
 /// Entries of a page where none are asked for.
 const PAGE_SIZE: u32 = 100;
@@ -30,24 +35,38 @@ const OPEN_OPERATIONS_MAX: u64 = 1_000;
 /// Most streams at the same time.
 const WATCHERS_MAX: usize = 64;
 
+/// The parts of a writer that answer.
+pub(crate) struct ServedParts {
+    /// The writer itself.
+    pub(crate) handle: WriterHandle,
+    /// Its metastore.
+    pub(crate) metastore: Arc<dyn Metastore>,
+    /// The root of its tables.
+    pub(crate) lake: Arc<LakeStore>,
+    /// The queue that it takes rows from.
+    pub(crate) queue: Arc<dyn Queue>,
+    /// The other processes of the lake.
+    pub(crate) pipeline: PipelineWatch,
+}
+
 /// The three services.
 pub(super) struct Services {
     pub(super) gate: Gate,
     pub(super) handle: WriterHandle,
     pub(super) metastore: Arc<dyn Metastore>,
+    pub(super) inspector: TableInspector,
+    pub(super) queue: Arc<dyn Queue>,
+    pub(super) pipeline: PipelineWatch,
     pub(super) watchers: Arc<Semaphore>,
     /// Ends streams.
     pub(super) shutdown: CancellationToken,
 }
 
 impl Services {
-    pub(super) fn new(
-        gate: Gate,
-        handle: WriterHandle,
-        metastore: Arc<dyn Metastore>,
-        shutdown: CancellationToken,
-    ) -> Self {
-        Self { gate, handle, metastore, watchers: Arc::new(Semaphore::new(WATCHERS_MAX)), shutdown }
+    pub(super) fn new(gate: Gate, parts: ServedParts, shutdown: CancellationToken) -> Self {
+        let ServedParts { handle, metastore, lake, queue, pipeline } = parts;
+        let (inspector, watchers) = (TableInspector::new(lake), Arc::new(Semaphore::new(WATCHERS_MAX)));
+        Self { gate, handle, metastore, inspector, queue, pipeline, watchers, shutdown }
     }
 
     /// Writes down that an operation is asked for, then keeps it to be done.
@@ -57,21 +76,24 @@ impl Services {
         kind: OperationKind,
         target: OperationTarget,
         request_id: &str,
+        consent: Consent,
     ) -> Result<OperationRecord, Status> {
         let request_id = checked_request_id(request_id)?;
         if self.metastore.open_operations(None).await.map_err(Problem::from)? >= OPEN_OPERATIONS_MAX {
             return Err(Problem::Busy { what: "operations" }.into());
         }
-        let audited = self.metastore.audit(&caller.name, kind.code(), &target.to_string(), request_id).await;
+        let call = if consent == Consent::DryRun { format!("{} (dry run)", kind.code()) } else { kind.code().into() };
+        let audited = self.metastore.audit(&caller.name, &call, &target.to_string(), request_id).await;
         audited.map_err(Problem::from)?;
         let new = NewOperation {
             request_id: request_id.to_owned(),
             kind,
             target: target.clone(),
             asked_by: caller.name.clone(),
+            consent: consent.clone(),
         };
         let asked = self.metastore.ask_operation(&new).await.map_err(Problem::from)?;
-        if (asked.asked.kind, &asked.asked.target) != (kind, &target) {
+        if (asked.asked.kind, &asked.asked.target, &asked.asked.consent) != (kind, &target, &consent) {
             let reason = "another operation was asked for with it; make a new one for each request".to_owned();
             return Err(Problem::Field { field: "request_id", reason }.into());
         }
@@ -104,11 +126,13 @@ pub(super) fn behind(page_token: &str) -> Result<Option<Behind>, Problem> {
         return Ok(None);
     }
     let parsed = page_token.split_once('_').and_then(|(at_us, id)| Some((at_us.parse().ok()?, id)));
-    let (at_us, id) = parsed.ok_or_else(|| Problem::Field {
-        field: "page_token",
-        reason: "it is none that a list has given; begin without one".into(),
-    })?;
+    let (at_us, id) = parsed.ok_or_else(wrong_page_token)?;
     Ok(Some(Behind { at_us, id: id.to_owned() }))
+}
+
+/// A page token that no list has given.
+pub(super) fn wrong_page_token() -> Problem {
+    Problem::Field { field: "page_token", reason: "it is none that a list has given; begin without one".into() }
 }
 
 /// The token of the page behind an entry, where a page is full.

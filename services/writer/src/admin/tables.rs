@@ -12,14 +12,14 @@ use super::options::Role;
 use super::problem::Problem;
 use super::services::{self, Services};
 use crate::metastore::TableRecord;
-use crate::metastore::steering::{OperationKind, OperationTarget, TableFilter};
+use crate::metastore::steering::{DroppedRecord, TableFilter};
 
 /// How long an answer waits for what the writer has in memory, which a commit may hold up.
 const IN_MEMORY_WITHIN: Duration = Duration::from_secs(5);
 
 impl Services {
     /// A table that the caller may see.
-    async fn visible_table(&self, caller: &Caller, name: &str) -> Result<TableRecord, Problem> {
+    pub(super) async fn visible_table(&self, caller: &Caller, name: &str) -> Result<TableRecord, Problem> {
         let found = self.metastore.table_named(name).await?;
         let seen = found.filter(|record| caller.sees(record.key.space.domain.as_str()));
         seen.ok_or_else(|| Problem::NotFound { what: "table", id: name.to_owned(), list: "ListTables" })
@@ -66,10 +66,8 @@ impl TableService for Services {
         request: Request<proto::CompactTableRequest>,
     ) -> Result<Response<proto::CompactTableResponse>, Status> {
         let caller = self.gate.enter(&request, Role::Operator).await?;
-        let asked = request.into_inner();
-        let target = OperationTarget::table(&self.visible_table(&caller, &asked.name).await?.key);
-        let kept = self.ask(&caller, OperationKind::CompactTable, target, &asked.request_id).await?;
-        Ok(Response::new(proto::CompactTableResponse { operation: Some(convert::operation(&kept)) }))
+        let operation = self.ask_compaction(&caller, request.into_inner()).await?;
+        Ok(Response::new(proto::CompactTableResponse { operation: Some(operation) }))
     }
 
     async fn clean_up_space(
@@ -77,15 +75,76 @@ impl TableService for Services {
         request: Request<proto::CleanUpSpaceRequest>,
     ) -> Result<Response<proto::CleanUpSpaceResponse>, Status> {
         let caller = self.gate.enter(&request, Role::Operator).await?;
-        let asked = request.into_inner();
-        let space = services::space(asked.space)?;
-        let is_known = self.metastore.spaces().await.map_err(Problem::from)?.contains(&space);
-        if !is_known || !caller.sees(space.domain.as_str()) {
-            let (what, id, list) = ("project with tables of that kind", space.to_string(), "ListTables");
-            return Err(Problem::NotFound { what, id, list }.into());
-        }
-        let target = OperationTarget::space(space);
-        let kept = self.ask(&caller, OperationKind::CleanUpSpace, target, &asked.request_id).await?;
-        Ok(Response::new(proto::CleanUpSpaceResponse { operation: Some(convert::operation(&kept)) }))
+        let operation = self.ask_clean_up(&caller, request.into_inner()).await?;
+        Ok(Response::new(proto::CleanUpSpaceResponse { operation: Some(operation) }))
+    }
+
+    async fn vacuum_table(
+        &self,
+        request: Request<proto::VacuumTableRequest>,
+    ) -> Result<Response<proto::VacuumTableResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Operator).await?;
+        let operation = self.ask_vacuum(&caller, request.into_inner()).await?;
+        Ok(Response::new(proto::VacuumTableResponse { operation: Some(operation) }))
+    }
+
+    async fn checkpoint_table(
+        &self,
+        request: Request<proto::CheckpointTableRequest>,
+    ) -> Result<Response<proto::CheckpointTableResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Operator).await?;
+        let operation = self.ask_checkpoint(&caller, request.into_inner()).await?;
+        Ok(Response::new(proto::CheckpointTableResponse { operation: Some(operation) }))
+    }
+
+    async fn drop_tables(
+        &self,
+        request: Request<proto::DropTablesRequest>,
+    ) -> Result<Response<proto::DropTablesResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Admin).await?;
+        let operation = self.ask_drop(&caller, request.into_inner()).await?;
+        Ok(Response::new(proto::DropTablesResponse { operation: Some(operation) }))
+    }
+
+    async fn allow_tables(
+        &self,
+        request: Request<proto::AllowTablesRequest>,
+    ) -> Result<Response<proto::AllowTablesResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Admin).await?;
+        let operation = self.ask_allowance(&caller, request.into_inner()).await?;
+        Ok(Response::new(proto::AllowTablesResponse { operation: Some(operation) }))
+    }
+
+    async fn list_dropped_tables(
+        &self,
+        request: Request<proto::ListDroppedTablesRequest>,
+    ) -> Result<Response<proto::ListDroppedTablesResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Viewer).await?;
+        let domain = request.into_inner().domain;
+        let dropped = self.metastore.dropped(None).await.map_err(Problem::from)?;
+        let is_asked = |record: &&DroppedRecord| {
+            let of = record.target.space.domain.as_str();
+            caller.sees(of) && (domain.is_empty() || domain == of)
+        };
+        let tables = dropped.iter().filter(is_asked).map(convert::dropped).collect();
+        Ok(Response::new(proto::ListDroppedTablesResponse { tables }))
+    }
+
+    async fn list_table_versions(
+        &self,
+        request: Request<proto::ListTableVersionsRequest>,
+    ) -> Result<Response<proto::ListTableVersionsResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Viewer).await?;
+        let versions = self.table_versions(&caller, request.into_inner()).await?;
+        Ok(Response::new(versions))
+    }
+
+    async fn list_table_files(
+        &self,
+        request: Request<proto::ListTableFilesRequest>,
+    ) -> Result<Response<proto::ListTableFilesResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Viewer).await?;
+        let files = self.table_files(&caller, request.into_inner()).await?;
+        Ok(Response::new(files))
     }
 }

@@ -245,3 +245,70 @@ async fn a_writer_that_stands_by_answers_and_what_it_is_asked_for_is_done_by_the
     standby.end().await;
     holder.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_dropped_by_a_plan_and_made_anew_only_when_that_is_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let writer = writer(&folder).await;
+    writer.publish("person", &["a", "b"], 1).await;
+    let mut clients = Clients::of(&writer).await;
+    let name = || "demo_case_sql_person".to_owned();
+    let versions = proto::ListTableVersionsRequest { name: name(), ..Default::default() };
+    let versions = clients.tables.list_table_versions(with("viewer", versions)).await.unwrap().into_inner().versions;
+    assert_eq!((versions.len(), versions[0].rows_written, versions[0].by_lake), (1, 2, true));
+    let files = proto::ListTableFilesRequest { name: name(), ..Default::default() };
+    let files = clients.tables.list_table_files(with("viewer", files)).await.unwrap().into_inner();
+    assert_eq!((files.version, files.files.len(), files.files[0].rows), (0, 1, Some(2)));
+
+    let drop = |request_id: &str, dry_run, plan_id: &str| proto::DropTablesRequest {
+        request_id: request_id.into(),
+        target: Some(proto::drop_tables_request::Target::Name(name())),
+        dry_run,
+        plan_id: plan_id.into(),
+    };
+    let refused = clients.tables.drop_tables(with("operator", drop("d0", true, ""))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let refused = clients.tables.drop_tables(with("other", drop("d0", true, ""))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let refused = clients.tables.drop_tables(with("admin", drop("d0", false, ""))).await.unwrap_err();
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("dry_run"), "{refused}");
+    let planned = clients.tables.drop_tables(with("admin", drop("d1", true, ""))).await.unwrap().into_inner();
+    let planned = clients.ended(planned.operation).await;
+    assert!(planned.dry_run && planned.result["rows"] == 2 && planned.result["done"] == 0, "{planned:?}");
+
+    // Something was written since.
+    writer.publish("person", &["c"], 2).await;
+    let stale = clients.tables.drop_tables(with("admin", drop("d2", false, &planned.plan_id))).await.unwrap();
+    let stale = clients.ended(stale.into_inner().operation).await;
+    assert_eq!(stale.state(), proto::OperationState::Failed);
+    assert!(stale.reason.contains("stale"), "{stale:?}");
+    let planned = clients.tables.drop_tables(with("admin", drop("d3", true, ""))).await.unwrap().into_inner();
+    let planned = clients.ended(planned.operation).await;
+    let asked = clients.tables.drop_tables(with("admin", drop("d4", false, &planned.plan_id))).await.unwrap();
+    let done = clients.ended(asked.into_inner().operation).await;
+    assert_eq!((done.state(), done.result["rows"]), (proto::OperationState::Succeeded, 3), "{done:?}");
+    let again = clients.tables.drop_tables(with("admin", drop("d4", false, &planned.plan_id))).await.unwrap();
+    assert_eq!(again.into_inner().operation.unwrap().id, done.id, "the same request, although the table is gone");
+
+    let dropped = clients.tables.list_dropped_tables(with("viewer", Default::default())).await.unwrap().into_inner();
+    assert_eq!((dropped.tables.len(), dropped.tables[0].name.as_str()), (1, name().as_str()));
+    assert_eq!((dropped.tables[0].asked_by.as_str(), dropped.tables[0].files_gone), ("admin", true));
+    let seen = clients.tables.list_dropped_tables(with("other", Default::default())).await.unwrap().into_inner();
+    assert_eq!(seen.tables, []);
+    let space = proto::Space { domain: "demo".into(), kind: proto::Kind::Case.into() };
+    let allow =
+        proto::AllowTablesRequest { request_id: "a1".into(), space: Some(space), r#type: Some("person".into()) };
+    let allowed = clients.tables.allow_tables(with("admin", allow.clone())).await.unwrap().into_inner();
+    assert_eq!(clients.ended(allowed.operation).await.result["allowed"], 1);
+    let nothing = proto::AllowTablesRequest { request_id: "a2".into(), ..allow };
+    let refused = clients.tables.allow_tables(with("admin", nothing)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    writer.publish("person", &["d"], 3).await;
+    let person = clients.tables.get_table(with("viewer", proto::GetTableRequest { name: name() })).await.unwrap();
+    assert_eq!(person.into_inner().table.unwrap().rows, 1);
+    let audited = clients.lake.list_audit_records(with("admin", Default::default())).await.unwrap().into_inner();
+    let calls: Vec<&str> = audited.records.iter().map(|record| record.call.as_str()).collect();
+    let asked = ["allow_tables", "drop_tables", "drop_tables", "drop_tables (dry run)", "drop_tables"];
+    assert_eq!(calls[..5], asked, "each time that it was asked for");
+    writer.end().await;
+}

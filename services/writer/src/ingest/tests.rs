@@ -30,7 +30,9 @@ use super::control::{IngestRequest, Paused};
 use super::{IngestOptions, run};
 use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
+use crate::metastore::steering::OperationTarget;
 use crate::metastore::{Metastore, QuarantineFilter};
+use crate::table_store::consent::{Consent, Destroyed};
 use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
 
 /// Remembers ids by space; refuses ids that begin with `bad`, tables of type `broken`, and types that begin with `surplus`, all of them at once;
@@ -132,6 +134,18 @@ impl TableStore for FakeStore {
     }
     async fn describe(&self, _: &TableKey) -> Option<InMemoryTable> {
         None
+    }
+    async fn vacuum_table(&self, _: &TableKey, _: &Consent) -> Result<Destroyed, StoreError> {
+        Ok(Destroyed::default())
+    }
+    async fn checkpoint_table(&self, _: &TableKey) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+    async fn drop_tables(&self, _: &OperationTarget, _: &str, _: &Consent) -> Result<Destroyed, StoreError> {
+        Ok(Destroyed::default())
+    }
+    async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
+        Ok(0)
     }
     async fn close(&self) {}
     fn spaces_in_use(&self) -> Vec<Space> {

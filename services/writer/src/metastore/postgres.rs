@@ -18,8 +18,8 @@ use super::quarantine::quarantine_statements;
 use super::rows::{self, Fields, storable};
 use super::sql::{self, failed, metastore_adapter};
 use super::steering::{
-    self, AuditRecord, Behind, NewOperation, OperationFilter, OperationRecord, OperationState, PauseRecord, Steering,
-    TableFilter, steering_adapter,
+    self, AuditRecord, Behind, DroppedRecord, NewOperation, OperationEnd, OperationFilter, OperationRecord,
+    OperationTarget, PauseRecord, Steering, TableFilter, dropped_statements, steering_adapter,
 };
 use super::tombstone_sql::tombstone_statements;
 use super::{
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::key_index::IdHash;
 use crate::order_guard::TombstoneOrder;
+use crate::table_store::consent::Consent;
 
 /// How long a call waits for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -92,4 +93,5 @@ metastore_adapter!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM clock
 tombstone_statements!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT");
 // Renewing changes no key, so it passes a row that is locked with FOR KEY SHARE; FOR UPDATE does not.
 lease_statements!(PostgresMetastore, sqlx::Postgres, "BEGIN", " FOR KEY SHARE", " FOR UPDATE");
+dropped_statements!(PostgresMetastore, sqlx::Postgres);
 steering_adapter!(PostgresMetastore, sqlx::Postgres, " FOR UPDATE SKIP LOCKED");

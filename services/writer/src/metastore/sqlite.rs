@@ -18,8 +18,8 @@ use super::quarantine::quarantine_statements;
 use super::rows::{self, Fields, storable};
 use super::sql::{self, failed, metastore_adapter};
 use super::steering::{
-    self, AuditRecord, Behind, NewOperation, OperationFilter, OperationRecord, OperationState, PauseRecord, Steering,
-    TableFilter, steering_adapter,
+    self, AuditRecord, Behind, DroppedRecord, NewOperation, OperationEnd, OperationFilter, OperationRecord,
+    OperationTarget, PauseRecord, Steering, TableFilter, dropped_statements, steering_adapter,
 };
 use super::tombstone_sql::tombstone_statements;
 use super::{
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::key_index::IdHash;
 use crate::order_guard::TombstoneOrder;
+use crate::table_store::consent::Consent;
 
 /// How long a write waits for another one.
 const BUSY_WITHIN: Duration = Duration::from_secs(10);
@@ -83,6 +84,7 @@ metastore_adapter!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') * 10
 tombstone_statements!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') * 1000000 AS INTEGER)");
 // One transaction at a time writes, whatever it locks.
 lease_statements!(SqliteMetastore, sqlx::Sqlite, "BEGIN IMMEDIATE", "", "");
+dropped_statements!(SqliteMetastore, sqlx::Sqlite);
 steering_adapter!(SqliteMetastore, sqlx::Sqlite, "");
 
 #[cfg(test)]

@@ -11,8 +11,12 @@ use async_trait::async_trait;
 use lake_proto::queue::v1::Tombstone;
 use lake_shared::identity::{DocumentType, Space, TableKey};
 
+use self::consent::{Consent, Destroyed, StalePlan};
+use crate::metastore::steering::OperationTarget;
+
 pub mod by_id_hash;
 pub mod column_name;
+pub mod consent;
 pub mod conversion;
 pub mod delta;
 mod durable_files;
@@ -190,6 +194,14 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What would be destroyed is not what was planned. Nothing was done.
+    #[error("{space}: {stale}; look at a new plan")]
+    StalePlan {
+        /// The space.
+        space: Space,
+        /// The plan and what would be done instead.
+        stale: StalePlan,
+    },
     /// Passing trouble with the object store or the metastore, or too many conflicts: wait and try again.
     #[error("{action} failed for {space}; it will be tried again")]
     Unavailable {
@@ -228,6 +240,25 @@ pub trait TableStore: Send + Sync {
     /// Compacts, then deletes what no reader within the retention needs any more: superseded data files, files of crashed writes, expired log
     /// files, and tombstones older than their retention. Safe while batches are applied.
     async fn maintain(&self, space: &Space) -> Result<Maintained, StoreError>;
+
+    /// Deletes the files of one table that no version within the retention needs.
+    async fn vacuum_table(&self, table: &TableKey, consent: &Consent) -> Result<Destroyed, StoreError>;
+
+    /// Writes a checkpoint of the log of one table, so that readers find its files sooner. The answer is its version; `None`: the table has no
+    /// commit.
+    async fn checkpoint_table(&self, table: &TableKey) -> Result<Option<u64>, StoreError>;
+
+    /// Takes a table, or all tables of a space, out of the lake: first out of the metastore, with a mark that it is not to be made anew, then its
+    /// files, the log last. To be repeated when it was interrupted. Rows that come for it later only take older rows of their ids away.
+    async fn drop_tables(
+        &self,
+        target: &OperationTarget,
+        asked_by: &str,
+        consent: &Consent,
+    ) -> Result<Destroyed, StoreError>;
+
+    /// Lets a dropped table, or a dropped space with its tables, be made anew by the next rows for it. Answers how many of them there were.
+    async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, StoreError>;
 
     /// Saves what makes the next start quick. To be called when nothing else is.
     async fn close(&self);

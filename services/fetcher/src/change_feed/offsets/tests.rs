@@ -99,6 +99,24 @@ fn lag_is_told_where_nothing_was_committed() {
     assert_eq!(offsets.observe(TOPIC, 1, log(0, 40)).lag, None, "it belongs to another fetcher");
 }
 
+#[test]
+fn progress_is_told_of_each_partition_that_is_assigned() {
+    let mut offsets = Offsets::default();
+    for (partition, start) in [(1, Start::Beginning), (0, Start::Committed(5)), (2, Start::Unknown)] {
+        offsets.assign(TOPIC, partition, start);
+    }
+    for partition in 0..3 {
+        offsets.observe(TOPIC, partition, log(3, 10));
+    }
+    hand_out(&mut offsets, 5);
+    offsets.published(TOPIC, 0, Some(7));
+    offsets.published(TOPIC, 0, None);
+    let told: Vec<_> = offsets.progress().into_iter().map(|of| (of.partition, of.lag, of.last_published_us)).collect();
+    assert_eq!(told, [(0, Some(4), Some(7_000)), (1, Some(7), None), (2, None, None)]);
+    offsets.revoke(TOPIC, 0);
+    assert_eq!(offsets.progress().len(), 2);
+}
+
 /// The topic was deleted and made again, or its log cut; the client goes back to the beginning without a rebalance.
 #[test]
 fn offsets_follow_a_log_that_goes_backwards() {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::queue::{ConsumerOptions, Message};
+use crate::queue::{Backlog, ConsumerOptions, Message};
 
 /// How far the delivery of a message has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,19 @@ impl<R> StreamMessages<R> {
         }
         self.group = Some(options);
         Ok(())
+    }
+
+    /// What waits.
+    pub(super) fn backlog(&self) -> Backlog {
+        let held = || self.messages.values();
+        Backlog {
+            messages: self.messages.len() as u64,
+            bytes: held().map(|stored| stored.payload.len() as u64).sum(),
+            undelivered: held().filter(|stored| stored.attempts == 0).count() as u64,
+            in_flight: self.in_flight as u64,
+            redelivered: held().filter(|stored| stored.attempts > 1).count() as u64,
+            published_total: self.last_id,
+        }
     }
 
     /// Looks up a dedupe id.

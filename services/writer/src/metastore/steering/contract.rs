@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use lake_shared::identity::{Kind, Space, TableKey};
 
-use super::{Behind, NewOperation, OperationFilter, OperationKind, OperationState, OperationTarget, TableFilter};
+use super::{
+    Behind, NewOperation, OperationEnd, OperationFilter, OperationKind, OperationState, OperationTarget, TableFilter,
+};
 use crate::boot_clock::BootInstant;
 use crate::metastore::fence::Fence;
 use crate::metastore::{Metastore, NewTable};
+use crate::table_store::consent::Consent;
 
 const HOUR_US: i64 = 3_600_000_000;
 
@@ -21,13 +24,15 @@ pub(in crate::metastore) async fn holds(metastore: &dyn Metastore) {
     pauses_last(metastore).await;
     what_was_asked_for_is_written_down(metastore).await;
     tables_are_listed_in_pages(metastore).await;
+    dropped_tables_are_remembered(metastore).await;
 }
 
 fn asked(request_id: &str, domain: &str, document_type: Option<&str>) -> NewOperation {
     let space = Space { domain: domain.into(), kind: Kind::Form };
     let kind = if document_type.is_some() { OperationKind::CompactTable } else { OperationKind::CleanUpSpace };
     let target = OperationTarget { space, document_type: document_type.map(Into::into) };
-    NewOperation { request_id: request_id.into(), kind, target, asked_by: "ann\u{0}".into() }
+    let consent = Consent::ToPlan("p\u{0}lan".into());
+    NewOperation { request_id: request_id.into(), kind, target, asked_by: "ann\u{0}".into(), consent }
 }
 
 /// The metastore as one holding of the lease sees it, with the lease.
@@ -39,21 +44,33 @@ async fn held(metastore: &dyn Metastore, owner: &str) -> std::sync::Arc<dyn Meta
 /// Has all that waits done, so that the next part begins with nothing.
 async fn finish_all(fenced: &dyn Metastore) {
     while let Some(begun) = fenced.begin_operation().await.unwrap() {
-        fenced.end_operation(&begun.id, OperationState::Succeeded, "", "{}").await.unwrap();
+        fenced.end_operation(&begun.id, &end(OperationState::Succeeded)).await.unwrap();
     }
+}
+
+/// Whether two instants of one statement are the same; the clock of the database goes on in between.
+fn is_now(one_us: i64, other_us: Option<i64>) -> bool {
+    other_us.is_some_and(|other_us| one_us.abs_diff(other_us) < 1_000_000)
+}
+
+fn end(state: OperationState) -> OperationEnd {
+    OperationEnd { state, reason: String::new(), result: "{}".into(), plan: String::new() }
 }
 
 async fn an_operation_is_one_request(metastore: &dyn Metastore) {
     let first = metastore.ask_operation(&asked("r1", "demo", Some("person"))).await.unwrap();
     assert_eq!((first.state, first.attempts, first.done, first.total), (OperationState::Pending, 0, 0, None));
-    assert!(first.created_us > 1_600_000_000_000_000 && first.since_us == first.created_us);
+    assert!(first.created_us > 1_600_000_000_000_000 && is_now(first.since_us, Some(first.created_us)));
     assert_eq!(first.asked.target.to_string(), "demo/form-sql/person");
     assert_eq!(first.asked.asked_by, "ann\u{fffd}");
+    assert_eq!(first.asked.consent, Consent::ToPlan("p\u{fffd}lan".into()));
     // The same request again, with something else asked for: the first one counts.
     let again = metastore.ask_operation(&asked("r1", "demo", None)).await.unwrap();
     assert_eq!(again, first);
     let other = metastore.ask_operation(&asked("r2", "demo", None)).await.unwrap();
     assert!(other.id != first.id && other.asked.target.document_type.is_none());
+    assert_eq!(metastore.requested_operation("r2").await.unwrap(), Some(other));
+    assert_eq!(metastore.requested_operation("nothing").await.unwrap(), None);
     assert_eq!(metastore.operation(&first.id).await.unwrap(), Some(first));
     assert_eq!(metastore.operation("nothing").await.unwrap(), None);
     assert_eq!(metastore.open_operations(None).await.unwrap(), 2);
@@ -105,13 +122,21 @@ async fn operations_are_done_by_the_holder_of_the_lease(metastore: &dyn Metastor
     assert_eq!((again.since_us, again.started_us), (begun.since_us, begun.started_us));
     assert!(first.begin_operation().await.unwrap_err().is_lease_lost());
     assert!(first.operation_goes_on(&begun.id, 8, None).await.unwrap_err().is_lease_lost());
-    assert!(first.end_operation(&begun.id, OperationState::Failed, "", "{}").await.unwrap_err().is_lease_lost());
-    second.end_operation(&again.id, OperationState::Failed, "disk\u{0} full", "{\"commits\":2}").await.unwrap();
+    assert!(first.end_operation(&begun.id, &end(OperationState::Failed)).await.unwrap_err().is_lease_lost());
+    let failed = OperationEnd {
+        reason: "disk\u{0} full".into(),
+        result: "{\"commits\":2}".into(),
+        plan: "p\u{0}".into(),
+        ..end(OperationState::Failed)
+    };
+    second.end_operation(&again.id, &failed).await.unwrap();
     let ended = metastore.operation(&begun.id).await.unwrap().unwrap();
     assert_eq!((ended.state, ended.reason.as_str()), (OperationState::Failed, "disk\u{fffd} full"));
-    assert_eq!((ended.result.as_str(), ended.finished_us), ("{\"commits\":2}", Some(ended.since_us)));
+    assert_eq!(ended.result, "{\"commits\":2}");
+    assert!(is_now(ended.since_us, ended.finished_us));
+    assert_eq!(ended.plan, "p\u{fffd}");
     // An end is the end.
-    second.end_operation(&again.id, OperationState::Succeeded, "", "{}").await.unwrap();
+    second.end_operation(&again.id, &end(OperationState::Succeeded)).await.unwrap();
     assert_eq!(metastore.operation(&begun.id).await.unwrap().unwrap(), ended);
     assert_eq!(second.forget_old_operations(HOUR_US).await.unwrap(), 0);
     assert!(second.forget_old_operations(-HOUR_US).await.unwrap() > 0);
@@ -121,9 +146,16 @@ async fn operations_are_done_by_the_holder_of_the_lease(metastore: &dyn Metastor
 
 async fn an_operation_may_be_asked_to_end(metastore: &dyn Metastore) {
     let fenced = held(metastore, "a").await;
+    for (request_id, consent) in [("dry", Consent::DryRun), ("any", Consent::Given)] {
+        let asked = NewOperation { consent: consent.clone(), ..asked(request_id, "demo", None) };
+        let kept = metastore.ask_operation(&asked).await.unwrap();
+        assert_eq!(kept.asked.consent, consent);
+        metastore.cancel_operation(&kept.id).await.unwrap();
+    }
     let waiting = metastore.ask_operation(&asked("c1", "demo", None)).await.unwrap();
     let cancelled = metastore.cancel_operation(&waiting.id).await.unwrap().unwrap();
-    assert_eq!((cancelled.state, cancelled.finished_us), (OperationState::Cancelled, Some(cancelled.since_us)));
+    assert_eq!(cancelled.state, OperationState::Cancelled);
+    assert!(is_now(cancelled.since_us, cancelled.finished_us));
     assert_eq!(fenced.begin_operation().await.unwrap(), None);
 
     let running = metastore.ask_operation(&asked("c2", "demo", None)).await.unwrap();
@@ -131,7 +163,7 @@ async fn an_operation_may_be_asked_to_end(metastore: &dyn Metastore) {
     let told = metastore.cancel_operation(&running.id).await.unwrap().unwrap();
     assert!(told.state == OperationState::Running && told.cancel_requested && told.finished_us.is_none());
     assert!(fenced.operation_goes_on(&running.id, 1, None).await.unwrap(), "who works on it is told");
-    fenced.end_operation(&running.id, OperationState::Cancelled, "", "{}").await.unwrap();
+    fenced.end_operation(&running.id, &end(OperationState::Cancelled)).await.unwrap();
     let ended = metastore.operation(&running.id).await.unwrap();
     assert_eq!(metastore.cancel_operation(&running.id).await.unwrap(), ended, "that changes nothing any more");
     assert_eq!(metastore.cancel_operation("nothing").await.unwrap(), None);
@@ -213,4 +245,55 @@ async fn tables_are_listed_in_pages(metastore: &dyn Metastore) {
     let entries: u64 = counted.iter().map(|(_, entries)| entries).sum();
     assert_eq!(entries, metastore.quarantined_count(&Default::default()).await.unwrap());
     assert_eq!(metastore.quarantined_by_reason(Some(&["nobody's".to_owned()])).await.unwrap(), []);
+}
+
+async fn dropped_tables_are_remembered(metastore: &dyn Metastore) {
+    let fenced = held(metastore, "a").await;
+    let new = |kind: Kind, document_type: &str| {
+        let key = TableKey { space: Space { domain: "dropping".into(), kind }, document_type: document_type.into() };
+        let path = format!("d/{}/{document_type}", kind.name());
+        NewTable { key, path, location: "file:///d".into(), suffix: String::new() }
+    };
+    let tables = [new(Kind::Case, "person"), new(Kind::Case, "house"), new(Kind::Form, "person")];
+    let registered = metastore.register_tables(&tables).await.unwrap();
+    let space = tables[0].key.space.clone();
+    let (person, all) = (OperationTarget::table(&tables[0].key), OperationTarget::space(space.clone()));
+    let left = async || metastore.tables(Some(&space)).await.unwrap().len();
+
+    fenced.drop_tables(&person, "ann\u{0}").await.unwrap();
+    fenced.drop_tables(&person, "bob").await.unwrap();
+    let dropped = metastore.dropped(Some(&space)).await.unwrap();
+    assert_eq!(
+        (dropped.len(), left().await, metastore.tables(Some(&tables[2].key.space)).await.unwrap().len()),
+        (1, 1, 1)
+    );
+    let record = &dropped[0];
+    assert_eq!((&record.target, record.asked_by.as_str(), record.files_gone), (&person, "ann\u{fffd}", false));
+    assert_eq!((&record.name, &record.path), (&registered[0].name, &registered[0].path));
+    assert!(record.since_us > 1_600_000_000_000_000);
+    assert_eq!(fenced.allow_tables(&person).await.unwrap(), 0, "its files are still being deleted");
+    fenced.dropped_files_gone(&person).await.unwrap();
+    assert!(metastore.dropped(None).await.unwrap().iter().all(|record| record.files_gone));
+    assert_eq!(fenced.allow_tables(&person).await.unwrap(), 1);
+    assert_eq!(metastore.dropped(Some(&space)).await.unwrap(), []);
+
+    // Made anew and dropped again, with all of its space.
+    metastore.register_tables(&tables[..1]).await.unwrap();
+    fenced.drop_tables(&all, "ann").await.unwrap();
+    let dropped = metastore.dropped(Some(&space)).await.unwrap();
+    let types: Vec<Option<&str>> =
+        dropped.iter().map(|record| record.target.document_type.as_ref().map(|name| name.as_str())).collect();
+    assert_eq!((types, left().await), (vec![None, Some("house"), Some("person")], 0));
+    fenced.dropped_files_gone(&all).await.unwrap();
+    assert_eq!(fenced.allow_tables(&person).await.unwrap(), 1);
+    assert_eq!(metastore.dropped(Some(&space)).await.unwrap().len(), 2, "the space is still dropped");
+    assert_eq!(fenced.allow_tables(&all).await.unwrap(), 2);
+
+    held(metastore, "a").await;
+    let refused = [
+        fenced.drop_tables(&all, "ann").await,
+        fenced.dropped_files_gone(&all).await,
+        fenced.allow_tables(&all).await.map(drop),
+    ];
+    assert!(refused.into_iter().all(|refused| refused.unwrap_err().is_lease_lost()));
 }

@@ -5,11 +5,14 @@ use async_trait::async_trait;
 use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
 
 use super::{MetastoreError, TableRecord};
+use crate::table_store::consent::Consent;
 
 pub(super) mod contract;
+mod dropped_sql;
 pub(super) mod rows;
 mod sql;
 
+pub(super) use self::dropped_sql::dropped_statements;
 pub(super) use self::sql::steering_adapter;
 
 /// What an operation does.
@@ -19,17 +22,36 @@ pub enum OperationKind {
     CompactTable,
     /// Compacts and cleans up all tables of a space.
     CleanUpSpace,
+    /// Deletes the files of one table that no version within the retention needs.
+    VacuumTable,
+    /// Writes a checkpoint of the log of one table.
+    CheckpointTable,
+    /// Takes a table, or all tables of a space, out of the lake and deletes their files.
+    DropTables,
+    /// Lets tables be made anew that were dropped.
+    AllowTables,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::CompactTable, Self::CleanUpSpace];
+    pub const ALL: [Self; 6] = [
+        Self::CompactTable,
+        Self::CleanUpSpace,
+        Self::VacuumTable,
+        Self::CheckpointTable,
+        Self::DropTables,
+        Self::AllowTables,
+    ];
 
     /// The code by which it is stored.
     pub const fn code(self) -> &'static str {
         match self {
             Self::CompactTable => "compact_table",
             Self::CleanUpSpace => "clean_up_space",
+            Self::VacuumTable => "vacuum_table",
+            Self::CheckpointTable => "checkpoint_table",
+            Self::DropTables => "drop_tables",
+            Self::AllowTables => "allow_tables",
         }
     }
 }
@@ -111,6 +133,8 @@ pub struct NewOperation {
     pub target: OperationTarget,
     /// Who asks.
     pub asked_by: String,
+    /// What has to be so that something is destroyed.
+    pub consent: Consent,
 }
 
 /// An operation as the metastore has it. Times are microseconds since 1970, by the database's clock.
@@ -144,6 +168,38 @@ pub struct OperationRecord {
     pub cancel_requested: bool,
     /// Figures of what it did, as a JSON object of whole numbers.
     pub result: String,
+    /// The plan that it has made or kept to; empty where it has none.
+    pub plan: String,
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationEnd {
+    /// The state that it ends in.
+    pub state: OperationState,
+    /// Why; empty where that says nothing new.
+    pub reason: String,
+    /// Figures of what it did, as a JSON object of whole numbers.
+    pub result: String,
+    /// The plan that it has made or kept to; empty where it has none.
+    pub plan: String,
+}
+
+/// A table, or a whole space, that was dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DroppedRecord {
+    /// What was dropped.
+    pub target: OperationTarget,
+    /// Name of the table; empty for a space.
+    pub name: String,
+    /// Folder of the table below the lake's root; empty for a space.
+    pub path: String,
+    /// When, microseconds, by the database's clock.
+    pub since_us: i64,
+    /// Who asked for it.
+    pub asked_by: String,
+    /// Whether the files are deleted.
+    pub files_gone: bool,
 }
 
 /// Which operations are listed.
@@ -220,6 +276,9 @@ pub trait Steering {
     /// An operation; `None`: there is no such.
     async fn operation(&self, id: &str) -> Result<Option<OperationRecord>, MetastoreError>;
 
+    /// The operation that a request has asked for; `None`: it has not been made.
+    async fn requested_operation(&self, request_id: &str) -> Result<Option<OperationRecord>, MetastoreError>;
+
     /// Operations, newest first.
     async fn operations(
         &self,
@@ -238,13 +297,7 @@ pub trait Steering {
     async fn operation_goes_on(&self, id: &str, done: i64, total: Option<i64>) -> Result<bool, MetastoreError>;
 
     /// Ends an operation that this writer works on. Fenced.
-    async fn end_operation(
-        &self,
-        id: &str,
-        state: OperationState,
-        reason: &str,
-        result: &str,
-    ) -> Result<(), MetastoreError>;
+    async fn end_operation(&self, id: &str, end: &OperationEnd) -> Result<(), MetastoreError>;
 
     /// Asks an operation to end early; one that has not begun ends at once, of one that has ended nothing changes. Answers the operation then;
     /// `None`: there is no such.
@@ -252,6 +305,19 @@ pub trait Steering {
 
     /// Removes operations that ended, and audit records that were written, longer ago than this. Fenced. Answers how many.
     async fn forget_old_operations(&self, older_than_us: i64) -> Result<u64, MetastoreError>;
+
+    /// Takes a table, or all tables of a space, out of the metastore, and keeps that they were dropped. Fenced.
+    async fn drop_tables(&self, target: &OperationTarget, asked_by: &str) -> Result<(), MetastoreError>;
+
+    /// Keeps that the files of these dropped tables are deleted. Fenced.
+    async fn dropped_files_gone(&self, target: &OperationTarget) -> Result<(), MetastoreError>;
+
+    /// What was dropped: of a space, or of all.
+    async fn dropped(&self, space: Option<&Space>) -> Result<Vec<DroppedRecord>, MetastoreError>;
+
+    /// Forgets that a table, or a space with all its tables, was dropped, as far as the files are deleted. Fenced. Answers how many tables and
+    /// spaces that were.
+    async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, MetastoreError>;
 
     /// Keeps a pause; who asked first and why stays where it is there already.
     async fn pause(&self, space: Option<&Space>, asked_by: &str, reason: &str) -> Result<(), MetastoreError>;

@@ -1,7 +1,11 @@
 //! Translates rows of either database into operations, pauses and audit records.
 
-use super::{AuditRecord, NewOperation, OperationKind, OperationRecord, OperationState, OperationTarget, PauseRecord};
+use super::{
+    AuditRecord, DroppedRecord, NewOperation, OperationKind, OperationRecord, OperationState, OperationTarget,
+    PauseRecord,
+};
 use crate::metastore::rows::{Fields, corrupt, kind};
+use crate::table_store::consent::Consent;
 use lake_shared::identity::Space;
 
 pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationRecord, sqlx::Error> {
@@ -14,7 +18,8 @@ pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationReco
         .find(|known| known.code() == state)
         .ok_or_else(|| corrupt(format!("{state} is no state of an operation")))?;
     let space = Space { domain: row.text("domain")?.into(), kind: kind(&row.text("target_kind")?)? };
-    let is_of_table = operation_kind == OperationKind::CompactTable;
+    let is_of_table = row.number("of_table")? != 0;
+    let consent = Consent::of(row.number("dry_run")? != 0, &row.text("to_plan")?);
     Ok(OperationRecord {
         id: row.text("id")?,
         asked: NewOperation {
@@ -22,6 +27,7 @@ pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationReco
             kind: operation_kind,
             target: OperationTarget { space, document_type: is_of_table.then(|| document_type.into()) },
             asked_by: row.text("asked_by")?,
+            consent,
         },
         state,
         since_us: row.number("since_us")?,
@@ -35,6 +41,7 @@ pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationReco
         finished_us: row.maybe("finished_us")?,
         cancel_requested: row.number("cancel_requested")? != 0,
         result: row.text("result")?,
+        plan: row.text("plan")?,
     })
 }
 
@@ -58,6 +65,20 @@ pub(in crate::metastore) fn pause(row: &impl Fields) -> Result<PauseRecord, sqlx
         asked_by: row.text("asked_by")?,
         reason: row.text("reason")?,
         in_force_us: row.maybe("in_force_us")?,
+    })
+}
+
+pub(in crate::metastore) fn dropped(row: &impl Fields) -> Result<DroppedRecord, sqlx::Error> {
+    let space = Space { domain: row.text("domain")?.into(), kind: kind(&row.text("kind")?)? };
+    let document_type = row.text("type")?;
+    let is_of_table = row.number("whole_space")? == 0;
+    Ok(DroppedRecord {
+        target: OperationTarget { space, document_type: is_of_table.then(|| document_type.into()) },
+        name: row.text("name")?,
+        path: row.text("path")?,
+        since_us: row.number("since_us")?,
+        asked_by: row.text("asked_by")?,
+        files_gone: row.number("files_gone")? != 0,
     })
 }
 

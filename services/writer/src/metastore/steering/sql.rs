@@ -12,8 +12,9 @@ macro_rules! steering_adapter {
 
             async fn insert_operation(&self, new: &NewOperation) -> Result<OperationRecord, sqlx::Error> {
                 let insert = Self::statement(
-                    "INSERT INTO lake_operation (id, request_id, kind, domain, target_kind, type, state, since_us, asked_by, created_us) \
-                     VALUES ($1, $2, $3, $4, $5, $6, 'pending', {now}, $7, {now}) ON CONFLICT (request_id) DO NOTHING",
+                    "INSERT INTO lake_operation (id, request_id, kind, domain, target_kind, type, state, since_us, asked_by, created_us, \
+                     of_table, dry_run, to_plan) \
+                     VALUES ($1, $2, $3, $4, $5, $6, 'pending', {now}, $7, {now}, $8, $9, $10) ON CONFLICT (request_id) DO NOTHING",
                 );
                 let document_type = new.target.document_type.as_ref().map_or("", |document_type| document_type.as_str());
                 sqlx::query(insert)
@@ -24,6 +25,9 @@ macro_rules! steering_adapter {
                     .bind(new.target.space.kind.name())
                     .bind(storable(document_type).into_owned())
                     .bind(storable(&new.asked_by).into_owned())
+                    .bind(i64::from(new.target.document_type.is_some()))
+                    .bind(i64::from(new.consent == Consent::DryRun))
+                    .bind(storable(new.consent.plan()).into_owned())
                     .execute(&self.pool)
                     .await?;
                 let found = self.found_operation("request_id", &storable(&new.request_id)).await?;
@@ -93,23 +97,18 @@ macro_rules! steering_adapter {
                 Ok(row.map(|row| row.number("cancel_requested")).transpose()?.is_some_and(|cancel| cancel != 0))
             }
 
-            async fn ends(
-                &self,
-                id: &str,
-                state: OperationState,
-                reason: &str,
-                result: &str,
-            ) -> Result<(), sql::Failure> {
+            async fn ends(&self, id: &str, end: &OperationEnd) -> Result<(), sql::Failure> {
                 let mut transaction = self.begin().await?;
                 let text = Self::statement(
-                    "UPDATE lake_operation SET state = $2, reason = $3, result = $4, since_us = {now}, finished_us = {now}, \
+                    "UPDATE lake_operation SET state = $2, reason = $3, result = $4, plan = $5, since_us = {now}, finished_us = {now}, \
                      heartbeat_us = {now} WHERE id = $1 AND state = 'running'",
                 );
                 sqlx::query(text)
                     .bind(id.to_owned())
-                    .bind(state.code())
-                    .bind(storable(reason).into_owned())
-                    .bind(storable(result).into_owned())
+                    .bind(end.state.code())
+                    .bind(storable(&end.reason).into_owned())
+                    .bind(storable(&end.result).into_owned())
+                    .bind(storable(&end.plan).into_owned())
                     .execute(&mut *transaction)
                     .await?;
                 Ok(transaction.commit().await?)
@@ -252,6 +251,11 @@ macro_rules! steering_adapter {
                 self.found_operation("id", id).await.map_err(failed(|| format!("read operation {id}")))
             }
 
+            async fn requested_operation(&self, request_id: &str) -> Result<Option<OperationRecord>, MetastoreError> {
+                let found = self.found_operation("request_id", &storable(request_id)).await;
+                found.map_err(failed(|| format!("look for request {request_id}")))
+            }
+
             async fn operations(
                 &self,
                 filter: &OperationFilter,
@@ -274,14 +278,8 @@ macro_rules! steering_adapter {
                 self.goes_on(id, done, total).await.map_err(failed(|| format!("report on operation {id}")))
             }
 
-            async fn end_operation(
-                &self,
-                id: &str,
-                state: OperationState,
-                reason: &str,
-                result: &str,
-            ) -> Result<(), MetastoreError> {
-                self.ends(id, state, reason, result).await.map_err(failed(|| format!("end operation {id}")))
+            async fn end_operation(&self, id: &str, end: &OperationEnd) -> Result<(), MetastoreError> {
+                self.ends(id, end).await.map_err(failed(|| format!("end operation {id}")))
             }
 
             async fn cancel_operation(&self, id: &str) -> Result<Option<OperationRecord>, MetastoreError> {
@@ -290,6 +288,22 @@ macro_rules! steering_adapter {
 
             async fn forget_old_operations(&self, older_than_us: i64) -> Result<u64, MetastoreError> {
                 self.forget_old_steering(older_than_us).await.map_err(failed(|| "forget old operations".into()))
+            }
+
+            async fn drop_tables(&self, target: &OperationTarget, asked_by: &str) -> Result<(), MetastoreError> {
+                self.drops(target, asked_by).await.map_err(failed(|| format!("drop {target}")))
+            }
+
+            async fn dropped_files_gone(&self, target: &OperationTarget) -> Result<(), MetastoreError> {
+                self.files_are_gone(target).await.map_err(failed(|| format!("keep that the files of {target} are deleted")))
+            }
+
+            async fn dropped(&self, space: Option<&Space>) -> Result<Vec<DroppedRecord>, MetastoreError> {
+                self.list_dropped(space).await.map_err(failed(|| "list what was dropped".into()))
+            }
+
+            async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, MetastoreError> {
+                self.allows(target).await.map_err(failed(|| format!("let {target} be made anew")))
             }
 
             async fn pause(&self, space: Option<&Space>, asked_by: &str, reason: &str) -> Result<(), MetastoreError> {

@@ -9,6 +9,7 @@ use lake_shared::panics;
 use crate::key_index::IndexError;
 use crate::metastore::MetastoreError;
 use crate::metastore::fence::LeaseLost;
+use crate::table_store::consent::StalePlan;
 use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::lake_store::LakeStoreError;
 
@@ -60,6 +61,8 @@ pub(crate) enum EngineError {
     Panicked(String),
     #[error("a task of the engine was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
+    #[error("{0}")]
+    StalePlan(StalePlan),
     #[error("another program commits to table {0} all the time; is a second writer running?")]
     Contended(TableKey),
 }

@@ -28,13 +28,16 @@ use self::error::EngineError;
 use self::log::table_access::TableAccess;
 use self::space::cell::{SpaceCell, Spaces};
 use self::space::loader::SpaceLoader;
+use self::upkeep::drop_tables::TableDropper;
 use self::upkeep::external_changes::ExternalChanges;
 use self::upkeep::startup_check;
 use self::upkeep::vacuum::Vacuum;
 use self::upsert::apply::Upserter;
+use super::consent::{Consent, Destroyed};
 use super::lake_store::LakeStore;
 use super::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
 use crate::metastore::Metastore;
+use crate::metastore::steering::OperationTarget;
 
 pub use self::options::{DeletionVectors, DeltaOptions, NamedTableOptions, TableOptions};
 pub use self::upkeep::startup_check::StartupCheckError;
@@ -43,6 +46,7 @@ mod clock;
 mod compact;
 mod error;
 mod files;
+pub mod inspect;
 mod log;
 mod options;
 mod permanent_error;
@@ -64,6 +68,7 @@ pub struct DeltaTableStore {
     compactor: Compactor,
     external_changes: Arc<ExternalChanges>,
     vacuum: Vacuum,
+    dropper: TableDropper,
 }
 
 impl DeltaTableStore {
@@ -84,6 +89,7 @@ impl DeltaTableStore {
             spaces: Spaces::default(),
             upserter: Upserter::new(Arc::clone(&loader), Arc::clone(&options)),
             compactor: Compactor::new(Arc::clone(&loader), Arc::clone(&options)),
+            dropper: TableDropper::new(Arc::clone(&access), Arc::clone(&metastore)),
             access,
             metastore,
             options,
@@ -235,6 +241,51 @@ impl TableStore for DeltaTableStore {
         Ok(Maintained { files_compacted: compacted.files_before, held_up_max: compacted.held_up_max, ..maintained })
     }
 
+    async fn vacuum_table(&self, table: &TableKey, consent: &Consent) -> Result<Destroyed, StoreError> {
+        let space = &table.space;
+        let cell = self.spaces.cell(space);
+        let work = async {
+            let _alone = cell.cleaning.lock().await;
+            let record = self.metastore.table(table).await.map_err(EngineError::Metastore)?;
+            match record {
+                Some(record) => self.vacuum.vacuum_table(&cell, &record, consent).await,
+                None => Ok(Destroyed::default()),
+            }
+        };
+        self.caught(space, work).await.map_err(|error| store_error(space, "vacuum", error))
+    }
+
+    async fn checkpoint_table(&self, table: &TableKey) -> Result<Option<u64>, StoreError> {
+        let space = &table.space;
+        let work = async {
+            match self.metastore.table(table).await.map_err(EngineError::Metastore)? {
+                Some(record) => self.access.checkpoint(&record.path).await,
+                None => Ok(None),
+            }
+        };
+        self.caught(space, work).await.map_err(|error| store_error(space, "writing a checkpoint", error))
+    }
+
+    async fn drop_tables(
+        &self,
+        target: &OperationTarget,
+        asked_by: &str,
+        consent: &Consent,
+    ) -> Result<Destroyed, StoreError> {
+        let (space, cell) = (&target.space, self.spaces.cell(&target.space));
+        let dropped = self.caught(space, self.dropper.drop_tables(&cell, target, asked_by, consent)).await;
+        dropped.map_err(|error| store_error(space, "dropping tables", error))
+    }
+
+    async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, StoreError> {
+        let space = &target.space;
+        let allowed = self.metastore.allow_tables(target).await.map_err(EngineError::Metastore);
+        let allowed = allowed.map_err(|error| store_error(space, "letting tables be made anew", error))?;
+        // The marks are read with the space.
+        self.forget(space).await;
+        Ok(allowed)
+    }
+
     async fn close(&self) {
         Self::close(self).await;
     }
@@ -251,6 +302,7 @@ fn store_error(space: &Space, action: &'static str, error: EngineError) -> Store
         EngineError::TooManyTypes { types_max, refused } => {
             StoreError::TooManyTypes { space: space.clone(), types_max, refused }
         }
+        EngineError::StalePlan(stale) => StoreError::StalePlan { space: space.clone(), stale },
         error if permanent_error::may_be_due_to_rows(&error) => {
             StoreError::Unexplained { space: space.clone(), source: Box::new(error) }
         }

@@ -77,6 +77,11 @@ pub(crate) fn carries(entry: &[u8], id: Uuid) -> bool {
     informations(entry).any(|commit| commit[COMMIT_KEY].as_str() == Some(id.to_string().as_str()))
 }
 
+/// Whether the lake made an entry.
+pub(crate) fn is_of_lake(entry: &[u8]) -> bool {
+    informations(entry).any(|commit| commit[COMMIT_KEY].is_string())
+}
+
 /// The time that an entry says it was made, milliseconds since 1970.
 pub(crate) fn in_commit_ms(entry: &[u8]) -> Option<i64> {
     informations(entry).find_map(|commit| commit["inCommitTimestamp"].as_i64())

@@ -6,6 +6,7 @@ pub(crate) mod checkpoints;
 pub(crate) mod commit;
 pub(crate) mod entry;
 pub(crate) mod file_actions;
+pub(crate) mod history;
 pub(crate) mod metadata;
 pub(crate) mod open_tables;
 pub(crate) mod protocol;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use deltalake::DeltaTable;
+use deltalake::{DeltaTable, checkpoints};
 use lake_shared::identity::TableKey;
 
 use crate::metastore::fence::Fence;
@@ -179,6 +179,16 @@ impl TableAccess {
             // The files may be part of the table. If they are not, the clean-up finds them.
             Outcome::Unknown => Ok(CommitResult::Conflict { discarded: NewFiles::default() }),
         }
+    }
+
+    /// Writes a checkpoint of a table's log now. The answer is its version; `None`: there is no table.
+    ///
+    /// # Errors
+    /// When the log cannot be read or written.
+    pub(crate) async fn checkpoint(&self, path: &str) -> Result<Option<u64>, EngineError> {
+        let Some(table) = self.latest(path).await? else { return Ok(None) };
+        checkpoints::create_checkpoint(&table, None).await.map_err(EngineError::delta)?;
+        Ok(table.version())
     }
 
     /// Keeps a handle open for its next use.

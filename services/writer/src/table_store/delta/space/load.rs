@@ -20,6 +20,7 @@ use crate::table_store::delta::space::index::upkeep::IndexUpkeep;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::space::table::{LostRows, TableState};
+use crate::table_store::delta::space::tombstones::dropped_types::DroppedTypes;
 use crate::table_store::delta::table_number::TableNumber;
 
 /// Logs opened at once.
@@ -65,6 +66,8 @@ impl SpaceLoader {
             state.disable(number, &error, began.elapsed());
         }
         self.load_tombstones(&mut state).await?;
+        let dropped = self.metastore().dropped(Some(space)).await.map_err(EngineError::Metastore)?;
+        state.set_dropped(DroppedTypes::of(dropped));
         tracing::info!(
             %space, tables = state.tables().len(), keys = state.index().entries(), tombstones = state.tombstones().held(),
             files_read, rows_read, index_is_new, milliseconds = lake_shared::retry::milliseconds(began.elapsed()),

@@ -19,6 +19,7 @@ use crate::table_store::delta::log::base_version::ProbeResult;
 use crate::table_store::delta::space::index::snapshot::{IndexSnapshot, SnapshotFile, SnapshotTable};
 use crate::table_store::delta::space::live_files::LiveFiles;
 use crate::table_store::delta::space::table::{CommittedFiles, Freshness, LoadedTable, LostRows, TableState};
+use crate::table_store::delta::space::tombstones::dropped_types::DroppedTypes;
 use crate::table_store::delta::space::tombstones::filter::TombstoneFilter;
 use crate::table_store::delta::space::unusable::reason::Unusable;
 use crate::table_store::delta::table_number::TableNumber;
@@ -58,6 +59,7 @@ pub(crate) struct SpaceState {
     /// A reload has begun and not ended: files and index may not agree. Such a state is loaded anew.
     poisoned: bool,
     keys_counted: KeysCounted,
+    dropped: DroppedTypes,
 }
 
 /// Keys that count in the metric as long as the state is there.
@@ -93,7 +95,17 @@ impl SpaceState {
             next_probed: 0,
             poisoned: false,
             keys_counted: KeysCounted::default(),
+            dropped: DroppedTypes::default(),
         }
+    }
+
+    /// Types that have no table, as an operator has dropped it.
+    pub(crate) const fn dropped(&self) -> &DroppedTypes {
+        &self.dropped
+    }
+
+    pub(super) fn set_dropped(&mut self, dropped: DroppedTypes) {
+        self.dropped = dropped;
     }
 
     pub(crate) const fn space(&self) -> &Space {

@@ -26,6 +26,7 @@ use serde_json::Value;
 use crate::metastore::{Metastore, TableRecord};
 use crate::metric_names;
 use crate::table_store::Maintained;
+use crate::table_store::consent::{Consent, Destroyed, plan_id};
 use crate::table_store::delta::clock::now_us;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::deletion_vectors;
@@ -119,16 +120,12 @@ impl Vacuum {
         record: &TableRecord,
         maintained: &mut Maintained,
     ) -> Result<(), EngineError> {
-        // A handle of its own: what is in use by commits is not disturbed.
-        let table = self.access.latest(&record.path).await?;
-        self.external_changes.compare(cell, &record.key, table.as_ref()).await?;
-        let Some(table) = table else { return Ok(()) };
-        let snapshot = table.snapshot().map_err(EngineError::delta)?;
-        // Files of a table that the engine must not write must not be deleted either.
-        protocol::judge(&record.key, snapshot.metadata(), snapshot.protocol())?;
+        let Some(table) = self.opened(cell, record).await? else { return Ok(()) };
         maintained.tables += 1;
-        maintained.files_deleted += self.delete_files(&table).await?;
+        let expired = self.find_expired(&table).await?;
+        maintained.files_deleted += delete_expired(&table, expired).await?;
         maintained.files_deleted += self.delete_leftovers(&record.path).await?;
+        let snapshot = table.snapshot().map_err(EngineError::delta)?;
         // Where the history is to be kept, the properties of the table switch that off.
         let may_clean = snapshot.table_config().enable_expired_log_cleanup();
         if may_clean
@@ -139,6 +136,45 @@ impl Vacuum {
             maintained.log_files_deleted += logs as u64;
         }
         Ok(())
+    }
+
+    /// A table that may be cleaned up; `None`: there is none.
+    async fn opened(&self, cell: &SpaceCell, record: &TableRecord) -> Result<Option<DeltaTable>, EngineError> {
+        // A handle of its own: what is in use by commits is not disturbed.
+        let table = self.access.latest(&record.path).await?;
+        self.external_changes.compare(cell, &record.key, table.as_ref()).await?;
+        let Some(table) = table else { return Ok(None) };
+        let snapshot = table.snapshot().map_err(EngineError::delta)?;
+        // Files of a table that the engine must not write must not be deleted either.
+        protocol::judge(&record.key, snapshot.metadata(), snapshot.protocol())?;
+        Ok(Some(table))
+    }
+
+    /// Deletes the files of one table that no version within the retention needs, as far as the consent goes.
+    pub(crate) async fn vacuum_table(
+        &self,
+        cell: &SpaceCell,
+        record: &TableRecord,
+        consent: &Consent,
+    ) -> Result<Destroyed, EngineError> {
+        let opened = self.opened(cell, record).await?;
+        let expired = match &opened {
+            Some(table) => self.find_expired(table).await?,
+            None => Expired::default(),
+        };
+        let objects = expired.files.iter().map(|file| file.location.to_string()).collect();
+        let mut destroyed = Destroyed {
+            plan: plan_id("vacuum", objects),
+            tables: opened.is_some().into(),
+            files: expired.files.len() as u64,
+            bytes: expired.files.iter().map(|file| file.size).sum(),
+            ..Destroyed::default()
+        };
+        destroyed.done = consent.allows(&destroyed.plan).map_err(EngineError::StalePlan)?;
+        if let Some(table) = opened.filter(|_| destroyed.done) {
+            delete_expired(&table, expired).await?;
+        }
+        Ok(destroyed)
     }
 
     /// Whether every checkpoint of a log is complete. delta-rs takes any file that is named like a part of one for a whole one, and would delete
@@ -168,8 +204,8 @@ impl Vacuum {
         })
     }
 
-    /// Deletes the files of a table that are neither active nor within the retention.
-    async fn delete_files(&self, table: &DeltaTable) -> Result<u64, EngineError> {
+    /// The files of a table that are neither active nor within the retention.
+    async fn find_expired(&self, table: &DeltaTable) -> Result<Expired, EngineError> {
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
         let logged = LoggedFiles::of(table, snapshot).await?;
         let store = table.object_store();
@@ -190,22 +226,37 @@ impl Vacuum {
                 Fate::Superseded { since_ms } => {
                     superseded.insert(file.location.to_string(), since_ms);
                 }
-                Fate::Expired => expired.push(file.location),
+                Fate::Expired => expired.push(file),
             }
         }
-        drop(files);
         let superseded = Note { version: snapshot.version(), files: superseded };
         // Of a table without superseded files there is nothing to note.
-        if superseded != noted && !(superseded.files.is_empty() && noted.files.is_empty()) {
-            let text = serde_json::to_vec(&superseded).map_err(EngineError::json)?;
-            store.put(&Path::from(NOTE), text.into()).await.map_err(EngineError::Store)?;
-        }
-        delete(&store, expired).await
+        let is_new = superseded != noted && !(superseded.files.is_empty() && noted.files.is_empty());
+        Ok(Expired { files: expired, note: is_new.then_some(superseded) })
     }
 }
 
+/// What a look at the files of a table has found.
+#[derive(Debug, Default)]
+struct Expired {
+    /// Files that are to be deleted.
+    files: Vec<ObjectMeta>,
+    /// The note of superseded files, where it changes.
+    note: Option<Note>,
+}
+
+/// Deletes what a look has found, and writes the note. Answers the number of files.
+async fn delete_expired(table: &DeltaTable, expired: Expired) -> Result<u64, EngineError> {
+    let store = table.object_store();
+    if let Some(note) = expired.note {
+        let text = serde_json::to_vec(&note).map_err(EngineError::json)?;
+        store.put(&Path::from(NOTE), text.into()).await.map_err(EngineError::Store)?;
+    }
+    delete(&store, expired.files.into_iter().map(|file| file.location).collect()).await
+}
+
 /// Deletes files. Answers how many; those that were gone already are counted as well.
-async fn delete(store: &Arc<dyn ObjectStore>, files: Vec<Path>) -> Result<u64, EngineError> {
+pub(super) async fn delete(store: &Arc<dyn ObjectStore>, files: Vec<Path>) -> Result<u64, EngineError> {
     let count = files.len() as u64;
     let mut deletions = store.delete_stream(stream::iter(files.into_iter().map(Ok)).boxed());
     while let Some(deleted) = deletions.next().await {

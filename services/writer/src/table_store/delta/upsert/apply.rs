@@ -65,8 +65,16 @@ impl Upserter {
             // Where the disk does not take it the state goes, and memory with it: the next call begins with what is on disk.
             indexes.flush(&state).await?;
         }
+        let stripped = match state.dropped().stripped(batch).and_then(with_entries) {
+            Ok(stripped) => stripped,
+            Err(reason) => {
+                *held = Some(state);
+                return Err(EngineError::BadRows(reason));
+            }
+        };
+        let (batch, entries) = stripped.as_ref().map_or((batch, &entries), |(batch, entries)| (batch, entries));
         let mut progress = Progress::default();
-        let outcome = self.plans_and_restores(&mut state, batch, &entries, &mut progress).await;
+        let outcome = self.plans_and_restores(&mut state, batch, entries, &mut progress).await;
         state.count_keys();
         match outcome {
             Ok(()) => {}
@@ -193,4 +201,9 @@ impl Upserter {
         self.loader.forget_superseded(state, &superseded).await?;
         Ok(PlanResult::Done)
     }
+}
+
+/// A batch without the rows of dropped tables, with its entries.
+fn with_entries(stripped: Option<SpaceBatch>) -> Result<Option<(SpaceBatch, BatchEntries)>, String> {
+    stripped.map(|batch| BatchEntries::of(&batch).map(|entries| (batch, entries))).transpose()
 }

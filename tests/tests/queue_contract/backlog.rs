@@ -1,0 +1,34 @@
+//! What a queue tells of what waits.
+
+use lake_shared::queue::{Backlog, Stream};
+use lake_tests::parts::wait_until;
+
+use crate::ground::{Ground, LONG, PATIENCE, all_safe, next};
+
+/// Waits until the queue says so; it may take a moment until it has counted.
+async fn until(ground: &Ground, what: &str, is_so: impl Fn(Backlog) -> bool) {
+    let asked = wait_until(what, PATIENCE, async || {
+        let told = ground.queue.backlog(Stream::Rows).await?.unwrap();
+        if is_so(told) { Ok(true) } else { anyhow::bail!("{told:?}") }
+    });
+    asked.await.unwrap();
+}
+
+pub async fn what_waits_is_told(ground: Ground) {
+    until(&ground, "nothing waits", |told| told == Backlog::default()).await;
+    let published = ground.publish_many(3);
+    until(&ground, "three messages wait", |told| told.messages == 3 && told.bytes > 0).await;
+    let mut consumer = ground.consumer(1, LONG).await;
+    let first = next(&mut consumer).await;
+    until(&ground, "one is handed out", |told| (told.messages, told.undelivered, told.in_flight) == (3, 2, 1)).await;
+    drop(first);
+    let again = next(&mut consumer).await;
+    assert_eq!(again.attempts, 2);
+    until(&ground, "it was handed out twice", |told| (told.in_flight, told.redelivered) == (1, 1)).await;
+    again.receipt.acknowledge().await.unwrap();
+    for _ in 0..2 {
+        next(&mut consumer).await.receipt.acknowledge().await.unwrap();
+    }
+    all_safe(published).await;
+    until(&ground, "nothing waits any more", |told| told == Backlog { published_total: 3, ..Backlog::default() }).await;
+}
