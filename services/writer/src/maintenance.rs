@@ -145,10 +145,10 @@ mod tests {
     use lake_shared::identity::{Kind, TableKey};
 
     use super::*;
+    use crate::consent::{Consent, Destroyed};
     use crate::metastore::NewTable;
     use crate::metastore::sqlite::SqliteMetastore;
     use crate::metastore::steering::OperationTarget;
-    use crate::table_store::consent::{Consent, Destroyed};
     use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError};
 
     /// A store that counts its clean-ups.

@@ -10,12 +10,15 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::consent::{Consent, Destroyed};
 use crate::handle_error::HandleError;
 use crate::ingest::control::{IngestRequest, IngestStatus, PauseScope, PendingRows};
 use crate::metastore::steering::OperationTarget;
 use crate::metastore::{Metastore, TableRecord};
-use crate::table_store::consent::{Consent, Destroyed};
 use crate::table_store::{Compacted, InMemoryTable, Maintained, TableStore};
+
+pub(crate) mod pause_keeper;
+pub(crate) mod runner;
 
 /// A request, with the answer's way back in it.
 pub(crate) type Request = Box<dyn FnOnce(Arc<Operations>) -> BoxFuture<'static, ()> + Send>;

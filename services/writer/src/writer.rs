@@ -23,9 +23,7 @@ use crate::maintenance::{self, MaintenanceOptions};
 use crate::metastore::Metastore;
 use crate::metastore::connect::{self, MetastoreConfig};
 use crate::metric_names;
-use crate::operation_runner;
-use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request};
-use crate::pause_keeper;
+use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request, pause_keeper, runner};
 use crate::pipeline_watch::PipelineWatch;
 use crate::quarantine_sink;
 use crate::table_store::TableStore;
@@ -311,8 +309,8 @@ impl Leased {
         let (tables, rounds) = (Arc::clone(store), options.maintenance.clone());
         beside.spawn(maintenance::run(tables, Arc::clone(metastore), rounds, shutdown.clone()));
         beside.spawn(operations::serve(Arc::clone(&operations), Arc::clone(requests), shutdown.clone()));
-        let (keeper, runner) = (Arc::clone(&operations), Arc::clone(metastore));
-        beside.spawn(operation_runner::run(Arc::clone(&operations), runner, shutdown.clone()));
+        let keeper = Arc::clone(&operations);
+        beside.spawn(runner::run(Arc::clone(&operations), Arc::clone(metastore), shutdown.clone()));
         beside.spawn(pause_keeper::run(keeper, Arc::clone(metastore), paused.clone(), shutdown.clone()));
         let others = async {
             while let Some(ended) = beside.join_next().await {

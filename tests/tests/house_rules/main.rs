@@ -53,7 +53,7 @@ const ENGINE_STOREYS: &[&[&str]] = &[
     &["files"],
     &["log"],
     &["space"],
-    &["upsert", "compact", "upkeep"],
+    &["upsert", "compact", "upkeep", "inspect"],
     &[imports::FACE],
 ];
 

@@ -9,12 +9,45 @@ use tonic::Code;
 
 use super::operation;
 use crate::client::Clients;
-use crate::command_line::{DropArguments, Global, KindName};
+use crate::command_line::{DropArguments, Global, KindName, Waiting};
 use crate::exit;
 use crate::output::{self, Columns};
 use crate::view;
 
 const COLUMNS: Columns = Columns { table: &["target", "state", "reason"], wide: &["id", "plan_id"] };
+
+const DROPPED: Columns = Columns { table: &["target", "name", "since", "asked_by", "files_gone"], wide: &[] };
+
+/// Lists what was dropped.
+///
+/// # Errors
+/// The writer cannot be asked.
+pub(super) async fn list(global: &Global, clients: &mut Clients, domain: Option<String>) -> Result<u8> {
+    let request = proto::ListDroppedTablesRequest { domain: domain.unwrap_or_default() };
+    let answer = clients.tables.list_dropped_tables(request).await.context("list what was dropped")?;
+    let dropped: Vec<_> = answer.into_inner().tables.into_iter().map(view::DroppedTable::from).collect();
+    output::print(&output::list(global.output, &DROPPED, &dropped)?)?;
+    Ok(exit::DONE)
+}
+
+/// Lets what was dropped be made anew.
+///
+/// # Errors
+/// The writer cannot be asked, or nothing of the kind was dropped.
+pub(super) async fn allow(
+    global: &Global,
+    clients: &mut Clients,
+    space: proto::Space,
+    document_type: Option<String>,
+    waiting: Waiting,
+) -> Result<u8> {
+    let domain = space.domain.clone();
+    let request_id = super::request_id(waiting.request_id);
+    let request = proto::AllowTablesRequest { request_id, space: Some(space), r#type: document_type };
+    let asked = clients.tables.allow_tables(request).await;
+    let asked = asked.with_context(|| format!("let tables of {domain} be made anew"))?.into_inner();
+    operation::show(global, clients, asked.operation, waiting.no_wait).await
+}
 
 /// Shows what would be dropped, asks, and drops it.
 ///

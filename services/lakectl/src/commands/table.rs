@@ -21,7 +21,6 @@ const VERSIONS: Columns = Columns {
     wide: &["files_with_new_deletion_vectors", "engine"],
 };
 const FILES: Columns = Columns { table: &["path", "bytes", "rows", "rows_hidden", "written_at"], wide: &[] };
-const DROPPED: Columns = Columns { table: &["target", "name", "since", "asked_by", "files_gone"], wide: &[] };
 
 pub(super) async fn run(global: &Global, verb: TableVerb) -> Result<u8> {
     let mut clients = super::connect(global).await?;
@@ -71,20 +70,10 @@ pub(super) async fn run(global: &Global, verb: TableVerb) -> Result<u8> {
             Ok(exit::DONE)
         }
         TableVerb::Drop(arguments) => drop::run(global, &mut clients, arguments).await,
-        TableVerb::Dropped { domain } => {
-            let request = proto::ListDroppedTablesRequest { domain: domain.unwrap_or_default() };
-            let answer = clients.tables.list_dropped_tables(request).await.context("list what was dropped")?;
-            let dropped: Vec<_> = answer.into_inner().tables.into_iter().map(view::DroppedTable::from).collect();
-            output::print(&output::list(global.output, &DROPPED, &dropped)?)?;
-            Ok(exit::DONE)
-        }
+        TableVerb::Dropped { domain } => drop::list(global, &mut clients, domain).await,
         TableVerb::Allow { domain, kind, document_type, waiting } => {
-            let request_id = super::request_id(waiting.request_id);
-            let space = Some(proto::Space { domain: domain.clone(), kind: super::kind(Some(kind)) });
-            let request = proto::AllowTablesRequest { request_id, space, r#type: document_type };
-            let asked = clients.tables.allow_tables(request).await;
-            let asked = asked.with_context(|| format!("let tables of {domain} be made anew"))?.into_inner();
-            operation::show(global, &mut clients, asked.operation, waiting.no_wait).await
+            let space = proto::Space { domain, kind: super::kind(Some(kind)) };
+            drop::allow(global, &mut clients, space, document_type, waiting).await
         }
         TableVerb::CleanUp { domain, kind, waiting } => {
             let request_id = super::request_id(waiting.request_id);

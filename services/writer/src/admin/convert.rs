@@ -7,12 +7,12 @@ use lake_shared::identity::{Kind, Space, TableKey};
 use prost_types::Timestamp;
 use serde_json::Value;
 
+use crate::consent::Consent;
 use crate::metastore::TableRecord;
 use crate::metastore::steering::{
     AuditRecord, DroppedRecord, OperationKind, OperationRecord, OperationState, PauseRecord,
 };
 use crate::operations::TableDescription;
-use crate::table_store::consent::Consent;
 use crate::table_store::delta::inspect::{TableFile, TableVersion};
 
 /// An instant, from microseconds since 1970.

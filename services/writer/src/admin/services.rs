@@ -12,11 +12,11 @@ use tonic::Status;
 use super::access::{Caller, Gate};
 use super::convert;
 use super::problem::Problem;
+use crate::consent::Consent;
 use crate::handle::WriterHandle;
 use crate::metastore::Metastore;
 use crate::metastore::steering::{Behind, NewOperation, OperationKind, OperationRecord, OperationTarget};
 use crate::pipeline_watch::PipelineWatch;
-use crate::table_store::consent::Consent;
 use crate::table_store::delta::inspect::TableInspector;
 use crate::table_store::lake_store::LakeStore;
 

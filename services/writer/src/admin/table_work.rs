@@ -10,8 +10,8 @@ use super::access::Caller;
 use super::convert;
 use super::problem::Problem;
 use super::services::{self, Services};
+use crate::consent::Consent;
 use crate::metastore::steering::{OperationKind, OperationTarget};
-use crate::table_store::consent::Consent;
 use crate::table_store::delta::inspect::InspectError;
 
 /// Versions of a page where none are asked for.

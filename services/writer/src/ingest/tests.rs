@@ -28,11 +28,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::{IngestRequest, Paused};
 use super::{IngestOptions, run};
+use crate::consent::{Consent, Destroyed};
 use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::steering::OperationTarget;
 use crate::metastore::{Metastore, QuarantineFilter};
-use crate::table_store::consent::{Consent, Destroyed};
 use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
 
 /// Remembers ids by space; refuses ids that begin with `bad`, tables of type `broken`, and types that begin with `surplus`, all of them at once;

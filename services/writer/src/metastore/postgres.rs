@@ -26,9 +26,9 @@ use super::{
     Lease, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, QuarantineRecord, RecordedState,
     StoredTombstone, TableRecord,
 };
+use crate::consent::Consent;
 use crate::key_index::IdHash;
 use crate::order_guard::TombstoneOrder;
-use crate::table_store::consent::Consent;
 
 /// How long a call waits for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);

@@ -11,12 +11,11 @@ use async_trait::async_trait;
 use lake_proto::queue::v1::Tombstone;
 use lake_shared::identity::{DocumentType, Space, TableKey};
 
-use self::consent::{Consent, Destroyed, StalePlan};
+use crate::consent::{Consent, Destroyed, StalePlan};
 use crate::metastore::steering::OperationTarget;
 
 pub mod by_id_hash;
 pub mod column_name;
-pub mod consent;
 pub mod conversion;
 pub mod delta;
 mod durable_files;

@@ -9,9 +9,9 @@ use super::{
     Behind, NewOperation, OperationEnd, OperationFilter, OperationKind, OperationState, OperationTarget, TableFilter,
 };
 use crate::boot_clock::BootInstant;
+use crate::consent::Consent;
 use crate::metastore::fence::Fence;
 use crate::metastore::{Metastore, NewTable};
-use crate::table_store::consent::Consent;
 
 const HOUR_US: i64 = 3_600_000_000;
 

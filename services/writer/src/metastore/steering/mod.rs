@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
 
 use super::{MetastoreError, TableRecord};
-use crate::table_store::consent::Consent;
+use crate::consent::Consent;
 
 pub(super) mod contract;
 mod dropped_sql;

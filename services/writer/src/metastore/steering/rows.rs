@@ -4,8 +4,8 @@ use super::{
     AuditRecord, DroppedRecord, NewOperation, OperationKind, OperationRecord, OperationState, OperationTarget,
     PauseRecord,
 };
+use crate::consent::Consent;
 use crate::metastore::rows::{Fields, corrupt, kind};
-use crate::table_store::consent::Consent;
 use lake_shared::identity::Space;
 
 pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationRecord, sqlx::Error> {

@@ -6,10 +6,10 @@ use deltalake::DeltaTableError;
 use lake_shared::identity::{DocumentType, Space, TableKey};
 use lake_shared::panics;
 
+use crate::consent::StalePlan;
 use crate::key_index::IndexError;
 use crate::metastore::MetastoreError;
 use crate::metastore::fence::LeaseLost;
-use crate::table_store::consent::StalePlan;
 use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::lake_store::LakeStoreError;
 

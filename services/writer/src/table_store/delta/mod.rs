@@ -33,9 +33,9 @@ use self::upkeep::external_changes::ExternalChanges;
 use self::upkeep::startup_check;
 use self::upkeep::vacuum::Vacuum;
 use self::upsert::apply::Upserter;
-use super::consent::{Consent, Destroyed};
 use super::lake_store::LakeStore;
 use super::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
+use crate::consent::{Consent, Destroyed};
 use crate::metastore::Metastore;
 use crate::metastore::steering::OperationTarget;
 

@@ -1,8 +1,8 @@
 //! Tables that are taken out of the lake on request, and the plan that has to be kept to.
 
 use super::lake::{Lake, batch, new_row, numbered, numbered_id, space, table};
+use crate::consent::{Consent, Destroyed};
 use crate::metastore::steering::OperationTarget;
-use crate::table_store::consent::{Consent, Destroyed};
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 use crate::table_store::{StoreError, TableStore};
 

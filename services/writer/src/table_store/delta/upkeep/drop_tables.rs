@@ -9,9 +9,9 @@ use futures::TryStreamExt;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
+use crate::consent::{Consent, Destroyed, plan_id};
 use crate::metastore::Metastore;
 use crate::metastore::steering::{DroppedRecord, OperationTarget};
-use crate::table_store::consent::{Consent, Destroyed, plan_id};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::log::table_access::TableAccess;
 use crate::table_store::delta::space::cell::SpaceCell;

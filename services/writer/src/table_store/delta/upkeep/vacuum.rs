@@ -23,10 +23,10 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::consent::{Consent, Destroyed, plan_id};
 use crate::metastore::{Metastore, TableRecord};
 use crate::metric_names;
 use crate::table_store::Maintained;
-use crate::table_store::consent::{Consent, Destroyed, plan_id};
 use crate::table_store::delta::clock::now_us;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::deletion_vectors;

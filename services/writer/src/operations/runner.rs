@@ -13,11 +13,11 @@ use lake_shared::retry::Backoff;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::consent::Destroyed;
 use crate::handle_error::HandleError;
 use crate::metastore::steering::{NewOperation, OperationEnd, OperationKind, OperationRecord, OperationState};
 use crate::metastore::{Metastore, MetastoreError};
 use crate::operations::Operations;
-use crate::table_store::consent::Destroyed;
 use crate::table_store::{Compacted, StoreError};
 
 /// Time between two looks for new operations.
