@@ -18,9 +18,11 @@ use lake_simulated_hq::users::UserServer;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde_json::Value;
 use sqlx::Connection;
 use tempfile::TempDir;
 
+use crate::invocation;
 use crate::parts::{Kafka, Launch, Nats, ObjectStore, Port, Postgres, Service, wait_until};
 use crate::readers;
 
@@ -304,6 +306,8 @@ fn launch(binary: &str, config: &Path, environment: &[(&'static str, String)], l
 pub struct LakeServices {
     /// By name, `fetcher-1` and so on.
     pub running: BTreeMap<String, Running>,
+    /// Where the writer answers operators.
+    admin: Port,
 }
 
 impl LakeServices {
@@ -312,7 +316,9 @@ impl LakeServices {
         let take = "[take]\ndomains = \"everything\"\n";
         let fetcher = [parts.kafka_section(), parts.hq_section(), parts.queue_section(), take.to_owned()].concat();
         let enricher = [parts.hq_section(), parts.queue_section()].concat();
-        let writer = [parts.queue_section(), parts.store_section(root)].concat();
+        let admin = Port::free()?;
+        let steered = format!("[admin]\naddress = \"127.0.0.1:{}\"\n", admin.number());
+        let writer = [parts.queue_section(), parts.store_section(root), steered].concat();
         let mut wanted = vec![("writer", "writer-1".to_owned(), &writer)];
         wanted.extend((1..=enrichers).map(|number| ("enricher", format!("enricher-{number}"), &enricher)));
         wanted.extend((1..=fetchers).map(|number| ("fetcher", format!("fetcher-{number}"), &fetcher)));
@@ -322,7 +328,17 @@ impl LakeServices {
             let service = Running::start(binary, &name, config, environment, parts.folder.path()).await?;
             running.insert(name, service);
         }
-        Ok(Self { running })
+        Ok(Self { running, admin })
+    }
+
+    /// What `lakectl` prints as JSON when the writer is asked.
+    pub fn lakectl(&self, words: &str) -> anyhow::Result<Value> {
+        let server = format!("http://127.0.0.1:{}", self.admin.number());
+        let mut arguments = vec!["--at", &server, "-o", "json"];
+        arguments.extend(words.split(' '));
+        let outcome = invocation::run("lakectl", &arguments, &[])?;
+        ensure!(outcome.code == Some(0), "lakectl {words}: {outcome:?}");
+        serde_json::from_str(&outcome.stdout).with_context(|| format!("lakectl {words}: {outcome:?}"))
     }
 
     /// A running service, by its name.

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use lake_simulated_hq::life::{Life, LifeOptions};
 use lake_test_kit::dice::seed_or;
+use lake_tests::parts::wait_until;
 use lake_tests::system::{LakeServices, RealParts, Running};
+use serde_json::Value;
 
 /// Changes of one life.
 const CHANGES: u64 = 20_000;
@@ -40,6 +42,23 @@ async fn live(parts: &RealParts, life: &mut Life, changes: u64, report: impl FnM
     parts.hq.apply(&settled).await
 }
 
+/// Whether lakectl tells of one process of each service, and of nothing that waits where messages have passed.
+fn is_at_rest(told: &Value) -> bool {
+    let list = |name: &str| told[name].as_array().cloned().unwrap_or_default();
+    let services: Vec<Value> = list("replicas").iter().map(|replica| replica["service"].clone()).collect();
+    let is_empty = |stream: &Value| {
+        ["messages", "undelivered", "in_flight"].iter().all(|figure| stream[figure] == 0)
+            && (stream["published_total"] != 0 || stream["name"] == "LAKE_QUARANTINE")
+    };
+    services == ["enricher", "fetcher", "writer"]
+        && told["lag"] == 0
+        && list("partitions")
+            .iter()
+            .all(|partition| partition["reader"].as_str().unwrap_or_default().starts_with("fetcher"))
+        && list("streams").len() == 3
+        && list("streams").iter().all(is_empty)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lake_equals_hq() -> anyhow::Result<()> {
     let parts = RealParts::start().await?;
@@ -50,6 +69,11 @@ async fn the_lake_equals_hq() -> anyhow::Result<()> {
     println!("{} changes played in {:.1} s", life.changes(), started.elapsed().as_secs_f64());
     parts.drained(DRAIN_WITHIN).await?;
     println!("drained after {:.1} s", started.elapsed().as_secs_f64());
+    let told = wait_until("the pipeline is told as it is", DRAIN_WITHIN, async || {
+        let told = services.lakectl("lake pipeline")?;
+        if is_at_rest(&told) { Ok(true) } else { anyhow::bail!("{told}") }
+    });
+    told.await?;
     println!("{}", parts.compare(&life, PLACE_SLACK_TURNS, "s3://lake/tables")?);
     services.end()
 }
