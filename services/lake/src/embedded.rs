@@ -11,7 +11,7 @@ use lake_fetcher::service::{FetcherOptions, FetcherService};
 use lake_hq::source::Hq;
 use lake_shared::queue::Queue;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
-use lake_shared::telemetry::Check;
+use lake_shared::telemetry::{Check, Endpoints};
 use lake_writer::ingest::control::PauseScope;
 use lake_writer::writer::Writer;
 use tokio::task::JoinSet;
@@ -50,6 +50,11 @@ impl Embedded {
             }
         }
         checks
+    }
+
+    /// What the process answers on its HTTP port.
+    pub fn endpoints(&self) -> Endpoints {
+        Endpoints { checks: self.checks(), pages: self.writer.pages() }
     }
 
     /// Runs until `shutdown`, until the feed closes, or until one of the three fails; then drains.

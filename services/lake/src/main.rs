@@ -13,7 +13,7 @@ use lake_fetcher::service::{FetcherOptions, subscribe};
 use lake_hq::connect::connect_when_there;
 use lake_shared::service::{self, Verb};
 use lake_shared::shutdown::TaskGroup;
-use lake_shared::telemetry::Check;
+use lake_shared::telemetry::Endpoints;
 use lake_writer::writer::{self, Writer};
 
 use crate::config::LakeConfig;
@@ -60,7 +60,7 @@ async fn migrate(config: LakeConfig) -> anyhow::Result<()> {
     writer::migrate(&config.writer.metastore).await
 }
 
-async fn build(config: LakeConfig, mut tasks: TaskGroup) -> anyhow::Result<(TaskGroup, Vec<Check>)> {
+async fn build(config: LakeConfig, mut tasks: TaskGroup) -> anyhow::Result<(TaskGroup, Endpoints)> {
     let LakeConfig { source, writer } = config;
     let writer = Writer::open(writer).await?;
     let hq = connect_when_there(&source.hq).await?;
@@ -68,8 +68,8 @@ async fn build(config: LakeConfig, mut tasks: TaskGroup) -> anyhow::Result<(Task
     let feed = subscribe(&source.kafka, &source.hq, lake_has_records)?;
     let fetcher = FetcherOptions { take: source.take, case_options: source.hq.case_options(), fetch: source.fetch };
     let lake = Embedded::build(feed, hq, fetcher, source.enricher, writer);
-    let checks = lake.checks();
+    let endpoints = lake.endpoints();
     let shutdown = tasks.shutdown();
     tasks.spawn("lake", lake.run(shutdown));
-    Ok((tasks, checks))
+    Ok((tasks, endpoints))
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::config::ConfigError;
 use crate::shutdown::TaskGroup;
-use crate::telemetry::{self, Check, Checks, TelemetryConfig};
+use crate::telemetry::{self, Endpoints, Served, TelemetryConfig};
 
 /// Exit code for a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -103,7 +103,7 @@ pub fn load<C: ServiceConfig>(argument: &ConfigArgument) -> anyhow::Result<C> {
 }
 
 /// Runs a service by its command line, see [`run_verb`].
-pub fn run<C, Build, BuildFuture, Migrate, MigrateFuture>(
+pub fn run<C, Build, BuildFuture, Built, Migrate, MigrateFuture>(
     name: &str,
     build: Build,
     migrate: Option<Migrate>,
@@ -111,7 +111,8 @@ pub fn run<C, Build, BuildFuture, Migrate, MigrateFuture>(
 where
     C: ServiceConfig,
     Build: FnOnce(C, TaskGroup) -> BuildFuture,
-    BuildFuture: Future<Output = anyhow::Result<(TaskGroup, Vec<Check>)>>,
+    BuildFuture: Future<Output = anyhow::Result<(TaskGroup, Built)>>,
+    Built: Into<Endpoints>,
     Migrate: FnOnce(C) -> MigrateFuture,
     MigrateFuture: Future<Output = anyhow::Result<()>>,
 {
@@ -133,9 +134,9 @@ pub fn command_line<P: Parser>() -> Result<P, ExitCode> {
     })
 }
 
-/// Does what the verb says. `build` starts the tasks in the group and returns the checks of `/ready`;
+/// Does what the verb says. `build` starts the tasks in the group and returns what is answered on the HTTP port;
 /// `migrate` is `None` where there is nothing to migrate.
-pub fn run_verb<C, Build, BuildFuture, Migrate, MigrateFuture>(
+pub fn run_verb<C, Build, BuildFuture, Built, Migrate, MigrateFuture>(
     name: &str,
     verb: Verb,
     build: Build,
@@ -144,7 +145,8 @@ pub fn run_verb<C, Build, BuildFuture, Migrate, MigrateFuture>(
 where
     C: ServiceConfig,
     Build: FnOnce(C, TaskGroup) -> BuildFuture,
-    BuildFuture: Future<Output = anyhow::Result<(TaskGroup, Vec<Check>)>>,
+    BuildFuture: Future<Output = anyhow::Result<(TaskGroup, Built)>>,
+    Built: Into<Endpoints>,
     Migrate: FnOnce(C) -> MigrateFuture,
     MigrateFuture: Future<Output = anyhow::Result<()>>,
 {
@@ -209,11 +211,12 @@ pub fn runtime(process: &ProcessConfig) -> anyhow::Result<tokio::runtime::Runtim
     Ok(builder.enable_all().build()?)
 }
 
-fn serve<C, Build, BuildFuture>(name: &str, configuration: C, build: Build) -> anyhow::Result<()>
+fn serve<C, Build, BuildFuture, Built>(name: &str, configuration: C, build: Build) -> anyhow::Result<()>
 where
     C: ServiceConfig,
     Build: FnOnce(C, TaskGroup) -> BuildFuture,
-    BuildFuture: Future<Output = anyhow::Result<(TaskGroup, Vec<Check>)>>,
+    BuildFuture: Future<Output = anyhow::Result<(TaskGroup, Built)>>,
+    Built: Into<Endpoints>,
 {
     telemetry::install_logs(configuration.telemetry())?;
     let metrics = telemetry::install_metrics()?;
@@ -224,17 +227,17 @@ where
         tracing::info!(service = name, version = env!("CARGO_PKG_VERSION"), "starting");
         let mut stop = std::pin::pin!(crate::shutdown::signal());
         let mut tasks = TaskGroup::new(grace);
-        let checks = Checks::default();
+        let served = Served::default();
         // Served from the beginning: a service that waits for other parts is alive, though not ready.
         let listener = telemetry::bind(http_address).await?;
-        tasks.spawn("http", telemetry::serve(listener, metrics, Arc::clone(&checks), tasks.shutdown()));
+        tasks.spawn("http", telemetry::serve(listener, metrics, Arc::clone(&served), tasks.shutdown()));
         // A signal while the parts are still awaited ends the start at once.
         let (tasks, built) = tokio::select! {
             built = build(configuration, tasks) => built?,
             () = &mut stop => return Ok(()),
         };
         // Only set here, so it is empty.
-        let _ = checks.set(built);
+        let _ = served.set(built.into());
         let outcome = tasks.run_until(stop).await;
         tracing::info!(service = name, "stopped");
         outcome

@@ -6,13 +6,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -148,8 +151,23 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// Longest time a check may take before it counts as failed.
 const CHECK_WITHIN: Duration = Duration::from_secs(3);
 
-/// What `/ready` asks, once the service is put together; until then it answers "starting".
-pub type Checks = Arc<OnceLock<Vec<Check>>>;
+/// What a service answers on its HTTP port, once it is put together.
+#[derive(Default)]
+pub struct Endpoints {
+    /// What `/ready` asks.
+    pub checks: Vec<Check>,
+    /// Pages of its own.
+    pub pages: Router,
+}
+
+impl From<Vec<Check>> for Endpoints {
+    fn from(checks: Vec<Check>) -> Self {
+        Self { checks, pages: Router::new() }
+    }
+}
+
+/// What is served; until it is set `/ready` answers "starting".
+pub type Served = Arc<OnceLock<Endpoints>>;
 
 /// Binds the address for [`serve`], so that a wrong one is noticed at once.
 ///
@@ -161,22 +179,25 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Serves `/live` (the process runs), `/ready` (every check passes; 503 with one line per failure otherwise) and `/metrics`.
+/// Serves `/live` (the process runs), `/ready` (every check passes; 503 with one line per failure otherwise), `/metrics`, and the pages of the
+/// service.
 ///
 /// # Errors
 /// Where the listener fails.
 pub async fn serve(
     listener: TcpListener,
     metrics: PrometheusHandle,
-    checks: Checks,
+    served: Served,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "serving /live, /ready and /metrics");
     let (stopping, upkeep) = (shutdown.clone(), metrics.clone());
+    let pages = Arc::clone(&served);
     let router = Router::new()
         .route("/live", get(|| async { "live\n" }))
-        .route("/ready", get(move || readiness(Arc::clone(&checks), stopping.is_cancelled())))
-        .route("/metrics", get(move || std::future::ready(metrics.render())));
+        .route("/ready", get(move || readiness(Arc::clone(&served), stopping.is_cancelled())))
+        .route("/metrics", get(move || std::future::ready(metrics.render())))
+        .fallback(move |request| page(Arc::clone(&pages), request));
     let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
     tokio::select! {
         served = serving => Ok(served?),
@@ -215,11 +236,19 @@ pub fn ask_ready(address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn readiness(checks: Checks, stopping: bool) -> (StatusCode, String) {
+/// Answers with a page of the service.
+async fn page(served: Served, request: Request) -> Response {
+    match served.get() {
+        Some(endpoints) => endpoints.pages.clone().call(request).await.into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "starting: waiting for other parts, see the log\n").into_response(),
+    }
+}
+
+async fn readiness(served: Served, stopping: bool) -> (StatusCode, String) {
     if stopping {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());
     }
-    let Some(checks) = checks.get() else {
+    let Some(Endpoints { checks, .. }) = served.get() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting: waiting for other parts, see the log\n".into());
     };
     let asked = checks.iter().map(|check| async {

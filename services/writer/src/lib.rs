@@ -23,5 +23,6 @@ mod operations;
 pub mod order_guard;
 mod pipeline_watch;
 pub mod quarantine_sink;
+mod status_page;
 pub mod table_store;
 pub mod writer;

@@ -7,7 +7,7 @@ use lake_shared::queue::Queue;
 use lake_shared::queue::jetstream::JetStreamQueue;
 use lake_shared::service;
 use lake_shared::shutdown::TaskGroup;
-use lake_shared::telemetry::Check;
+use lake_shared::telemetry::Endpoints;
 use lake_writer::config::WriterConfig;
 use lake_writer::writer::{self, Writer};
 
@@ -22,11 +22,11 @@ async fn migrate(config: WriterConfig) -> anyhow::Result<()> {
     writer::migrate(&config.writer.metastore).await
 }
 
-async fn build(config: WriterConfig, mut tasks: TaskGroup) -> anyhow::Result<(TaskGroup, Vec<Check>)> {
+async fn build(config: WriterConfig, mut tasks: TaskGroup) -> anyhow::Result<(TaskGroup, Endpoints)> {
     let writer = Writer::open(config.writer).await?;
     let jetstream = JetStreamQueue::connect(config.process.queue).await?;
     let queue: Arc<dyn Queue> = Arc::<JetStreamQueue>::clone(&jetstream);
-    let checks = writer.checks(&queue);
+    let endpoints = writer.endpoints(&queue);
     let shutdown = tasks.shutdown();
     tasks.spawn("queue", Arc::clone(&jetstream).keep(shutdown.clone()));
     tasks.spawn("write", async move {
@@ -34,5 +34,5 @@ async fn build(config: WriterConfig, mut tasks: TaskGroup) -> anyhow::Result<(Ta
         jetstream.close().await;
         written
     });
-    Ok((tasks, checks))
+    Ok((tasks, endpoints))
 }

@@ -1,8 +1,8 @@
 //! What is known of the other processes of the lake, from what they announce ([`lake_shared::announcement`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt;
 use lake_proto::queue::v1::Announcement;
@@ -29,6 +29,28 @@ pub(crate) struct Heard {
     pub(crate) at: Instant,
 }
 
+/// How far a partition of HQ's change feed is read.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PartitionProgress {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    /// Who reads it.
+    pub(crate) reader: String,
+    /// Messages that were not read yet; `None` while that is not known.
+    pub(crate) lag: Option<i64>,
+    /// How old the oldest of them can be, seconds: the age of the last one that was read.
+    pub(crate) lag_seconds: Option<f64>,
+}
+
+/// What is not read yet of HQ's change feed; `None` where nothing is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Lag {
+    /// Messages.
+    pub(crate) messages: Option<i64>,
+    /// How old the oldest of them can be.
+    pub(crate) seconds: Option<f64>,
+}
+
 impl PipelineWatch {
     /// Those that are there, by service and name.
     pub(crate) fn present(&self, now: Instant) -> Vec<Heard> {
@@ -39,6 +61,21 @@ impl PipelineWatch {
         let name = |heard: &Heard| (heard.announcement.service.clone(), heard.announcement.instance.clone());
         present.sort_by_cached_key(name);
         present
+    }
+
+    /// The partitions of HQ's change feed, as those who are there read them.
+    pub(crate) fn partitions(&self, now: Instant, clock: SystemTime) -> Vec<PartitionProgress> {
+        partitions(&self.present(now), clock)
+    }
+
+    /// The lag of all partitions together.
+    pub(crate) fn lag(&self, now: Instant, clock: SystemTime) -> Lag {
+        let partitions = self.partitions(now, clock);
+        let known = || partitions.iter().filter_map(|of| of.lag);
+        Lag {
+            messages: known().next().map(|_| known().sum()),
+            seconds: partitions.iter().filter_map(|of| of.lag_seconds).reduce(f64::max),
+        }
     }
 
     fn hear(&self, announcement: Announcement, now: Instant) {
@@ -77,9 +114,65 @@ impl PipelineWatch {
     }
 }
 
+/// The partitions of all fetchers. In the middle of a rebalance two may think that one is theirs: who was heard of last is believed.
+fn partitions(present: &[Heard], clock: SystemTime) -> Vec<PartitionProgress> {
+    let clock_us = clock.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
+    let mut heard: Vec<&Heard> = present.iter().collect();
+    heard.sort_by_key(|heard| std::cmp::Reverse(heard.at));
+    let mut told: BTreeMap<(&str, i32), PartitionProgress> = BTreeMap::new();
+    for heard in heard {
+        for of in &heard.announcement.partitions {
+            let age = of.last_published_us.map(|last_us| (clock_us - last_us).max(0) as f64 / 1e6);
+            told.entry((&of.topic, of.partition)).or_insert_with(|| PartitionProgress {
+                topic: of.topic.clone(),
+                partition: of.partition,
+                reader: heard.announcement.instance.clone(),
+                lag: of.lag,
+                lag_seconds: if of.lag == Some(0) { Some(0.0) } else { of.lag.and(age) },
+            });
+        }
+    }
+    told.into_values().collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use lake_proto::queue::v1::FeedPartition;
+
     use super::*;
+
+    #[test]
+    fn a_partition_is_told_once_with_the_age_of_what_waits() {
+        let heard = |instance: &str, at, told: &[(i32, Option<i64>, Option<i64>)]| {
+            let partition = |&(partition, lag, last_published_us)| FeedPartition {
+                topic: "case-sql".into(),
+                partition,
+                lag,
+                last_published_us,
+            };
+            let partitions = told.iter().map(partition).collect();
+            Heard { announcement: Announcement { partitions, ..announcement("fetcher", instance) }, at }
+        };
+        let (start, clock) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(100));
+        let later = start + Duration::from_secs(1);
+        let present = [
+            heard("old", start, &[(0, Some(9), Some(1)), (1, Some(0), Some(1))]),
+            heard("new", later, &[(0, Some(5), Some(90_000_000)), (2, Some(3), None), (3, None, Some(1))]),
+        ];
+        let told = partitions(&present, clock);
+        let told: Vec<_> = told.iter().map(|of| (of.partition, of.reader.as_str(), of.lag, of.lag_seconds)).collect();
+        let expected = [
+            (0, "new", Some(5), Some(10.0)),
+            (1, "old", Some(0), Some(0.0)),
+            (2, "new", Some(3), None),
+            (3, "new", None, None),
+        ];
+        assert_eq!(told, expected);
+        let watch = PipelineWatch::default();
+        assert_eq!(watch.lag(start, clock), Lag::default());
+        present.into_iter().for_each(|heard| watch.hear(heard.announcement, heard.at));
+        assert_eq!(watch.lag(start, clock), Lag { messages: Some(8), seconds: Some(10.0) });
+    }
 
     fn announcement(service: &str, instance: &str) -> Announcement {
         Announcement { service: service.into(), instance: instance.into(), ..Announcement::default() }

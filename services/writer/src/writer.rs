@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use lake_shared::announcement;
 use lake_shared::queue::Queue;
-use lake_shared::telemetry::Check;
+use lake_shared::telemetry::{Check, Endpoints};
 use serde::Deserialize;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
@@ -26,6 +27,7 @@ use crate::metric_names;
 use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request, pause_keeper, runner};
 use crate::pipeline_watch::PipelineWatch;
 use crate::quarantine_sink;
+use crate::status_page::{Samples, StatusPage};
 use crate::table_store::TableStore;
 use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
 use crate::table_store::index_home::default_index_folder;
@@ -94,6 +96,8 @@ pub struct Writer {
     pub root: Arc<LakeStore>,
     options: WriterOptions,
     admin: Option<AdminServer>,
+    pipeline: PipelineWatch,
+    samples: Samples,
     claimant: LeaseClaimant,
     role: watch::Sender<WriterRole>,
     /// Both ends of the way of requests.
@@ -127,7 +131,8 @@ impl Writer {
         let (role, _) = watch::channel(WriterRole::StandingBy);
         let (ask, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         let claimant = options.lease.claimant();
-        Ok(Self { metastore, root, options, admin, claimant, role, ask, requests })
+        let (pipeline, samples) = (PipelineWatch::default(), Samples::default());
+        Ok(Self { metastore, root, options, admin, pipeline, samples, claimant, role, ask, requests })
     }
 
     /// How the other parts of the process ask this writer.
@@ -147,6 +152,20 @@ impl Writer {
         vec![queue, metastore, store]
     }
 
+    /// What the writer answers on its HTTP port.
+    pub fn endpoints(&self, queue: &Arc<dyn Queue>) -> Endpoints {
+        Endpoints { checks: self.checks(queue), pages: self.pages() }
+    }
+
+    /// The page for people, where it is wanted.
+    pub fn pages(&self) -> Router {
+        if !self.options.admin.as_ref().is_some_and(|admin| admin.status_page) {
+            return Router::new();
+        }
+        let (metastore, pipeline) = (Arc::clone(&self.metastore), self.pipeline.clone());
+        StatusPage { handle: self.handle(), metastore, pipeline, samples: self.samples.clone() }.router()
+    }
+
     /// What a writer needs beside the metastore.
     fn reach_checks(&self, queue: &Arc<dyn Queue>) -> [Check; 2] {
         let root = Arc::clone(&self.root);
@@ -164,9 +183,11 @@ impl Writer {
     ///
     /// The queue refused a consumer, or a task panicked. The process is to be started anew.
     pub async fn run(mut self, queue: Arc<dyn Queue>, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let pipeline = PipelineWatch::default();
+        let pipeline = self.pipeline.clone();
         let _watching =
             AbortOnDropHandle::new(tokio::spawn(pipeline.clone().run(Arc::clone(&queue), shutdown.clone())));
+        let sampling = self.samples.clone().run(Arc::clone(&queue), pipeline.clone(), shutdown.clone());
+        let _sampling = AbortOnDropHandle::new(tokio::spawn(sampling));
         let announcing = announcement::run(Arc::clone(&queue), "writer", Vec::new, shutdown.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
         let answering = self.admin.take().map(|admin| {

@@ -128,7 +128,7 @@ mod tests {
     fn gate(role: Role, domains: Option<&[&str]>) -> Gate {
         let domains = domains.map(|domains| domains.iter().map(|domain| (*domain).to_owned()).collect());
         let tokens = vec![AdminToken { name: "ann".into(), sha256: SECRET.into(), role, domains }];
-        Gate::new(&AdminOptions { address: "127.0.0.1:1".parse().unwrap(), tls: None, tokens })
+        Gate::new(&AdminOptions { address: "127.0.0.1:1".parse().unwrap(), status_page: true, tls: None, tokens })
     }
 
     fn request(authorization: &str) -> Request<()> {
@@ -183,7 +183,12 @@ mod tests {
 
     #[tokio::test]
     async fn without_tokens_everybody_on_the_machine_may_ask() {
-        let gate = Gate::new(&AdminOptions { address: "127.0.0.1:1".parse().unwrap(), tls: None, tokens: Vec::new() });
+        let gate = Gate::new(&AdminOptions {
+            address: "127.0.0.1:1".parse().unwrap(),
+            status_page: true,
+            tls: None,
+            tokens: Vec::new(),
+        });
         let caller = gate.enter(&Request::new(()), Role::Admin).await.unwrap();
         assert!(caller.whole_lake("pause everything").is_ok());
         assert_eq!(caller.domains_among("demo"), Some(vec!["demo".into()]));

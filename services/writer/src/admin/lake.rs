@@ -140,10 +140,11 @@ impl LakeService for Services {
     ) -> Result<Response<proto::GetPipelineResponse>, Status> {
         self.gate.enter(&request, Role::Viewer).await?;
         let present = self.pipeline.present(Instant::now());
+        let partitions = self.pipeline.partitions(Instant::now(), SystemTime::now());
         let asked = Stream::ALL.map(async |stream| convert_pipeline::stream(stream, self.queue.backlog(stream).await));
         Ok(Response::new(proto::GetPipelineResponse {
             replicas: present.iter().map(|heard| convert_pipeline::replica(heard, SystemTime::now())).collect(),
-            partitions: convert_pipeline::partitions(&present, SystemTime::now()),
+            partitions: partitions.into_iter().map(convert_pipeline::partition).collect(),
             streams: futures::future::join_all(asked).await.into_iter().flatten().collect(),
         }))
     }

@@ -12,6 +12,9 @@ use serde::Deserialize;
 pub struct AdminOptions {
     /// Where it listens, for example `127.0.0.1:9700`.
     pub address: SocketAddr,
+    /// Whether the HTTP port of the process serves the page for people. Whoever reaches that port sees names and sizes of all tables.
+    #[serde(default = "yes")]
+    pub status_page: bool,
     /// Section `[admin.tls]`; needed where the address can be reached from other machines.
     #[serde(default)]
     pub tls: Option<AdminTls>,
@@ -59,6 +62,10 @@ pub enum Role {
     Operator,
     /// Everything.
     Admin,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl AdminOptions {
@@ -121,7 +128,7 @@ mod tests {
     }
 
     fn options(address: &str) -> AdminOptions {
-        AdminOptions { address: address.parse().unwrap(), tls: None, tokens: Vec::new() }
+        AdminOptions { address: address.parse().unwrap(), status_page: true, tls: None, tokens: Vec::new() }
     }
 
     #[test]

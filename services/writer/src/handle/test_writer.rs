@@ -22,6 +22,7 @@ use crate::admin::AdminOptions;
 use crate::ingest::IngestOptions;
 use crate::lease::LeaseOptions;
 use crate::maintenance::MaintenanceOptions;
+use crate::metastore::Metastore;
 use crate::metastore::connect::MetastoreConfig;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
 use crate::table_store::lake_store::LakeStoreConfig;
@@ -34,6 +35,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Running {
     pub(crate) handle: WriterHandle,
     pub(crate) queue: Arc<MemoryQueue>,
+    pub(crate) metastore: Arc<dyn Metastore>,
     /// Where operators ask it.
     pub(crate) admin_address: Option<SocketAddr>,
     pub(crate) shutdown: CancellationToken,
@@ -77,9 +79,9 @@ impl Running {
         let writer = writer.await.unwrap();
         let (handle, shutdown) = (writer.handle(), CancellationToken::new());
         let queue = MemoryQueue::new(MemoryQueueOptions::default());
-        let admin_address = writer.admin_address();
+        let (admin_address, metastore) = (writer.admin_address(), Arc::clone(&writer.metastore));
         let task = tokio::spawn(writer.run(Arc::<MemoryQueue>::clone(&queue), shutdown.clone()));
-        Self { handle, queue, admin_address, shutdown, task }
+        Self { handle, queue, metastore, admin_address, shutdown, task }
     }
 
     pub(crate) async fn until_holding(&self) -> (i64, i64) {
