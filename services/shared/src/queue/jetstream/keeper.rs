@@ -122,7 +122,6 @@ impl Keeper<'_> {
             parts = dropped.purged,
             "parts were dropped that no message names: a service ended while it stored them, and has published their record again"
         );
-        repaired(ServerStream::Parts(stream), "parts_dropped");
         Ok(())
     }
 
