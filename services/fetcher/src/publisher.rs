@@ -17,6 +17,9 @@ use crate::metric_names;
 /// halved and encoded again.
 const COMPRESSION_USUAL: usize = 3;
 
+/// Most bytes of a message before it is compressed: what is made of it may be larger, and nobody unpacks more than twice as much.
+const DECODED_BYTES_MAX: usize = wire::DECODED_SIZE_MAX / 2;
+
 /// The subject of a document or tombstone, by its parts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
@@ -125,7 +128,7 @@ async fn publish_batch(
         escaped_names::records_subject(&destination.domain, destination.kind, destination.document_type.as_ref());
     let mut open = vec![batch];
     while let Some(mut batch) = open.pop() {
-        let (size, size_max) = (batch.encoded_len(), wire::DECODED_SIZE_MAX);
+        let (size, size_max) = (batch.encoded_len(), DECODED_BYTES_MAX);
         let published = if size > size_max {
             Err(PublishError::TooLarge { subject: subject.clone(), size, size_max })
         } else {

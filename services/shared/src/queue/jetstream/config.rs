@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::queue::QueueError;
 use crate::secret::Secret;
+use crate::wire;
 
 /// Configuration of the queue on JetStream.
 #[derive(Clone, Deserialize)]
@@ -116,6 +117,12 @@ impl JetStreamConfig {
             let most = self.parts_size_bytes_max / 2;
             return Err(format!(
                 "key `queue.payload_size_max`: at most half of queue.parts_size_bytes_max, which is {most}"
+            ));
+        }
+        if self.payload_size_max > wire::DECODED_SIZE_MAX {
+            return Err(format!(
+                "key `queue.payload_size_max`: at most {}, more is not unpacked",
+                wire::DECODED_SIZE_MAX
             ));
         }
         if self.parts_abandoned_after_seconds == 0 {
@@ -294,6 +301,17 @@ mod tests {
         let missing = JetStreamConfig { ca_file: Some("does-not-exist".into()), ..config(&["tls://host"]) };
         let refused = missing.encrypted(ConnectOptions::new()).unwrap_err();
         assert!(refused.to_string().contains("does-not-exist"), "{refused}");
+    }
+
+    #[test]
+    fn the_largest_payload_has_room_and_can_be_unpacked() {
+        assert_eq!(JetStreamConfig::default().validate(), Ok(()));
+        let of = |payload_size_max, parts_size_bytes_max| {
+            JetStreamConfig { payload_size_max, parts_size_bytes_max, ..JetStreamConfig::default() }.validate()
+        };
+        assert_eq!(of(50 << 20, 100 << 20), Ok(()));
+        assert!(of((50 << 20) + 1, 100 << 20).unwrap_err().contains("queue.parts_size_bytes_max"));
+        assert!(of(wire::DECODED_SIZE_MAX + 1, 1 << 40).unwrap_err().contains("queue.payload_size_max"));
     }
 
     #[test]
