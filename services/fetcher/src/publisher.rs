@@ -17,6 +17,9 @@ use crate::metric_names;
 /// halved and encoded again.
 const COMPRESSION_USUAL: usize = 3;
 
+/// Most bytes of a message before it is compressed: what is made of it may be larger, and nobody unpacks more than twice as much.
+const DECODED_BYTES_MAX: usize = wire::DECODED_SIZE_MAX / 2;
+
 /// The subject of a document or tombstone, by its parts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
@@ -97,7 +100,7 @@ impl Outgoing {
         shutdown: &CancellationToken,
     ) -> Result<(), PublishError> {
         let publishing = self
-            .into_batches(records_max.max(1), queue.payload_size_max().saturating_mul(COMPRESSION_USUAL))
+            .into_batches(records_max.max(1), queue.message_size_max().saturating_mul(COMPRESSION_USUAL))
             .into_iter()
             .map(|(destination, batch)| publish_batch(queue, destination, batch, shutdown));
         futures::future::try_join_all(publishing).await.map(|_| ())
@@ -114,7 +117,7 @@ fn fitting(records: &[Record], records_max: usize, bytes_max: usize) -> usize {
     records.iter().take(records_max).take_while(fits).count().max(1).min(records.len())
 }
 
-/// Publishes one batch; halves it as long as it is too large.
+/// Publishes one batch; halves it as long as it does not travel in one piece.
 async fn publish_batch(
     queue: &dyn Queue,
     destination: Destination,
@@ -125,12 +128,21 @@ async fn publish_batch(
         escaped_names::records_subject(&destination.domain, destination.kind, destination.document_type.as_ref());
     let mut open = vec![batch];
     while let Some(mut batch) = open.pop() {
-        let message = Message {
-            subject: subject.clone(),
-            payload: wire::encode(&batch),
-            dedupe_id: uuid::Uuid::new_v4().to_string(),
+        let (size, size_max) = (batch.encoded_len(), DECODED_BYTES_MAX);
+        let published = if size > size_max {
+            Err(PublishError::TooLarge { subject: subject.clone(), size, size_max })
+        } else {
+            let payload = wire::encode(&batch);
+            if payload.len() > queue.message_size_max()
+                && let Some(half) = split(&mut batch)
+            {
+                open.extend([batch, half]);
+                continue;
+            }
+            let message = Message { subject: subject.clone(), payload, dedupe_id: uuid::Uuid::new_v4().to_string() };
+            publish_until_safe(queue, message, shutdown).await
         };
-        match publish_until_safe(queue, message, shutdown).await {
+        match published {
             Ok(()) => {}
             Err(PublishError::TooLarge { size, size_max, .. }) => {
                 if let Some(half) = split(&mut batch) {
@@ -191,8 +203,8 @@ async fn quarantine_single(
     };
     for record in &batch.records {
         let detail = format!(
-            "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; \
-             raise the queue's payload limit, then save the record in HQ again",
+            "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes a message may have; \
+             raise queue.payload_size_max, or drop large fields, then save the record in HQ again",
             record.encoded_len()
         );
         let entry = QuarantineEntry::new(Stage::Fetcher, Reason::RecordTooLarge, detail)
@@ -336,6 +348,27 @@ mod tests {
     fn noise(length: usize) -> String {
         let digits = (0..).flat_map(|n: usize| escaped_names::fingerprint(&n.to_string()).into_bytes());
         digits.map(char::from).take(length).collect()
+    }
+
+    #[tokio::test]
+    async fn only_a_record_that_is_alone_is_larger_than_one_piece() {
+        let queue = RecordingQueue::of_sizes(5_000, 60_000);
+        let mut outgoing = Outgoing::default();
+        for (id, length) in [("a", 3_000), ("b", 12_000), ("large", 80_000), ("c", 2_000)] {
+            let document = noise(length).into();
+            outgoing.record(destination(), Record { id: id.into(), document, ..Record::default() });
+        }
+        outgoing.publish(&queue, 100, &CancellationToken::new()).await.unwrap();
+        assert!(queue.payloads("lake.quarantine.").is_empty());
+        let mut whole = Vec::new();
+        for payload in queue.payloads("lake.records.") {
+            let batch = wire::decode::<RecordBatch>(&payload).unwrap();
+            assert!(payload.len() <= 5_000 || batch.records.len() == 1, "{} records", batch.records.len());
+            whole.extend(batch.records.into_iter().map(|record| (record.id, record.document.len(), record.incomplete)));
+        }
+        whole.sort();
+        let expected = [("a", 3_000), ("b", 12_000), ("c", 2_000), ("large", 80_000)];
+        assert_eq!(whole, expected.map(|(id, length)| (id.to_owned(), length, None)));
     }
 
     #[tokio::test]

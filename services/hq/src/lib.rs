@@ -48,7 +48,7 @@
 //! * *A rebuild takes values back; an edit keeps id and receipt.* The document is replaced as a whole; nothing is merged.
 //! * *Odd xmlns, case types, names of location types.* Escaped before they are a path (shared: `hostile_names_become_plain_tokens_and_come_back`;
 //!   tests: `locations_come_with_their_types_…`).
-//! * *Very large forms.* Limits on the blob (`what_is_too_large_is_not_read_packed_or_not`), on the XML (`xform_rules`: `limits`) and on the row (enricher:
+//! * *Very large forms.* What no message of the queue holds travels in parts (tests: `large_records`). Limits on the blob (`what_is_too_large_is_not_read_packed_or_not`), on the XML (`xform_rules`: `limits`) and on the row (enricher:
 //!   `columns_max`) put one record into quarantine; its row shows HQ's own fields and is marked ([`documents::own_fields`]; fetcher:
 //!   `a_record_that_is_too_large_comes_without_its_properties_and_marked`).
 //! * *`NaN`, `Infinity`, numbers of thirty digits, lists where objects belong, a hundred levels.* Read as HQ's Python reads them, no digit lost

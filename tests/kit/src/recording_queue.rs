@@ -14,6 +14,7 @@ const PAYLOAD_SIZE_MAX: usize = 8 << 20;
 #[derive(Debug)]
 pub struct RecordingQueue {
     messages: Mutex<Vec<Message>>,
+    message_size_max: usize,
     payload_size_max: usize,
 }
 
@@ -26,7 +27,12 @@ impl Default for RecordingQueue {
 impl RecordingQueue {
     /// A queue that refuses payloads of more bytes.
     pub fn of_payload_size_max(payload_size_max: usize) -> Self {
-        Self { messages: Mutex::default(), payload_size_max }
+        Self::of_sizes(payload_size_max, payload_size_max)
+    }
+
+    /// A queue that refuses payloads of more bytes than the second number, and calls what has more than the first larger than one piece.
+    pub fn of_sizes(message_size_max: usize, payload_size_max: usize) -> Self {
+        Self { messages: Mutex::default(), message_size_max, payload_size_max }
     }
 
     /// Payloads that were published to subjects that begin so, in the order of publishing.
@@ -62,6 +68,10 @@ impl Queue for RecordingQueue {
 
     fn payload_size_max(&self) -> usize {
         self.payload_size_max
+    }
+
+    fn message_size_max(&self) -> usize {
+        self.message_size_max
     }
 
     async fn check(&self) -> Result<(), QueueError> {

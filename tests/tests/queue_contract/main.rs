@@ -169,7 +169,8 @@ async fn a_repetition_is_dropped(ground: Ground) {
 }
 
 async fn only_too_large_messages_are_refused(ground: Ground) {
-    let size_max = ground.queue.payload_size_max();
+    let (size_max, message_size_max) = (ground.queue.payload_size_max(), ground.queue.message_size_max());
+    assert!(message_size_max < size_max, "{message_size_max}");
     let sized = |size: usize, id: &str| Message {
         payload: Bytes::from(vec![b'x'; size]),
         dedupe_id: id.repeat(3_000),
@@ -179,6 +180,9 @@ async fn only_too_large_messages_are_refused(ground: Ground) {
         Err(PublishError::TooLarge { size, size_max: told, .. }) => assert_eq!((size, told), (size_max + 1, size_max)),
         other => panic!("{other:?}"),
     }
+    // Entries for the quarantine are cut, so that they do not travel in parts.
+    let entry = Message { subject: "lake.quarantine.writer".into(), ..sized(message_size_max + 1, "c") };
+    assert!(matches!(ground.queue.publish(entry).await, Err(PublishError::TooLarge { .. })));
     let mut consumer = ground.consumer(10, LONG).await;
     let published = ground.publish(sized(size_max, "b"));
     let delivery = next(&mut consumer).await;
@@ -494,3 +498,6 @@ promises! {
     a_slow_listener_holds_up_nobody_and_hears_of_it on Ample;
     closing_ends_everyone on Ample;
 }
+
+// Behind the macro, which it uses.
+mod parts;

@@ -23,6 +23,7 @@ use super::enrich::{self, EnrichmentContext, ParsedBatch, Question, RowMessages}
 use crate::caches::Caches;
 use crate::metric_names;
 use crate::options::EnricherOptions;
+use crate::rows::message::PayloadSizes;
 
 /// How often a location tree is read again that is older than the records of a message. Clocks of databases can go back (after a
 /// failover); then a tree that was read just now has to do.
@@ -110,9 +111,9 @@ impl Enricher {
 
     /// Handles one message. `id` is the same each time it is handed out.
     pub async fn work(&self, subject: &str, payload: &Bytes, id: &str) -> MessageOutcome {
-        let mut size_max = self.queue.payload_size_max();
+        let mut sizes = PayloadSizes::of(&*self.queue);
         loop {
-            let row_messages = match self.row_messages(subject, payload, id, size_max).await {
+            let row_messages = match self.row_messages(subject, payload, id, sizes).await {
                 Ok(row_messages) => row_messages,
                 Err(NotMade::Stopped) => return MessageOutcome::Stopped,
                 Err(NotMade::NoRoomToWait) => return MessageOutcome::Later,
@@ -121,7 +122,8 @@ impl Enricher {
                 Ok(()) => return MessageOutcome::Safe,
                 Err(PublishError::TooLarge { size, size_max: now_max, .. }) => {
                     // The queue's limit was lowered. Each try has smaller messages, down to single rows.
-                    size_max = if now_max < size { now_max } else { size / 2 };
+                    let size_max = if now_max < size { now_max } else { size / 2 };
+                    sizes = sizes.lowered_to(size_max);
                     tracing::warn!(subject, size_max, "queue takes smaller messages than before; splitting again");
                 }
                 Err(PublishError::Closed | PublishError::Unavailable { .. }) => return MessageOutcome::Stopped,
@@ -136,14 +138,14 @@ impl Enricher {
         subject: &str,
         payload: &Bytes,
         id: &str,
-        size_max: usize,
+        sizes: PayloadSizes,
     ) -> Result<RowMessages, NotMade> {
         let began = Instant::now();
         let mut row_messages = RowMessages::default();
         let whole = 0..usize::MAX;
         let mut parts = vec![whole];
         while let Some(part) = parts.pop() {
-            match self.part(subject, payload, part, id, size_max).await? {
+            match self.part(subject, payload, part, id, sizes).await? {
                 Tried::Made(made) => row_messages.extend(made),
                 Tried::Failed { halves, detail } => {
                     tracing::error!(
@@ -170,7 +172,7 @@ impl Enricher {
         payload: &Bytes,
         part: Range<usize>,
         id: &str,
-        size_max: usize,
+        sizes: PayloadSizes,
     ) -> Result<Tried, NotMade> {
         let (mut context, mut failure) = (None, None);
         loop {
@@ -190,7 +192,7 @@ impl Enricher {
             let batch = Arc::new(batch);
             let enriched = match failure.take() {
                 Some(detail) => Err(detail),
-                None => caught(self.enrich(Arc::clone(&batch), kind, context.take(), id, size_max)).await.flatten(),
+                None => caught(self.enrich(Arc::clone(&batch), kind, context.take(), id, sizes)).await.flatten(),
             };
             match enriched {
                 Ok(Enriched::Made(row_messages)) => {
@@ -214,7 +216,7 @@ impl Enricher {
                         detail,
                         "bug: a record makes the enricher fail; it goes to quarantine"
                     );
-                    let refused = enrich::quarantine_all_records(&batch, kind, &detail, id, size_max);
+                    let refused = enrich::quarantine_all_records(&batch, kind, &detail, id, sizes);
                     return Ok(Tried::Made(
                         refused.unwrap_or_else(|error| malformed(subject, payload, error.to_string())),
                     ));
@@ -231,7 +233,7 @@ impl Enricher {
         kind: Kind,
         context: Option<EnrichmentContext>,
         id: &str,
-        size_max: usize,
+        sizes: PayloadSizes,
     ) -> Result<Enriched, String> {
         let options = Arc::clone(&self.options);
         let parsed = blocking(move || enrich::parse(batch, kind, &options)).await?;
@@ -243,8 +245,7 @@ impl Enricher {
             context => context,
         };
         let (options, id) = (Arc::clone(&self.options), id.to_owned());
-        let row_messages =
-            blocking(move || parsed.into_row_messages(context.as_ref(), &options, &id, size_max)).await?;
+        let row_messages = blocking(move || parsed.into_row_messages(context.as_ref(), &options, &id, sizes)).await?;
         row_messages.map(Enriched::Made).map_err(|error| error.to_string())
     }
 

@@ -22,7 +22,7 @@ use crate::flatten::{self, CaseJson};
 use crate::location_columns::DomainLocations;
 use crate::month;
 use crate::options::EnricherOptions;
-use crate::rows::message::{self, Header, Oversized};
+use crate::rows::message::{self, Header, Oversized, PayloadSizes};
 use crate::rows::{Row, RowsBuilder, Table};
 use crate::transform::Transforms;
 
@@ -174,7 +174,7 @@ impl ParsedBatch {
         }
     }
 
-    /// Makes the rows and their messages, none larger than `size_max` bytes. `delivery_id` makes the messages recognisable when they are
+    /// Makes the rows and their messages, none larger than `sizes` say. `delivery_id` makes the messages recognisable when they are
     /// queued twice. Without a context, only the tombstones are passed on.
     ///
     /// # Errors
@@ -184,7 +184,7 @@ impl ParsedBatch {
         context: Option<&EnrichmentContext>,
         options: &EnricherOptions,
         delivery_id: &str,
-        size_max: usize,
+        sizes: PayloadSizes,
     ) -> Result<RowMessages, ArrowError> {
         let mut messages = MessageBuilder {
             subject: escaped_names::rows_subject(&self.domain, self.kind, self.document_type.as_ref()),
@@ -194,7 +194,7 @@ impl ParsedBatch {
                 document_type: self.document_type.as_ref().map(|name| name.as_str().to_owned()),
             },
             delivery_id,
-            size_max,
+            sizes,
             finished: RowMessages { quarantined: std::mem::take(&mut self.quarantined), ..RowMessages::default() },
         };
         if let (Some(document_type), Some(context)) = (self.document_type.clone(), context) {
@@ -346,7 +346,7 @@ struct MessageBuilder<'a> {
     subject: String,
     header: Header,
     delivery_id: &'a str,
-    size_max: usize,
+    sizes: PayloadSizes,
     finished: RowMessages,
 }
 
@@ -354,22 +354,22 @@ impl MessageBuilder<'_> {
     /// Adds messages of these rows. Answers the rows that fit into none, each with a text that says so.
     fn add_rows(&mut self, builder: RowsBuilder<'_>) -> Result<Vec<(usize, String)>, ArrowError> {
         let rows = builder.finish()?;
-        let (parts, oversized) = message::split(&self.header, Some(&rows), &[], self.size_max)?;
+        let (parts, oversized) = message::split(&self.header, Some(&rows), &[], self.sizes)?;
         for part in parts {
             self.finished.rows += part.rows.len();
             self.add_message(part.payload);
         }
-        let detail = |size| format!("row needs a message of {size} bytes, the queue takes {}", self.size_max);
+        let detail = |size| format!("row needs a message of {size} bytes, the queue takes {}", self.sizes.of_one);
         Ok(oversized.into_iter().map(|Oversized { index, size, .. }| (index, detail(size))).collect())
     }
 
     /// Tombstones pass through, apart from the rows: they hold nothing up and nothing holds them up.
     fn add_tombstones(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
-        let (parts, oversized) = message::split(&self.header, None, &batch.tombstones, self.size_max)?;
+        let (parts, oversized) = message::split(&self.header, None, &batch.tombstones, self.sizes)?;
         parts.into_iter().for_each(|part| self.add_message(part.payload));
         for Oversized { index, size, .. } in oversized {
             let tombstone = &batch.tombstones[index];
-            let detail = format!("tombstone needs a message of {size} bytes, the queue takes {}", self.size_max);
+            let detail = format!("tombstone needs a message of {size} bytes, the queue takes {}", self.sizes.of_one);
             let entry = QuarantineEntry::new(Stage::Enricher, Reason::TombstoneTooLarge, detail)
                 .document(identity(batch, &tombstone.id))
                 .lineage(tombstone.lineage.clone());
@@ -398,12 +398,12 @@ pub fn quarantine_all_records(
     kind: Kind,
     detail: &str,
     delivery_id: &str,
-    size_max: usize,
+    sizes: PayloadSizes,
 ) -> Result<RowMessages, ArrowError> {
     let tombstones = RecordBatch { records: Vec::new(), ..RecordBatch::clone(batch) };
     let options = EnricherOptions::default();
     let mut row_messages =
-        parse(Arc::new(tombstones), kind, &options).into_row_messages(None, &options, delivery_id, size_max)?;
+        parse(Arc::new(tombstones), kind, &options).into_row_messages(None, &options, delivery_id, sizes)?;
     let entries =
         batch.records.iter().map(|record| quarantine_entry(batch, record, Reason::EnricherFailed, detail.to_owned()));
     row_messages.quarantined.extend(entries);

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use self::lake::{Lake, PATIENCE, StrictQueue, assign_user, column, district, fake_hq, safe};
 use super::enrich;
 use super::*;
+use crate::rows::message::PayloadSizes;
 
 mod lake;
 mod poison;
@@ -24,6 +25,11 @@ fn record(id: &str, document: impl Into<Value>) -> Record {
 
 fn cases(records: Vec<Record>) -> RecordBatch {
     RecordBatch { domain: "demo".into(), kind: 1, r#type: Some("person".into()), records, tombstones: Vec::new() }
+}
+
+/// No message larger than this, be it of one row or of several.
+fn sizes(size_max: usize) -> PayloadSizes {
+    PayloadSizes { of_several: size_max, of_one: size_max }
 }
 
 fn some(id: &str, cell: &str) -> (String, Option<String>) {
@@ -179,7 +185,7 @@ async fn records_that_are_too_large_or_too_wide_go_to_quarantine_with_their_size
     let locations = crate::location_columns::DomainLocations::new(lake_hq::locations::LocationTree::default());
     let context = enrich::EnrichmentContext { locations, user_locations: HashMap::new() };
     let made = enrich::parse(Arc::new(batch), kind, &EnricherOptions::default())
-        .into_row_messages(Some(&context), &EnricherOptions::default(), "7", 20_000)
+        .into_row_messages(Some(&context), &EnricherOptions::default(), "7", sizes(20_000))
         .unwrap();
     assert_eq!((made.messages.len(), made.rows, made.quarantined.len()), (1, 1, 1), "one row, without the text");
     assert_eq!(
@@ -298,9 +304,14 @@ async fn a_closed_queue_ends_the_run() {
 fn a_batch_that_makes_the_enricher_fail_is_refused_but_its_tombstones_go_on() {
     let mut batch = cases(vec![record("c", json!({}))]);
     batch.tombstones = vec![Tombstone { id: "t".into(), ..Tombstone::default() }];
-    let made =
-        enrich::quarantine_all_records(&Arc::new(batch), lake_shared::identity::Kind::Case, "panicked", "7", 10_000)
-            .unwrap();
+    let made = enrich::quarantine_all_records(
+        &Arc::new(batch),
+        lake_shared::identity::Kind::Case,
+        "panicked",
+        "7",
+        sizes(10_000),
+    )
+    .unwrap();
     assert_eq!((made.messages.len(), made.quarantined.len()), (1, 1));
     assert_eq!((made.quarantined[0].reason, made.quarantined[0].payload.len()), (Reason::EnricherFailed, 2));
 }
@@ -312,7 +323,7 @@ fn a_message_made_again_has_the_same_name_and_another_content_another() {
         let locations = crate::location_columns::DomainLocations::new(lake_hq::locations::LocationTree::default());
         let context = enrich::EnrichmentContext { locations, user_locations: HashMap::new() };
         let parsed = enrich::parse(batch, lake_shared::identity::Kind::Case, &EnricherOptions::default());
-        let made = parsed.into_row_messages(Some(&context), &EnricherOptions::default(), "7", 10_000).unwrap();
+        let made = parsed.into_row_messages(Some(&context), &EnricherOptions::default(), "7", sizes(10_000)).unwrap();
         made.messages[0].dedupe_id.clone()
     };
     assert!(made("a").starts_with("rows-7-0-"));

@@ -9,6 +9,7 @@ use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use lake_proto::queue::v1::{RowBatch, Tombstone};
+use lake_shared::queue::Queue;
 use lake_shared::wire;
 
 /// What all messages of a batch say of its table.
@@ -44,8 +45,28 @@ pub struct Oversized {
     pub size: usize,
 }
 
-/// Splits a batch into parts, in the order of its rows, none larger than `size_max` bytes, and the rows and tombstones that are too large
-/// even alone.
+/// Largest payloads, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PayloadSizes {
+    /// Of a message with several rows.
+    pub of_several: usize,
+    /// Of a message with one: what is larger than one piece for the queue costs more, but is taken.
+    pub of_one: usize,
+}
+
+impl PayloadSizes {
+    /// What a queue takes.
+    pub fn of(queue: &dyn Queue) -> Self {
+        Self { of_several: queue.message_size_max(), of_one: queue.payload_size_max() }
+    }
+
+    /// The same with a lower limit.
+    pub fn lowered_to(self, size_max: usize) -> Self {
+        Self { of_several: self.of_several.min(size_max), of_one: self.of_one.min(size_max) }
+    }
+}
+
+/// Splits a batch into parts, in the order of its rows, none larger than `sizes` say, and the rows and tombstones that are too large even alone.
 ///
 /// # Errors
 /// Where Arrow refuses to encode the rows, which is a bug.
@@ -53,7 +74,7 @@ pub fn split(
     header: &Header,
     batch: Option<&RecordBatch>,
     tombstones: &[Tombstone],
-    size_max: usize,
+    sizes: PayloadSizes,
 ) -> Result<(Vec<Part>, Vec<Oversized>), ArrowError> {
     let (mut parts, mut oversized) = (Vec::new(), Vec::new());
     let mut rest = vec![(0..batch.map_or(0, RecordBatch::num_rows), 0..tombstones.len())];
@@ -74,9 +95,11 @@ pub fn split(
             tombstones: tombstones[dead.clone()].to_vec(),
         };
         let payload = wire::encode(&message);
+        let is_single = rows.len() + dead.len() == 1;
+        let size_max = if is_single { sizes.of_one } else { sizes.of_several };
         if payload.len() <= size_max && plain_fits {
             parts.push(Part { payload, rows, tombstones: dead });
-        } else if rows.len() + dead.len() == 1 {
+        } else if is_single {
             let is_tombstone = rows.is_empty();
             let index = if is_tombstone { dead.start } else { rows.start };
             oversized.push(Oversized { index, is_tombstone, size: payload.len() });

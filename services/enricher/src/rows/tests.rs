@@ -11,7 +11,7 @@ use lake_proto::queue::v1::{RowBatch, Tombstone};
 use lake_shared::wire;
 use serde_json::json;
 
-use super::message::{Header, ipc_bytes, read_ipc, split};
+use super::message::{Header, PayloadSizes, ipc_bytes, read_ipc, split};
 use super::*;
 
 fn locations(types: &[&str]) -> Arc<DomainLocations> {
@@ -294,7 +294,15 @@ fn batches_over_the_limit_are_halved_and_keep_everything() {
     let tombstones: Vec<_> = (0..3).map(|n| Tombstone { id: format!("t{n}"), ..Tombstone::default() }).collect();
     let header = Header { domain: "demo".into(), kind: 1, document_type: Some("person".into()) };
     let size_max = 20_000;
-    let (parts, oversized) = split(&header, Some(&batch), &tombstones, size_max).unwrap();
+    // Alone, a row may be larger.
+    let sizes = PayloadSizes { of_several: size_max, of_one: size_max };
+    let (larger, oversized) =
+        split(&header, Some(&batch), &tombstones, PayloadSizes { of_one: 200_000, ..sizes }).unwrap();
+    assert!(oversized.is_empty());
+    let beyond: Vec<_> =
+        larger.iter().filter(|part| part.payload.len() > size_max).map(|part| part.rows.clone()).collect();
+    assert_eq!(beyond, std::slice::from_ref(&(6..7)));
+    let (parts, oversized) = split(&header, Some(&batch), &tombstones, sizes).unwrap();
     assert!(parts.len() > 1 && parts.iter().all(|part| part.payload.len() <= size_max));
     let mut ids = Vec::new();
     let mut dead = Vec::new();
@@ -317,7 +325,10 @@ fn batches_over_the_limit_are_halved_and_keep_everything() {
 
 #[test]
 fn a_message_of_nothing_is_no_message() {
-    assert_eq!(split(&Header::default(), None, &[], 100).unwrap(), (vec![], vec![]));
+    assert_eq!(
+        split(&Header::default(), None, &[], PayloadSizes { of_several: 100, of_one: 100 }).unwrap(),
+        (vec![], vec![])
+    );
 }
 
 /// Rows that share no column are the worst: the work is rows times columns, in one go each.

@@ -69,7 +69,7 @@ pub struct QuarantineEntry {
     pub document: DocumentIdentity,
     /// The change message that led to it, where one is known.
     pub lineage: Option<Lineage>,
-    /// The message, document or row as it came. Cut to half of the queue's largest payload when it is published.
+    /// The message, document or row as it came. Cut to half of the largest payload that travels in one piece when it is published.
     pub payload: Bytes,
 }
 
@@ -119,9 +119,9 @@ impl QuarantineEntry {
         }
     }
 
-    /// Cuts payload and detail to what fits: the rest of the message is small beside half of the largest payload.
-    fn cut(&mut self, payload_size_max: usize) {
-        self.payload.truncate(payload_size_max / 2);
+    /// Cuts payload and detail to what fits: the rest of the message is small beside half of the largest payload that travels in one piece.
+    fn cut(&mut self, message_size_max: usize) {
+        self.payload.truncate(message_size_max / 2);
         let end = self.detail.floor_char_boundary(DETAIL_SIZE_MAX);
         self.detail.truncate(end);
     }
@@ -143,7 +143,7 @@ pub async fn publish(
     mut entry: QuarantineEntry,
     shutdown: &CancellationToken,
 ) -> Result<(), PublishError> {
-    entry.cut(queue.payload_size_max());
+    entry.cut(queue.message_size_max());
     let (stage, reason) = (entry.stage.name(), entry.reason.code());
     let message = entry.into_message();
     tracing::warn!(stage, reason, domain = message.domain, id = message.id, detail = message.detail, "quarantined");

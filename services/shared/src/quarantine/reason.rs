@@ -78,7 +78,7 @@ reasons! {
     }
     FormXmlTooLarge = "form_xml_too_large" {
         meaning: "The XML of a form is larger than hq.blobs.size_max_bytes. The form's row has HQ's own columns; answers that the lake had before stay, marked in `_lake_incomplete`.",
-        next_step: "Raise hq.blobs.size_max_bytes, and the queue's payload limit with it, then have HQ publish the form again."
+        next_step: "Raise hq.blobs.size_max_bytes, and queue.payload_size_max with it, then have HQ publish the form again."
     }
     FormXmlRaises = "form_xml_raises" {
         meaning: "The XML of a form makes HQ's own conversion raise an exception. The form's row has HQ's own columns; answers that the lake had before stay, marked in `_lake_incomplete`.",
@@ -89,8 +89,8 @@ reasons! {
         next_step: "Look for damage of the blob at the offset that the detail names; restore it and have HQ publish the form again."
     }
     RecordTooLarge = "record_too_large" {
-        meaning: "The record, as a document or as a row, is larger than the queue's largest payload. The lake's row has HQ's own columns; properties and answers stay as they were, marked in `_lake_incomplete`.",
-        next_step: "Raise the queue's payload limit (max_payload of the server, queue.payload_size_max), or drop large fields by a transform, then save the record in HQ again."
+        meaning: "The record, as a document or as a row, is larger than queue.payload_size_max or than what a service unpacks. The lake's row has HQ's own columns; properties and answers stay as they were, marked in `_lake_incomplete`.",
+        next_step: "Raise queue.payload_size_max, or drop large fields by a transform, then save the record in HQ again."
     }
     RecordBatchMalformed = "record_batch_malformed" {
         meaning: "A message on the stream of records cannot be decoded, so the records in it are not known.",
@@ -109,8 +109,8 @@ reasons! {
         next_step: "Raise enricher.columns_max, or drop fields by a transform, then save the record in HQ again."
     }
     TombstoneTooLarge = "tombstone_too_large" {
-        meaning: "A tombstone is larger than the queue's largest payload, so the row of the deleted record stays in the lake.",
-        next_step: "Raise the queue's payload limit (max_payload of the server, queue.payload_size_max), then have HQ publish the deletion again."
+        meaning: "A tombstone is larger than queue.payload_size_max, so the row of the deleted record stays in the lake.",
+        next_step: "Raise queue.payload_size_max, then have HQ publish the deletion again."
     }
     EnricherFailed = "enricher_failed" {
         meaning: "A bug: making rows of the records of a message failed. The lake keeps the state before these changes.",

@@ -2,16 +2,17 @@
 //!
 //! Invariants: a message is published when the server says that it is stored; the streams are work queues that refuse new
 //! messages when they are full, so nothing is dropped and producers wait; each stream has one durable consumer, made anew
-//! when it is gone; streams and consumers are kept as they must be ([`JetStreamQueue::keep`]); the connection is made again for ever. Broadcasts are plain messages that no stream keeps.
+//! when it is gone; a message that is larger than the server takes lies in parts beside its stream (`parts.rs`); streams and consumers are kept as they must be ([`JetStreamQueue::keep`]); the connection is made again for ever. Broadcasts are plain messages that no stream keeps.
 
 use std::future::Future;
 use std::sync::Arc;
 
-use async_nats::jetstream::context::{PublishError as StoreError, PublishErrorKind};
+use async_nats::jetstream::context::PublishError as StoreError;
 use async_nats::jetstream::message::PublishMessage;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -19,10 +20,12 @@ pub use self::config::JetStreamConfig;
 use self::connection::Connection;
 use self::consumer::JetStreamConsumer;
 pub use self::keeper::REPAIRS_TOTAL;
+use self::server_stream::ServerStream;
 use super::{Backlog, Broadcast, Consumer, ConsumerOptions, Message, PublishError, Queue, QueueError, Stream, naming};
 use crate::error_chain::Chain;
 use crate::escaped_names;
 
+mod abandoned_parts;
 mod backlog;
 mod config;
 mod connection;
@@ -31,7 +34,9 @@ mod durable;
 mod keeper;
 mod kept;
 mod listener;
+mod parts;
 mod pull;
+mod server_stream;
 mod streams;
 
 /// Room for our headers within the server's `max_payload`, which counts them.
@@ -42,7 +47,8 @@ const DEDUPE_ID_LENGTH_MAX: usize = 200;
 /// The queue on JetStream.
 pub struct JetStreamQueue {
     connection: Connection,
-    payload_size_max: usize,
+    /// Taken by the one message that is being stored in parts: several at once would fill the room of parts, each with a beginning.
+    storing_parts: Semaphore,
 }
 
 impl JetStreamQueue {
@@ -54,9 +60,7 @@ impl JetStreamQueue {
     /// `connect_attempts_max` tries when no server was ready.
     pub async fn connect(config: JetStreamConfig) -> Result<Arc<Self>, QueueError> {
         let connection = Connection::open(config).await?;
-        let server_max = connection.client.server_info().max_payload.saturating_sub(HEADERS_SIZE_MAX);
-        let payload_size_max = connection.config.payload_size_max.unwrap_or(server_max).min(server_max);
-        Ok(Arc::new(Self { connection, payload_size_max }))
+        Ok(Arc::new(Self { connection, storing_parts: Semaphore::new(1) }))
     }
 
     /// Ends the queue: publishers get [`PublishError::Closed`], consumers and listeners `None`. What was handed out can still
@@ -91,6 +95,14 @@ impl JetStreamQueue {
         timeout(limit, work).await.unwrap_or_else(|_| Err(format!("no answer within {} ms", limit.as_millis())))
     }
 
+    /// Stores a message in parts. The error says what prevents it now; trying again is safe.
+    async fn store_in_parts(&self, stream: Stream, message: Message) -> Result<(), String> {
+        let turn = self.storing_parts.acquire().await;
+        let _turn = turn.map_err(|error| error.to_string())?;
+        let within = self.connection.config.parts_abandoned_after() / 3;
+        parts::publish(&self.connection, stream, message, self.message_size_max().max(1), within).await
+    }
+
     async fn store(&self, message: Message) -> Result<(), StoreError> {
         self.connection.connected().await;
         let publish = PublishMessage::build().payload(message.payload).message_id(header_value(&message.dedupe_id));
@@ -111,22 +123,27 @@ fn header_value(dedupe_id: &str) -> String {
 impl Queue for JetStreamQueue {
     async fn publish(&self, message: Message) -> Result<(), PublishError> {
         let subject = message.subject.clone();
-        let (size, size_max) = (message.payload.len(), self.payload_size_max);
-        if let Err(reason) = naming::queued_in(&subject) {
-            return Err(PublishError::Unavailable { subject, reason: reason.to_owned() });
-        }
+        let stream = match naming::queued_in(&subject) {
+            Ok(stream) => stream,
+            Err(reason) => return Err(PublishError::Unavailable { subject, reason: reason.to_owned() }),
+        };
+        let size = message.payload.len();
+        let size_max = if stream == Stream::Quarantine { self.message_size_max() } else { self.payload_size_max() };
         if size > size_max {
             return Err(PublishError::TooLarge { subject, size, size_max });
+        }
+        if size > self.message_size_max() {
+            let stored = self.connection.closed.run_until_cancelled(self.store_in_parts(stream, message)).await;
+            return stored.ok_or(PublishError::Closed)?.map_err(|reason| {
+                self.connection.kept.doubt();
+                PublishError::Unavailable { subject, reason }
+            });
         }
         let limit = self.connection.config.request_timeout();
         let stored = self.connection.closed.run_until_cancelled(timeout(limit, self.store(message))).await;
         match stored {
             None => Err(PublishError::Closed),
             Some(Ok(Ok(()))) => Ok(()),
-            Some(Ok(Err(error))) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                // The server was changed to take less than when we connected.
-                Err(PublishError::TooLarge { subject, size, size_max: self.connection.client.max_payload() })
-            }
             Some(Ok(Err(error))) => {
                 self.connection.kept.doubt();
                 Err(PublishError::Unavailable { subject, reason: Chain(&error).to_string() })
@@ -159,7 +176,12 @@ impl Queue for JetStreamQueue {
     }
 
     fn payload_size_max(&self) -> usize {
-        self.payload_size_max
+        self.connection.config.payload_size_max
+    }
+
+    fn message_size_max(&self) -> usize {
+        // Asked for each time, since a server that is started again may take less.
+        self.connection.client.max_payload().saturating_sub(HEADERS_SIZE_MAX).min(self.payload_size_max())
     }
 
     async fn backlog(&self, stream: Stream) -> Result<Option<Backlog>, QueueError> {
@@ -175,7 +197,7 @@ impl Queue for JetStreamQueue {
             let action = format!("reach {}", self.connection.config.servers_shown());
             return Err(QueueError { action, reason: "not connected; is the server running?".into() });
         }
-        futures::future::try_join_all(Stream::ALL.map(|stream| self.connection.look_up(stream))).await.map(|_| ())
+        futures::future::try_join_all(ServerStream::ALL.map(|stream| self.connection.look_up(stream))).await.map(|_| ())
     }
 }
 

@@ -29,8 +29,10 @@ mod stream_messages;
 /// Limits of a [`MemoryQueue`]; each stream has them for itself.
 #[derive(Clone, Debug)]
 pub struct MemoryQueueOptions {
-    /// Largest payload, in bytes.
+    /// Largest payload, in bytes; of one in quarantine `message_size_max`.
     pub payload_size_max: usize,
+    /// Largest payload of a batch, in bytes.
+    pub message_size_max: usize,
     /// Most messages that are held; more publishers wait.
     pub messages_held_max: usize,
     /// Most bytes of payload that are held, at most 4 GiB; more publishers wait. A larger message is taken when it is alone.
@@ -42,10 +44,11 @@ pub struct MemoryQueueOptions {
 }
 
 impl Default for MemoryQueueOptions {
-    /// 8 MiB a message, 10,000 messages and 256 MiB a stream, two minutes, 1,000 broadcasts.
+    /// 64 MiB a message, 8 MiB a batch, 10,000 messages and 256 MiB a stream, two minutes, 1,000 broadcasts.
     fn default() -> Self {
         Self {
-            payload_size_max: 8 << 20,
+            payload_size_max: 64 << 20,
+            message_size_max: 8 << 20,
             messages_held_max: 10_000,
             bytes_held_max: 256 << 20,
             dedupe_window: Duration::from_secs(120),
@@ -161,7 +164,8 @@ impl Queue for MemoryQueue {
             reason: reason.to_owned(),
         };
         let stream = naming::queued_in(&message.subject).map_err(|reason| unavailable(&message.subject, reason))?;
-        let (size, size_max) = (message.payload.len(), self.options.payload_size_max);
+        let size = message.payload.len();
+        let size_max = if stream == Stream::Quarantine { self.message_size_max() } else { self.payload_size_max() };
         if size > size_max {
             return Err(PublishError::TooLarge { subject: message.subject, size, size_max });
         }
@@ -222,6 +226,10 @@ impl Queue for MemoryQueue {
 
     async fn backlog(&self, stream: Stream) -> Result<Option<Backlog>, QueueError> {
         Ok(Some(self.shared(stream).lock().backlog()))
+    }
+
+    fn message_size_max(&self) -> usize {
+        self.options.message_size_max.min(self.options.payload_size_max)
     }
 
     async fn check(&self) -> Result<(), QueueError> {

@@ -5,6 +5,7 @@
 //! - Each message of a stream is handed to one of the consumers with the same durable name; until it is acknowledged it is handed
 //!   out again after the acknowledgement time-out, a `retry`, or when its receipt is dropped. No order is promised.
 //! - A consumer holds at most `in_flight_max` unacknowledged messages.
+//! - A payload up to [`Queue::payload_size_max`] is published, handed out and acknowledged as one message, in however many parts it travels.
 //! - A full queue makes `publish` wait or fail with [`PublishError::Unavailable`]; it never drops a message.
 //! - Broadcasts reach the listeners of that moment only.
 
@@ -146,7 +147,7 @@ pub trait Queue: Send + Sync + 'static {
     /// Where the pattern is not valid, or the server does not answer.
     async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError>;
 
-    /// Largest payload in bytes.
+    /// Largest payload in bytes, on [`Stream::Quarantine`] that of [`Queue::message_size_max`].
     fn payload_size_max(&self) -> usize;
 
     /// What waits on a stream; `None`: this queue cannot tell.
@@ -155,6 +156,12 @@ pub trait Queue: Send + Sync + 'static {
     /// Where the server does not answer.
     async fn backlog(&self, _stream: Stream) -> Result<Option<Backlog>, QueueError> {
         Ok(None)
+    }
+
+    /// Largest payload that travels in one piece, in bytes. A larger one costs more: batches are to be split to this, and only what cannot be split
+    /// is to be larger.
+    fn message_size_max(&self) -> usize {
+        self.payload_size_max()
     }
 
     /// Whether messages can be queued now; for `/ready`.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::queue::QueueError;
 use crate::secret::Secret;
+use crate::wire;
 
 /// Configuration of the queue on JetStream.
 #[derive(Clone, Deserialize)]
@@ -32,8 +33,13 @@ pub struct JetStreamConfig {
     /// File in PEM with the private key that goes with `certificate_file`.
     pub key_file: Option<PathBuf>,
     /// Room of each of the streams of records and of rows, in bytes. A full stream makes producers wait. The servers reserve it:
-    /// their file store needs room for twice this and for the quarantine. Default: 4 GiB.
+    /// their file store needs room for twice this, twice `parts_size_bytes_max` and the quarantine. Default: 4 GiB.
     pub stream_size_bytes_max: u64,
+    /// Room of each of the streams with the parts of large records and rows, in bytes. A full one makes producers wait. Default: 1 GiB.
+    pub parts_size_bytes_max: u64,
+    /// How long parts may lie before the message that names them is queued, in seconds; a third of it is how long storing all parts of a message may
+    /// take. Older ones that no queued message can name were left by a service that was killed, and are dropped. Default: 900.
+    pub parts_abandoned_after_seconds: u64,
     /// Room of the stream of quarantined records, in bytes. Default: 1 GiB.
     pub quarantine_size_bytes_max: u64,
     /// Copies of each message: 1, or 3 or 5 in a cluster. With 1, a message that was just queued survives the end of the server
@@ -41,8 +47,9 @@ pub struct JetStreamConfig {
     pub replicas: usize,
     /// How long the streams remember ids, to drop repetitions; in seconds. Default: 120.
     pub dedupe_window_seconds: u64,
-    /// Largest payload, in bytes. Default, and most: the `max_payload` of the server without room for headers.
-    pub payload_size_max: Option<usize>,
+    /// Largest payload, in bytes, compressed; at most half of `parts_size_bytes_max`. What is larger than the `max_payload` of the server travels in
+    /// parts; in quarantine it is cut. Default: 64 MiB.
+    pub payload_size_max: usize,
     /// Longest time for one try to connect, in milliseconds. Default: 5,000.
     pub connect_timeout_ms: u64,
     /// Longest time for one answer of a server, in milliseconds; then the request counts as failed. Default: 10,000.
@@ -63,10 +70,12 @@ impl Default for JetStreamConfig {
             certificate_file: None,
             key_file: None,
             stream_size_bytes_max: 4 << 30,
+            parts_size_bytes_max: 1 << 30,
+            parts_abandoned_after_seconds: 900,
             quarantine_size_bytes_max: 1 << 30,
             replicas: 1,
             dedupe_window_seconds: 120,
-            payload_size_max: None,
+            payload_size_max: 64 << 20,
             connect_timeout_ms: 5_000,
             request_timeout_ms: 10_000,
             connect_attempts_max: None,
@@ -84,6 +93,8 @@ impl fmt::Debug for JetStreamConfig {
             .field("certificate_file", &self.certificate_file)
             .field("key_file", &self.key_file)
             .field("stream_size_bytes_max", &self.stream_size_bytes_max)
+            .field("parts_size_bytes_max", &self.parts_size_bytes_max)
+            .field("parts_abandoned_after_seconds", &self.parts_abandoned_after_seconds)
             .field("quarantine_size_bytes_max", &self.quarantine_size_bytes_max)
             .field("replicas", &self.replicas)
             .field("dedupe_window_seconds", &self.dedupe_window_seconds)
@@ -102,6 +113,21 @@ impl JetStreamConfig {
         if self.certificate_file.is_some() != self.key_file.is_some() {
             return Err("section `queue`: give both certificate_file and key_file, or none of them".into());
         }
+        if self.payload_size_max as u64 > self.parts_size_bytes_max / 2 {
+            let most = self.parts_size_bytes_max / 2;
+            return Err(format!(
+                "key `queue.payload_size_max`: at most half of queue.parts_size_bytes_max, which is {most}"
+            ));
+        }
+        if self.payload_size_max > wire::DECODED_SIZE_MAX {
+            return Err(format!(
+                "key `queue.payload_size_max`: at most {}, more is not unpacked",
+                wire::DECODED_SIZE_MAX
+            ));
+        }
+        if self.parts_abandoned_after_seconds == 0 {
+            return Err("key `queue.parts_abandoned_after_seconds`: at least 1".into());
+        }
         // Only a login by file waits for anything, namely for the file.
         match self.login().now_or_never() {
             Some(Err(error)) if self.credentials_file.is_none() => Err(format!("section `queue`: {}", error.reason)),
@@ -111,6 +137,10 @@ impl JetStreamConfig {
 
     pub(super) fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms.max(1))
+    }
+
+    pub(super) fn parts_abandoned_after(&self) -> Duration {
+        Duration::from_secs(self.parts_abandoned_after_seconds.max(1))
     }
 
     pub(super) fn request_timeout(&self) -> Duration {
@@ -271,6 +301,17 @@ mod tests {
         let missing = JetStreamConfig { ca_file: Some("does-not-exist".into()), ..config(&["tls://host"]) };
         let refused = missing.encrypted(ConnectOptions::new()).unwrap_err();
         assert!(refused.to_string().contains("does-not-exist"), "{refused}");
+    }
+
+    #[test]
+    fn the_largest_payload_has_room_and_can_be_unpacked() {
+        assert_eq!(JetStreamConfig::default().validate(), Ok(()));
+        let of = |payload_size_max, parts_size_bytes_max| {
+            JetStreamConfig { payload_size_max, parts_size_bytes_max, ..JetStreamConfig::default() }.validate()
+        };
+        assert_eq!(of(50 << 20, 100 << 20), Ok(()));
+        assert!(of((50 << 20) + 1, 100 << 20).unwrap_err().contains("queue.parts_size_bytes_max"));
+        assert!(of(wire::DECODED_SIZE_MAX + 1, 1 << 40).unwrap_err().contains("queue.payload_size_max"));
     }
 
     #[test]

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::JetStreamConfig;
 use super::kept::Kept;
+use super::server_stream::ServerStream;
 use super::streams::{self, Prepared, Trouble};
 use crate::error_chain::Chain;
-use crate::queue::{QueueError, Stream};
+use crate::queue::QueueError;
 use crate::retry::Backoff;
 use crate::tls;
 
@@ -111,15 +112,15 @@ impl Connection {
             .build(client.clone());
         let (config, closed, kept) = (config.clone(), CancellationToken::new(), Kept::default());
         let connection = Self { client, context, config, status, closed, kept };
-        for stream in Stream::ALL {
+        for stream in ServerStream::ALL {
             connection.prepare(stream).await?;
         }
         Ok(connection)
     }
 
     /// Makes sure that a stream is there and is as configured.
-    pub(super) async fn prepare(&self, stream: Stream) -> Result<Prepared, Trouble> {
-        streams::prepare(&self.context, &self.config, stream).await
+    pub(super) async fn prepare(&self, stream: impl Into<ServerStream>) -> Result<Prepared, Trouble> {
+        streams::prepare(&self.context, &self.config, stream.into()).await
     }
 
     /// Waits for a connection: what is sent without one would pile up.
@@ -141,7 +142,8 @@ impl Connection {
     }
 
     /// The state of a stream; an error where it is not there.
-    pub(super) async fn look_up(&self, stream: Stream) -> Result<State, QueueError> {
+    pub(super) async fn look_up(&self, stream: impl Into<ServerStream>) -> Result<State, QueueError> {
+        let stream = stream.into();
         let action = format!("ask for the state of {}", stream.name());
         let asked = timeout(self.config.request_timeout(), self.context.get_stream(stream.name())).await;
         match asked {

@@ -4,23 +4,32 @@ use std::time::Duration;
 
 use async_nats::Message as NatsMessage;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::{AckKind, Message as JetStreamMessage};
+use async_nats::jetstream::{AckKind, Context, Message as JetStreamMessage};
 use async_nats::{Client, Subject};
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::Connection;
 use super::durable::{Durable, Refusal};
+use super::parts::{self, Assembled, Assembly, PartList};
 use super::pull::{Pull, Window};
 use super::streams::Trouble;
 use crate::queue::{Consumer, ConsumerOptions, Delivery, QueueError, Receipt, Stream, naming};
 use crate::retry::Backoff;
+
+/// As often a message is handed out whose parts are not there before that is final: a server that has just joined may not have them yet.
+const GONE_ATTEMPTS: u64 = 4;
+/// When a message comes again whose parts cannot be read now.
+const PARTS_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A consumer that makes itself anew after whatever happens to the server.
 pub(super) struct JetStreamConsumer {
     connection: Connection,
     durable: Durable,
     pull: Option<Pull>,
+    /// The message whose parts are being read.
+    assembling: Option<(Arrived, Assembly<JetStreamReceipt>)>,
     window: Window,
     backoff: Backoff,
     /// After trouble: not before then, however often the caller asks.
@@ -37,7 +46,7 @@ impl JetStreamConsumer {
         let window = Window::new(options.in_flight_max, options.acknowledge_within);
         let (backoff, not_before) = (new_backoff(), None);
         let durable = Durable { stream, options };
-        let mut consumer = Self { connection, durable, pull: None, window, backoff, not_before };
+        let mut consumer = Self { connection, durable, pull: None, assembling: None, window, backoff, not_before };
         consumer.pull = Some(consumer.make_pull().await?);
         consumer.connection.kept.consumer(&consumer.durable);
         Ok(consumer)
@@ -72,25 +81,26 @@ impl JetStreamConsumer {
         }
     }
 
-    fn delivery(&self, message: NatsMessage) -> Result<Delivery, QueueError> {
+    fn arrived(&self, message: &NatsMessage) -> Result<(Arrived, JetStreamReceipt), QueueError> {
         let reply = message.reply.clone().ok_or_else(|| self.error("a message came without a reply subject".into()))?;
-        let message = JetStreamMessage { message, context: self.connection.context.clone() };
-        let (id, attempts) = match message.info() {
-            Ok(info) => (info.stream_sequence.to_string(), u64::try_from(info.delivered).unwrap_or(1)),
+        let message = JetStreamMessage { message: message.clone(), context: self.connection.context.clone() };
+        let (sequence, attempts) = match message.info() {
+            Ok(info) => (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1)),
             Err(error) => {
                 return Err(self.error(format!("a message has a reply subject that cannot be parsed ({error})")));
             }
         };
+        let parts = PartList::of(self.durable.stream, message.headers.as_ref());
         let receipt = JetStreamReceipt {
             client: self.connection.client.clone(),
             reply,
             stream: self.durable.stream,
-            id: id.clone(),
+            sequence,
+            parts: parts.map(|list| (self.connection.context.clone(), list)),
             send_within: self.connection.config.request_timeout(),
             answered: false,
         };
-        let NatsMessage { subject, payload, .. } = message.message;
-        Ok(Delivery { subject: subject.to_string(), payload, id, attempts, receipt: Box::new(receipt) })
+        Ok((Arrived { subject: message.subject.to_string(), sequence, attempts }, receipt))
     }
 
     async fn try_next(&mut self) -> Result<Delivery, QueueError> {
@@ -99,17 +109,80 @@ impl JetStreamConsumer {
             self.not_before = None;
         }
         self.window.wanted(Instant::now());
-        if self.pull.is_none() {
-            self.pull = Some(self.make_pull().await?);
-        }
-        let Some(pull) = self.pull.as_mut() else { return Err(self.error("it is closed".into())) };
-        let message = match pull.next(self.window.size()).await {
-            Ok(message) => message,
-            Err(reason) => return Err(self.error(reason)),
+        let delivery = loop {
+            if let Some(delivery) = self.assemble().await? {
+                break delivery;
+            }
+            if self.pull.is_none() {
+                self.pull = Some(self.make_pull().await?);
+            }
+            let Some(pull) = self.pull.as_mut() else { return Err(self.error("it is closed".into())) };
+            let message = match pull.next(self.window.size()).await {
+                Ok(message) => message,
+                Err(reason) => return Err(self.error(reason)),
+            };
+            self.backoff = new_backoff();
+            let (arrived, receipt) = self.arrived(&message)?;
+            match &receipt.parts {
+                None => break arrived.delivery(message.payload, receipt),
+                Some((_, list)) => {
+                    let within = self.durable.options.acknowledge_within;
+                    self.assembling = Some((arrived, Assembly::new(list.clone(), receipt, within)));
+                }
+            }
         };
-        self.backoff = new_backoff();
         self.window.handed_out(Instant::now());
-        self.delivery(message)
+        Ok(delivery)
+    }
+
+    /// Reads on with the message in parts, if there is one; `None` where it is not to be handed out now. Cancel safe.
+    async fn assemble(&mut self) -> Result<Option<Delivery>, QueueError> {
+        let Some((arrived, assembly)) = &mut self.assembling else { return Ok(None) };
+        let mut read = assembly.read(&self.connection).await;
+        let is_final = read == Ok(Assembled::Gone) && arrived.attempts >= GONE_ATTEMPTS;
+        if is_final {
+            // Another consumer may have acknowledged it in the last moment.
+            match parts::is_queued(&self.connection, self.durable.stream, arrived.sequence).await {
+                Ok(true) => {}
+                Ok(false) => read = Ok(Assembled::Stale),
+                Err(reason) => read = Err(reason),
+            }
+        }
+        let Some((arrived, assembly)) = self.assembling.take() else { return Ok(None) };
+        let reason = match read {
+            Ok(Assembled::Whole(payload)) => return Ok(Some(arrived.delivery(payload, assembly.receipt))),
+            // Dropped without an answer, it is given back.
+            Ok(Assembled::Stale) => return Ok(None),
+            Ok(Assembled::Gone) if is_final => {
+                let text = format!("the parts of this message are gone: {}", assembly.list());
+                tracing::error!(
+                    stream = self.durable.stream.name(),
+                    subject = arrived.subject,
+                    "{text}; somebody deleted them, or the server lost power. It goes to quarantine as malformed: have HQ publish the records \
+                     of that time again"
+                );
+                return Ok(Some(arrived.delivery(text.into(), assembly.receipt)));
+            }
+            Ok(Assembled::Gone) => None,
+            Err(reason) => Some(self.error(reason)),
+        };
+        // Where it does not arrive, the message comes again after the time-out.
+        let _ = Box::new(assembly.receipt).retry(PARTS_AGAIN_AFTER).await;
+        reason.map_or(Ok(None), Err)
+    }
+}
+
+/// A message that the server has handed out, without its payload.
+struct Arrived {
+    subject: String,
+    sequence: u64,
+    attempts: u64,
+}
+
+impl Arrived {
+    fn delivery(self, payload: Bytes, receipt: JetStreamReceipt) -> Delivery {
+        let Self { subject, sequence, attempts } = self;
+        Delivery { subject, payload, id: sequence.to_string(), attempts, receipt: Box::new(receipt) }
     }
 }
 
@@ -137,7 +210,9 @@ struct JetStreamReceipt {
     client: Client,
     reply: Subject,
     stream: Stream,
-    id: String,
+    sequence: u64,
+    /// The parts of the payload, to be dropped with the message.
+    parts: Option<(Context, PartList)>,
     send_within: Duration,
     answered: bool,
 }
@@ -145,20 +220,40 @@ struct JetStreamReceipt {
 impl JetStreamReceipt {
     async fn answer(&self, what: &str, kind: AckKind) -> Result<(), QueueError> {
         let sent = timeout(self.send_within, self.client.publish(self.reply.clone(), kind.into())).await;
-        let reason = match sent {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no connection in time".to_owned(),
-        };
-        Err(QueueError { action: format!("{what} message {} of {}", self.id, self.stream.name()), reason })
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.error(what, error.to_string())),
+            Err(_) => Err(self.error(what, "no connection in time".into())),
+        }
+    }
+
+    /// Waits until the server says that the message will not come again.
+    async fn acknowledge_confirmed(&self) -> Result<(), QueueError> {
+        let confirmed = timeout(self.send_within, self.client.request(self.reply.clone(), AckKind::Ack.into())).await;
+        match confirmed {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.error("acknowledge", error.to_string())),
+            Err(_) => Err(self.error("acknowledge", "not confirmed in time".into())),
+        }
+    }
+
+    fn error(&self, what: &str, reason: String) -> QueueError {
+        QueueError { action: format!("{what} message {} of {}", self.sequence, self.stream.name()), reason }
     }
 }
 
 #[async_trait]
 impl Receipt for JetStreamReceipt {
     async fn acknowledge(mut self: Box<Self>) -> Result<(), QueueError> {
-        self.answer("acknowledge", AckKind::Ack).await?;
+        let Some((context, list)) = &self.parts else {
+            self.answer("acknowledge", AckKind::Ack).await?;
+            self.answered = true;
+            return Ok(());
+        };
+        self.acknowledge_confirmed().await?;
+        let (context, list) = (context.clone(), list.clone());
         self.answered = true;
+        parts::drop_parts(&context, &list).await;
         Ok(())
     }
 

@@ -13,8 +13,10 @@ use async_nats::jetstream::stream::{Config, Info};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::abandoned_parts::{AbandonedParts, StreamState};
 use super::connection::Connection;
 use super::durable::{Difference, Durable, Standing, is_second_group};
+use super::server_stream::ServerStream;
 use super::streams::{Done, Trouble};
 use crate::error_chain::Chain;
 use crate::queue::{QueueError, Stream};
@@ -31,8 +33,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 
 /// Keeps streams and consumers until `shutdown`.
 pub(super) async fn keep(connection: &Connection, shutdown: CancellationToken) -> Result<(), QueueError> {
-    let (streams, passed_over, set_back_at) = (HashMap::new(), HashMap::new(), HashMap::new());
-    let mut keeper = Keeper { connection, streams, passed_over, set_back_at };
+    let (streams, passed_over, set_back_at, parts) = Default::default();
+    let mut keeper = Keeper { connection, streams, passed_over, set_back_at, parts };
     let looking = async {
         loop {
             keeper.look().await?;
@@ -51,18 +53,20 @@ pub(super) async fn keep(connection: &Connection, shutdown: CancellationToken) -
 struct Keeper<'a> {
     connection: &'a Connection,
     /// The streams as they were at the last look.
-    streams: HashMap<Stream, Info>,
+    streams: HashMap<ServerStream, Info>,
     /// Messages that a consumer had passed over at the last look.
     passed_over: HashMap<Stream, u64>,
     /// When settings were set back, of a stream or of its consumer.
-    set_back_at: HashMap<(Stream, &'static str), Instant>,
+    set_back_at: HashMap<(ServerStream, &'static str), Instant>,
+    /// Parts that wait for the message that names them.
+    parts: HashMap<Stream, AbandonedParts>,
 }
 
 impl Keeper<'_> {
     /// An error is one that an operator must mend.
     async fn look(&mut self) -> Result<(), QueueError> {
         self.connection.connected().await;
-        for stream in Stream::ALL {
+        for stream in ServerStream::ALL {
             match self.look_at(stream).await {
                 Ok(()) => {}
                 Err(Trouble::Lasting(error)) => return Err(error),
@@ -74,24 +78,54 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    async fn look_at(&mut self, stream: Stream) -> Result<(), Trouble> {
+    async fn look_at(&mut self, stream: ServerStream) -> Result<(), Trouble> {
+        let now = Instant::now();
         let Some(found) = self.info(stream).await? else { return self.make_anew(stream).await };
         let seen = self.streams.get(&stream);
         if let Some(seen) = seen {
             tell_losses(stream, seen, &found);
         }
+        let state = StreamState::of(&found);
         if seen.is_some_and(|seen| seen.config == found.config) {
             self.streams.insert(stream, found);
         } else if self.may_set_back((stream, "stream")) {
             self.set_back(stream).await?;
         }
-        match self.connection.kept.consumer_of(stream) {
-            Some(durable) => self.look_at_consumer(&durable).await,
-            None => Ok(()),
+        match stream {
+            ServerStream::Messages(stream) => match self.connection.kept.consumer_of(stream) {
+                Some(durable) => self.look_at_consumer(&durable).await,
+                None => Ok(()),
+            },
+            // One service is enough: the one that reads them.
+            ServerStream::Parts(stream) if self.connection.kept.consumer_of(stream).is_some() => {
+                self.look_at_parts(stream, &state, now).await
+            }
+            ServerStream::Parts(_) => Ok(()),
         }
     }
 
-    async fn make_anew(&mut self, stream: Stream) -> Result<(), Trouble> {
+    /// Drops parts that no message names or will name.
+    async fn look_at_parts(&mut self, stream: Stream, parts: &StreamState, now: Instant) -> Result<(), Trouble> {
+        let Some(messages) = self.info(stream.into()).await? else { return Ok(()) };
+        let after = self.connection.config.parts_abandoned_after();
+        let watch = self.parts.entry(stream).or_default();
+        let Some(last) = watch.look(parts, &StreamState::of(&messages), now, after) else { return Ok(()) };
+        let name = ServerStream::Parts(stream).name();
+        let trouble = |reason: String| {
+            Trouble::Passing(QueueError { action: format!("drop parts up to {last} of {name}"), reason })
+        };
+        let found = self.connection.context.get_stream_no_info(name).await;
+        let found = found.map_err(|error| trouble(Chain(&error).to_string()))?;
+        let dropped = found.purge().sequence(last + 1).await.map_err(|error| trouble(Chain(&error).to_string()))?;
+        tracing::info!(
+            stream = name,
+            parts = dropped.purged,
+            "parts were dropped that no message names: a service ended while it stored them, and has published their record again"
+        );
+        Ok(())
+    }
+
+    async fn make_anew(&mut self, stream: ServerStream) -> Result<(), Trouble> {
         let prepared = self.connection.prepare(stream).await?;
         let lost = self.streams.remove(&stream).map_or(0, |seen| seen.state.messages);
         tracing::error!(
@@ -104,11 +138,11 @@ impl Keeper<'_> {
     }
 
     /// Services that are configured differently would set back each other's settings all the time.
-    fn may_set_back(&self, what: (Stream, &'static str)) -> bool {
+    fn may_set_back(&self, what: (ServerStream, &'static str)) -> bool {
         self.set_back_at.get(&what).is_none_or(|at| at.elapsed() >= SET_BACK_EVERY)
     }
 
-    async fn set_back(&mut self, stream: Stream) -> Result<(), Trouble> {
+    async fn set_back(&mut self, stream: ServerStream) -> Result<(), Trouble> {
         let prepared = self.connection.prepare(stream).await?;
         if prepared.done != Done::Nothing {
             self.set_back_at.insert((stream, "stream"), Instant::now());
@@ -123,7 +157,7 @@ impl Keeper<'_> {
     }
 
     /// Remembers a stream as it was left, so that what the server refused to set back is not tried at each look.
-    async fn remember(&mut self, stream: Stream, config: Config) -> Result<(), Trouble> {
+    async fn remember(&mut self, stream: ServerStream, config: Config) -> Result<(), Trouble> {
         if let Some(mut found) = self.info(stream).await? {
             // Another program may have changed it in between, which the next look is to see.
             found.config = config;
@@ -132,7 +166,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    async fn info(&self, stream: Stream) -> Result<Option<Info>, Trouble> {
+    async fn info(&self, stream: ServerStream) -> Result<Option<Info>, Trouble> {
         let trouble =
             |reason: String| Trouble::Passing(QueueError { action: format!("look at {}", stream.name()), reason });
         let limit = self.connection.config.request_timeout();
@@ -147,7 +181,7 @@ impl Keeper<'_> {
     }
 
     async fn look_at_consumer(&mut self, durable: &Durable) -> Result<(), Trouble> {
-        let (context, stream) = (&self.connection.context, durable.stream);
+        let (context, stream) = (&self.connection.context, ServerStream::from(durable.stream));
         let (name, consumer) = (stream.name(), durable.name());
         let Some(found) = durable.look_up(context).await.map_err(Trouble::Passing)? else {
             set(self.connection, durable, None).await?;
@@ -187,7 +221,7 @@ impl Keeper<'_> {
     async fn look_at_standing(&mut self, durable: &Durable, found: &ConsumerInfo) -> Result<(), Trouble> {
         let stream = durable.stream;
         // Read after the consumer, which may have gone on meanwhile.
-        let Some(info) = self.info(stream).await? else { return Ok(()) };
+        let Some(info) = self.info(stream.into()).await? else { return Ok(()) };
         let standing = Standing::of(found, &info.state);
         let before = self.passed_over.remove(&stream);
         let passed_over = standing.passed_over();
@@ -207,7 +241,7 @@ impl Keeper<'_> {
                 "a consumer stands beyond its stream, as after a power cut of the server; it is made anew and hands out what the stream \
                  holds. What the stream has lost must be published by HQ again"
             );
-            repaired(stream, "consumer_moved_back");
+            repaired(stream.into(), "consumer_moved_back");
         }
         Ok(())
     }
@@ -235,7 +269,7 @@ async fn replace(connection: &Connection, durable: &Durable, seen: &ConsumerInfo
 }
 
 /// Says that a stream holds less than it did, although nobody has taken it out.
-fn tell_losses(stream: Stream, seen: &Info, found: &Info) {
+fn tell_losses(stream: ServerStream, seen: &Info, found: &Info) {
     let made_anew = found.created != seen.created && seen.state.messages > 0;
     let went_back = found.created == seen.created && found.state.last_sequence < seen.state.last_sequence;
     if made_anew || went_back {
@@ -251,6 +285,6 @@ fn tell_losses(stream: Stream, seen: &Info, found: &Info) {
     }
 }
 
-fn repaired(stream: Stream, what: &'static str) {
+fn repaired(stream: ServerStream, what: &'static str) {
     metrics::counter!(REPAIRS_TOTAL, "stream" => stream.name(), "what" => what).increment(1);
 }

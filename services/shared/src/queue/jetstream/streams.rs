@@ -11,6 +11,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stor
 use async_nats::jetstream::{Error, ErrorCode};
 
 use super::config::JetStreamConfig;
+use super::server_stream::ServerStream;
 use crate::error_chain::Chain;
 use crate::queue::{QueueError, Stream};
 
@@ -51,7 +52,11 @@ pub(super) enum Done {
 }
 
 /// Makes sure that a stream is there and is as configured.
-pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream: Stream) -> Result<Prepared, Trouble> {
+pub(super) async fn prepare(
+    context: &Context,
+    config: &JetStreamConfig,
+    stream: ServerStream,
+) -> Result<Prepared, Trouble> {
     let wanted = wanted(config, stream);
     for _ in 0..ROUNDS_MAX {
         let found = match context.get_stream(stream.name()).await {
@@ -79,7 +84,7 @@ pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream:
             let reason = format!("it exists with another {difference}; drain it, delete it and start again");
             return Err(Trouble::Lasting(QueueError { action: format!("use stream {}", stream.name()), reason }));
         }
-        if limits(&found) == limits(&wanted) {
+        if limits(&found) == limits(&wanted) && has_reading(&wanted, &found) {
             return Ok(Prepared { done: Done::Nothing, config: found });
         }
         return update(context, stream, &wanted, found).await;
@@ -88,15 +93,19 @@ pub(super) async fn prepare(context: &Context, config: &JetStreamConfig, stream:
     Err(Trouble::Passing(QueueError { action: format!("create stream {}", stream.name()), reason }))
 }
 
-fn wanted(config: &JetStreamConfig, stream: Stream) -> Config {
+fn wanted(config: &JetStreamConfig, stream: ServerStream) -> Config {
     let bytes_max = match stream {
-        Stream::Records | Stream::Rows => config.stream_size_bytes_max,
-        Stream::Quarantine => config.quarantine_size_bytes_max,
+        ServerStream::Messages(Stream::Records | Stream::Rows) => config.stream_size_bytes_max,
+        ServerStream::Messages(Stream::Quarantine) => config.quarantine_size_bytes_max,
+        ServerStream::Parts(_) => config.parts_size_bytes_max,
     };
+    let are_parts = matches!(stream, ServerStream::Parts(_));
     Config {
         name: stream.name().to_owned(),
         subjects: vec![stream.subjects().to_owned()],
-        retention: RetentionPolicy::WorkQueue,
+        // Parts are read by their names and dropped by their reader.
+        retention: if are_parts { RetentionPolicy::Limits } else { RetentionPolicy::WorkQueue },
+        allow_direct: are_parts,
         // A full stream refuses new messages; the default would drop the oldest.
         discard: DiscardPolicy::New,
         storage: StorageType::File,
@@ -114,7 +123,7 @@ fn wanted(config: &JetStreamConfig, stream: Stream) -> Config {
 /// What the promises of the queue rest on; the server does not change these on a stream that is there.
 fn essential_difference(wanted: &Config, found: &Config) -> Option<&'static str> {
     if found.retention != wanted.retention {
-        Some("retention (work queue is needed)")
+        Some("retention (a work queue for messages, limits for parts)")
     } else if found.storage != wanted.storage {
         Some("storage (file is needed)")
     } else if found.sealed {
@@ -136,9 +145,14 @@ fn limits(config: &Config) -> Limits<'_> {
     (&config.subjects, answers, counts, message_size_max, age, window, config.num_replicas)
 }
 
+/// Whether the stream can be read in the way that is wanted.
+fn has_reading(wanted: &Config, found: &Config) -> bool {
+    found.allow_direct || !wanted.allow_direct
+}
+
 /// Checks that the server has set what was asked for: servers ignore settings that they do not know.
-fn verify(stream: Stream, wanted: &Config, made: &Config) -> Result<(), Trouble> {
-    if limits(made) == limits(wanted) && essential_difference(wanted, made).is_none() {
+fn verify(stream: ServerStream, wanted: &Config, made: &Config) -> Result<(), Trouble> {
+    if limits(made) == limits(wanted) && has_reading(wanted, made) && essential_difference(wanted, made).is_none() {
         return Ok(());
     }
     let reason = "the server took the configuration differently; use nats-server 2.10 or newer".into();
@@ -146,7 +160,7 @@ fn verify(stream: Stream, wanted: &Config, made: &Config) -> Result<(), Trouble>
 }
 
 /// Sets our limits on a stream that is there and keeps the rest, such as its placement.
-async fn update(context: &Context, stream: Stream, wanted: &Config, found: Config) -> Result<Prepared, Trouble> {
+async fn update(context: &Context, stream: ServerStream, wanted: &Config, found: Config) -> Result<Prepared, Trouble> {
     let merged = Config {
         subjects: wanted.subjects.clone(),
         discard: wanted.discard,
@@ -158,6 +172,7 @@ async fn update(context: &Context, stream: Stream, wanted: &Config, found: Confi
         max_age: wanted.max_age,
         num_replicas: wanted.num_replicas,
         duplicate_window: wanted.duplicate_window,
+        allow_direct: wanted.allow_direct || found.allow_direct,
         ..found.clone()
     };
     match context.update_stream(&merged).await {
@@ -180,13 +195,14 @@ fn loses_nothing(found: &Config) -> bool {
     found.discard == DiscardPolicy::New && found.max_age.is_zero()
 }
 
-fn trouble(what: &str, stream: Stream, answer: Option<Error>, reason: &str) -> Trouble {
+fn trouble(what: &str, stream: ServerStream, answer: Option<Error>, reason: &str) -> Trouble {
     let action = format!("{what} stream {}", stream.name());
     let Some(answer) = answer else { return Trouble::Passing(QueueError { action, reason: reason.to_owned() }) };
     let (advice, lasting) = match answer.error_code() {
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED => {
-            ("; give the server a larger file store or lower queue.stream_size_bytes_max", true)
-        }
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED => (
+            "; give the server a larger file store or lower queue.stream_size_bytes_max and queue.parts_size_bytes_max",
+            true,
+        ),
         ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => ("; set queue.replicas to 1 or use a cluster", true),
         // While a cluster forms it has no peers yet.
         ErrorCode::CLUSTER_NO_PEERS => ("", false),
@@ -223,7 +239,7 @@ mod tests {
 
     #[test]
     fn changes_that_break_a_promise_are_seen() {
-        let wanted = wanted(&JetStreamConfig::default(), Stream::Rows);
+        let wanted = wanted(&JetStreamConfig::default(), Stream::Rows.into());
         assert_eq!((essential_difference(&wanted, &wanted), limits(&wanted)), (None, limits(&wanted.clone())));
         for foreign in [
             Config { retention: RetentionPolicy::Limits, ..wanted.clone() },
