@@ -2,9 +2,9 @@
 //!
 //! A domain has one question under way at a time, so that nobody asks for a user who is being asked for; who waits says which users it wants, and the
 //! next question takes them along. Over all domains a few questions are under way. A question that failed has failed for all who came before it
-//! was asked: a directory that does not answer in time is not asked once more for each of them.
+//! was asked and want the same users: a directory that does not answer in time is not asked once more for each of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lake_hq::source::SourceError;
@@ -37,6 +37,7 @@ pub(super) struct DomainQuestions {
 struct Failure {
     began: Instant,
     error: SourceError,
+    users: HashSet<String>,
 }
 
 /// The right to ask about the users of a domain.
@@ -102,14 +103,16 @@ impl DomainQuestions {
 }
 
 impl Turn<'_> {
-    /// How the last question failed, if it was asked after this moment.
-    pub(super) fn failed_since(&self, came: Instant) -> Option<SourceError> {
-        self.0.as_ref().filter(|failure| failure.began >= came).map(|failure| failure.error.clone())
+    /// How the last question failed, if it was asked after this moment, about all of these users.
+    pub(super) fn failed_since(&self, came: Instant, missing: &[MissingUser]) -> Option<SourceError> {
+        let failure = self.0.as_ref().filter(|failure| failure.began >= came)?;
+        missing.iter().all(|user| failure.users.contains(&user.user_id)).then(|| failure.error.clone())
     }
 
-    /// Takes note that a question that began at this moment has failed.
-    pub(super) fn failed(&mut self, began: Instant, error: SourceError) {
-        *self.0 = Some(Failure { began, error });
+    /// Takes note that a question about these users that began at this moment has failed.
+    pub(super) fn failed(&mut self, began: Instant, error: SourceError, users: Vec<MissingUser>) {
+        let users = users.into_iter().map(|user| user.user_id).collect();
+        *self.0 = Some(Failure { began, error, users });
     }
 }
 
@@ -142,13 +145,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_counts_for_those_who_came_before_the_question() {
+    async fn a_failure_counts_for_those_who_came_before_the_question_and_want_the_same() {
         let domain = DomainQuestions::default();
         let began = Instant::now();
         let error = SourceError::Unavailable { action: "ask".into(), reason: "down".into() };
-        domain.turn().await.failed(began, error);
+        domain.turn().await.failed(began, error, vec![missing("a", None), missing("b", None)]);
         let turn = domain.turn().await;
-        assert!(turn.failed_since(began).is_some());
-        assert!(turn.failed_since(began + Duration::from_millis(1)).is_none());
+        assert!(turn.failed_since(began, &[missing("b", None)]).is_some());
+        assert!(turn.failed_since(began + Duration::from_millis(1), &[missing("b", None)]).is_none());
+        assert!(turn.failed_since(began, &[missing("b", None), missing("c", None)]).is_none());
     }
 }

@@ -16,10 +16,12 @@
 //! that were wanted meanwhile, and whoever waited finds the answers in the cache. See [`super::user_questions`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::Utc;
+use futures::FutureExt;
 use lake_hq::source::{SourceError, UserDirectory};
 use lake_shared::escaped_names;
 use lake_shared::identity::Domain;
@@ -153,17 +155,28 @@ impl CachedUsers {
         if missing.is_empty() {
             return Ok(locations);
         }
-        if let Some(error) = turn.failed_since(came) {
+        if let Some(error) = turn.failed_since(came, &missing) {
             return Err(error);
         }
-        let mut asked = questions.wanted_besides(&missing, ASKED_MAX);
-        self.take_remembered(key, &mut asked, &mut HashMap::new());
-        asked.append(&mut missing);
+        let mut together = questions.wanted_besides(&missing, ASKED_MAX);
+        self.take_remembered(key, &mut together, &mut HashMap::new());
         let _permit = self.questions.permit().await?;
-        for asked in asked.chunks(ASKED_MAX) {
-            let began = Instant::now();
-            let answered = self.look_up(domain, key, asked, &mut locations).await;
-            answered.inspect_err(|error| turn.failed(began, error.clone()))?;
+        if !together.is_empty() {
+            together.extend(missing.iter().cloned());
+            let asked = AssertUnwindSafe(self.look_up(domain, key, &together, &mut locations)).catch_unwind();
+            let answered = asked.await;
+            if matches!(answered, Ok(Ok(()))) {
+                return Ok(locations);
+            }
+            // One of the others may be the trouble; whoever waits for it will see.
+        }
+        let began = Instant::now();
+        for asked in missing.chunks(ASKED_MAX) {
+            if let Err(error) = self.look_up(domain, key, asked, &mut locations).await {
+                together.extend(missing);
+                turn.failed(began, error.clone(), together);
+                return Err(error);
+            }
         }
         Ok(locations)
     }

@@ -147,7 +147,9 @@ mod tests {
         types.finish();
         assert_eq!(oldest(&types), ["c", "d"]);
         types.begin();
-        [(20, "d"), (40, "b"), (50, "a")].map(|(id, key)| types.list(id, key));
+        for (id, key) in [(20, "d"), (40, "b"), (50, "a")] {
+            types.list(id, key);
+        }
         types.finish();
         assert_eq!(oldest(&types), ["b", "d"], "one that was deleted gives its place to the next");
         assert_eq!(types.oldest_key_indexes(9), [0, 1, 2]);

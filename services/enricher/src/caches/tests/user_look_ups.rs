@@ -105,6 +105,18 @@ async fn a_directory_that_is_down_is_not_asked_by_each_who_waits() {
 }
 
 #[tokio::test]
+async fn a_user_about_whom_hq_cannot_answer_fails_only_who_wants_them() {
+    let hq = gated_hq(0);
+    let caches = caches(&hq, &CacheOptions::default());
+    let batches = batches(&caches, ["u", "u1", HARD_USER, "u2", "u3"].map(|id| vec![id.to_owned()]).to_vec());
+    hq.script.entered().await;
+    until_all_wait().await;
+    hq.script.open.add_permits(1_000);
+    assert_eq!(succeeded(batches).await, 4);
+    assert_eq!(hq.times_asked(), 6, "after one for all who wait, each their own: {:?}", asked(&hq));
+}
+
+#[tokio::test]
 async fn who_waits_no_longer_leaves_the_answer_to_the_next() {
     let hq = gated_hq(0);
     let caches = caches(&hq, &CacheOptions::default());
