@@ -38,7 +38,7 @@ impl Default for EnricherOptions {
             workers: 2,
             in_flight_max: 2_048,
             held_bytes_max: 32 << 20,
-            acknowledge_within_seconds: 12,
+            acknowledge_within_seconds: 10,
             case_json: CaseJson::Hidden,
             columns_max: 10_000,
             location_types_max: 200,
