@@ -120,7 +120,7 @@ impl<'h> Lake<'h> {
 
 async fn tree_in_memory(hq: &LocationHq, ports: &Hq) {
     let domain = Domain::from(DOMAIN);
-    let trees = Trees::new(ports.database.clone(), &CacheOptions::default());
+    let trees = Trees::new(ports.database.clone(), &CacheOptions::default(), 200);
     let places =
         measure("the whole tree into the enricher's cache", trees.domain_locations(&domain, i64::MIN)).await.unwrap();
     println!("{:<58} {} locations, {} types", "", places.nodes(), places.type_columns().len());

@@ -8,6 +8,9 @@
 //! about each of its own ancestors. There is a column for every type of the domain, whether a location has it or not; where a type occurs
 //! twice among the ancestors, the nearest wins. A location that is not (or no longer) in the tree gives NULLs, never an error.
 //!
+//! Where a domain has more types than `location_types_max`, those that were made last have no columns, so that the columns that are there stay
+//! when more types come. `supervisor` always has its own. Nothing is lost by that: a location row names its type and its parent itself.
+//!
 //! Cases and forms keep the locations they were ingested with: a move in the tree refreshes the rows of locations (the fetcher emits them
 //! again), not those of users below.
 
@@ -16,6 +19,9 @@ use std::sync::Arc;
 use lake_hq::locations::{Location, LocationTree};
 
 use crate::fields::LakeColumnNames;
+
+/// Key of the type that always has columns, where the domain has it.
+const SUPERVISOR: &str = "supervisor";
 
 /// Source path of the column that every row has, whether the domain has a type `supervisor` or not.
 pub const SUPERVISOR_ID: &str = "+supervisor_id";
@@ -55,17 +61,26 @@ impl TypeColumns {
 #[derive(Debug)]
 pub struct DomainLocations {
     tree: LocationTree,
+    /// Indexes of the types that have columns, among those of the tree; ascending.
+    type_indexes: Vec<usize>,
+    /// Columns of each of them.
     columns: Vec<TypeColumns>,
     names: LakeColumnNames,
 }
 
 impl DomainLocations {
-    /// The locations of a domain whose tree was read.
-    pub fn new(tree: LocationTree) -> Arc<Self> {
-        let type_keys = || tree.type_keys().iter().map(|key| &**key);
+    /// The locations of a domain whose tree was read. At most `types_max` types have columns.
+    pub fn new(tree: LocationTree, types_max: usize) -> Arc<Self> {
+        let type_indexes = type_indexes(&tree, types_max);
+        let type_keys = || type_indexes.iter().filter_map(|index| tree.type_keys().get(*index)).map(|key| &**key);
         let columns = type_keys().map(TypeColumns::of).collect();
         let names = LakeColumnNames::of_location_types(type_keys());
-        Arc::new(Self { tree, columns, names })
+        Arc::new(Self { type_indexes, columns, names, tree })
+    }
+
+    /// How many location types of the domain have no columns, because there are too many.
+    pub fn types_left_out(&self) -> usize {
+        self.tree.type_keys().len().saturating_sub(self.columns.len())
     }
 
     /// The location tree itself.
@@ -83,7 +98,7 @@ impl DomainLocations {
         self.tree.len()
     }
 
-    /// Columns of each type, in the order of the types' keys.
+    /// Columns of each type that has some, in the order of the types' keys.
     pub fn type_columns(&self) -> &[TypeColumns] {
         &self.columns
     }
@@ -104,12 +119,26 @@ impl DomainLocations {
         let path = location_id.and_then(|id| self.tree.ancestors_or_self(id)).unwrap_or_default();
         // From the root down: the nearest comes last and stays.
         for location in path {
-            if let Some(entry) = location.type_index.and_then(|index| by_type.get_mut(index)) {
+            let place = location.type_index.and_then(|index| self.type_indexes.binary_search(&index).ok());
+            if let Some(entry) = place.and_then(|place| by_type.get_mut(place)) {
                 *entry = Some(location);
             }
         }
         by_type
     }
+}
+
+/// The types that get columns, as indexes among those of the tree: the oldest, and `supervisor` whatever its age.
+fn type_indexes(tree: &LocationTree, types_max: usize) -> Vec<usize> {
+    let keys = tree.type_keys();
+    let supervisor = keys.binary_search_by(|key| (**key).cmp(SUPERVISOR)).ok();
+    let mut indexes = tree.oldest_type_indexes(types_max);
+    if let Some(supervisor) = supervisor.filter(|index| indexes.binary_search(index).is_err()) {
+        indexes = tree.oldest_type_indexes(types_max.saturating_sub(1));
+        indexes.push(supervisor);
+        indexes.sort_unstable();
+    }
+    indexes
 }
 
 /// A coordinate as a cell: HQ shows 0 as null.
@@ -141,7 +170,7 @@ mod tests {
             row(4, "a2", "area", Some(3)),
             row(5, "x", "supervisor", None),
         ];
-        DomainLocations::new(LocationTree::from_rows(LocationRows { observed_us: 7, rows }))
+        DomainLocations::new(LocationTree::from_rows(LocationRows { observed_us: 7, rows }), 200)
     }
 
     fn ids(location_id: Option<&str>) -> Vec<Option<String>> {
@@ -178,6 +207,39 @@ mod tests {
         assert_eq!(ids(Some("gone")), vec![None; 4]);
         assert_eq!(ids(Some("")), vec![None; 4]);
         assert_eq!(ids(None), vec![None; 4]);
+    }
+
+    /// Types are made in the order of their numbers, so their keys do not sort as they came.
+    #[test]
+    fn twenty_thousand_types_make_no_more_columns_than_the_limit_and_supervisor_is_among_them() {
+        let row = |id: i64| LocationRow {
+            id,
+            location_id: format!("l{id}"),
+            type_name: if id == 19_999 { "supervisor".into() } else { format!("type {id}") },
+            parent_id: id.checked_sub(1).filter(|parent| parent % 10 != 9),
+            ..LocationRow::default()
+        };
+        let of = |count: i64, types_max| {
+            let rows = LocationRows { observed_us: 7, rows: (0..count).map(row).collect() };
+            DomainLocations::new(LocationTree::from_rows(rows), types_max)
+        };
+        let locations = of(20_000, 100);
+        assert_eq!((locations.type_columns().len(), locations.types_left_out()), (100, 19_900));
+        let of_ids: Vec<&str> = locations.type_columns().iter().map(|columns| &*columns.id).collect();
+        assert!(of_ids.contains(&SUPERVISOR_ID) && of_ids.contains(&"+type 98_id") && !of_ids.contains(&"+type 99_id"));
+        // What is left out takes no name from the properties of cases.
+        assert!(locations.column_names().contains("type 98_id") && !locations.column_names().contains("type 99_id"));
+        let found = |location_id| {
+            let ancestors = locations.ancestors_by_type(Some(location_id));
+            let ids = ancestors.into_iter().flatten().map(|location| location.location_id.to_owned());
+            ids.collect::<std::collections::BTreeSet<String>>().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(found("l12"), ["l10", "l11", "l12"]);
+        assert_eq!((found("l15000"), found("l19999")), (vec![], vec!["l19999".to_owned()]));
+        // The same types have columns when more come.
+        let fewer = of(5_000, 99);
+        assert!(fewer.type_columns().iter().all(|columns| of_ids.contains(&&*columns.id)));
+        assert_eq!((of(5, 5).types_left_out(), of(5, 1).type_columns().len()), (0, 1));
     }
 
     #[test]

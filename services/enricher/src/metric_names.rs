@@ -33,5 +33,8 @@ pub const TREES_DROPPED_TOTAL: &str = "lake_enricher_location_trees_dropped_tota
 /// Gauge: entries held, label `cache`: locations over all domains, users.
 pub const CACHE_ENTRIES: &str = "lake_enricher_cache_entries";
 
+/// Gauge: location types without columns, because their domain has more than `location_types_max`; over all domains whose trees are cached.
+pub const LOCATION_TYPES_LEFT_OUT: &str = "lake_enricher_location_types_left_out";
+
 /// Counter: invalidations heard, label `cache`.
 pub const INVALIDATIONS_TOTAL: &str = "lake_enricher_invalidations_total";

@@ -23,6 +23,9 @@ pub struct EnricherOptions {
     pub case_json: CaseJson,
     /// Most cells of one record; a wider one goes to quarantine. A batch closes when it has that many columns of its own.
     pub columns_max: usize,
+    /// Most location types of a domain that have columns, one in each row of a case or form and six in each row of a location; those that were
+    /// made last in HQ are left out.
+    pub location_types_max: usize,
     /// Sizes and ages of the caches of locations and users.
     pub caches: CacheOptions,
     /// Changes of documents before they are saved.
@@ -35,9 +38,10 @@ impl Default for EnricherOptions {
             workers: 2,
             in_flight_max: 2_048,
             held_bytes_max: 32 << 20,
-            acknowledge_within_seconds: 12,
+            acknowledge_within_seconds: 10,
             case_json: CaseJson::Hidden,
             columns_max: 10_000,
+            location_types_max: 200,
             caches: CacheOptions::default(),
             transforms: Vec::new(),
         }
@@ -56,8 +60,10 @@ impl EnricherOptions {
             ("held_bytes_max", self.held_bytes_max as u64),
             ("acknowledge_within_seconds", self.acknowledge_within_seconds),
             ("columns_max", self.columns_max as u64),
+            ("location_types_max", self.location_types_max as u64),
             ("caches.location_nodes_max", self.caches.location_nodes_max as u64),
             ("caches.user_entries_max", self.caches.user_entries_max as u64),
+            ("caches.user_look_ups_max", self.caches.user_look_ups_max as u64),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("enricher.{key} must be at least 1"));
@@ -90,9 +96,13 @@ pub struct CacheOptions {
     /// Seconds after a change of a user, or after the publication of one of their records, in which HQ may not show the user's new location
     /// yet: what it answers is not remembered beyond them. 0 trusts every answer.
     pub user_settle_seconds: u64,
-    /// Seconds for which the location of a user is also given to records that were published after HQ was asked for it; not to those of users without
-    /// one. 0 asks HQ again for each new record.
+    /// Seconds for which the location of a user is also given to records that were published after HQ was asked for it. 0 asks HQ again for each new
+    /// record.
     pub user_reuse_seconds: u64,
+    /// The same for users who were found to have no location: new ones are given one, and submit then.
+    pub user_without_location_reuse_seconds: u64,
+    /// Most questions for users that are under way at the same time; a domain has one.
+    pub user_look_ups_max: usize,
 }
 
 impl Default for CacheOptions {
@@ -106,6 +116,8 @@ impl Default for CacheOptions {
             user_without_location_max_age_seconds: 30,
             user_settle_seconds: 15,
             user_reuse_seconds: 5,
+            user_without_location_reuse_seconds: 2,
+            user_look_ups_max: 4,
         }
     }
 }

@@ -13,8 +13,8 @@
 //! * *Repeats and floods.* One read for each id of a batch (fetcher: `duplicates_of_an_id_coalesce_and_a_deletion_is_remembered`); a domain that
 //!   floods waits alone (fetcher: `a_domain_that_floods_the_feed_waits_alone`).
 //! * *Any order; `server_modified_on` that goes back.* What was read later is newer, by the database's clock in the snapshot; the version only breaks
-//!   ties (writer: `order_guard`, `delta/tests/model`). A clock that steps back: ([`postgres`]; `a_step_back_is_told_once_…`,
-//!   tests: `a_clock_that_steps_back_…`).
+//!   ties (writer: `order_guard`, `delta/tests/model`). A clock that steps back: ([`clock`]; `a_step_back_is_told_once_…`,
+//!   tests: `a_clock_that_steps_back_…`, `clock_steps`).
 //! * *Lost messages, silent purges and hard deletes, repairs by SQL.* The lake cannot know of them. A replay or a
 //!   reconciliation that names the id gets what is true: a row, or none, which is a deletion (`every_operation_of_hq_on_cases`).
 //! * *Old forms of the message, unknown keys.* Only the id is needed ([`change_meta`]; `missing_fields_are_defaulted_and_unknown_ones_ignored`).
@@ -78,6 +78,7 @@
 
 pub mod blobs;
 pub mod change_meta;
+pub mod clock;
 pub mod connect;
 pub mod document_rules;
 pub mod documents;

@@ -314,7 +314,7 @@ pub fn memory_of(row: &Columns) -> usize {
 }
 
 /// Trouble with HQ or its stores.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum SourceError {
     /// Passing: not reachable, time-out, overloaded. Try again later.
     #[error("cannot {action} now ({reason}); will be tried again")]

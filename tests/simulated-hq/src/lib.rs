@@ -8,6 +8,7 @@ pub mod blobs;
 mod case_blocks;
 pub mod command_line;
 pub mod commands;
+mod database_clock;
 mod dice;
 mod element;
 pub mod expectation;

@@ -1,15 +1,15 @@
 //! The simulated HQ in memory: applies turns and answers as HQ's real databases, blob store and user service do.
 //!
-//! Every answer is taken under one lock together with its `observed_us`, so a greater `observed_us` never means an older state.
+//! Every answer is taken under one lock together with the database's clock, which orders it as in the real one ([`lake_hq::clock`]): a greater
+//! `observed_us` of one process never means an older state, also when the database fails over to a machine whose clock is behind.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::DateTime;
+use lake_hq::clock::Clock;
 use lake_hq::source::{
     Blob, BlobReference, BlobStore, CaseRows, Columns, FormRows, Hq, HqDatabase, LOCATIONS_OF_TYPE_MAX, LocationKeys,
     LocationRow, LocationRows, LocationStep, LocationTypeRow, Observation, ReadFrom, SourceError, TakeTreeRow,
@@ -17,6 +17,7 @@ use lake_hq::source::{
 };
 use serde_json::Value;
 
+use crate::database_clock::DatabaseClock;
 use crate::turn::{Mutation, Table, Turn};
 
 /// Rows of a table by the value of their shard column (for locations and their types: by domain).
@@ -30,18 +31,30 @@ struct Stores {
     serial: i64,
 }
 
-/// HQ's stores in memory.
+/// HQ's stores in memory, as one process sees them.
 #[derive(Default)]
 pub struct MemoryHq {
+    shared: Arc<Shared>,
+    /// What the process knows of the database's clock.
+    clock: Clock,
+}
+
+/// What all processes see.
+#[derive(Default)]
+struct Shared {
     stores: RwLock<Stores>,
-    observed_us: AtomicI64,
-    is_clock_simulated: AtomicBool,
+    clock: DatabaseClock,
 }
 
 impl MemoryHq {
     /// An HQ without anything in it.
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// The same HQ, as a process sees it that begins to read now.
+    pub fn another_process(&self) -> Arc<Self> {
+        Arc::new(Self { shared: Arc::clone(&self.shared), clock: Clock::default() })
     }
 
     /// Makes the turn's changes, all at once. (Its messages are the caller's to publish, afterwards.)
@@ -51,16 +64,26 @@ impl MemoryHq {
 
     /// Makes these changes, all at once.
     pub fn change(&self, mutations: &[Mutation]) {
-        let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
+        let mut stores = self.shared.stores.write().unwrap_or_else(PoisonError::into_inner);
         mutations.iter().for_each(|mutation| stores.change(mutation));
     }
 
     /// From now on the clock is a simulated one: the next answer is observed at this time (microseconds), each later one a microsecond
     /// after the one before.
     pub fn set_clock(&self, next_us: i64) {
-        let _stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
-        self.is_clock_simulated.store(true, Ordering::SeqCst);
-        self.observed_us.store(next_us - 1, Ordering::SeqCst);
+        let _stores = self.shared.stores.write().unwrap_or_else(PoisonError::into_inner);
+        self.shared.clock.set(next_us);
+    }
+
+    /// Lets so many microseconds pass on a simulated clock.
+    pub fn pass(&self, microseconds: i64) {
+        self.shared.clock.pass(microseconds);
+    }
+
+    /// The database fails over to a machine whose clock is so many microseconds behind.
+    pub fn fail_over(&self, behind_us: i64) {
+        let _stores = self.shared.stores.write().unwrap_or_else(PoisonError::into_inner);
+        self.shared.clock.fail_over(behind_us);
     }
 
     /// The ports to it.
@@ -69,24 +92,28 @@ impl MemoryHq {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Stores> {
-        self.stores.read().unwrap_or_else(PoisonError::into_inner)
+        self.shared.stores.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The clock: real time unless it is simulated, but never twice the same. To be read under the lock.
-    fn observe(&self) -> i64 {
-        let real = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
-        let now = if self.is_clock_simulated.load(Ordering::SeqCst) { i64::MIN } else { real };
-        let next = |last: i64| now.max(last + 1);
-        self.observed_us.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last))).map_or(now, next)
+    /// Looks at the stores and at the database's clock, both at once.
+    fn snapshot<T>(&self, look: impl FnOnce(&Stores) -> T) -> (i64, T) {
+        let clock = &self.shared.clock;
+        let asked = self.clock.asked(clock.own_us());
+        let stores = self.read();
+        let clock_us = clock.look();
+        let found = look(&stores);
+        drop(stores);
+        (asked.answered(clock_us, clock.own_us()).observed_us, found)
     }
 
     fn observations<T>(&self, ids: &[String], look: impl Fn(&Stores, &str) -> Option<T>) -> Vec<Observation<T>> {
-        let stores = self.read();
-        let observed_us = self.observe();
         let mut asked: Vec<&String> = ids.iter().collect();
         asked.sort_unstable();
         asked.dedup();
-        asked.into_iter().map(|id| Observation { id: id.clone(), observed_us, rows: look(&stores, id) }).collect()
+        let (observed_us, found) =
+            self.snapshot(|stores| asked.iter().map(|id| look(stores, id)).collect::<Vec<Option<T>>>());
+        let observation = |(id, rows): (&String, Option<T>)| Observation { id: id.clone(), observed_us, rows };
+        asked.into_iter().zip(found).map(observation).collect()
     }
 }
 
@@ -226,6 +253,31 @@ impl Stores {
             .collect();
         self.rows(Table::Location, domain).iter().filter_map(|row| self.location(row, &types)).collect()
     }
+
+    fn location_tree(&self, domain: &str, extent: TreeExtent<'_>, take: &mut TakeTreeRow<'_>) {
+        let types = self.rows(Table::LocationType, domain);
+        let id_of = |row: &Columns| row.get("id").and_then(Value::as_i64);
+        let type_ids: HashMap<&str, i64> =
+            types.iter().filter_map(|row| Some((field(row, "name"), id_of(row)?))).collect();
+        for row in types {
+            let key = location_type_key(field(row, "name"), row.get("code").and_then(Value::as_str));
+            id_of(row).into_iter().for_each(|id| take(TreeRow::Type { id, key }));
+        }
+        let rows = self.locations(domain);
+        let (asked, count): (Box<dyn Fn(&LocationRow) -> bool + '_>, bool) = match extent {
+            TreeExtent::Whole => (Box::new(|_| true), false),
+            TreeExtent::Changed { since_us, location_ids, count, .. } => (
+                Box::new(move |row| row.last_modified_us >= since_us || location_ids.contains(&row.location_id)),
+                count,
+            ),
+        };
+        for row in rows.iter().filter(|row| asked(row)) {
+            take(TreeRow::Location(row.node(type_ids.get(row.type_name.as_str()).copied().unwrap_or_default())));
+        }
+        if count {
+            take(TreeRow::Count(rows.len() as i64));
+        }
+    }
 }
 
 /// Primary location of a user in a domain; retired users have none.
@@ -250,13 +302,12 @@ impl HqDatabase for MemoryHq {
     }
 
     async fn location_rows(&self, keys: LocationKeys<'_>) -> Result<LocationRows, SourceError> {
-        let stores = self.read();
-        let observed_us = self.observe();
         let asked = |row: &LocationRow| match keys {
             LocationKeys::LocationIds(ids) => ids.contains(&row.location_id),
             LocationKeys::Ids(ids) => ids.contains(&row.id),
         };
-        Ok(LocationRows { observed_us, rows: stores.all_locations().filter(asked).collect() })
+        let (observed_us, rows) = self.snapshot(|stores| stores.all_locations().filter(asked).collect());
+        Ok(LocationRows { observed_us, rows })
     }
 
     async fn location_ancestors(&self, ids: &[i64]) -> Result<Vec<LocationStep>, SourceError> {
@@ -290,30 +341,7 @@ impl HqDatabase for MemoryHq {
         extent: TreeExtent<'_>,
         take: &mut TakeTreeRow<'_>,
     ) -> Result<i64, SourceError> {
-        let stores = self.read();
-        let observed_us = self.observe();
-        let types = stores.rows(Table::LocationType, domain);
-        let id_of = |row: &Columns| row.get("id").and_then(Value::as_i64);
-        let type_ids: HashMap<&str, i64> =
-            types.iter().filter_map(|row| Some((field(row, "name"), id_of(row)?))).collect();
-        for row in types {
-            let key = location_type_key(field(row, "name"), row.get("code").and_then(Value::as_str));
-            id_of(row).into_iter().for_each(|id| take(TreeRow::Type { id, key }));
-        }
-        let rows = stores.locations(domain);
-        let (asked, count): (Box<dyn Fn(&LocationRow) -> bool + Send>, bool) = match extent {
-            TreeExtent::Whole => (Box::new(|_| true), false),
-            TreeExtent::Changed { since_us, location_ids, count, .. } => (
-                Box::new(move |row| row.last_modified_us >= since_us || location_ids.contains(&row.location_id)),
-                count,
-            ),
-        };
-        for row in rows.iter().filter(|row| asked(row)) {
-            take(TreeRow::Location(row.node(type_ids.get(row.type_name.as_str()).copied().unwrap_or_default())));
-        }
-        if count {
-            take(TreeRow::Count(rows.len() as i64));
-        }
+        let (observed_us, ()) = self.snapshot(|stores| stores.location_tree(domain, extent, take));
         Ok(observed_us)
     }
 

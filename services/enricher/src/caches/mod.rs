@@ -18,11 +18,12 @@ use lake_shared::wire;
 use self::trees::Trees;
 use self::users::Users;
 use crate::metric_names;
-use crate::options::CacheOptions;
+use crate::options::EnricherOptions;
 
 mod residents;
 pub mod trees;
 pub mod user_entries;
+mod user_questions;
 pub mod users;
 
 /// The broadcasts that the caches listen to.
@@ -38,8 +39,11 @@ pub struct Caches {
 
 impl Caches {
     /// Empty caches in front of HQ.
-    pub fn new(hq: &Hq, options: &CacheOptions) -> Self {
-        Self { trees: Trees::new(hq.database.clone(), options), users: Users::new(hq.users.clone(), options) }
+    pub fn new(hq: &Hq, options: &EnricherOptions) -> Self {
+        Self {
+            trees: Trees::new(hq.database.clone(), &options.caches, options.location_types_max),
+            users: Users::new(hq.users.clone(), &options.caches),
+        }
     }
 
     /// Listens to invalidations for ever, and drops the entries that they name. `listening` is called once, when the first broadcast can be received.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use lake_hq::source::SourceError;
@@ -14,7 +15,10 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::options::CacheOptions;
+use crate::options::{CacheOptions, EnricherOptions};
+
+mod location_types;
+mod user_look_ups;
 
 /// An HQ whose answers wait at a gate.
 type GatedHq = ScriptedHq<Gate>;
@@ -24,14 +28,18 @@ struct Gate {
     open: Semaphore,
     /// Questions that have come to the gate.
     entered: Semaphore,
+    /// Whether who has passed the gate finds HQ down.
+    down: AtomicBool,
 }
 
 #[async_trait]
 impl Script for Gate {
-    async fn before(&self, _: &Question, _: &MemoryHq) -> Result<(), SourceError> {
+    async fn before(&self, question: &Question, _: &MemoryHq) -> Result<(), SourceError> {
         self.entered.add_permits(1);
         self.open.acquire().await.unwrap().forget();
-        Ok(())
+        let down = || SourceError::Unavailable { action: "ask".into(), reason: "down".into() };
+        let is_hard = matches!(question, Question::UserLocations(ids) if ids.iter().any(|id| id == HARD_USER));
+        if is_hard || self.down.load(Ordering::SeqCst) { Err(down()) } else { Ok(()) }
     }
 }
 
@@ -41,11 +49,15 @@ impl Gate {
     }
 }
 
+/// A user about whom HQ cannot answer.
+const HARD_USER: &str = "hard";
+
 const DOMAINS: [&str; 4] = ["demo", "a", "b", "c"];
 
 /// With three locations in each domain and some users in one; so many answers pass the gate.
 fn gated_hq(open: usize) -> Arc<GatedHq> {
-    let hq = ScriptedHq::new(Gate { open: Semaphore::new(open), entered: Semaphore::new(0) });
+    let hq =
+        ScriptedHq::new(Gate { open: Semaphore::new(open), entered: Semaphore::new(0), down: AtomicBool::new(false) });
     hq.memory.set_clock(2);
     for domain in DOMAINS {
         hq.memory.change(&[location_type(domain, 1, "village")]);
@@ -79,7 +91,7 @@ fn asked(hq: &GatedHq) -> Vec<String> {
 }
 
 fn caches(hq: &Arc<GatedHq>, options: &CacheOptions) -> Arc<Caches> {
-    Arc::new(Caches::new(&hq.hq(), options))
+    Arc::new(Caches::new(&hq.hq(), &EnricherOptions { caches: options.clone(), ..EnricherOptions::default() }))
 }
 
 fn demo() -> Domain {
@@ -366,13 +378,19 @@ async fn a_new_record_is_not_given_what_was_remembered_before_it() {
 #[tokio::test]
 async fn workers_who_send_many_records_are_asked_for_once_in_a_while() {
     let hq = gated_hq(1_000);
-    let caches = caches(&hq, &CacheOptions { user_reuse_seconds: 60, ..CacheOptions::default() });
+    let options = CacheOptions {
+        user_reuse_seconds: 60,
+        user_without_location_reuse_seconds: 0,
+        user_settle_seconds: 60,
+        ..CacheOptions::default()
+    };
+    let caches = caches(&hq, &options);
     for _ in 0..40 {
         let some = |id: &str| Some(format!("loc of {id}"));
         assert_eq!(looked_up_for(&caches, &["u1", "u2"], now_us() + 1_000).await, [some("u1"), some("u2")]);
     }
     assert_eq!(asked(&hq), ["u1 u2"]);
-    // A change that is heard, and a worker who has no location yet, are another matter.
+    // A change that is heard is another matter, and so is a worker who has no location yet, where that is not reused.
     caches.invalidate(&invalidation("user", "_", &["u1"]));
     looked_up_for(&caches, &["u1", "u2"], now_us() + 1_000).await;
     for _ in 0..3 {

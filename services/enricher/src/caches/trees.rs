@@ -13,7 +13,7 @@
 //! the call itself (so that calls that wait for one load share it even when invalidations come in quick succession). Ids of invalidations are kept until a
 //! load that began after them has succeeded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,14 +37,20 @@ const CHANGED_IDS_MAX: usize = 50_000;
 /// How often the log says that the bound is too small.
 const BOUND_TOLD_EVERY: Duration = Duration::from_secs(600);
 
+/// Domains of which is remembered that the log has told of their many location types.
+const TYPES_TOLD_MAX: usize = 10_000;
+
 /// The cache of location trees.
 pub struct Trees {
     database: Arc<dyn HqDatabase>,
     max_age: Duration,
     whole_max_age: Duration,
     nodes_max: usize,
+    location_types_max: usize,
     whole_reads: Semaphore,
     bound_told: Mutex<Option<Instant>>,
+    /// Domains that were told to have too many location types.
+    types_told: Mutex<HashSet<String>>,
     state: Mutex<TreesState>,
 }
 
@@ -174,6 +180,10 @@ impl TreesState {
         self.domains.retain(|_, cached| cached.held.is_some() || Arc::strong_count(&cached.loading) > 1);
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         metrics::gauge!(metric_names::CACHE_ENTRIES, "cache" => "locations").set(nodes as f64);
+        let held = self.domains.values().filter_map(|cached| cached.held.as_ref());
+        let types_left_out: usize = held.map(|held| held.locations.types_left_out()).sum();
+        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+        metrics::gauge!(metric_names::LOCATION_TYPES_LEFT_OUT).set(types_left_out as f64);
         (gone, before)
     }
 }
@@ -192,14 +202,17 @@ impl CachedDomain {
 
 impl Trees {
     /// A cache without any tree, in front of HQ's database.
-    pub fn new(database: Arc<dyn HqDatabase>, options: &CacheOptions) -> Self {
+    /// At most `location_types_max` types of a domain get columns.
+    pub fn new(database: Arc<dyn HqDatabase>, options: &CacheOptions, location_types_max: usize) -> Self {
         Self {
             database,
             max_age: Duration::from_secs(options.location_max_age_seconds),
             whole_max_age: Duration::from_secs(options.location_whole_max_age_seconds),
             nodes_max: options.location_nodes_max,
+            location_types_max,
             whole_reads: Semaphore::new(WHOLE_READS_MAX),
             bound_told: Mutex::default(),
+            types_told: Mutex::default(),
             state: Mutex::default(),
         }
     }
@@ -260,6 +273,7 @@ impl Trees {
                 (self.read_whole(domain).await?, None)
             }
         };
+        self.tell_of_types(domain, &token, &locations);
         let mut state = self.lock();
         state.put(token, Arc::clone(&locations), load_began, earlier);
         let (gone, nodes) = state.keep_bound(self.nodes_max, self.max_age);
@@ -282,6 +296,28 @@ impl Trees {
                 nodes_max = self.nodes_max,
                 dropped = gone.len(),
                 "location trees in use are larger than enricher.caches.location_nodes_max; dropped ones are read as a whole again"
+            );
+        }
+    }
+
+    /// Says that a domain has more location types than get columns, once for each domain.
+    fn tell_of_types(&self, domain: &Domain, token: &str, locations: &DomainLocations) {
+        let left_out = locations.types_left_out();
+        if left_out == 0 {
+            return;
+        }
+        let mut told = self.types_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= TYPES_TOLD_MAX && !told.contains(token) {
+            told.clear();
+        }
+        if told.insert(token.to_owned()) {
+            tracing::warn!(
+                %domain,
+                types = left_out + locations.type_columns().len(),
+                location_types_max = self.location_types_max,
+                left_out,
+                "domain has more location types than enricher.location_types_max; those made last have no columns in its rows: \
+                 raise it, or delete types in HQ that nobody needs"
             );
         }
     }
@@ -313,7 +349,7 @@ impl Trees {
         match refresh.finish(observed_us) {
             Ok(tree) => {
                 tracing::debug!(%domain, named = ids.len(), count, "location tree brought up to date");
-                Ok(Some(DomainLocations::new(tree)))
+                Ok(Some(DomainLocations::new(tree, self.location_types_max)))
             }
             Err(reason) => {
                 if reason == WholeTreeNeeded::OtherCount {
@@ -335,7 +371,8 @@ impl Trees {
         let mut take = |row: TreeRow<'_>| builder.take(&row);
         let observed_us = self.database.location_tree(domain.as_str(), TreeExtent::Whole, &mut take).await?;
         // Hundreds of thousands of locations take a while to index.
-        let make = move || DomainLocations::new(builder.finish(observed_us));
+        let types_max = self.location_types_max;
+        let make = move || DomainLocations::new(builder.finish(observed_us), types_max);
         let locations = tokio::task::spawn_blocking(make).await.map_err(|error| trouble(error.to_string()))?;
         tracing::debug!(%domain, locations = locations.nodes(), "location tree read");
         Ok(locations)

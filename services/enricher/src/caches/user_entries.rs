@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::options::CacheOptions;
+
 /// The location that a user is assigned to; `None` for a user without one.
 pub type UserLocation = Option<Arc<str>>;
 
@@ -28,10 +30,18 @@ struct UserEntry {
     until: Instant,
 }
 
+/// How much earlier than wanted an answer may have been read. Users without a location are given one soon after they were made, and submit
+/// then: that they have none is reused for a shorter time.
+#[derive(Clone, Copy)]
+struct Reuse {
+    with_location: Duration,
+    without_location: Duration,
+}
+
 impl UserEntry {
-    /// Users without a location are given one soon after they were made, and submit then.
-    fn is_good(&self, now: Instant, read_since: Option<Instant>, reuse: Duration) -> bool {
-        let reuse = if self.location.is_some() { reuse } else { Duration::ZERO };
+    /// Whether the answer can be used for a record.
+    fn is_good(&self, now: Instant, read_since: Option<Instant>, reuse: Reuse) -> bool {
+        let reuse = if self.location.is_some() { reuse.with_location } else { reuse.without_location };
         self.until > now && read_since.is_none_or(|since| self.read + reuse >= since)
     }
 }
@@ -120,7 +130,7 @@ impl RecentChanges {
 /// The cache of users' locations, with what invalidates it.
 pub struct UserEntries {
     entries_max: usize,
-    reuse: Duration,
+    reuse: Reuse,
     new: Generation,
     old: Generation,
     /// Counts look-ups and changes; orders them.
@@ -133,13 +143,17 @@ pub struct UserEntries {
 }
 
 impl UserEntries {
-    /// Remembers at most `entries_max` users. `settle`: how long after a change of a user HQ may still give the old answer. `reuse`: how much earlier
-    /// than wanted the location of a user may have been read.
-    pub fn new(entries_max: usize, settle: Duration, reuse: Duration) -> Self {
+    /// Remembers no user yet; of the options those count that begin with `user_`.
+    pub fn new(options: &CacheOptions) -> Self {
+        let settle = Duration::from_secs(options.user_settle_seconds);
+        let reuse = Reuse {
+            with_location: Duration::from_secs(options.user_reuse_seconds),
+            without_location: Duration::from_secs(options.user_without_location_reuse_seconds),
+        };
         let recent_changes =
             RecentChanges { settle, new: HashMap::new(), old: HashMap::new(), turned: None, everyone: None };
         Self {
-            entries_max,
+            entries_max: options.user_entries_max,
             reuse,
             new: Generation::default(),
             old: Generation::default(),
@@ -284,7 +298,13 @@ mod tests {
         }
 
         fn settling(entries_max: usize, seconds: u64) -> Self {
-            let entries = UserEntries::new(entries_max, Duration::from_secs(seconds), Duration::ZERO);
+            let entries = UserEntries::new(&CacheOptions {
+                user_entries_max: entries_max,
+                user_settle_seconds: seconds,
+                user_reuse_seconds: 0,
+                user_without_location_reuse_seconds: 0,
+                ..CacheOptions::default()
+            });
             Self { entries, domain: "demo".into(), now: Instant::now() }
         }
 
@@ -448,9 +468,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_a_little_before_a_moment_is_reused_where_there_is_a_location() {
+    fn what_was_read_a_little_before_a_moment_is_reused_and_for_a_shorter_time_where_there_is_no_location() {
         let mut fixture = Fixture::new(10);
-        fixture.entries.reuse = Duration::from_secs(5);
+        let seconds = Duration::from_secs;
+        fixture.entries.reuse = Reuse { with_location: seconds(5), without_location: seconds(2) };
         fixture.look_up("u");
         let look_up = fixture.begin();
         fixture.entries.put(look_up, &fixture.domain, "new", None, fixture.now + Duration::from_secs(10));
@@ -459,8 +480,12 @@ mod tests {
             fixture.entries.find(&fixture.domain, user_id, fixture.now, Some(fixture.now)).is_some()
         };
         assert!(find(&mut fixture, "u") && find(&mut fixture, "new"));
-        fixture.pass(5);
+        fixture.pass(2);
+        assert!(find(&mut fixture, "new"));
+        fixture.pass(1);
         assert!(find(&mut fixture, "u") && !find(&mut fixture, "new"), "a new worker is assigned and submits");
+        fixture.pass(2);
+        assert!(find(&mut fixture, "u"));
         fixture.pass(1);
         assert!(!find(&mut fixture, "u"));
         // A change that is heard counts at once.

@@ -29,6 +29,9 @@ use crate::rows::message::PayloadSizes;
 /// failover); then a tree that was read just now has to do.
 const OLD_TREE_TRIES_MAX: u32 = 6;
 
+/// How long a worker's place is held while HQ is asked for users. The question goes on after that, and the answer is waited for without the place.
+const USERS_WITHIN: Duration = Duration::from_millis(250);
+
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageOutcome {
@@ -249,10 +252,12 @@ impl Enricher {
         row_messages.map(Enriched::Made).map_err(|error| error.to_string())
     }
 
-    /// Locations that are cached, and users, for whom HQ may be asked once.
+    /// Locations that are cached, and users, for whom HQ may be asked, if it answers at once.
     async fn context_at_hand(&self, parsed: &ParsedBatch) -> Option<EnrichmentContext> {
         let locations = self.caches.trees.at_hand(&parsed.domain, parsed.tree_observed_us_min())?;
-        match self.caches.users.locations(&parsed.domain, &parsed.users()).await {
+        let users = parsed.users();
+        let asked = self.caches.users.locations(&parsed.domain, &users);
+        match tokio::time::timeout(USERS_WITHIN, asked).await.ok()? {
             Ok(user_locations) => Some(EnrichmentContext { locations, user_locations }),
             Err(error) => {
                 note_source_error(&parsed.domain, &error);

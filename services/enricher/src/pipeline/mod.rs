@@ -41,7 +41,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     options.validate().map_err(anyhow::Error::msg).context("configuration")?;
-    let caches = Arc::new(Caches::new(&hq, &options.caches));
+    let caches = Arc::new(Caches::new(&hq, &options));
     let (says_listening, listening) = oneshot::channel();
     let (listener_queue, listener_caches) = (Arc::clone(&queue), Arc::clone(&caches));
     let _listener = AbortOnDropHandle::new(tokio::spawn(async move {

@@ -182,7 +182,7 @@ async fn records_that_are_too_large_or_too_wide_go_to_quarantine_with_their_size
     // The queue itself would not take the record; ask the code that comes after it.
     batch.records = vec![record("large", large)];
     let kind = lake_shared::identity::Kind::Case;
-    let locations = crate::location_columns::DomainLocations::new(lake_hq::locations::LocationTree::default());
+    let locations = crate::location_columns::DomainLocations::new(lake_hq::locations::LocationTree::default(), 200);
     let context = enrich::EnrichmentContext { locations, user_locations: HashMap::new() };
     let made = enrich::parse(Arc::new(batch), kind, &EnricherOptions::default())
         .into_row_messages(Some(&context), &EnricherOptions::default(), "7", sizes(20_000))
@@ -320,7 +320,7 @@ fn a_batch_that_makes_the_enricher_fail_is_refused_but_its_tombstones_go_on() {
 fn a_message_made_again_has_the_same_name_and_another_content_another() {
     let made = |district: &str| {
         let batch = Arc::new(cases(vec![record("c", json!({ "district": district }))]));
-        let locations = crate::location_columns::DomainLocations::new(lake_hq::locations::LocationTree::default());
+        let locations = crate::location_columns::DomainLocations::new(lake_hq::locations::LocationTree::default(), 200);
         let context = enrich::EnrichmentContext { locations, user_locations: HashMap::new() };
         let parsed = enrich::parse(batch, lake_shared::identity::Kind::Case, &EnricherOptions::default());
         let made = parsed.into_row_messages(Some(&context), &EnricherOptions::default(), "7", sizes(10_000)).unwrap();

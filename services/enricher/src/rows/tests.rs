@@ -26,7 +26,7 @@ fn locations(types: &[&str]) -> Arc<DomainLocations> {
         parent_id: number.checked_sub(1),
         ..LocationRow::default()
     });
-    DomainLocations::new(LocationTree::from_rows(LocationRows { observed_us: 1, rows: rows.collect() }))
+    DomainLocations::new(LocationTree::from_rows(LocationRows { observed_us: 1, rows: rows.collect() }), 200)
 }
 
 fn table(kind: Kind, types: &[&str]) -> Table {
@@ -128,6 +128,21 @@ fn a_case_has_its_columns_in_order() {
     assert!(batch.schema().fields().iter().all(|field| field.is_nullable()));
     let held = cells(&batch, 0);
     assert_eq!((held["/_id"].as_str(), held["/domain"].as_str(), held["+type"].as_str()), ("c1", "demo", "person"));
+}
+
+#[test]
+fn thousands_of_location_types_do_not_make_thousands_of_columns() {
+    let names: Vec<String> = (0..20_000).map(|number| format!("type {number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (kind, of_each) in [(Kind::Case, 1), (Kind::Location, 6)] {
+        let table = table(kind, &names);
+        let mut builder = RowsBuilder::new(&table);
+        builder.push(&row("c1", Some("l2"), &json!({})));
+        let batch = builder.finish().unwrap();
+        assert!(batch.num_columns() <= 200 * of_each + 50, "{kind}: {}", batch.num_columns());
+        let held = cells(&batch, 0);
+        assert_eq!((held["+type 2_id"].as_str(), held["+type 0_id"].as_str()), ("l2", "l0"));
+    }
 }
 
 #[test]

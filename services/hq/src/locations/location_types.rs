@@ -1,6 +1,6 @@
 //! What a domain's location types are known by ([`crate::source::location_type_key`]), those without any location included.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Number of no type: a domain with more types than that shows no column for those beyond.
@@ -83,6 +83,20 @@ impl Types {
         &self.keys
     }
 
+    /// Indexes among [`Types::keys`] of at most `most` keys, in the order of the keys: those of the types that were made first.
+    pub fn oldest_key_indexes(&self, most: usize) -> Vec<usize> {
+        let mut by_id: Vec<(i64, u16)> = self.numbers.iter().map(|(id, number)| (*id, *number)).collect();
+        by_id.sort_unstable();
+        let mut oldest = BTreeSet::new();
+        for key_index in by_id.into_iter().filter_map(|(_, number)| self.key_index(number)) {
+            if oldest.len() >= most {
+                break;
+            }
+            oldest.insert(key_index);
+        }
+        oldest.into_iter().collect()
+    }
+
     /// Index of a type's key among [`Types::keys`]; `None` where the type is gone.
     pub fn key_index(&self, number: u16) -> Option<usize> {
         self.key_indexes.get(usize::from(number)).copied().flatten().map(usize::from)
@@ -113,6 +127,32 @@ mod tests {
         types.finish();
         assert_eq!(keys(&types), ["Ward", "of another domain"], "State was deleted");
         assert_eq!((types.key_index(village), types.key_index(foreign)), (Some(0), Some(1)));
+    }
+
+    #[test]
+    fn the_types_that_were_made_first_stay_the_same_when_others_come() {
+        let mut types = Types::default();
+        for (id, key) in [(30, "c"), (10, "d"), (20, "d"), (40, "b")] {
+            types.list(id, key);
+        }
+        types.finish();
+        let oldest = |types: &Types| -> Vec<String> {
+            types.oldest_key_indexes(2).into_iter().map(|index| types.keys()[index].to_string()).collect()
+        };
+        assert_eq!(oldest(&types), ["c", "d"], "two types of one key count once");
+        types.begin();
+        for (id, key) in [(30, "c"), (10, "d"), (20, "d"), (40, "b"), (50, "a")] {
+            types.list(id, key);
+        }
+        types.finish();
+        assert_eq!(oldest(&types), ["c", "d"]);
+        types.begin();
+        for (id, key) in [(20, "d"), (40, "b"), (50, "a")] {
+            types.list(id, key);
+        }
+        types.finish();
+        assert_eq!(oldest(&types), ["b", "d"], "one that was deleted gives its place to the next");
+        assert_eq!(types.oldest_key_indexes(9), [0, 1, 2]);
     }
 
     #[test]

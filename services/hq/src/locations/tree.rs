@@ -126,6 +126,11 @@ impl LocationTree {
         self.types.keys()
     }
 
+    /// Indexes among [`LocationTree::type_keys`] of at most `most` of them, ascending: of the types that were made first in HQ.
+    pub fn oldest_type_indexes(&self, most: usize) -> Vec<usize> {
+        self.types.oldest_key_indexes(most)
+    }
+
     /// The location with this id, if the tree has it.
     pub fn get(&self, location_id: &str) -> Option<Location<'_>> {
         self.unpacked(self.node_index(location_id)?).map(|node| self.location(node))

@@ -18,9 +18,9 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::clock::{Asked, Clock};
 use super::failure::{hindrance, is_broken_connection, is_of_other_tables, is_overload, reason, source_error};
 use super::key::{Key, bound};
+use crate::clock::{Asked, Clock};
 use crate::metric_names;
 use crate::pace::limit::Class;
 use crate::pace::{Turn, Turns};
@@ -205,7 +205,7 @@ impl Database {
 
     async fn begin(&self, connection: &mut PgConnection, action: &str) -> Result<Option<i64>, Begin> {
         let limit = self.limits.statement_timeout + ANSWER_GRACE;
-        let asked = self.clock.asked();
+        let asked = self.clock.asked(self.clock.own_us());
         let begun = sqlx::raw_sql(AssertSqlSafe(self.begin.clone())).fetch_all(&mut *connection);
         match timeout(limit, begun).await {
             Ok(Ok(rows)) => {
@@ -221,7 +221,7 @@ impl Database {
     }
 
     /// When a snapshot was taken, microseconds since 1970; `None` where that cannot be told.
-    fn observed_at(&self, asked: Asked, is_standby: bool, clock_us: Option<i64>) -> Option<i64> {
+    fn observed_at(&self, asked: Asked<'_>, is_standby: bool, clock_us: Option<i64>) -> Option<i64> {
         // What a standby has may be older than what another one behind the same address had: its time is the true one.
         if is_standby {
             return clock_us;
@@ -236,7 +236,7 @@ impl Database {
             }
             return None;
         }
-        let told = self.clock.answered(asked, clock_us?);
+        let told = asked.answered(clock_us?, self.clock.own_us());
         if told.stepped_back_us > 0 {
             metrics::counter!(metric_names::CLOCK_STEPS_TOTAL).increment(1);
         }
@@ -245,8 +245,8 @@ impl Database {
             tracing::warn!(
                 database = self.name,
                 seconds,
-                "the clock of the database has stepped back (a failover?); what this process reads stays in order, but what others read in \
-                 the last seconds before it may hide changes for as many seconds: have HQ publish the records of that time again"
+                "the clock of the database has stepped back (a failover?); what this process reads stays in order, but what it and others read may \
+                 hide changes that another process reads, for twice as many seconds: have HQ publish the records of that time again then"
             );
         }
         Some(told.observed_us)

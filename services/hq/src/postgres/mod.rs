@@ -8,7 +8,6 @@
 //! asked about nothing: where that is answered quickly, the database is well, no less is asked of it at once, and the caller is told to
 //! ask for fewer ids ([`SourceError::AskLess`]). Otherwise the database is the trouble.
 
-mod clock;
 mod config;
 mod database;
 mod failure;

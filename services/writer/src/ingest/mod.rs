@@ -60,7 +60,7 @@ pub struct IngestOptions {
 }
 
 impl Default for IngestOptions {
-    /// 50,000 rows, 64 MiB, 1 s, 4 spaces, 256 MiB, 10,000 messages, 12 s.
+    /// 50,000 rows, 64 MiB, 1 s, 4 spaces, 256 MiB, 10,000 messages, 10 s.
     fn default() -> Self {
         Self {
             flush_rows_max: 50_000,
@@ -69,7 +69,7 @@ impl Default for IngestOptions {
             commits_parallel_max: 4,
             held_bytes_max: 256 << 20,
             in_flight_max: 10_000,
-            acknowledge_within_seconds: 12,
+            acknowledge_within_seconds: 10,
         }
     }
 }

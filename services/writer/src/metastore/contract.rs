@@ -272,12 +272,13 @@ async fn writes_end_with_their_lease(metastore: &dyn Metastore) {
     let again = metastore.acquire_lease("fenced", "a", "", long).await.unwrap().unwrap();
     assert!(again.epoch > lease.epoch && fence.check().is_ok());
     let other = NewTable { key: table("fenced", Kind::Case, "other"), ..new };
-    let refused: [Result<(), MetastoreError>; 5] = [
+    let refused: [Result<(), MetastoreError>; 6] = [
         fenced.register_tables(&[other]).await.map(drop),
         fenced.record_commits(&[(key.clone(), state_after(2))]).await.map(drop),
         fenced.remember_tombstones(space, &[tombstone(2, None, 6), tombstone(3, None, 6)]).await,
         fenced.forget_tombstones(space, &[(2, tombstone(2, None, 5).order)]).await,
         fenced.forget_old_tombstones(space, -long).await.map(drop),
+        fenced.limit_tombstones(space, 0).await.map(drop),
     ];
     for refused in refused {
         let error = refused.unwrap_err();

@@ -36,7 +36,7 @@ pub(super) struct Downtime {
     pub(super) failures_left: AtomicUsize,
     /// Whether HQ refuses then, instead of not being there.
     pub(super) refuses: AtomicBool,
-    /// Whether the location tree of the domain `stuck` cannot be read.
+    /// Whether the location tree of the domain `stuck` cannot be read, and nothing is answered about the user `slow`.
     pub(super) is_stuck: AtomicBool,
 }
 
@@ -49,6 +49,12 @@ impl Script for Downtime {
             }
             Question::UserLocations(ids) if ids.iter().any(|id| id.starts_with("panic")) => {
                 panic!("no such user can be")
+            }
+            Question::UserLocations(ids) if ids.iter().any(|id| id == "slow") => {
+                while self.is_stuck.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Ok(())
             }
             _ => Ok(()),
         }

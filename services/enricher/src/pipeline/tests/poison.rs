@@ -1,5 +1,7 @@
 //! Records that make the enricher fail, and domains about which HQ does not answer: they hold up nothing else.
 
+use lake_simulated_hq::scripted_hq::Question;
+
 use super::*;
 
 #[tokio::test]
@@ -60,4 +62,31 @@ async fn a_domain_whose_locations_cannot_be_read_holds_up_no_other() {
     for publishing in stuck {
         safe(publishing).await;
     }
+}
+
+#[tokio::test]
+async fn users_about_whom_hq_answers_slowly_hold_up_no_other_domain() {
+    let options = EnricherOptions { workers: 1, ..EnricherOptions::default() };
+    let mut lake = Lake::start_with(options, |queue| queue).await;
+    // Its tree is at hand, and its users are asked for from a worker's place.
+    lake.column(&cases(vec![record("c", json!({"user_id": "u"}))]), "+district_id").await;
+    lake.hq.script.is_stuck.store(true, Ordering::SeqCst);
+    let slow: Vec<_> = (0..10)
+        .map(|number| {
+            lake.publish(wire::encode(&cases(vec![record(&format!("s{number}"), json!({"user_id": "slow"}))])))
+        })
+        .collect();
+    for number in 0..10 {
+        let batch = cases(vec![record(&format!("c{number}"), json!({"user_id": "u"}))]);
+        safe(lake.publish(wire::encode(&RecordBatch { domain: "other".into(), ..batch }))).await;
+        assert_eq!(lake.row_batch().await.1.domain, "other");
+    }
+    assert!(slow.iter().all(|publishing| !publishing.is_finished()));
+    lake.hq.script.is_stuck.store(false, Ordering::SeqCst);
+    for publishing in slow {
+        safe(publishing).await;
+    }
+    let asked = lake.hq.asked();
+    let of_slow = asked.iter().filter(|question| matches!(question, Question::UserLocations(ids) if ids == &["slow"]));
+    assert_eq!(of_slow.count(), 1, "{asked:?}");
 }
