@@ -264,14 +264,14 @@ impl Stores {
             id_of(row).into_iter().for_each(|id| take(TreeRow::Type { id, key }));
         }
         let rows = self.locations(domain);
-        let (asked, count): (Box<dyn Fn(&LocationRow) -> bool + '_>, bool) = match extent {
-            TreeExtent::Whole => (Box::new(|_| true), false),
-            TreeExtent::Changed { since_us, location_ids, count, .. } => (
-                Box::new(move |row| row.last_modified_us >= since_us || location_ids.contains(&row.location_id)),
-                count,
-            ),
+        let is_asked = |row: &&LocationRow| match extent {
+            TreeExtent::Whole => true,
+            TreeExtent::Changed { since_us, location_ids, .. } => {
+                row.last_modified_us >= since_us || location_ids.contains(&row.location_id)
+            }
         };
-        for row in rows.iter().filter(|row| asked(row)) {
+        let count = matches!(extent, TreeExtent::Changed { count: true, .. });
+        for row in rows.iter().filter(is_asked) {
             take(TreeRow::Location(row.node(type_ids.get(row.type_name.as_str()).copied().unwrap_or_default())));
         }
         if count {

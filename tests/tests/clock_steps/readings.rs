@@ -306,7 +306,7 @@ impl History {
         let Held { orders, winner } = &mut self.held[reading.id];
         if reading.is_gone {
             // Every other deletion names no version, as that of a row that is not there.
-            let version_us = (reading.state % 2 == 0).then_some(reading.version_us);
+            let version_us = reading.state.is_multiple_of(2).then_some(reading.version_us);
             let tombstone = TombstoneOrder { observed_us: reading.observed_us, version_us };
             let effect = order_guard::tombstone_effect(*orders, tombstone);
             if effect.remember {
