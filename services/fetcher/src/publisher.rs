@@ -17,6 +17,12 @@ use crate::metric_names;
 /// halved and encoded again.
 const COMPRESSION_USUAL: usize = 3;
 
+/// Most bytes of a message before it is compressed.
+const DECODED_BYTES_MAX: usize = wire::DECODED_SIZE_MAX / 2;
+
+/// A message has no more bytes of documents than these, unless it has a single one: whoever decodes it needs several times as many.
+const DOCUMENTS_BYTES_MAX: usize = 4 << 20;
+
 /// The subject of a document or tombstone, by its parts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
@@ -96,8 +102,9 @@ impl Outgoing {
         records_max: usize,
         shutdown: &CancellationToken,
     ) -> Result<(), PublishError> {
+        let bytes_max = queue.payload_size_max().saturating_mul(COMPRESSION_USUAL).min(DOCUMENTS_BYTES_MAX);
         let publishing = self
-            .into_batches(records_max.max(1), queue.payload_size_max().saturating_mul(COMPRESSION_USUAL))
+            .into_batches(records_max.max(1), bytes_max)
             .into_iter()
             .map(|(destination, batch)| publish_batch(queue, destination, batch, shutdown));
         futures::future::try_join_all(publishing).await.map(|_| ())
@@ -125,12 +132,19 @@ async fn publish_batch(
         escaped_names::records_subject(&destination.domain, destination.kind, destination.document_type.as_ref());
     let mut open = vec![batch];
     while let Some(mut batch) = open.pop() {
-        let message = Message {
-            subject: subject.clone(),
-            payload: wire::encode(&batch),
-            dedupe_id: uuid::Uuid::new_v4().to_string(),
+        let published = if batch.encoded_len() > DECODED_BYTES_MAX {
+            // However small it becomes, whoever decodes it must not need that much.
+            Err(PublishError::TooLarge {
+                subject: subject.clone(),
+                size: batch.encoded_len(),
+                size_max: DECODED_BYTES_MAX,
+            })
+        } else {
+            let payload = wire::encode(&batch);
+            let dedupe_id = uuid::Uuid::new_v4().to_string();
+            publish_until_safe(queue, Message { subject: subject.clone(), payload, dedupe_id }, shutdown).await
         };
-        match publish_until_safe(queue, message, shutdown).await {
+        match published {
             Ok(()) => {}
             Err(PublishError::TooLarge { size, size_max, .. }) => {
                 if let Some(half) = split(&mut batch) {
@@ -190,9 +204,12 @@ async fn quarantine_single(
         id: id.to_owned(),
     };
     for record in &batch.records {
+        let advice = match size_max {
+            DECODED_BYTES_MAX => "no message may have more before it is compressed; make the record smaller in HQ",
+            _ => "raise the queue's payload limit, then save the record in HQ again",
+        };
         let detail = format!(
-            "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; \
-             raise the queue's payload limit, then save the record in HQ again",
+            "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes the queue takes; {advice}",
             record.encoded_len()
         );
         let entry = QuarantineEntry::new(Stage::Fetcher, Reason::RecordTooLarge, detail)
@@ -321,6 +338,34 @@ mod tests {
         assert_eq!(sizes(60).iter().sum::<usize>(), 6);
         assert_eq!(sizes(1).iter().sum::<usize>(), 6);
         assert!(sizes(60).len() > 1 && sizes(1).len() == 5);
+    }
+
+    #[tokio::test]
+    async fn messages_that_compress_well_are_no_larger_for_it() {
+        let queue = RecordingQueue::of_payload_size_max(8 << 20);
+        let mut outgoing = Outgoing::default();
+        for _ in 0..20 {
+            outgoing.record(destination(), Record { document: vec![b'x'; 1 << 20].into(), ..Record::default() });
+        }
+        outgoing.publish(&queue, 1_000, &CancellationToken::new()).await.unwrap();
+        let payloads = queue.payloads("lake.records.");
+        assert_eq!(payloads.len(), 5);
+        assert!(payloads.iter().all(|payload| wire::decoded_size(payload) < 5 << 20));
+    }
+
+    #[tokio::test]
+    async fn a_record_that_nobody_could_decode_comes_without_its_properties() {
+        let queue = RecordingQueue::of_payload_size_max(8 << 20);
+        let mut outgoing = Outgoing::default();
+        let document = json!({"_id": "huge", "text": "x".repeat(DECODED_BYTES_MAX)}).to_string().into();
+        outgoing.record(destination(), Record { id: "huge".into(), document, ..Record::default() });
+        outgoing.publish(&queue, 1_000, &CancellationToken::new()).await.unwrap();
+        let payloads = queue.payloads("lake.records.");
+        assert!(payloads.iter().all(|payload| wire::decoded_size(payload) < 1_000));
+        let records: Vec<Record> =
+            payloads.iter().flat_map(|payload| wire::decode::<RecordBatch>(payload).unwrap().records).collect();
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].incomplete.as_deref(), Some("record_too_large"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What two or more services of CommCare Lake need: names, the queue port with its adapters, configuration,
 //! telemetry and orderly shutdown. Nothing here knows HQ, Kafka or Delta.
 
+pub mod byte_budget;
 pub mod config;
 pub mod error_chain;
 pub mod escaped_names;
