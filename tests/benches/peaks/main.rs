@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use arguments::{Arguments, Input, Shape};
 use clap::Parser;
 use lake::Lake;
+use lake_simulated_hq::turn::ChangeMessage;
 use lake_tests::parts::binary_path;
 use lake_tests::system::RealParts;
 
@@ -53,7 +54,6 @@ async fn report(arguments: &Arguments) -> anyhow::Result<()> {
 async fn measure(arguments: &Arguments, input: Input, shape: Shape) -> anyhow::Result<()> {
     eprintln!("{}, {shape:?}: starting the servers", input.told(arguments));
     let mut parts = RealParts::start().await?;
-    let patience = Duration::from_secs(arguments.patience);
     let messages = match input {
         Input::Forms => forms::fill(&parts, arguments.forms, arguments.form_bytes).await?,
         Input::Transactions => cases::with_transactions(&parts, arguments.cases, arguments.transactions).await?,
@@ -63,30 +63,44 @@ async fn measure(arguments: &Arguments, input: Input, shape: Shape) -> anyhow::R
     let mut lake = Lake::start(&parts, shape).await?;
     let rest = lake.resident()?;
     let began = Instant::now();
-    if input == Input::Rebalance {
-        rebalance::while_paused(&mut parts, &messages).await?;
-    } else {
-        parts.hq.kafka.publish(&messages).await?;
-        lake.has_all(&parts, patience).await?;
-    }
-    if input == Input::Texts {
-        for round in 0..cases::ROUNDS_OF_CHANGES {
-            let changed = cases::change_some(&parts, arguments.rows, round).await?;
-            parts.hq.kafka.publish(&changed).await?;
-            lake.has_all(&parts, patience).await?;
-        }
-        // What was changed is compacted every few seconds.
-        tokio::time::sleep(lake::COMPACTED_WITHIN).await;
-    }
+    let read = feed(arguments, input, &mut parts, &lake, &messages).await;
     let seconds = began.elapsed().as_secs_f64();
     for ((name, peak), (_, rest)) in lake.peaks()?.into_iter().zip(rest) {
         let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let (peak, rest) = (mebibytes(peak), mebibytes(rest));
         println!("| {} | {name} | {peak:.0} | {rest:.0} | {seconds:.0} |", input.told(arguments));
     }
+    // What was needed until then is a figure, too.
+    read?;
     // After the rebalance there is no HQ any more that would let them drain.
     if input != Input::Rebalance {
         lake.end()?;
+    }
+    Ok(())
+}
+
+/// Announces the input, and waits until the lake has it.
+async fn feed(
+    arguments: &Arguments,
+    input: Input,
+    parts: &mut RealParts,
+    lake: &Lake,
+    messages: &[ChangeMessage],
+) -> anyhow::Result<()> {
+    let patience = Duration::from_secs(arguments.patience);
+    if input == Input::Rebalance {
+        return rebalance::while_paused(parts, messages).await;
+    }
+    parts.hq.kafka.publish(messages).await?;
+    lake.has_all(parts, patience).await?;
+    if input == Input::Texts {
+        for round in 0..cases::ROUNDS_OF_CHANGES {
+            let changed = cases::change_some(parts, arguments.rows, round).await?;
+            parts.hq.kafka.publish(&changed).await?;
+            lake.has_all(parts, patience).await?;
+        }
+        // What was changed is compacted every few seconds.
+        tokio::time::sleep(lake::COMPACTED_WITHIN).await;
     }
     Ok(())
 }
