@@ -33,7 +33,7 @@ const PARTITIONS: i32 = 4;
 /// Topics that the fetchers read, as far as the simulated HQ writes them.
 const TOPICS: [&str; 5] = ["case-sql", "form-sql", "location", "commcare-user", "web-user"];
 /// Consumer group of the fetchers.
-const GROUP: &str = "commcare-lake";
+pub const GROUP: &str = "commcare-lake";
 /// How long a service may take to get ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 

@@ -11,7 +11,7 @@ use lake_fetcher::options::FetchOptions;
 use lake_fetcher::pipeline::Fetcher;
 use lake_hq::documents::case::CaseOptions;
 use lake_hq::postgres::{HqPostgresConfig, PostgresHq};
-use lake_hq::source::{CaseRows, Hindrance, Hq, HqDatabase, ReadFrom, SourceError};
+use lake_hq::source::{CaseRows, Hindrance, Hq, HqDatabase, ReadFrom, SourceError, Wanted};
 use lake_proto::queue::v1::{Quarantined, RecordBatch};
 use lake_shared::wire;
 use lake_simulated_hq::memory_hq::MemoryHq;
@@ -160,6 +160,17 @@ async fn rows_are_not_held_beyond_their_limits() {
     config.record_bytes_max = 10_000;
     let hq = PostgresHq::connect(&config).await.unwrap();
     assert_eq!(hindrance(&hq, &["c1"]).await, Some(Hindrance::TooLarge));
+}
+
+#[tokio::test]
+async fn a_case_with_very_many_transactions_is_read_only_when_it_is_asked_for_alone() {
+    let installation = Installation::with_cases(&ids(&["heavy"]), 10_000).await;
+    let hq = installation.hq(30_000).await;
+    let wanted = |alone| Wanted { id: "heavy".into(), alone, ..Wanted::default() };
+    let trouble = hq.latest_cases(&[wanted(false)]).await.unwrap_err();
+    assert!(matches!(trouble, SourceError::AskLess { hindrance: Hindrance::TooLarge, .. }), "{trouble}");
+    let read = hq.latest_cases(&[wanted(true)]).await.unwrap().remove(0).rows.unwrap();
+    assert_eq!(read.transactions.len(), 9_000);
 }
 
 /// A batch of sixty cases, one of which cannot be read in time.

@@ -41,7 +41,7 @@ fn swapped(config: &HqPostgresConfig) -> HqPostgresConfig {
 }
 
 fn wanted(ids: &[String], changed_us: i64, deleted: bool) -> Vec<Wanted> {
-    ids.iter().map(|id| Wanted { id: id.clone(), changed_us, deleted }).collect()
+    ids.iter().map(|id| Wanted { id: id.clone(), changed_us, deleted, alone: false }).collect()
 }
 
 /// How many were found; every id must be answered once.

@@ -95,6 +95,59 @@ async fn metric(name: &str, topic: &str, wanted: impl Fn(f64) -> bool) {
     .unwrap();
 }
 
+/// A fetcher that takes nothing, as HQ or the queue is down, holds no more than it may when partitions are assigned to it again, and goes on
+/// where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_fetcher_stays_full_when_partitions_are_assigned_again() {
+    const OF_PARTITION: i64 = 15_000;
+    KAFKA.create_topic("full", 2).await.unwrap();
+    for partition in 0..2 {
+        publish("full", partition, 0..OF_PARTITION).await;
+    }
+    let full = feed(StartFrom::Earliest, &["full"], false);
+    wait_until("it is full", PATIENCE, async || Ok(full.in_flight() >= 4_000)).await.unwrap();
+    let other = feed(StartFrom::Earliest, &["full"], false);
+    timeout(PATIENCE, other.next()).await.expect("the other one has a partition").unwrap();
+    other.close().await;
+    drop(other);
+    // The time itself is what is tested: it has both partitions again, and reads tens of thousands in a second if it is allowed to.
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let held = full.in_flight();
+        assert!(held < 10_000, "{held} messages are held by a fetcher that takes none");
+    }
+    let mut seen = [0, 1].map(|_| std::collections::BTreeSet::new());
+    while seen.iter().any(|numbers| (numbers.len() as i64) < OF_PARTITION) {
+        let message = timeout(PATIENCE, full.next()).await.expect("another message comes").expect("the feed is open");
+        seen[message.position.partition as usize].insert(number(&message));
+        full.done(&[message.position]);
+    }
+    full.close().await;
+}
+
+/// What waits for the pipeline is bounded by bytes, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_large_messages_fill_a_fetcher() {
+    const MESSAGES: usize = 400;
+    const BYTES: usize = 100_000;
+    KAFKA.create_topic("large", 1).await.unwrap();
+    let (producer, value) = (producer(), "x".repeat(BYTES));
+    let sending = (0..MESSAGES).map(|_| producer.send(FutureRecord::to("large").key("id").payload(&value), PATIENCE));
+    for sent in futures::future::join_all(sending).await {
+        sent.unwrap();
+    }
+    let full = feed(StartFrom::Earliest, &["large"], false);
+    wait_until("it is full", PATIENCE, async || Ok(full.in_flight() * BYTES >= 16 << 20)).await.unwrap();
+    // The time itself is what is tested.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let held = full.in_flight() * BYTES;
+    assert!(held < 20 << 20, "{held} bytes wait");
+    for _ in 0..MESSAGES {
+        timeout(PATIENCE, full.next()).await.expect("another message comes").expect("the feed is open");
+    }
+    full.close().await;
+}
+
 /// What is published while no fetcher runs, on a partition that was always quiet, is read by the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_that_began_at_the_end_keeps_its_place_on_quiet_partitions() {

@@ -126,6 +126,40 @@ async fn an_idle_consumer_is_not_in_trouble() {
 }
 
 #[tokio::test]
+async fn what_waits_in_a_consumer_is_bounded_by_bytes() {
+    const LARGE: usize = 60;
+    const LARGE_BYTES: usize = 900_000;
+    let server = Nats::start().unwrap();
+    let queue = JetStreamQueue::connect(config(&server.url())).await.unwrap();
+    let patient = ConsumerOptions { acknowledge_within: Duration::from_secs(60), ..group(2_000) };
+    let mut consumer = queue.consumer(Stream::Rows, patient).await.unwrap();
+    // Many small ones, taken fast, so that many are asked for ahead.
+    for number in 0..200 {
+        queue.publish(message(number)).await.unwrap();
+    }
+    for _ in 0..200 {
+        next(&mut consumer, &mut 0).await.receipt.acknowledge().await.unwrap();
+    }
+    for number in 1_000..1_000 + LARGE {
+        let payload = Bytes::from(vec![b'x'; LARGE_BYTES]);
+        queue.publish(Message { payload, ..message(number) }).await.unwrap();
+    }
+    let first = next(&mut consumer, &mut 0).await;
+    let context = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    let on_server = context.get_stream("LAKE_ROWS").await.unwrap();
+    let handed_out = async || on_server.consumer_info("writer").await.unwrap().num_ack_pending;
+    // Whatever the server still sends without being asked again has come after this.
+    sleep(Duration::from_secs(1)).await;
+    let bytes = handed_out().await * LARGE_BYTES;
+    assert!((LARGE_BYTES..16 << 20).contains(&bytes), "{bytes} bytes wait in the consumer");
+    let mut held = vec![first];
+    while held.len() < LARGE {
+        held.push(next(&mut consumer, &mut 0).await);
+    }
+    assert!(held.iter().all(|delivery| delivery.payload.len() == LARGE_BYTES));
+}
+
+#[tokio::test]
 async fn a_frozen_server_is_noticed() {
     let mut server = Nats::start().unwrap();
     let hasty = JetStreamConfig { request_timeout_ms: 2_000, ..config(&server.url()) };

@@ -17,6 +17,9 @@ pub struct EnricherOptions {
     pub in_flight_max: usize,
     /// Most compressed bytes of messages that this process holds at the same time, those included whose rows wait to be queued.
     pub held_bytes_max: usize,
+    /// Bytes of memory for messages while they are made into rows. A message takes about six times what it has decompressed; one that takes more than
+    /// all of it is handled alone.
+    pub work_bytes_max: usize,
     /// Seconds after which a message that a dead enricher held is handed out again.
     pub acknowledge_within_seconds: u64,
     /// What to show of the second copy of a case's properties: `hidden`, `all` or `none`.
@@ -38,6 +41,7 @@ impl Default for EnricherOptions {
             workers: 2,
             in_flight_max: 2_048,
             held_bytes_max: 32 << 20,
+            work_bytes_max: 96 << 20,
             acknowledge_within_seconds: 10,
             case_json: CaseJson::Hidden,
             columns_max: 10_000,
@@ -58,6 +62,7 @@ impl EnricherOptions {
             ("workers", self.workers as u64),
             ("in_flight_max", self.in_flight_max as u64),
             ("held_bytes_max", self.held_bytes_max as u64),
+            ("work_bytes_max", self.work_bytes_max as u64),
             ("acknowledge_within_seconds", self.acknowledge_within_seconds),
             ("columns_max", self.columns_max as u64),
             ("location_types_max", self.location_types_max as u64),

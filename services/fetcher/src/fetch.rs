@@ -7,14 +7,16 @@
 //! taken is not read at all.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use chrono::Utc;
 use lake_hq::document_rules::{self, Disposition, TombstoneReason};
 use lake_hq::documents::{ReadDocument, case};
-use lake_hq::source::{CaseRows, Observation, Wanted, answer_bytes_max};
+use lake_hq::source::{CaseRows, Hindrance, Observation, SourceError, Wanted, answer_bytes_max};
 use lake_proto::queue::v1::{Lineage, Record, Tombstone};
+use lake_shared::byte_budget::Reservation;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Domain, Kind};
 use lake_shared::quarantine::{self, DocumentIdentity, QuarantineEntry, Reason, Stage};
@@ -22,7 +24,7 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Change;
-use crate::fetcher::{Fetcher, NotFetched, Stopping, unless_stopping};
+use crate::fetcher::{Fetcher, NotFetched, Stopping, Unanswered, unless_stopping};
 use crate::metric_names;
 use crate::publisher::{Destination, Outgoing};
 
@@ -77,11 +79,10 @@ impl Fetcher {
     }
 
     async fn fetch_cases(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<(), NotFetched> {
-        let (database, wanted) = (&self.hq.database, wanted(changes));
-        let mut room = unless_stopping(self.rows_budget.reserve(answer_bytes_max(wanted.len())), shutdown).await?;
         let started = Instant::now();
-        let observations = self.until_answered(shutdown, || database.latest_cases(&wanted)).await?;
-        room.shrink(observations.iter().filter_map(|one| one.rows.as_ref()).map(CaseRows::memory).sum());
+        let database = &self.hq.database;
+        let read = |wanted: Arc<[Wanted]>| async move { database.latest_cases(&wanted).await };
+        let (observations, _room) = self.read_rows(wanted(changes), CaseRows::memory, read, shutdown).await?;
         let mut fetched = Fetched::default();
         // One by one: the rows of a case are gone when its document is there, which is smaller.
         for observation in observations {
@@ -89,6 +90,38 @@ impl Fetcher {
         }
         metrics::histogram!(metric_names::READ_SECONDS, "kind" => Kind::Case.name()).record(started.elapsed());
         Ok(self.publish(fetched, shutdown).await?)
+    }
+
+    /// Reads rows of HQ's tables into memory that was set aside before. The answer about several ids is bounded, and so is that about a single one at
+    /// first: only a record that is known to be large waits for the memory of one that is read alone.
+    async fn read_rows<T, F>(
+        &self,
+        mut wanted: Vec<Wanted>,
+        memory: impl Fn(&T) -> usize,
+        read: impl Fn(Arc<[Wanted]>) -> F,
+        shutdown: &CancellationToken,
+    ) -> Result<(Vec<Observation<T>>, Reservation), NotFetched>
+    where
+        F: Future<Output = Result<Vec<Observation<T>>, SourceError>>,
+    {
+        let mut room = unless_stopping(self.rows_budget.reserve(answer_bytes_max(wanted.len())), shutdown).await?;
+        let asked: Arc<[Wanted]> = wanted.clone().into();
+        let mut answer = self.until_answered(shutdown, || read(Arc::clone(&asked))).await;
+        let is_too_large = |answer: &Result<_, NotFetched>| {
+            matches!(answer, Err(NotFetched::AskLess(Unanswered { hindrance: Hindrance::TooLarge, .. })))
+        };
+        if let ([single], true) = (wanted.as_mut_slice(), is_too_large(&answer)) {
+            single.alone = true;
+            // Nobody waits for room while holding any.
+            drop(room);
+            let alone = self.rows_budget.reserve(self.hq.database.record_bytes_max());
+            room = unless_stopping(alone, shutdown).await?;
+            let asked: Arc<[Wanted]> = wanted.into();
+            answer = self.until_answered(shutdown, || read(Arc::clone(&asked))).await;
+        }
+        let observations = answer?;
+        room.shrink(observations.iter().filter_map(|one| one.rows.as_ref()).map(memory).sum());
+        Ok((observations, room))
     }
 
     fn add_case(&self, fetched: &mut Fetched, changes: &Changes, observation: Observation<CaseRows>) {
@@ -127,14 +160,13 @@ impl Fetcher {
                     let destination = Destination { domain, kind, document_type: None };
                     return fetched.outgoing.tombstone(destination, tombstone("type_not_taken", Some(version_us)));
                 }
-                let FetchedDocument { members, lacking } = document();
+                let FetchedDocument { members, answers, lacking } = document();
                 let incomplete = lacking.as_ref().map(|lacking| lacking.reason.code().to_owned());
                 if let Some(lacking) = lacking {
                     let lineage = lineage.clone();
                     fetched.quarantined.push(lacking.into_entry(kind, &domain, &document_type, id, lineage));
                 }
-                // A map of texts as keys can always be written.
-                let document = serde_json::to_vec(&members).unwrap_or_default().into();
+                let document = text(&members, answers).into();
                 let record =
                     Record { id: id.to_owned(), version_us, observed_us, document, lineage: Some(lineage), incomplete };
                 let destination = Destination { domain, kind, document_type: Some(document_type) };
@@ -165,10 +197,27 @@ fn skipped(reason: &'static str) {
     metrics::counter!(metric_names::MESSAGES_SKIPPED_TOTAL, "reason" => reason).increment(1);
 }
 
+/// The text of a document. Where there are answers, it begins with them.
+fn text(members: &Map<String, Value>, answers: Option<Vec<u8>>) -> Vec<u8> {
+    // A map of texts as keys can always be written.
+    let rest = serde_json::to_vec(members).unwrap_or_default();
+    let Some(mut text) = answers else { return rest };
+    text.reserve_exact(rest.len());
+    // The brace of the others is their comma here.
+    let separator: &[u8] = if members.is_empty() { b"" } else { b"," };
+    text.extend_from_slice(separator);
+    text.extend_from_slice(rest.get(1..).unwrap_or_default());
+    // What it needed while it grew may be twice as much, and it waits to be published.
+    text.shrink_to_fit();
+    text
+}
+
 /// What was read of a record.
 #[derive(Default)]
 pub(crate) struct FetchedDocument {
     pub(crate) members: Map<String, Value>,
+    /// The beginning of the document's text where that is written already, an open brace and the member `form`: see [`forms::FormXml::answers`].
+    pub(crate) answers: Option<Vec<u8>>,
     /// What the document lacks; `None` where it is whole.
     pub(crate) lacking: Option<LackingPart>,
 }
@@ -188,7 +237,7 @@ impl From<ReadDocument> for FetchedDocument {
             detail: Chain(&error).to_string(),
             payload: Bytes::new(),
         });
-        Self { members: read.members, lacking }
+        Self { members: read.members, answers: None, lacking }
     }
 }
 
@@ -231,6 +280,7 @@ pub(crate) fn wanted(changes: &Changes) -> Vec<Wanted> {
         id: id.clone(),
         changed_us: change.lineage.published_us,
         deleted: change.deletion,
+        alone: false,
     };
     changes.iter().map(wanted).collect()
 }

@@ -6,6 +6,7 @@ use lake_hq::documents::case::CaseOptions;
 use lake_hq::source::{Hindrance, Hq, SourceError};
 use lake_hq::xml_watch::XmlWatch;
 use lake_proto::queue::v1::Invalidation;
+use lake_shared::byte_budget::ByteBudget;
 use lake_shared::identity::Domain;
 use lake_shared::queue::{PublishError, Queue};
 use lake_shared::retry::Backoff;
@@ -14,11 +15,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::allow_list::TakeConfig;
-use crate::fetcher::budget::Budget;
 use crate::fetcher::hard_ids::HardIds;
 use crate::options::FetchOptions;
 
-pub(crate) mod budget;
 mod hard_ids;
 
 /// Everything that a fetcher needs: where it reads, where it publishes, and its options.
@@ -40,9 +39,9 @@ pub struct Fetcher {
     /// Permit to read such ids.
     pub(crate) alone: Semaphore,
     /// Memory for rows of HQ's tables, until what was made of them is published.
-    pub(crate) rows_budget: Budget,
+    pub(crate) rows_budget: ByteBudget,
     /// Memory for XML of forms, and for what is made of it until it is published. Apart from the other, as rows are held while it is waited for.
-    pub(crate) xml_budget: Budget,
+    pub(crate) xml_budget: ByteBudget,
 }
 
 /// Why a batch was not finished: the process is stopping. Its messages will be handed out again.
@@ -86,7 +85,7 @@ impl Fetcher {
         options: FetchOptions,
     ) -> Self {
         let half = options.held_bytes_max / 2;
-        let (rows_budget, xml_budget) = (Budget::new(half), Budget::new(half));
+        let (rows_budget, xml_budget) = (ByteBudget::new(half), ByteBudget::new(half));
         Self {
             hq,
             queue,

@@ -19,7 +19,7 @@ pub struct FetchOptions {
     /// Records of all domains together that may wait for their turn. Beyond that the feed waits too.
     pub waiting_records_max: usize,
     /// Most bytes of memory for what is read from HQ and not safe on the queue yet: half of it for rows, half for the XML of forms and what is
-    /// made of it. A form that is larger is handled alone.
+    /// made of it. A form that is larger is handled alone, and so is a case for which `hq.database.record_bytes_max` may be needed.
     pub held_bytes_max: usize,
 }
 

@@ -20,6 +20,9 @@ const COMPRESSION_USUAL: usize = 3;
 /// Most bytes of a message before it is compressed: what is made of it may be larger, and nobody unpacks more than twice as much.
 const DECODED_BYTES_MAX: usize = wire::DECODED_SIZE_MAX / 2;
 
+/// A message has no more bytes of documents than these, unless it has a single one: whoever decodes it needs several times as many.
+const DOCUMENTS_BYTES_MAX: usize = 4 << 20;
+
 /// The subject of a document or tombstone, by its parts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
@@ -99,8 +102,9 @@ impl Outgoing {
         records_max: usize,
         shutdown: &CancellationToken,
     ) -> Result<(), PublishError> {
+        let bytes_max = queue.message_size_max().saturating_mul(COMPRESSION_USUAL).min(DOCUMENTS_BYTES_MAX);
         let publishing = self
-            .into_batches(records_max.max(1), queue.message_size_max().saturating_mul(COMPRESSION_USUAL))
+            .into_batches(records_max.max(1), bytes_max)
             .into_iter()
             .map(|(destination, batch)| publish_batch(queue, destination, batch, shutdown));
         futures::future::try_join_all(publishing).await.map(|_| ())
@@ -202,9 +206,12 @@ async fn quarantine_single(
         id: id.to_owned(),
     };
     for record in &batch.records {
+        let advice = match size_max {
+            DECODED_BYTES_MAX => "no message may have more before it is compressed; make the record smaller in HQ",
+            _ => "raise queue.payload_size_max, or drop large fields, then save the record in HQ again",
+        };
         let detail = format!(
-            "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes a message may have; \
-             raise queue.payload_size_max, or drop large fields, then save the record in HQ again",
+            "document of {} bytes ({size} bytes as a message) is larger than the {size_max} bytes a message may have; {advice}",
             record.encoded_len()
         );
         let entry = QuarantineEntry::new(Stage::Fetcher, Reason::RecordTooLarge, detail)
@@ -333,6 +340,34 @@ mod tests {
         assert_eq!(sizes(60).iter().sum::<usize>(), 6);
         assert_eq!(sizes(1).iter().sum::<usize>(), 6);
         assert!(sizes(60).len() > 1 && sizes(1).len() == 5);
+    }
+
+    #[tokio::test]
+    async fn messages_that_compress_well_are_no_larger_for_it() {
+        let queue = RecordingQueue::of_payload_size_max(8 << 20);
+        let mut outgoing = Outgoing::default();
+        for _ in 0..20 {
+            outgoing.record(destination(), Record { document: vec![b'x'; 1 << 20].into(), ..Record::default() });
+        }
+        outgoing.publish(&queue, 1_000, &CancellationToken::new()).await.unwrap();
+        let payloads = queue.payloads("lake.records.");
+        assert_eq!(payloads.len(), 5);
+        assert!(payloads.iter().all(|payload| wire::decoded_size(payload) < 5 << 20));
+    }
+
+    #[tokio::test]
+    async fn a_record_that_nobody_could_decode_comes_without_its_properties() {
+        let queue = RecordingQueue::of_payload_size_max(8 << 20);
+        let mut outgoing = Outgoing::default();
+        let document = json!({"_id": "huge", "text": "x".repeat(DECODED_BYTES_MAX)}).to_string().into();
+        outgoing.record(destination(), Record { id: "huge".into(), document, ..Record::default() });
+        outgoing.publish(&queue, 1_000, &CancellationToken::new()).await.unwrap();
+        let payloads = queue.payloads("lake.records.");
+        assert!(payloads.iter().all(|payload| wire::decoded_size(payload) < 1_000));
+        let records: Vec<Record> =
+            payloads.iter().flat_map(|payload| wire::decode::<RecordBatch>(payload).unwrap().records).collect();
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].incomplete.as_deref(), Some("record_too_large"));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct Wanted {
     pub changed_us: i64,
     /// Whether HQ said that it was deleted: a replica is not asked, it might still have the row.
     pub deleted: bool,
+    /// Whether its rows may take as much memory as [`HqDatabase::record_bytes_max`] says. For an id that is asked for alone.
+    pub alone: bool,
 }
 
 /// The state of one id at the moment of a reading.
@@ -290,11 +292,14 @@ pub enum TreeExtent<'e> {
 pub enum Hindrance {
     /// The statement takes longer than it may.
     TooSlow,
-    /// The rows take more memory than they may: [`answer_bytes_max`] for several ids, a configured limit for a single one.
+    /// The rows take more memory than they may: [`answer_bytes_max`], or for an id that is asked for as [`Wanted::alone`] a configured limit.
     TooLarge,
     /// A row cannot be read by the server, or not be decoded here.
     Undecodable,
 }
+
+/// What [`HqDatabase::record_bytes_max`] is where nothing else is configured.
+pub const RECORD_BYTES_MAX: usize = 48 << 20;
 
 /// Most bytes of memory that the rows of so many cases or forms take, when they are asked for together. Where there are more, the answer is
 /// [`SourceError::AskLess`]; so a caller can set memory aside before it asks.
@@ -349,7 +354,13 @@ pub enum SourceError {
 /// [`SourceError::AskLess`] where asking for fewer ids helps, and with [`SourceError::Refused`] where only an operator helps.
 #[async_trait]
 pub trait HqDatabase: Send + Sync + 'static {
-    /// Reads cases. Answers each different id once, in any order; soft-deleted cases are found; domains are not checked.
+    /// Most bytes of memory that the rows of a record take which is asked for alone.
+    fn record_bytes_max(&self) -> usize {
+        RECORD_BYTES_MAX
+    }
+
+    /// Reads cases. Answers each different id once, in any order; soft-deleted cases are found; domains are not checked. A single id is
+    /// asked for alone.
     async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError>;
 
     /// Reads forms of every state, by the rules of [`HqDatabase::cases`].

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use lake_hq::source::SourceError;
 use lake_proto::queue::v1::RecordBatch;
+use lake_shared::byte_budget::ByteBudget;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Domain, Kind};
 use lake_shared::quarantine::{self, QuarantineEntry, Reason, Stage};
@@ -32,6 +33,10 @@ const OLD_TREE_TRIES_MAX: u32 = 6;
 /// How long a worker's place is held while HQ is asked for users. The question goes on after that, and the answer is waited for without the place.
 const USERS_WITHIN: Duration = Duration::from_millis(250);
 
+/// A message takes about so many times what it has decompressed while it is made into rows: as it is, its documents as values, the columns of its rows, these
+/// encoded and in their message.
+const SIZE_IN_WORK: usize = 6;
+
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageOutcome {
@@ -51,6 +56,8 @@ pub struct Enricher {
     pub(super) shutdown: CancellationToken,
     /// Permits to hold parsed documents; as many as `workers`.
     workers: Semaphore,
+    /// Memory for messages that are made into rows. A worker holds some of it for one message at a time.
+    work_budget: ByteBudget,
     /// Compressed bytes of messages that wait for HQ without a permit.
     waiting_bytes: AtomicUsize,
 }
@@ -109,7 +116,8 @@ impl Enricher {
         shutdown: CancellationToken,
     ) -> Self {
         let workers = Semaphore::new(options.workers.min(Semaphore::MAX_PERMITS));
-        Self { queue, caches, options: Arc::new(options), shutdown, workers, waiting_bytes: AtomicUsize::new(0) }
+        let (work_budget, waiting_bytes) = (ByteBudget::new(options.work_bytes_max), AtomicUsize::new(0));
+        Self { queue, caches, options: Arc::new(options), shutdown, workers, work_budget, waiting_bytes }
     }
 
     /// Handles one message. `id` is the same each time it is handed out.
@@ -180,6 +188,8 @@ impl Enricher {
         let (mut context, mut failure) = (None, None);
         loop {
             let worker = self.workers.acquire().await.map_err(|_| NotMade::Stopped)?;
+            // Before it is decompressed: what it says of its size is all that is known.
+            let room = self.work_budget.reserve(wire::decoded_size(payload).saturating_mul(SIZE_IN_WORK)).await;
             let encoded = payload.clone();
             let decoded = blocking(move || wire::decode::<RecordBatch>(&encoded)).await;
             let mut batch = match decoded {
@@ -203,7 +213,7 @@ impl Enricher {
                     return Ok(Tried::Made(row_messages));
                 }
                 Ok(Enriched::Unasked(question)) => {
-                    drop((batch, worker));
+                    drop((batch, worker, room));
                     match caught(self.context_of(&question, payload.len())).await {
                         Ok(found) => context = Some(found?),
                         Err(detail) => failure = Some(detail),

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use chrono::NaiveDate;
 use lake_hq::documents::own_fields;
 use lake_proto::queue::v1::{Record, RecordBatch};
@@ -378,7 +379,7 @@ impl MessageBuilder<'_> {
         Ok(())
     }
 
-    fn add_message(&mut self, payload: bytes::Bytes) {
+    fn add_message(&mut self, payload: Bytes) {
         // The content is part of the name: a message that is dropped as a repetition has the same rows, whatever changed
         // (configuration, locations, size limit) between two tries.
         let mut hasher = DefaultHasher::new();
@@ -414,7 +415,8 @@ fn quarantine_entry(batch: &RecordBatch, record: &Record, reason: Reason, detail
     QuarantineEntry::new(Stage::Enricher, reason, detail)
         .document(identity(batch, &record.id))
         .lineage(record.lineage.clone())
-        .payload(record.document.clone())
+        // A copy: what the whole message has decompressed would be held as long as one of its documents.
+        .payload(Bytes::copy_from_slice(&record.document))
 }
 
 fn identity(batch: &RecordBatch, id: &str) -> DocumentIdentity {

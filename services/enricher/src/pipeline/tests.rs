@@ -82,6 +82,32 @@ async fn a_case_whose_user_is_nowhere_belongs_to_the_location_that_owns_it() {
     assert_eq!(lake.column(&batch, "+district_id").await, [some("c1", "e")]);
 }
 
+/// The most of four messages that are worked on at the same time, each of which has a hundred times as much decompressed as in the queue.
+async fn most_at_once(work_bytes_max: impl Fn(usize) -> usize) -> usize {
+    let large = |number: usize| {
+        let document = json!({"user_id": format!("slow {number}"), "note": "x".repeat(100_000)});
+        wire::encode(&cases(vec![record(&format!("c{number}"), document)]))
+    };
+    let decoded = wire::decoded_size(&large(0));
+    assert!(decoded > 100_000 && large(0).len() < 1_000);
+    let options = EnricherOptions { workers: 4, work_bytes_max: work_bytes_max(decoded), ..EnricherOptions::default() };
+    let mut lake = Lake::start_with(options, |queue| queue).await;
+    // The tree of the domain is at hand then.
+    safe(lake.publish(wire::encode(&cases(vec![record("first", json!({"user_id": "u"}))])))).await;
+    let sent: Vec<_> = (0..4).map(|number| lake.publish(large(number))).collect();
+    for publishing in sent {
+        safe(publishing).await;
+    }
+    lake.hq.script.slow_most.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn no_more_is_decompressed_at_once_than_there_is_memory_for() {
+    assert_eq!(most_at_once(|decoded| 13 * decoded).await, 2, "each takes six times its size");
+    assert_eq!(most_at_once(|_| 1).await, 1, "one that is larger than all the memory is handled alone");
+    assert!(most_at_once(|_| 64 << 20).await > 2);
+}
+
 #[tokio::test]
 async fn tombstones_pass_unchanged_even_without_a_type() {
     let mut lake = Lake::start().await;

@@ -2,17 +2,21 @@
 //!
 //! Offsets are committed by us alone, each second and when a partition is revoked, and only below the first message that is not done.
 //! Where a group begins, and what is said when its position is gone, is in [`super::positions`].
-//! A full fetcher pauses its partitions but goes on polling, so that the group can rebalance at any time. HQ's own consumers keep their
-//! positions in Postgres and are not disturbed.
+//! A full fetcher pauses its partitions but goes on polling, so that the group can rebalance at any time; partitions that it gets while it is
+//! full are paused too. HQ's own consumers keep their positions in Postgres and are not disturbed.
+//!
+//! Memory: messages that wait, here and in librdkafka, are bounded by number and by bytes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use lake_proto::queue::v1::FeedPartition;
+use lake_shared::byte_budget::ByteBudget;
 use lake_shared::secret::Secret;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -29,6 +33,7 @@ use tokio::task::JoinHandle;
 use super::offsets::{Log, Offsets, Start};
 pub use super::positions::StartFrom;
 use super::positions::{self, Group};
+use super::waiting::{self, Placed, WaitingMessages};
 use super::{ChangeFeed, FeedMessage, Position};
 use crate::metric_names;
 
@@ -83,8 +88,6 @@ fn default_group() -> String {
     "commcare-lake".into()
 }
 
-/// Messages that wait between the consumer and the pipeline.
-const BUFFERED_MAX: usize = 2_000;
 /// Longest time for the answer to what a partition's log holds.
 const WATERMARKS_WITHIN: Duration = Duration::from_secs(5);
 /// How often finished offsets are committed.
@@ -93,7 +96,7 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// The group member. Dropping it leaves the group without a last commit; use [`ChangeFeed::close`].
 pub struct KafkaFeed {
     consumer: Arc<StreamConsumer<FeedContext>>,
-    messages: tokio::sync::Mutex<mpsc::Receiver<FeedMessage>>,
+    messages: tokio::sync::Mutex<mpsc::Receiver<Placed>>,
     stop: Mutex<Option<oneshot::Sender<oneshot::Sender<()>>>>,
 }
 
@@ -105,7 +108,8 @@ impl KafkaFeed {
     /// Where librdkafka does not know a property or refuses its value.
     pub fn subscribe(config: &KafkaConfig, topics: &[&str], lake_has_records: bool) -> anyhow::Result<Arc<Self>> {
         let offsets = Arc::new(Mutex::new(Offsets::default()));
-        let context = FeedContext { offsets: Arc::clone(&offsets), doubts: Mutex::default() };
+        let context =
+            FeedContext { offsets: Arc::clone(&offsets), doubts: Mutex::default(), is_full: AtomicBool::new(false) };
         let consumer: StreamConsumer<FeedContext> =
             client_config(config).create_with_context(context).map_err(|error| {
                 anyhow::anyhow!("kafka: the configuration cannot be used: {}; check kafka.properties", unusable(&error))
@@ -117,7 +121,7 @@ impl KafkaFeed {
             start_from: config.start_from,
             lake_has_records,
         };
-        let (sender, receiver) = mpsc::channel(BUFFERED_MAX);
+        let (sender, receiver) = mpsc::channel(waiting::MESSAGES_MAX);
         let (stop, stopped) = oneshot::channel();
         tokio::spawn(poll(Arc::clone(&consumer), group, offsets, sender, stopped));
         Ok(Arc::new(Self { consumer, messages: tokio::sync::Mutex::new(receiver), stop: Mutex::new(Some(stop)) }))
@@ -134,6 +138,8 @@ fn client_config(config: &KafkaConfig) -> ClientConfig {
         .set("partition.assignment.strategy", "roundrobin")
         .set("session.timeout.ms", "15000")
         .set("queued.max.messages.kbytes", "16384")
+        // An answer comes on top of what is queued, one of each broker.
+        .set("fetch.max.bytes", "8388608")
         .set("fetch.wait.max.ms", "100")
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("reconnect.backoff.max.ms", "5000")
@@ -162,20 +168,21 @@ async fn poll(
     consumer: Arc<StreamConsumer<FeedContext>>,
     group: Group,
     offsets: Arc<Mutex<Offsets>>,
-    sender: mpsc::Sender<FeedMessage>,
+    sender: mpsc::Sender<Placed>,
     mut stopped: oneshot::Receiver<oneshot::Sender<()>>,
 ) {
-    let mut waiting: VecDeque<FeedMessage> = VecDeque::new();
-    let (mut paused, mut joined, mut settling) = (false, false, None);
+    let room = ByteBudget::new(waiting::BYTES_MAX);
+    let mut waiting = WaitingMessages::default();
+    let (mut paused, mut arrived, mut joined, mut settling) = (false, false, false, None);
     let mut joining = pin!(join(&consumer, group));
     let mut commit_tick = tokio::time::interval(COMMIT_EVERY);
     let told = loop {
         tokio::select! {
             told = &mut stopped => break told,
-            permit = sender.reserve(), if !waiting.is_empty() => {
-                let Ok(permit) = permit else { return };
-                if let Some(message) = waiting.pop_front() {
-                    permit.send(message);
+            place = waiting::place(&sender, &room, waiting.first_bytes()), if !waiting.is_empty() => {
+                let Some((permit, bytes)) = place else { return };
+                if let Some(message) = waiting.pop() {
+                    permit.send((message, bytes));
                 }
                 if paused && waiting.is_empty() {
                     paused = !flow(&consumer, true);
@@ -183,7 +190,10 @@ async fn poll(
             }
             () = &mut joining, if !joined => joined = true,
             received = consumer.recv() => match received {
-                Ok(message) => waiting.extend(hand_out(&offsets, &message)),
+                Ok(message) => {
+                    hand_out(&offsets, &message).into_iter().for_each(|message| waiting.push(message));
+                    arrived = true;
+                }
                 Err(error) => note(&error),
             },
             _ = commit_tick.tick() => {
@@ -195,9 +205,11 @@ async fn poll(
                 }
             }
         }
-        if !paused && waiting.len() >= BUFFERED_MAX {
-            paused = flow(&consumer, false);
+        // One that comes although they are paused was on its way, or they flow again for whatever reason.
+        if waiting.is_full() && (!paused || arrived) {
+            paused |= flow(&consumer, false);
         }
+        arrived = false;
     };
     drop(sender);
     commit(&*consumer, &offsets, CommitMode::Sync);
@@ -264,6 +276,8 @@ fn hand_out(offsets: &Mutex<Offsets>, message: &rdkafka::message::BorrowedMessag
 
 /// Pauses or resumes all assigned partitions; tells whether that was done.
 fn flow(consumer: &StreamConsumer<FeedContext>, resume: bool) -> bool {
+    // For partitions that are assigned meanwhile.
+    consumer.context().is_full.store(!resume, Ordering::Relaxed);
     let outcome = consumer.assignment().and_then(|assigned| match resume {
         true => consumer.resume(&assigned),
         false => consumer.pause(&assigned),
@@ -311,10 +325,17 @@ fn lock(offsets: &Mutex<Offsets>) -> std::sync::MutexGuard<'_, Offsets> {
     offsets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl KafkaFeed {
+    /// Messages that were handed out by the brokers and are not done.
+    pub fn in_flight(&self) -> usize {
+        lock(&self.consumer.context().offsets).in_flight()
+    }
+}
+
 #[async_trait]
 impl ChangeFeed for KafkaFeed {
     async fn next(&self) -> Option<FeedMessage> {
-        self.messages.lock().await.recv().await
+        self.messages.lock().await.recv().await.map(|(message, _)| message)
     }
 
     fn done(&self, positions: &[Position]) {
@@ -357,6 +378,8 @@ struct FeedContext {
     offsets: Arc<Mutex<Offsets>>,
     /// Partitions whose position seems to be gone, each with whether all its messages were handed out then.
     doubts: Mutex<BTreeMap<(String, i32), bool>>,
+    /// Whether partitions are paused, as too much waits.
+    is_full: AtomicBool,
 }
 
 impl ClientContext for FeedContext {
@@ -400,11 +423,14 @@ impl ConsumerContext for FeedContext {
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        // A partition that was paused when it was revoked would come back paused.
-        if let Rebalance::Assign(assigned) = rebalance
-            && let Err(error) = consumer.resume(assigned)
-        {
-            tracing::warn!(%error, "assigned partitions cannot be resumed");
+        let Rebalance::Assign(assigned) = rebalance else { return };
+        // A partition that was paused when it was revoked comes back paused, and any other one flows.
+        let outcome = match self.is_full.load(Ordering::Relaxed) {
+            true => consumer.pause(assigned),
+            false => consumer.resume(assigned),
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "assigned partitions cannot be paused or resumed");
         }
     }
 

@@ -13,6 +13,7 @@ pub mod kafka;
 pub mod memory;
 pub mod offsets;
 mod positions;
+mod waiting;
 
 /// Position of a message in the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! A form whose XML is missing then, or cannot be read, is published without answers and as incomplete: its row keeps those that it has.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,23 +14,24 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use lake_hq::document_rules::{self, Disposition};
 use lake_hq::documents::form;
-use lake_hq::source::{Blob, BlobReference, FormRows, Observation, ReadFrom, answer_bytes_max};
+use lake_hq::source::{Blob, BlobReference, FormRows, Observation, ReadFrom, Wanted};
 use lake_hq::xform::{self, FormXmlError};
+use lake_shared::byte_budget::Reservation;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Kind;
 use lake_shared::quarantine::Reason;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::{Changes, Fetched, FetchedDocument, LackingPart, wanted};
-use crate::fetcher::budget::Reservation;
 use crate::fetcher::{Fetcher, NotFetched, Stopping, unless_stopping};
 use crate::metric_names;
 
 /// Blobs that one batch reads at the same time; the store caps the total.
 const BLOBS_AT_ONCE: usize = 16;
 
-/// A form takes about so many times the size of its XML while it is made into a document: the XML as it came and expanded, its elements, the document.
+/// A form takes about so many times the size of its XML while it is made into a document: the XML as it came and expanded, its elements, the text of
+/// the document while it grows.
 const SIZE_IN_WORK: usize = 8;
 /// And at least so many bytes.
 const SIZE_IN_WORK_LEAST: usize = 64 << 10;
@@ -53,12 +55,10 @@ impl Fetcher {
         mut changes: Changes,
         shutdown: &CancellationToken,
     ) -> Result<(), NotFetched> {
-        let (database, wanted) = (&self.hq.database, wanted(&changes));
-        let mut room = unless_stopping(self.rows_budget.reserve(answer_bytes_max(wanted.len())), shutdown).await?;
-        let started = Instant::now();
-        let observations = self.until_answered(shutdown, || database.latest_forms(&wanted)).await?;
+        let (database, started) = (&self.hq.database, Instant::now());
+        let read = |wanted: Arc<[Wanted]>| async move { database.latest_forms(&wanted).await };
+        let (observations, _room) = self.read_rows(wanted(&changes), FormRows::memory, read, shutdown).await?;
         metrics::histogram!(metric_names::READ_SECONDS, "kind" => Kind::Form.name()).record(started.elapsed());
-        room.shrink(observations.iter().filter_map(|one| one.rows.as_ref()).map(FormRows::memory).sum());
         let mut done = DoneForms::default();
         let mut missing = self.make_documents(observations, &changes, &mut done, shutdown).await?;
         while !missing.is_empty() {
@@ -192,9 +192,9 @@ impl Fetcher {
         }
         self.add(fetched, Kind::Form, changes, &observation.id, observation.observed_us, disposition, || {
             let Some(rows) = &observation.rows else { return FetchedDocument::default() };
-            let (form_object, lacking) = xml.form_object();
-            let read = FetchedDocument::from(form::read(rows, form_object));
-            FetchedDocument { lacking: lacking.or(read.lacking), ..read }
+            let (answers, lacking) = xml.answers();
+            let read = FetchedDocument::from(form::read_without_answers(rows));
+            FetchedDocument { answers: Some(answers), lacking: lacking.or(read.lacking), ..read }
         });
     }
 }
@@ -231,11 +231,14 @@ pub(crate) enum FormXml {
 }
 
 impl FormXml {
-    /// The `form` object, and why it lacks the answers.
-    pub(crate) fn form_object(&self) -> (Map<String, Value>, Option<LackingPart>) {
-        let lacking = |reason, detail, payload| (Map::new(), Some(LackingPart { reason, detail, payload }));
+    /// The beginning of the document's text, which is the member `form`, and why it lacks the answers. Written at once: as a map of values, the
+    /// answers would take several times as much memory.
+    pub(crate) fn answers(&self) -> (Vec<u8>, Option<LackingPart>) {
+        const BEGINNING: &[u8] = b"{\"form\":";
+        let none = || [BEGINNING, b"{}"].concat();
+        let lacking = |reason, detail, payload| (none(), Some(LackingPart { reason, detail, payload }));
         match self {
-            Self::NotNeeded => (Map::new(), None),
+            Self::NotNeeded => (none(), None),
             Self::Missing => {
                 let detail = "no store has its XML; restore the blob, or name the store that has it in hq.blobs.stores, \
                               then save the form in HQ again";
@@ -247,16 +250,15 @@ impl FormXml {
                 );
                 lacking(Reason::FormXmlTooLarge, detail, Bytes::new())
             }
-            Self::Found(xml) => match xform::form_json(xml) {
-                Ok(form) => (form, None),
-                Err(error) => {
-                    let reason = match error {
-                        FormXmlError::Raises { .. } => Reason::FormXmlRaises,
-                        FormXmlError::NotWellFormed { .. } => Reason::FormXmlNotWellFormed,
-                    };
-                    lacking(reason, Chain(&error).to_string(), xml.clone())
-                }
-            },
+            Self::Found(xml) => {
+                let mut text = BEGINNING.to_vec();
+                let Err(error) = xform::write_form_json(xml, &mut text) else { return (text, None) };
+                let reason = match error {
+                    FormXmlError::Raises { .. } => Reason::FormXmlRaises,
+                    FormXmlError::NotWellFormed { .. } => Reason::FormXmlNotWellFormed,
+                };
+                lacking(reason, Chain(&error).to_string(), xml.clone())
+            }
         }
     }
 }

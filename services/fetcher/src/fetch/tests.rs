@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lake_hq::documents::case::CaseOptions;
-use lake_hq::source::{ReadFrom, SourceError};
+use lake_hq::source::{HqDatabase, ReadFrom, SourceError};
 use lake_proto::queue::v1::{Quarantined, RecordBatch};
 use lake_shared::wire;
 use lake_simulated_hq::memory_hq::MemoryHq;
@@ -170,8 +170,8 @@ async fn hq_is_told_what_changed_when_and_what_was_deleted() {
     let mut wanted = wanted.clone();
     wanted.sort_by(|one, other| one.id.cmp(&other.id));
     let expected = [
-        Wanted { id: "a".into(), changed_us: 7, deleted: false },
-        Wanted { id: "b".into(), changed_us: 0, deleted: true },
+        Wanted { id: "a".into(), changed_us: 7, deleted: false, alone: false },
+        Wanted { id: "b".into(), changed_us: 0, deleted: true, alone: false },
     ];
     assert_eq!(wanted, expected);
 }
@@ -306,9 +306,9 @@ async fn the_locations_of_a_renamed_type_come_again() {
 
 #[test]
 fn xml_above_the_limit_has_a_reason_of_its_own() {
-    let (form, lacking) = forms::FormXml::TooLarge { size_max: 77 }.form_object();
+    let (answers, lacking) = forms::FormXml::TooLarge { size_max: 77 }.answers();
     let lacking = lacking.unwrap();
-    assert_eq!((form.len(), lacking.reason), (0, Reason::FormXmlTooLarge));
+    assert_eq!((&*answers, lacking.reason), (&b"{\"form\":{}"[..], Reason::FormXmlTooLarge));
     assert!(lacking.detail.contains("hq.blobs.size_max_bytes = 77"), "{}", lacking.detail);
 }
 

@@ -15,6 +15,14 @@ pub fn to_json(rows: &FormRows, data: Map<String, Value>) -> Result<Map<String, 
     read(rows, data).whole()
 }
 
+/// The same without what JSON columns say that cannot be read, and without the member `form`: its text can be written at once, and large ones are
+/// better not held as values.
+pub fn read_without_answers(rows: &FormRows) -> ReadDocument {
+    let mut read = read(rows, Map::new());
+    read.members.remove("form");
+    read
+}
+
 /// The same without what JSON columns say that cannot be read.
 pub fn read(rows: &FormRows, data: Map<String, Value>) -> ReadDocument {
     let form = &rows.form;

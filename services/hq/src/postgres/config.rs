@@ -172,7 +172,6 @@ impl HqPostgresConfig {
             transactions: self.transactions,
             ledger_values: self.ledger_values,
             form_attachments: self.form_attachments,
-            record_bytes_max: self.record_bytes_max.max(1),
         }
     }
 
@@ -214,7 +213,7 @@ mod defaults {
     }
 
     pub fn record_bytes_max() -> usize {
-        48 << 20
+        crate::source::RECORD_BYTES_MAX
     }
 }
 

@@ -76,7 +76,7 @@ impl PostgresHq {
             true => vec!["main".to_owned()],
             false => config.shards.iter().map(|shard| shard.name.clone()).collect(),
         };
-        let shards = Shards::new(Routing::new(names, map), shards).await?;
+        let shards = Shards::new(Routing::new(names, map), shards, config.record_bytes_max.max(1)).await?;
         Ok(Self { main, locations, shards, turns })
     }
 
@@ -88,6 +88,10 @@ impl PostgresHq {
 
 #[async_trait]
 impl HqDatabase for PostgresHq {
+    fn record_bytes_max(&self) -> usize {
+        self.shards.record_bytes_max()
+    }
+
     async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {
         self.shards.read(Asked::From(from, ids)).await
     }

@@ -7,11 +7,9 @@ use serde_json::Value;
 
 use super::database::{Database, Snapshot};
 use super::key::Key;
-use super::memory::Memory;
+use super::memory::{AnswerRoom, Memory};
 use super::tables::{Table, TableNeed, columns_of, find_tables};
-use crate::source::{
-    BlobReference, CaseRows, Columns, FormRows, Hindrance, Observation, SourceError, answer_bytes_max,
-};
+use crate::source::{BlobReference, CaseRows, Columns, FormRows, Hindrance, Observation, SourceError};
 
 const CASE: &str = "form_processor_commcarecasesql";
 const INDEX: &str = "form_processor_commcarecaseindexsql";
@@ -56,8 +54,6 @@ pub(super) struct Extent {
     pub ledger_values: bool,
     /// All blobs of forms, not only their XML.
     pub form_attachments: bool,
-    /// Most bytes of memory that the rows of a single case or form may take.
-    pub record_bytes_max: usize,
 }
 
 impl Extent {
@@ -168,13 +164,17 @@ impl Records {
 
     /// Reads cases; `None` where the database is a replica that cannot tell how new it is. The transactions of a single case come in pages,
     /// so that it can be read however many there are.
-    pub async fn cases(&self, ids: &[String]) -> Result<Option<Vec<Observation<CaseRows>>>, SourceError> {
+    pub async fn cases(
+        &self,
+        ids: &[String],
+        room: &AnswerRoom,
+    ) -> Result<Option<Vec<Observation<CaseRows>>>, SourceError> {
         if ids.len() != 1 {
-            return self.read_cases(ids, None).await;
+            return self.read_cases(ids, None, room).await;
         }
-        match self.read_cases(ids, Some(PAGE_ROWS)).await {
+        match self.read_cases(ids, Some(PAGE_ROWS), room).await {
             Err(SourceError::AskLess { hindrance: Hindrance::TooSlow, .. }) => {
-                self.read_cases(ids, Some(SMALL_PAGE_ROWS)).await
+                self.read_cases(ids, Some(SMALL_PAGE_ROWS), room).await
             }
             other => other,
         }
@@ -184,6 +184,7 @@ impl Records {
         &self,
         ids: &[String],
         page_rows: Option<i64>,
+        room: &AnswerRoom,
     ) -> Result<Option<Vec<Observation<CaseRows>>>, SourceError> {
         let action = format!("read {} cases", ids.len());
         let (mut statements, mut looked_again) = (self.statements(), false);
@@ -193,8 +194,10 @@ impl Records {
                 snapshot.finish().await;
                 return Ok(None);
             };
-            match self.find_cases(&mut snapshot, &statements, ids, page_rows).await {
+            let mut memory = room.reading();
+            match self.find_cases(&mut snapshot, &statements, ids, page_rows, &mut memory).await {
                 Ok(found) => {
+                    memory.keep();
                     snapshot.finish().await;
                     self.database.note_look(READER, &Ok(()));
                     return Ok(Some(observations(ids, observed_us, found)));
@@ -212,11 +215,11 @@ impl Records {
         statements: &Statements,
         ids: &[String],
         page_rows: Option<i64>,
+        memory: &mut Memory<'_>,
     ) -> Result<HashMap<String, CaseRows>, SourceError> {
         let asked = storable(ids);
-        let mut memory = self.memory(ids);
         let mut found: HashMap<String, CaseRows> = HashMap::with_capacity(asked.len());
-        read_by(snapshot, &statements.case, &asked, "case_id", &mut memory, |id, case| {
+        read_by(snapshot, &statements.case, &asked, "case_id", memory, |id, case| {
             let ledger_values = self.extent.ledger_values.then(Vec::new);
             found.insert(id, CaseRows { case, ledger_values, ..CaseRows::default() });
         })
@@ -231,20 +234,20 @@ impl Records {
             };
             match (page, page_rows) {
                 (Some(page), Some(rows)) => {
-                    read_pages(snapshot, page, &there[0], rows, &mut memory, take).await?;
+                    read_pages(snapshot, page, &there[0], rows, memory, take).await?;
                 }
-                _ => read_by(snapshot, sql, &there, "case_id", &mut memory, take).await?,
+                _ => read_by(snapshot, sql, &there, "case_id", memory, take).await?,
             }
         }
         Ok(found)
     }
 
-    fn memory(&self, ids: &[String]) -> Memory {
-        Memory::new(if ids.len() == 1 { self.extent.record_bytes_max } else { answer_bytes_max(ids.len()) })
-    }
-
     /// Reads forms; `None` where the database is a replica that cannot tell how new it is.
-    pub async fn forms(&self, ids: &[String]) -> Result<Option<Vec<Observation<FormRows>>>, SourceError> {
+    pub async fn forms(
+        &self,
+        ids: &[String],
+        room: &AnswerRoom,
+    ) -> Result<Option<Vec<Observation<FormRows>>>, SourceError> {
         let action = format!("read {} forms", ids.len());
         let (mut statements, mut looked_again) = (self.statements(), false);
         loop {
@@ -253,8 +256,10 @@ impl Records {
                 snapshot.finish().await;
                 return Ok(None);
             };
-            match self.find_forms(&mut snapshot, &statements, ids).await {
+            let mut memory = room.reading();
+            match self.find_forms(&mut snapshot, &statements, ids, &mut memory).await {
                 Ok(found) => {
+                    memory.keep();
                     snapshot.finish().await;
                     self.database.note_look(READER, &Ok(()));
                     return Ok(Some(observations(ids, observed_us, found)));
@@ -271,11 +276,11 @@ impl Records {
         snapshot: &mut Snapshot<'_>,
         statements: &Statements,
         ids: &[String],
+        memory: &mut Memory<'_>,
     ) -> Result<HashMap<String, FormRows>, SourceError> {
         let asked = storable(ids);
-        let mut memory = self.memory(ids);
         let mut found: HashMap<String, FormRows> = HashMap::with_capacity(asked.len());
-        read_by(snapshot, &statements.form, &asked, "form_id", &mut memory, |id, form| {
+        read_by(snapshot, &statements.form, &asked, "form_id", memory, |id, form| {
             let blobs = self.extent.form_attachments.then(Vec::new);
             found.insert(id, FormRows { form, blobs, ..FormRows::default() });
         })
@@ -284,13 +289,13 @@ impl Records {
         if there.is_empty() {
             return Ok(found);
         }
-        read_by(snapshot, &statements.operation, &there, "form_id", &mut memory, |id, operation| {
+        read_by(snapshot, &statements.operation, &there, "form_id", memory, |id, operation| {
             if let Some(rows) = found.get_mut(&id) {
                 rows.operations.push(operation);
             }
         })
         .await?;
-        read_by(snapshot, &statements.blob, &there, "parent_id", &mut memory, |id, blob| {
+        read_by(snapshot, &statements.blob, &there, "parent_id", memory, |id, blob| {
             if let Some(rows) = found.get_mut(&id) {
                 put_blob(rows, blob);
             }
@@ -396,7 +401,7 @@ async fn read_by(
     sql: &Arc<str>,
     ids: &[String],
     column: &'static str,
-    memory: &mut Memory,
+    memory: &mut Memory<'_>,
     mut take: impl FnMut(String, Columns) + Send,
 ) -> Result<(), SourceError> {
     snapshot
@@ -417,7 +422,7 @@ async fn read_pages(
     sql: &Arc<str>,
     case_id: &str,
     page_rows: i64,
-    memory: &mut Memory,
+    memory: &mut Memory<'_>,
     mut take: impl FnMut(String, Columns) + Send,
 ) -> Result<(), SourceError> {
     let mut after = ("-infinity".to_owned(), 0);

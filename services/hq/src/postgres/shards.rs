@@ -17,16 +17,18 @@ use futures::future::{try_join, try_join_all};
 use lake_shared::secret::Secret;
 
 use super::database::{Database, Limits, Role};
+use super::memory::AnswerRoom;
 use super::records::{Extent, Records};
 use super::routing::Routing;
 use crate::document_rules::{self, Disposition};
 use crate::pace::Turns;
-use crate::source::{CaseRows, FormRows, Observation, ReadFrom, SourceError, Wanted};
+use crate::source::{CaseRows, FormRows, Observation, ReadFrom, SourceError, Wanted, answer_bytes_max};
 
 /// All databases with cases and forms, and how ids are routed to them.
 pub(super) struct Shards {
     routing: Routing,
     shards: Vec<Shard>,
+    record_bytes_max: usize,
 }
 
 /// One database with cases and forms.
@@ -42,6 +44,17 @@ pub(super) enum Asked<'a> {
     From(ReadFrom, &'a [String]),
     /// From whichever copy knows it.
     Latest(&'a [Wanted]),
+}
+
+impl Asked<'_> {
+    /// Most bytes of memory that the answer may take, where a record that is asked for alone may take so many.
+    fn bytes_max(&self, record_bytes_max: usize) -> usize {
+        match self {
+            Self::From(_, [_]) | Self::Latest([Wanted { alone: true, .. }]) => record_bytes_max,
+            Self::From(_, ids) => answer_bytes_max(ids.len()),
+            Self::Latest(wanted) => answer_bytes_max(wanted.len()),
+        }
+    }
 }
 
 impl Asked<'_> {
@@ -65,6 +78,7 @@ pub(super) trait Document: Sized + Send {
     fn read(
         records: &Records,
         ids: &[String],
+        room: &AnswerRoom,
     ) -> impl Future<Output = Result<Option<Vec<Observation<Self>>>, SourceError>> + Send;
 
     /// What the rows mean.
@@ -72,8 +86,12 @@ pub(super) trait Document: Sized + Send {
 }
 
 impl Document for CaseRows {
-    async fn read(records: &Records, ids: &[String]) -> Result<Option<Vec<Observation<Self>>>, SourceError> {
-        records.cases(ids).await
+    async fn read(
+        records: &Records,
+        ids: &[String],
+        room: &AnswerRoom,
+    ) -> Result<Option<Vec<Observation<Self>>>, SourceError> {
+        records.cases(ids, room).await
     }
 
     fn disposition(&self) -> Disposition {
@@ -82,8 +100,12 @@ impl Document for CaseRows {
 }
 
 impl Document for FormRows {
-    async fn read(records: &Records, ids: &[String]) -> Result<Option<Vec<Observation<Self>>>, SourceError> {
-        records.forms(ids).await
+    async fn read(
+        records: &Records,
+        ids: &[String],
+        room: &AnswerRoom,
+    ) -> Result<Option<Vec<Observation<Self>>>, SourceError> {
+        records.forms(ids, room).await
     }
 
     fn disposition(&self) -> Disposition {
@@ -116,8 +138,9 @@ impl Shard {
 }
 
 impl Shards {
-    /// Checks a few rows of each database. One that is a replica of another shard is not used.
-    pub async fn new(routing: Routing, mut shards: Vec<Shard>) -> Result<Self, SourceError> {
+    /// Checks a few rows of each database. One that is a replica of another shard is not used. `record_bytes_max`: most bytes of memory that the
+    /// rows of a record may take which is asked for alone.
+    pub async fn new(routing: Routing, mut shards: Vec<Shard>, record_bytes_max: usize) -> Result<Self, SourceError> {
         if routing.is_by_hash() {
             for (shard_index, shard) in shards.iter_mut().enumerate() {
                 let (primary, replica) = try_join(shard.primary.some_ids(), async {
@@ -134,7 +157,12 @@ impl Shards {
                 }
             }
         }
-        Ok(Self { routing, shards })
+        Ok(Self { routing, shards, record_bytes_max })
+    }
+
+    /// Most bytes of memory that the rows of a record may take which is asked for alone.
+    pub fn record_bytes_max(&self) -> usize {
+        self.record_bytes_max
     }
 
     /// All copies of all databases.
@@ -166,9 +194,12 @@ impl Shards {
     }
 
     async fn read_once<T: Document>(&self, asked: Asked<'_>) -> Result<Vec<Observation<T>>, SourceError> {
+        let bytes_max = asked.bytes_max(self.record_bytes_max);
+        // What the second try brings takes the place of what the first one had.
+        let (room, room_again) = (AnswerRoom::new(bytes_max), &AnswerRoom::new(bytes_max));
         let (of_replicas, of_primaries) = asked.ids();
         let mut later = self.routing.route(of_primaries.into_iter());
-        let mut seen = self.read_first(self.routing.route(of_replicas.into_iter()), &mut later).await?;
+        let mut seen = self.read_first(self.routing.route(of_replicas.into_iter()), &mut later, &room).await?;
         if let Asked::Latest(wanted) = asked {
             let again = seen.take_outdated(wanted);
             for (shard_index, ids) in self.routing.route(again.iter()).into_iter().enumerate() {
@@ -179,7 +210,7 @@ impl Shards {
         }
         let reads = later.iter().enumerate().filter(|(_, ids)| !ids.is_empty()).map(async |(shard_index, ids)| {
             let shard = &self.shards[shard_index];
-            let observations = T::read(&shard.primary, ids).await?.ok_or_else(|| shard.no_clock())?;
+            let observations = T::read(&shard.primary, ids, room_again).await?.ok_or_else(|| shard.no_clock())?;
             Ok::<_, SourceError>((shard_index, observations))
         });
         for (shard_index, observations) in try_join_all(reads).await? {
@@ -195,6 +226,7 @@ impl Shards {
         &self,
         ids: Vec<Vec<String>>,
         later: &mut [Vec<String>],
+        room: &AnswerRoom,
     ) -> Result<Seen<T>, SourceError> {
         let mut reads = Vec::new();
         for (shard_index, mut ids) in ids.into_iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
@@ -203,7 +235,7 @@ impl Shards {
                 ids.append(&mut later[shard_index]);
             }
             reads.push(async move {
-                let observations = match T::read(shard.replica.as_ref().unwrap_or(&shard.primary), &ids).await {
+                let observations = match T::read(shard.replica.as_ref().unwrap_or(&shard.primary), &ids, room).await {
                     // A replica gives up long reads that are in the way of its replay, and may be damaged: the primary has the last word.
                     Err(SourceError::AskLess { .. }) if ids.len() == 1 && shard.replica.is_some() => None,
                     other => other?,
@@ -371,7 +403,7 @@ mod tests {
             [(true, 9, true), (true, 5, false), (true, 0, false), (false, 9, false)]
         {
             let mut seen = seen([answer(0, on_replica, observation(5, OLD))]);
-            let wanted = [Wanted { id: "c".into(), changed_us, deleted: false }];
+            let wanted = [Wanted { id: "c".into(), changed_us, deleted: false, alone: false }];
             assert_eq!(!seen.take_outdated(&wanted).is_empty(), outdated, "{on_replica} {changed_us}");
             // The primary is asked only then; it does not have it any more.
             if outdated {
@@ -384,7 +416,7 @@ mod tests {
     #[test]
     fn what_primaries_said_stays_when_a_replica_is_outdated() {
         let mut seen = seen([answer(0, true, observation(5, NEW)), answer(1, false, observation(6, OLD))]);
-        let wanted = [Wanted { id: "c".into(), changed_us: 9, deleted: false }];
+        let wanted = [Wanted { id: "c".into(), changed_us: 9, deleted: false, alone: false }];
         assert_eq!(seen.take_outdated(&wanted), ["c"]);
         seen.add(answer(0, false, observation(10, None)));
         assert_eq!(seen.into_observations(), [observation(6, OLD)]);

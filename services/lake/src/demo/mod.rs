@@ -179,12 +179,15 @@ impl Stage {
         bar.finish();
     }
 
-    /// Plays four turns a second, without end, and prints a line every 20 turns.
+    /// Plays four turns a second, without end, and prints a line every 20 turns. While too much is on its way into the lake, nothing happens.
     async fn live_on(&mut self, metastore: &dyn Metastore) {
         let mut quarter_second = tokio::time::interval(Duration::from_millis(250));
         let mut turns = 0_u64;
         loop {
             quarter_second.tick().await;
+            if self.feed.unfinished() > AHEAD_MAX {
+                continue;
+            }
             let turn = self.life.turn();
             self.apply(&turn);
             turns += 1;

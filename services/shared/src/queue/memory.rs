@@ -44,13 +44,13 @@ pub struct MemoryQueueOptions {
 }
 
 impl Default for MemoryQueueOptions {
-    /// 64 MiB a message, 8 MiB a batch, 10,000 messages and 256 MiB a stream, two minutes, 1,000 broadcasts.
+    /// 64 MiB a message, 8 MiB a batch, 10,000 messages and 64 MiB a stream, two minutes, 1,000 broadcasts.
     fn default() -> Self {
         Self {
             payload_size_max: 64 << 20,
             message_size_max: 8 << 20,
             messages_held_max: 10_000,
-            bytes_held_max: 256 << 20,
+            bytes_held_max: 64 << 20,
             dedupe_window: Duration::from_secs(120),
             broadcasts_held_max: 1_000,
         }

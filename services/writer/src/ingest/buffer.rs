@@ -136,6 +136,8 @@ pub(super) struct IngestBuffer {
     quarantining: BufferSize,
     /// All messages that are not answered: waiting, being committed, on their way to quarantine.
     size: BufferSize,
+    /// Bytes that a message wants for which there is no room yet.
+    wanted: usize,
     /// Until then messages that were handed out often are committed alone.
     suspicious_until: Option<Instant>,
 }
@@ -202,12 +204,27 @@ impl IngestBuffer {
 
     /// Whether nothing more may be taken from the queue.
     pub(super) fn is_full(&self, options: &IngestOptions) -> bool {
-        self.size.fills(BufferSize::room(options))
+        self.wanted > 0 || self.size.fills(BufferSize::room(options))
     }
 
     /// Whether so much is held that failing spaces must make room.
     fn is_tight(&self, options: &IngestOptions) -> bool {
-        self.size.fills(BufferSize::room(options).part(2))
+        self.wanted > 0 || self.size.fills(BufferSize::room(options).part(2))
+    }
+
+    /// Whether a message may be decoded that takes so many bytes; if not, what is held makes room for it. Spaces that cannot be committed keep
+    /// up to three quarters of the room, so no message waits for more than the rest.
+    pub(super) fn has_room_for(&mut self, bytes: usize, options: &IngestOptions) -> bool {
+        let room = BufferSize::room(options);
+        let wanted = bytes.min(room.part(SHARE).bytes);
+        let fits = self.size.messages == 0 || self.size.bytes.saturating_add(wanted) <= room.bytes;
+        self.wanted = if fits { 0 } else { wanted };
+        fits
+    }
+
+    /// The message that waited for room is not to be decoded any more.
+    pub(super) fn wants_no_room(&mut self) {
+        self.wanted = 0;
     }
 
     /// Adds a message to those of its space.

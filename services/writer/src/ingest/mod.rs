@@ -3,8 +3,9 @@
 //! Rows are gathered per space and committed when enough have come or the oldest has waited long enough. Different spaces are
 //! committed in parallel, one space never overlaps with itself. A message is acknowledged after everything in it is committed (or
 //! safe in quarantine); until then the queue is told that it is being worked on. What is held in memory is bounded: above the bound
-//! nothing more is taken from the queue. A space that cannot be committed is tried again for ever, and does not stop the others: see
-//! `buffer.rs`. A running ingest can be asked what it holds, and be paused: see [`control`].
+//! nothing more is taken from the queue, and a message is decoded only when there is room for what it says of its size. A space that
+//! cannot be committed is tried again for ever, and does not stop the others: see `buffer.rs`. A running ingest can be asked what it
+//! holds, and be paused: see [`control`].
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use lake_shared::panics;
 use lake_shared::quarantine::QuarantineEntry;
 use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, QueueError, Receipt, Stream};
 use lake_shared::retry::{Backoff, milliseconds};
+use lake_shared::wire;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -88,6 +90,9 @@ const DURABLE_NAME: &str = "writer";
 /// `in_flight_max` alone the messages of a space that cannot be committed would use it up, and nothing else would be handed out.
 const UNACKNOWLEDGED_SHARE: usize = 8;
 
+/// A message takes about so many times what it has decompressed while it is decoded: the stream of its rows, and the rows.
+const SIZE_IN_WORK: usize = 2;
+
 /// When a malformed message comes again that cannot be quarantined now, as too many others are on their way to quarantine.
 const MALFORMED_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
@@ -114,6 +119,7 @@ pub async fn run(
     let flush = Flush { queue, store, shutdown: shutdown.clone(), progress_every: options.progress_every() };
     let ingest = Ingest {
         buffer: IngestBuffer::of_new_process(Instant::now()),
+        undecoded: None,
         jobs: JoinSet::new(),
         paused_at: (paused != Paused::default()).then(Instant::now),
         paused,
@@ -141,6 +147,8 @@ enum FinishedJob {
 
 struct Ingest {
     buffer: IngestBuffer,
+    /// A message that was taken from the queue and for which there was no room yet.
+    undecoded: Option<Delivery>,
     jobs: JoinSet<FinishedJob>,
     paused: Paused,
     /// When something was paused last.
@@ -165,6 +173,7 @@ impl Ingest {
         let mut progress = tokio::time::interval(self.options.progress_every());
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.decode_waiting();
             self.give_back_paused();
             self.start_due();
             self.answer_pauses();
@@ -172,7 +181,7 @@ impl Ingest {
                 return Ok(());
             }
             let may_read = !self.stopping && !self.paused.everything && self.read_again_at.is_none();
-            let pulling = may_read && !self.buffer.is_full(&self.options);
+            let pulling = may_read && self.undecoded.is_none() && !self.buffer.is_full(&self.options);
             let wake = [self.buffer.next_due(&self.options), self.read_again_at].into_iter().flatten().min();
             tokio::select! {
                 () = shutdown.cancelled(), if !self.stopping => self.stopping = true,
@@ -184,6 +193,11 @@ impl Ingest {
                 Some(request) = requests.recv() => self.answer(request),
                 _ = progress.tick() => {
                     self.make_room();
+                    if let Some(delivery) = &self.undecoded
+                        && let Err(error) = delivery.receipt.in_progress().await
+                    {
+                        tracing::debug!(%error, "queue cannot be told of progress; the message may come twice");
+                    }
                     self.buffer.in_progress(self.options.progress_every()).await;
                 }
             }
@@ -277,7 +291,23 @@ impl Ingest {
         }
     }
 
+    /// Decodes the message that waits for room, if there is room now. At the end it goes back to the queue.
+    fn decode_waiting(&mut self) {
+        let Some(delivery) = self.undecoded.take() else { return };
+        if self.stopping {
+            self.buffer.wants_no_room();
+            return self.retry(delivery.receipt, Duration::ZERO);
+        }
+        self.delivered(delivery);
+    }
+
     fn delivered(&mut self, delivery: Delivery) {
+        let bytes = wire::decoded_size(&delivery.payload).saturating_mul(SIZE_IN_WORK);
+        if !self.buffer.has_room_for(bytes, &self.options) {
+            self.make_room();
+            self.undecoded = Some(delivery);
+            return;
+        }
         match decode::decode(&delivery) {
             Decoded::Rows(batch, bytes) => {
                 let message = BufferedMessage::new(batch, bytes, delivery.receipt).with_attempts(delivery.attempts);
@@ -339,12 +369,17 @@ impl Ingest {
                 FinishedJob::Quarantined(bytes)
             });
         } else {
-            self.jobs.spawn(async move {
-                if let Err(error) = receipt.retry(MALFORMED_AGAIN_AFTER).await {
-                    tracing::debug!(%error, "queue cannot be told when the message is to come again");
-                }
-                FinishedJob::GivenBack
-            });
+            self.retry(receipt, MALFORMED_AGAIN_AFTER);
         }
+    }
+
+    /// Has the queue hand a message out again.
+    fn retry(&mut self, receipt: Box<dyn Receipt>, after: Duration) {
+        self.jobs.spawn(async move {
+            if let Err(error) = receipt.retry(after).await {
+                tracing::debug!(%error, "queue cannot be told when the message is to come again");
+            }
+            FinishedJob::GivenBack
+        });
     }
 }

@@ -4,6 +4,7 @@
 mod buffer;
 mod decode;
 mod pause;
+mod room;
 mod trouble;
 mod unexplained;
 

@@ -38,6 +38,9 @@ pub(super) struct Downtime {
     pub(super) refuses: AtomicBool,
     /// Whether the location tree of the domain `stuck` cannot be read, and nothing is answered about the user `slow`.
     pub(super) is_stuck: AtomicBool,
+    /// Questions about users whose names begin with `slow`, now and at most at the same time.
+    pub(super) slow_now: AtomicUsize,
+    pub(super) slow_most: AtomicUsize,
 }
 
 #[async_trait]
@@ -54,6 +57,13 @@ impl Script for Downtime {
                 while self.is_stuck.load(Ordering::SeqCst) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
+                Ok(())
+            }
+            Question::UserLocations(ids) if ids.iter().any(|id| id.starts_with("slow")) => {
+                let now = self.slow_now.fetch_add(1, Ordering::SeqCst) + 1;
+                self.slow_most.fetch_max(now, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                self.slow_now.fetch_sub(1, Ordering::SeqCst);
                 Ok(())
             }
             _ => Ok(()),

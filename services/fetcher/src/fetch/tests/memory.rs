@@ -54,6 +54,44 @@ async fn most_held(forms: usize, held_bytes_max: usize) -> usize {
     hq.script.asked.lock().unwrap().1
 }
 
+/// An HQ with one case that is too large to be read with others. Notes how much memory is set aside when it is asked for.
+#[derive(Default)]
+struct HeavyCase {
+    fetcher: std::sync::OnceLock<Arc<Fetcher>>,
+    held: Mutex<Vec<(bool, usize)>>,
+}
+
+#[async_trait]
+impl Script for HeavyCase {
+    async fn before(&self, question: &Question, _: &MemoryHq) -> Result<(), SourceError> {
+        let Question::LatestCases(wanted) = question else { return Ok(()) };
+        let alone = wanted.iter().any(|one| one.alone);
+        self.held.lock().unwrap().push((alone, self.fetcher.get().unwrap().rows_budget.held()));
+        match alone {
+            true => Ok(()),
+            false => {
+                let (action, reason) = ("read cases".to_owned(), "their rows are too large".to_owned());
+                Err(SourceError::AskLess { action, hindrance: Hindrance::TooLarge, reason })
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_is_large_is_read_when_the_memory_of_a_large_one_is_set_aside() {
+    let hq = ScriptedHq::new(HeavyCase::default());
+    hq.memory.change(&[case("heavy", "d", false)]);
+    let (queue, take) = (Arc::<RecordingQueue>::default(), TakeConfig::EVERYTHING);
+    let to = Arc::<RecordingQueue>::clone(&queue);
+    let fetcher = Arc::new(Fetcher::new(hq.hq(), to, take, CaseOptions::default(), FetchOptions::default()));
+    assert!(hq.script.fetcher.set(Arc::clone(&fetcher)).is_ok());
+    let changes = Changes::from([("heavy".to_owned(), change(&["d"], false))]);
+    let left = fetcher.fetch(Kind::Case, changes, &CancellationToken::new()).await.unwrap();
+    assert_eq!((left.len(), published(&queue), fetcher.rows_budget.held()), (0, 1, 0));
+    let asked = hq.script.held.lock().unwrap().clone();
+    assert_eq!(asked, [(false, answer_bytes_max(1)), (true, hq.record_bytes_max())]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn large_forms_are_published_before_more_are_read_than_there_is_memory_for() {
     // Half of the memory is for XML; a form takes eight times its size in work, twice when it waits.

@@ -3,7 +3,7 @@
 //! A request asks for some messages, stays open for a while and is answered by messages and by status lines; while nothing
 //! comes, the server sends heartbeats, so a dead connection is noticed. Messages that are asked for ahead wait here, and
 //! their acknowledgement time-out runs: the window follows the pace of the caller, and what waited for too long is left to
-//! the server, which hands it out again.
+//! the server, which hands it out again. What waits is bounded by bytes, too: each request says how many it may bring.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -25,6 +25,12 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 const SILENCE_MAX: Duration = Duration::from_secs(9);
 /// Most messages that are asked for ahead.
 const WINDOW_MAX: usize = 64;
+/// A request may bring so many bytes, or the largest message where that is more: the server would never send one that does not fit.
+const REQUEST_BYTES_LEAST: usize = 4 << 20;
+/// Requests that may be open, or waiting to be handed out, at the same time: one is under way while the messages of others are worked on.
+const REQUESTS_AHEAD: usize = 3;
+/// Bytes of a message besides its payload, subjects and headers: more than there are.
+const ENVELOPE_BYTES: usize = 64 << 10;
 
 /// How many messages to ask for ahead.
 pub(super) struct Window {
@@ -66,10 +72,23 @@ enum PullReply {
     Message,
     /// The server is alive and has no message.
     Heartbeat,
-    /// A request ended with this many messages not sent; `None` if it does not say.
-    Ended(Option<usize>),
+    /// A request ended with this many messages and bytes not sent; `None` if it does not say.
+    Ended {
+        messages: Option<usize>,
+        bytes: Option<usize>,
+    },
     /// The consumer cannot be read any more in this way.
     Lost(String),
+}
+
+/// What the server says when a request ends in good order, besides that its time is over.
+const ENDINGS: [&str; 2] = ["Batch Completed", "Message Size Exceeds MaxBytes"];
+
+/// Bytes to ask for after a request of so many has ended with so many left: more where not even one message has fitted, which is from a time when the server
+/// took larger ones.
+fn request_bytes_after(request_bytes: usize, left: Option<usize>, ending: &str) -> usize {
+    let is_too_small = ending == ENDINGS[1] && left == Some(request_bytes);
+    if is_too_small { request_bytes.saturating_mul(2) } else { request_bytes }
 }
 
 fn pull_reply(message: &Message) -> PullReply {
@@ -78,10 +97,12 @@ fn pull_reply(message: &Message) -> PullReply {
         None | Some(StatusCode::OK) => PullReply::Message,
         Some(StatusCode::IDLE_HEARTBEAT) => PullReply::Heartbeat,
         Some(StatusCode::NO_RESPONDERS) => PullReply::Lost("the consumer does not exist or JetStream is away".into()),
-        Some(StatusCode::REQUEST_TERMINATED) if description != "Batch Completed" => PullReply::Lost(description),
+        Some(StatusCode::REQUEST_TERMINATED) if !ENDINGS.contains(&description.as_str()) => {
+            PullReply::Lost(description)
+        }
         Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND | StatusCode::REQUEST_TERMINATED) => {
-            let left = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
-            PullReply::Ended(left.and_then(|left| left.as_str().parse().ok()))
+            let left = |name: &str| message.headers.as_ref()?.get(name)?.as_str().parse().ok();
+            PullReply::Ended { messages: left("Nats-Pending-Messages"), bytes: left("Nats-Pending-Bytes") }
         }
         Some(status) => PullReply::Lost(format!("{status} {description}")),
     }
@@ -96,6 +117,10 @@ pub(super) struct Pull {
     inbox: String,
     /// Messages that open requests may still bring.
     asked: usize,
+    /// Bytes that they may still bring, about.
+    asked_bytes: usize,
+    /// Bytes that a request asks for.
+    request_bytes: usize,
     /// Messages, each with the earliest moment at which it can have come.
     waiting: VecDeque<(Instant, Message)>,
     emptied_at: Instant,
@@ -121,6 +146,8 @@ impl Pull {
             request_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{}.{durable_name}", stream.name()),
             inbox,
             asked: 0,
+            asked_bytes: 0,
+            request_bytes: request_bytes(connection.client.server_info().max_payload),
             waiting: VecDeque::new(),
             emptied_at: now,
             heard_at: now,
@@ -138,10 +165,11 @@ impl Pull {
             let status = *self.connection.status.borrow();
             if status.connects != self.connects {
                 // A server that was restarted has forgotten the requests.
-                (self.connects, self.asked) = (status.connects, 0);
+                (self.connects, self.asked, self.asked_bytes) = (status.connects, 0, 0);
+                self.request_bytes = request_bytes(self.connection.client.server_info().max_payload);
             }
             let ahead = self.asked + self.waiting.len();
-            if status.connected && ahead <= window / 2 {
+            if status.connected && ahead <= window / 2 && self.has_room() {
                 self.ask(window - ahead).await?;
             }
             if let Some((_, message)) = self.waiting.pop_front() {
@@ -177,10 +205,17 @@ impl Pull {
         }
     }
 
+    /// Whether what waits and what was asked for leaves room for one more request.
+    fn has_room(&self) -> bool {
+        let waiting: usize = self.waiting.iter().map(|(_, message)| message.length).sum();
+        waiting + self.asked_bytes <= (REQUESTS_AHEAD - 1) * self.request_bytes
+    }
+
     async fn ask(&mut self, count: usize) -> Result<(), String> {
         let count = count.max(1);
         let request = serde_json::json!({
             "batch": count,
+            "max_bytes": self.request_bytes,
             "expires": u64::try_from(REQUEST_OPEN.as_nanos()).unwrap_or(u64::MAX),
             "idle_heartbeat": u64::try_from(HEARTBEAT.as_nanos()).unwrap_or(u64::MAX),
         });
@@ -192,6 +227,7 @@ impl Pull {
             self.heard_at = Instant::now();
         }
         self.asked += count;
+        self.asked_bytes += self.request_bytes;
         Ok(())
     }
 
@@ -206,14 +242,24 @@ impl Pull {
 
     fn take(&mut self, message: Message) -> Result<(), String> {
         self.heard_at = Instant::now();
+        let ending = message.status.and(message.description.clone()).unwrap_or_default();
         match pull_reply(&message) {
             PullReply::Message => {
                 self.asked = self.asked.saturating_sub(1);
+                self.asked_bytes = self.asked_bytes.saturating_sub(message.length);
                 self.waiting.push_back((self.emptied_at, message));
             }
             PullReply::Heartbeat => {}
-            PullReply::Ended(left) => self.asked = self.asked.saturating_sub(left.unwrap_or(self.asked)),
+            PullReply::Ended { messages, bytes } => {
+                self.request_bytes = request_bytes_after(self.request_bytes, bytes, &ending);
+                self.asked = self.asked.saturating_sub(messages.unwrap_or(self.asked));
+                self.asked_bytes = self.asked_bytes.saturating_sub(bytes.unwrap_or(self.asked_bytes));
+            }
             PullReply::Lost(reason) => return Err(reason),
+        }
+        if self.asked == 0 {
+            // A request that brought all its messages ends without a word.
+            self.asked_bytes = 0;
         }
         Ok(())
     }
@@ -223,6 +269,11 @@ impl Pull {
         let fresh_for = self.fresh_for;
         self.waiting.retain(|(since, _)| since.elapsed() < fresh_for);
     }
+}
+
+/// Bytes that a request asks for, where the largest payload has so many.
+fn request_bytes(payload_size_max: usize) -> usize {
+    payload_size_max.saturating_add(ENVELOPE_BYTES).max(REQUEST_BYTES_LEAST)
 }
 
 impl Drop for Pull {
@@ -281,13 +332,24 @@ mod tests {
     #[test]
     fn status_lines_are_understood() {
         assert_eq!(pull_reply(&status(100, "Idle Heartbeat", None)), PullReply::Heartbeat);
-        assert_eq!(pull_reply(&status(408, "Request Timeout", Some("7"))), PullReply::Ended(Some(7)));
-        assert_eq!(pull_reply(&status(409, "Batch Completed", None)), PullReply::Ended(None));
+        let ended = |messages| PullReply::Ended { messages, bytes: None };
+        assert_eq!(pull_reply(&status(408, "Request Timeout", Some("7"))), ended(Some(7)));
+        assert_eq!(pull_reply(&status(409, "Batch Completed", None)), ended(None));
+        assert_eq!(pull_reply(&status(409, "Message Size Exceeds MaxBytes", Some("3"))), ended(Some(3)));
         assert!(
             matches!(pull_reply(&status(409, "Consumer Deleted", None)), PullReply::Lost(reason) if reason == "Consumer Deleted")
         );
         assert!(matches!(pull_reply(&status(503, "", None)), PullReply::Lost(_)));
         assert!(matches!(pull_reply(&status(400, "Bad Request", None)), PullReply::Lost(_)));
+    }
+
+    #[test]
+    fn a_message_that_fits_into_no_request_is_asked_for_with_more_bytes() {
+        assert_eq!(request_bytes(1 << 20), REQUEST_BYTES_LEAST);
+        assert_eq!(request_bytes(8 << 20), (8 << 20) + ENVELOPE_BYTES);
+        assert_eq!(request_bytes_after(100, Some(100), "Message Size Exceeds MaxBytes"), 200);
+        assert_eq!(request_bytes_after(100, Some(99), "Message Size Exceeds MaxBytes"), 100);
+        assert_eq!(request_bytes_after(100, Some(100), "Request Timeout"), 100);
     }
 
     #[test]

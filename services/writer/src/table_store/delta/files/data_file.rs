@@ -45,6 +45,15 @@ pub(crate) fn rows_at_once(columns: usize) -> usize {
     (CELLS_AT_ONCE / columns.max(1)).clamp(1, ROWS_AT_ONCE)
 }
 
+/// Bytes of new rows that are put together at once, about: fewer rows where they hold long texts.
+const GATHERED_BYTES_AT_ONCE: usize = 16 << 20;
+
+/// The same for new rows, which take so many bytes in all.
+pub(crate) fn new_rows_at_once(columns: usize, rows: usize, bytes: usize) -> usize {
+    let in_bytes = GATHERED_BYTES_AT_ONCE as u128 * rows as u128 / bytes.max(1) as u128;
+    rows_at_once(columns).min(usize::try_from(in_bytes).unwrap_or(usize::MAX)).max(1)
+}
+
 /// A data file of a table, as this process numbers it.
 #[derive(Clone, Debug)]
 pub(crate) struct DataFile {
@@ -259,23 +268,33 @@ pub(crate) async fn numbers(
     Ok(numbers)
 }
 
-/// Whole rows of a file, in its order and under the names of its columns. Of a large file only the pages that hold them are read.
+/// Whole rows of a file, in its order and under the names of its columns. Of a large file only the pages that hold them are read. `None` for
+/// several rows that take more than `bytes_max` of memory.
 pub(crate) async fn whole_rows(
     store: &Arc<dyn ObjectStore>,
     file: &DataFile,
     rows: &RoaringBitmap,
-) -> Result<RecordBatch, EngineError> {
+    bytes_max: usize,
+) -> Result<Option<RecordBatch>, EngineError> {
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
     let builder = builder_with(store, file, options).await?;
-    let batches = builder.with_row_selection(selection(rows)).with_batch_size(ROWS_AT_ONCE);
-    let batches = batches.build().map_err(EngineError::read_file)?;
-    let schema = Arc::clone(batches.schema());
-    let batches: Vec<RecordBatch> = batches.try_collect().await.map_err(EngineError::read_file)?;
+    let rows_at_once = ROWS_AT_ONCE.min(rows_in_memory(&builder, &ProjectionMask::all()));
+    let reading = builder.with_row_selection(selection(rows)).with_batch_size(rows_at_once);
+    let mut reading = reading.build().map_err(EngineError::read_file)?;
+    let schema = Arc::clone(reading.schema());
+    let (mut batches, mut bytes): (Vec<RecordBatch>, usize) = (Vec::new(), 0);
+    while let Some(batch) = reading.try_next().await.map_err(EngineError::read_file)? {
+        bytes = bytes.saturating_add(batch.get_array_memory_size());
+        if bytes > bytes_max && rows.len() > 1 {
+            return Ok(None);
+        }
+        batches.push(batch);
+    }
     let whole = concat_batches(&schema, &batches).map_err(EngineError::arrow)?;
     if whole.num_rows() as u64 != rows.len() {
         return Err(EngineError::corrupt(format!("file {} has fewer rows than the log says", file.path)));
     }
-    Ok(whole)
+    Ok(Some(whole))
 }
 
 fn selection(rows: &RoaringBitmap) -> RowSelection {
@@ -346,6 +365,14 @@ mod tests {
     use parquet::arrow::ArrowWriter;
 
     use super::*;
+
+    #[test]
+    fn new_rows_with_long_texts_are_put_together_a_few_at_a_time() {
+        assert_eq!(new_rows_at_once(20, 50_000, 50_000 * 2_000), ROWS_AT_ONCE, "as many as of any table");
+        assert_eq!(new_rows_at_once(20, 20_000, 20_000 * 50_000), 335);
+        assert_eq!(new_rows_at_once(20, 3, 3 << 30), 1);
+        assert_eq!(new_rows_at_once(2_000, 50_000, 0), rows_at_once(2_000));
+    }
 
     /// The rows of the batches that a file of so many rows comes in, each with a text of its own of so many characters.
     async fn batches(rows: usize, characters: usize, columns: Option<&[&str]>) -> Vec<usize> {

@@ -2,7 +2,7 @@
 
 use super::lake::{Cell, Lake, NewRow, ReadRow, batch, new_row, read_all, record_batch, small, space, tombstone};
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
-use crate::table_store::{SpaceBatch, TableRows, TableStore};
+use crate::table_store::{SpaceBatch, StoreError, TableRows, TableStore};
 
 /// A form without its answers.
 fn incomplete(id: &str, version_us: i64, cells: &[(&str, &str)]) -> NewRow {
@@ -27,6 +27,30 @@ async fn cell(lake: &Lake, id: &str, source: &str) -> String {
     let overflow: ReadRow =
         row.get("+_lake_overflow").map(|json| serde_json::from_str(json).unwrap()).unwrap_or_default();
     row.get(source).or(overflow.get(source)).cloned().unwrap_or_default()
+}
+
+/// Many incomplete rows whose answers are long, as when a second blob store was forgotten, are not completed all at once.
+#[tokio::test]
+async fn incomplete_rows_are_completed_in_halves_where_their_answers_are_long() {
+    let lake = Lake::new().await;
+    let store = lake.open(DeltaOptions { deletion_vectors: DeletionVectors::On, ..DeltaOptions::default() });
+    let (count, answer) = (200, "x".repeat(400_000));
+    let ids: Vec<String> = (0..count).map(|number| format!("f{number}")).collect();
+    for ids in ids.chunks(50) {
+        let rows = ids.iter().map(|id| new_row(id, 1, &[("/state", "1"), ("/form/q", &answer)])).collect();
+        store.apply(batch(&[("visit", rows)], vec![])).await.unwrap();
+    }
+    let without = |ids: &[String]| {
+        let rows = ids.iter().map(|id| incomplete(id, 2, &[("/state", "2")])).collect();
+        batch(&[("visit", rows)], vec![])
+    };
+    // What is refused so is halved until it fits, see ingest.
+    let refused = store.apply(without(&ids)).await.unwrap_err();
+    assert!(matches!(&refused, StoreError::BadRows { reason, .. } if reason.contains("of memory")), "{refused}");
+    for half in ids.chunks(50) {
+        store.apply(without(half)).await.unwrap();
+    }
+    assert_eq!((cell(&lake, "f7", "/state").await, cell(&lake, "f7", "/form/q").await), ("2".to_owned(), answer));
 }
 
 async fn check_what_stays(options: DeltaOptions) {

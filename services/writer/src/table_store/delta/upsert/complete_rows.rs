@@ -30,6 +30,9 @@ use crate::table_store::schema_plan::{LAKE_PREFIX, is_foreign};
 /// Source path of the month. It may come from what an incomplete row does not have.
 const MONTH_SOURCE: &str = "+month";
 
+/// Bytes of memory that rows may take which come from tables to complete those of one batch. Where it is more, the batch is applied in halves.
+const HELD_BYTES_MAX: usize = 64 << 20;
+
 /// Where the rows before stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Before {
@@ -67,10 +70,28 @@ impl Upserter {
             return Ok(None);
         }
         let mut completed = batch.clone();
+        let (mut held_rows, mut held_bytes) = (0, 0_usize);
         for ((before, (table, number)), mut pairs) in pairs {
             pairs.sort_unstable_by_key(|pair| pair.before);
             let fields = match before {
-                Before::Held(table, file) => self.held_fields(state, table, file, &pairs).await?,
+                Before::Held(table, file) => {
+                    let left = HELD_BYTES_MAX.saturating_sub(held_bytes);
+                    let fields = self.held_fields(state, table, file, &pairs, left).await?;
+                    held_rows += pairs.len();
+                    let bytes =
+                        |fields: &Fields| fields.iter().map(|(_, array)| array.get_array_memory_size()).sum::<usize>();
+                    held_bytes = held_bytes.saturating_add(fields.as_ref().map_or(HELD_BYTES_MAX, bytes));
+                    match fields {
+                        // A single one is completed, however large it is.
+                        Some(fields) if held_bytes <= HELD_BYTES_MAX || held_rows == 1 => fields,
+                        _ => {
+                            let reason = format!(
+                                "completed by what tables hold they take more than {HELD_BYTES_MAX} bytes of memory"
+                            );
+                            return Err(EngineError::BadRows(reason));
+                        }
+                    }
+                }
                 Before::Arrived(table, number) => {
                     let rows = taken(&batch.upserts[table].rows[number], pairs.iter().map(|pair| pair.before));
                     fields_of(&rows.map_err(EngineError::arrow)?)
@@ -88,21 +109,24 @@ impl Upserter {
         Ok(Some(completed))
     }
 
-    /// What rows of a file hold, under the source paths of their columns.
+    /// What rows of a file hold, under the source paths of their columns. `None` for several rows that take more than `bytes_max` of memory.
     async fn held_fields(
         &self,
         state: &SpaceState,
         table: TableNumber,
         number: FileNumber,
         pairs: &[Pair],
-    ) -> Result<Fields, EngineError> {
+        bytes_max: usize,
+    ) -> Result<Option<Fields>, EngineError> {
         let held = state.table(table);
-        let Some(file) = held.file(number) else { return Ok(Fields::new()) };
+        let Some(file) = held.file(number) else { return Ok(Some(Fields::new())) };
         let rows: RoaringBitmap = pairs.iter().map(|pair| pair.before).collect();
         let store = self.loader.access().unloaded(held.path())?.object_store();
-        let rows = data_file::whole_rows(&store, file, &rows).await;
+        let rows = data_file::whole_rows(&store, file, &rows, bytes_max).await;
         let columns = StoredColumns { schema: held.schema(), partition_columns: held.partition_columns() };
-        rows.and_then(|rows| stored::by_source(columns, file, &rows, is_kept)).map_err(|error| error.of_table(table))
+        let fields =
+            rows.and_then(|rows| rows.map(|rows| stored::by_source(columns, file, &rows, is_kept)).transpose());
+        fields.map_err(|error| error.of_table(table))
     }
 }
 

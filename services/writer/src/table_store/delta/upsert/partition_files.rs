@@ -305,7 +305,7 @@ impl PartitionRows<'_> {
 
     /// Writes new rows.
     async fn insert(&mut self, new: &SortedRows, range: Range<usize>) -> Result<(), EngineError> {
-        let rows_at_once = data_file::rows_at_once(self.columns.len());
+        let rows_at_once = data_file::new_rows_at_once(self.columns.len(), range.len(), new.bytes_of(&range));
         for from in range.clone().step_by(rows_at_once) {
             let rows = from..range.end.min(from + rows_at_once);
             let batch = new.slice(rows.clone(), &self.schema, &self.columns)?;
