@@ -8,6 +8,7 @@ use lake_writer::order_guard::{self, KnownOrders, RowOrder, TombstoneOrder};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+/// Microseconds.
 pub const SECOND: i64 = 1_000_000;
 const MILLISECOND: i64 = 1_000;
 /// Ids of a history.
@@ -109,6 +110,7 @@ pub struct Outcome {
     pub is_healed: bool,
 }
 
+/// A history that is yet to be played.
 pub struct History {
     kind: Kind,
     random: StdRng,
@@ -128,6 +130,7 @@ pub struct History {
 }
 
 impl History {
+    /// Draws what happens.
     pub fn new(seed: u64, kind: Kind) -> Self {
         let mut history = Self {
             kind,
@@ -306,7 +309,7 @@ impl History {
         let Held { orders, winner } = &mut self.held[reading.id];
         if reading.is_gone {
             // Every other deletion names no version, as that of a row that is not there.
-            let version_us = (reading.state % 2 == 0).then_some(reading.version_us);
+            let version_us = (reading.state & 1 == 0).then_some(reading.version_us);
             let tombstone = TombstoneOrder { observed_us: reading.observed_us, version_us };
             let effect = order_guard::tombstone_effect(*orders, tombstone);
             if effect.remember {
