@@ -8,6 +8,7 @@ use lake_writer::order_guard::{self, KnownOrders, RowOrder, TombstoneOrder};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+/// Microseconds.
 pub const SECOND: i64 = 1_000_000;
 const MILLISECOND: i64 = 1_000;
 /// Ids of a history.
@@ -109,6 +110,7 @@ pub struct Outcome {
     pub is_healed: bool,
 }
 
+/// A history that is yet to be played.
 pub struct History {
     kind: Kind,
     random: StdRng,
@@ -128,6 +130,7 @@ pub struct History {
 }
 
 impl History {
+    /// Draws what happens.
     pub fn new(seed: u64, kind: Kind) -> Self {
         let mut history = Self {
             kind,

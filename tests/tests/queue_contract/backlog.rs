@@ -3,7 +3,7 @@
 use lake_shared::queue::{Backlog, Stream};
 use lake_tests::parts::wait_until;
 
-use crate::ground::{Ground, LONG, PATIENCE, all_safe, next};
+use crate::ground::{Ground, LONG, PATIENCE, all_safe, message, next};
 
 /// Waits until the queue says so; it may take a moment until it has counted.
 async fn until(ground: &Ground, what: &str, is_so: impl Fn(Backlog) -> bool) {
@@ -16,19 +16,20 @@ async fn until(ground: &Ground, what: &str, is_so: impl Fn(Backlog) -> bool) {
 
 pub async fn what_waits_is_told(ground: Ground) {
     until(&ground, "nothing waits", |told| told == Backlog::default()).await;
-    let published = ground.publish_many(3);
-    until(&ground, "three messages wait", |told| told.messages == 3 && told.bytes > 0).await;
+    let mut published = vec![ground.publish(message(0))];
+    until(&ground, "a message waits", |told| (told.messages, told.undelivered) == (1, 1) && told.bytes > 0).await;
     let mut consumer = ground.consumer(1, LONG).await;
-    let first = next(&mut consumer).await;
-    until(&ground, "one is handed out", |told| (told.messages, told.undelivered, told.in_flight) == (3, 2, 1)).await;
-    drop(first);
+    drop(next(&mut consumer).await);
     let again = next(&mut consumer).await;
     assert_eq!(again.attempts, 2);
     until(&ground, "it was handed out twice", |told| (told.in_flight, told.redelivered) == (1, 1)).await;
+    published.extend([1, 2].map(|number| ground.publish(message(number))));
+    until(&ground, "two more wait", |told| (told.messages, told.undelivered, told.in_flight) == (3, 2, 1)).await;
     again.receipt.acknowledge().await.unwrap();
     for _ in 0..2 {
         next(&mut consumer).await.receipt.acknowledge().await.unwrap();
     }
     all_safe(published).await;
-    until(&ground, "nothing waits any more", |told| told == Backlog { published_total: 3, ..Backlog::default() }).await;
+    let nothing = Backlog { published_total: 3, ..Backlog::default() };
+    until(&ground, "nothing waits any more", |told| told == nothing).await;
 }

@@ -6,6 +6,7 @@
 
 mod backlog;
 mod ground;
+mod redelivery;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -25,36 +26,7 @@ use self::backlog::what_waits_is_told;
 use self::ground::{
     A_MOMENT, Ground, LONG, PATIENCE, Size, all_safe, assert_nothing_comes, group, message, next, next_within, number,
 };
-
-async fn what_is_dropped_comes_again_soon(ground: Ground) {
-    let mut consumer = ground.consumer(10, LONG).await;
-    let published = ground.publish(message(1));
-    let first = next(&mut consumer).await;
-    assert_eq!((first.attempts, number(&first), first.subject.as_str()), (1, 1, "lake.rows.demo.case.type1"));
-    let id = first.id.clone();
-    drop(first);
-    let second = next(&mut consumer).await;
-    assert_eq!((second.attempts, &second.id), (2, &id));
-    second.receipt.acknowledge().await.unwrap();
-    all_safe(vec![published]).await;
-    assert_nothing_comes(&mut consumer, A_MOMENT).await;
-}
-
-async fn a_retry_comes_after_its_time(ground: Ground) {
-    let mut consumer = ground.consumer(10, LONG).await;
-    let published = ground.publish(message(1));
-    let (first, after) = (next(&mut consumer).await, Duration::from_millis(700));
-    let since = Instant::now();
-    first.receipt.retry(after).await.unwrap();
-    let second = next(&mut consumer).await;
-    assert!(since.elapsed() >= after, "{:?}", since.elapsed());
-    assert_eq!(second.attempts, 2);
-    second.receipt.retry(Duration::ZERO).await.unwrap();
-    let third = next(&mut consumer).await;
-    assert_eq!(third.attempts, 3);
-    third.receipt.acknowledge().await.unwrap();
-    all_safe(vec![published]).await;
-}
+use self::redelivery::{a_retry_comes_after_its_time, what_is_dropped_comes_again_soon};
 
 async fn what_nobody_answers_comes_again(ground: Ground) {
     let within = Duration::from_secs(3);
