@@ -84,16 +84,22 @@ async fn a_case_whose_user_is_nowhere_belongs_to_the_location_that_owns_it() {
 
 /// The most of four messages that are worked on at the same time, each of which has a hundred times as much decompressed as in the queue.
 async fn most_at_once(work_bytes_max: impl Fn(usize) -> usize) -> usize {
+    // Users of one domain are asked for one after the other.
+    let of_domain = |number: usize, document: Value| {
+        let records = vec![record(&format!("c{number}"), document)];
+        wire::encode(&RecordBatch { domain: format!("d{number}"), ..cases(records) })
+    };
     let large = |number: usize| {
-        let document = json!({"user_id": format!("slow {number}"), "note": "x".repeat(100_000)});
-        wire::encode(&cases(vec![record(&format!("c{number}"), document)]))
+        of_domain(number, json!({"user_id": format!("slow {number}"), "note": "x".repeat(100_000)}))
     };
     let decoded = wire::decoded_size(&large(0));
     assert!(decoded > 100_000 && large(0).len() < 1_000);
     let options = EnricherOptions { workers: 4, work_bytes_max: work_bytes_max(decoded), ..EnricherOptions::default() };
     let mut lake = Lake::start_with(options, |queue| queue).await;
-    // The tree of the domain is at hand then.
-    safe(lake.publish(wire::encode(&cases(vec![record("first", json!({"user_id": "u"}))])))).await;
+    // The trees of the domains are at hand then.
+    for number in 0..4 {
+        safe(lake.publish(of_domain(number, json!({"user_id": "u"})))).await;
+    }
     let sent: Vec<_> = (0..4).map(|number| lake.publish(large(number))).collect();
     for publishing in sent {
         safe(publishing).await;
