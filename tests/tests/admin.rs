@@ -215,6 +215,7 @@ async fn lakectl_has_every_answer_in_every_form() {
         (format!("operation cancel {id}"), false, id),
         ("lake status".to_owned(), false, "w-"),
         ("lake pipeline".to_owned(), false, "1"),
+        ("lake gather".to_owned(), false, "20"),
         ("lake pause --domain demo --kind case".to_owned(), true, "demo/case"),
         ("lake audit".to_owned(), true, "20"),
         ("context list".to_owned(), true, "lake"),
@@ -227,6 +228,11 @@ async fn lakectl_has_every_answer_in_every_form() {
             check_form(format, &outcome.stdout, is_list, name, &what);
         }
     }
+    let gathered = json(&admin, "lake gather");
+    assert_eq!((&gathered["tables"][0]["name"], &gathered["status"]["tables"]), (&PERSON.into(), &1.into()));
+    // Without a terminal it is shown once.
+    let top = lakectl(&admin, "lake top");
+    assert!(top.code == Some(0) && top.stdout.contains(PERSON) && top.stdout.contains("1 writers"), "{top:?}");
     let checked = lakectl(&admin, "lake check");
     assert_eq!(checked.code, Some(1), "{checked:?}");
     assert!(checked.stdout.starts_with("LAKE WARNING - paused: demo/case"), "{checked:?}");

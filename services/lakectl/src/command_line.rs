@@ -71,7 +71,7 @@ pub(crate) enum KindName {
 }
 
 /// Which tables are meant.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(crate) struct TableFilter {
     /// Only of this project
     #[arg(long)]
@@ -280,6 +280,10 @@ pub(crate) enum LakeVerb {
         #[arg(long)]
         watch: bool,
     },
+    /// Show lag, rates, freshness and operations live in the terminal
+    Top,
+    /// Print everything that the writer tells as one object, for those who help; there are no secrets in it
+    Gather,
     /// Say in one line and by the exit code (0 to 3) whether the lake needs somebody
     Check {
         /// Entries in quarantine from which on it does

@@ -144,6 +144,16 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
+    /// What it does.
+    pub(crate) const fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// Units in all, where that is known.
+    pub(crate) const fn total(&self) -> Option<i64> {
+        self.total
+    }
+
     /// Whether it has ended otherwise than it should.
     pub(crate) fn has_failed(&self) -> bool {
         matches!(self.state, "failed" | "cancelled")

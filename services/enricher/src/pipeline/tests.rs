@@ -89,9 +89,8 @@ async fn most_at_once(work_bytes_max: impl Fn(usize) -> usize) -> usize {
         let records = vec![record(&format!("c{number}"), document)];
         wire::encode(&RecordBatch { domain: format!("d{number}"), ..cases(records) })
     };
-    let large = |number: usize| {
-        of_domain(number, json!({"user_id": format!("slow {number}"), "note": "x".repeat(100_000)}))
-    };
+    let large =
+        |number: usize| of_domain(number, json!({"user_id": format!("slow {number}"), "note": "x".repeat(100_000)}));
     let decoded = wire::decoded_size(&large(0));
     assert!(decoded > 100_000 && large(0).len() < 1_000);
     let options = EnricherOptions { workers: 4, work_bytes_max: work_bytes_max(decoded), ..EnricherOptions::default() };

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use lake_proto::admin::v1 as proto;
 
-use super::{PAGE_SIZE, WATCH_EVERY};
+use super::{PAGE_SIZE, WATCH_EVERY, gather, top};
 use crate::client::Clients;
 use crate::command_line::{Global, LakeVerb, Scope};
 use crate::exit::{self, check};
@@ -15,8 +15,11 @@ const PAUSES: Columns = Columns { table: &["scope", "since", "in_force_at", "ask
 const AUDIT: Columns = Columns { table: &["at", "asked_by", "call", "target", "request_id"], wide: &[] };
 
 pub(super) async fn run(global: &Global, verb: LakeVerb) -> Result<u8> {
-    if let LakeVerb::Check { quarantined_max } = verb {
-        return Ok(look_after(global, quarantined_max).await);
+    match verb {
+        LakeVerb::Check { quarantined_max } => return Ok(look_after(global, quarantined_max).await),
+        LakeVerb::Top => return top::run(global).await,
+        LakeVerb::Gather => return gather::run(global).await,
+        _ => {}
     }
     let mut clients = super::connect(global).await?;
     match verb {
@@ -59,11 +62,11 @@ pub(super) async fn run(global: &Global, verb: LakeVerb) -> Result<u8> {
             output::print(&output::list(global.output, &AUDIT, &records)?)?;
             Ok(exit::DONE)
         }
-        LakeVerb::Check { .. } => Ok(exit::DONE),
+        LakeVerb::Check { .. } | LakeVerb::Top | LakeVerb::Gather => Ok(exit::DONE),
     }
 }
 
-async fn status(clients: &mut Clients) -> Result<view::Status> {
+pub(super) async fn status(clients: &mut Clients) -> Result<view::Status> {
     let answer = clients.lake.get_status(proto::GetStatusRequest {}).await.context("get the status of the lake")?;
     Ok(answer.into_inner().into())
 }
@@ -73,7 +76,7 @@ fn space(scope: &Scope) -> Option<proto::Space> {
     Some(proto::Space { domain, kind: super::kind(scope.kind) })
 }
 
-async fn audit(clients: &mut Clients, limit: usize) -> Result<Vec<view::AuditRecord>> {
+pub(super) async fn audit(clients: &mut Clients, limit: usize) -> Result<Vec<view::AuditRecord>> {
     let mut records = Vec::new();
     let mut request = proto::ListAuditRecordsRequest { page_size: PAGE_SIZE, page_token: String::new() };
     loop {

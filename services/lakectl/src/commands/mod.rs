@@ -14,10 +14,12 @@ use crate::output;
 
 mod contexts;
 mod drop;
+mod gather;
 mod lake;
 mod operation;
 mod table;
 mod token;
+mod top;
 
 /// Time between two looks with `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(2);

@@ -87,7 +87,10 @@ pub(super) async fn end_of(clients: &mut Clients, id: &str) -> Result<view::Oper
 }
 
 /// Operations, newest first, out of as many pages as are needed.
-async fn list(
+///
+/// # Errors
+/// The writer cannot be asked.
+pub(super) async fn list(
     clients: &mut Clients,
     states: Vec<StateName>,
     domain: String,

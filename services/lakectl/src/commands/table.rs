@@ -87,7 +87,7 @@ pub(super) async fn run(global: &Global, verb: TableVerb) -> Result<u8> {
 }
 
 /// The tables of all pages.
-async fn all(clients: &mut Clients, filter: &TableFilter) -> Result<Vec<view::Table>> {
+pub(super) async fn all(clients: &mut Clients, filter: &TableFilter) -> Result<Vec<view::Table>> {
     let mut tables = Vec::new();
     let mut request = proto::ListTablesRequest {
         domain: filter.domain.clone().unwrap_or_default(),
