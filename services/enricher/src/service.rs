@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use lake_hq::source::Hq;
-use lake_shared::announcement;
 use lake_shared::queue::Queue;
+use lake_shared::queue::announcement;
 use lake_shared::telemetry::Check;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;

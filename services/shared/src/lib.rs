@@ -1,7 +1,6 @@
 //! What two or more services of CommCare Lake need: names, the queue port with its adapters, configuration,
 //! telemetry and orderly shutdown. Nothing here knows HQ, Kafka or Delta.
 
-pub mod announcement;
 pub mod byte_budget;
 pub mod config;
 pub mod error_chain;

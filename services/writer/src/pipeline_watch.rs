@@ -1,4 +1,4 @@
-//! What is known of the other processes of the lake, from what they announce ([`lake_shared::announcement`]).
+//! What is known of the other processes of the lake, from what they announce ([`lake_shared::queue::announcement`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt;
 use lake_proto::queue::v1::Announcement;
-use lake_shared::announcement::{GONE_AFTER, SUBJECTS};
+use lake_shared::queue::announcement::{GONE_AFTER, SUBJECTS};
 use lake_shared::queue::{Broadcast, Queue};
 use lake_shared::wire;
 use tokio_util::sync::CancellationToken;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use lake_shared::announcement;
 use lake_shared::queue::Queue;
+use lake_shared::queue::announcement;
 use lake_shared::telemetry::{Check, Endpoints};
 use serde::Deserialize;
 use tokio::sync::{Mutex, mpsc, watch};

@@ -17,6 +17,7 @@ use futures::stream::BoxStream;
 
 pub use self::publish_until_safe::publish_until_safe;
 
+pub mod announcement;
 pub mod jetstream;
 pub mod memory;
 mod naming;

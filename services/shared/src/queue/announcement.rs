@@ -7,7 +7,7 @@ use lake_proto::queue::v1::{Announcement, FeedPartition};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::queue::Queue;
+use super::Queue;
 use crate::wire;
 
 /// Time between two announcements.
