@@ -20,11 +20,15 @@ pub(super) async fn of(context: &Context, stream: Stream) -> Result<Backlog, Str
         ..Backlog::default()
     };
     // A stream has one; between two names of it there may be none, or two for a moment.
-    let mut consumers = found.consumers();
+    let (mut consumers, mut is_read) = (found.consumers(), false);
     while let Some(consumer) = consumers.try_next().await.map_err(|error| Chain(&error).to_string())? {
+        is_read = true;
         backlog.undelivered += consumer.num_pending;
         backlog.in_flight += consumer.num_ack_pending as u64;
         backlog.redelivered += consumer.num_redelivered as u64;
+    }
+    if !is_read {
+        backlog.undelivered = backlog.messages;
     }
     Ok(backlog)
 }
