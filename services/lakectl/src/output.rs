@@ -125,6 +125,9 @@ fn cell(name: &str, value: &Value) -> String {
             number.as_f64().map_or_else(|| number.to_string(), bytes)
         }
         Value::Array(values) => values.iter().map(|value| cell(name, value)).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| format!("{key}={}", cell(key, value))).collect::<Vec<_>>().join(", ")
+        }
         other => other.to_string(),
     };
     text.chars()
@@ -169,9 +172,9 @@ mod tests {
 
     #[test]
     fn one_object_shows_what_it_holds() {
-        let object =
-            json!({"name": "a", "in_memory": {"rows_waiting": 3}, "columns": [{"name": "age", "type": "string"}]});
+        let object = json!({"name": "a", "in_memory": {"rows_waiting": 3}, "columns": [{"name": "age", "type": "string", "made": {"bytes": 2_048}}]});
         let text = one(Format::Table, "name", &object).unwrap();
+        assert!(text.contains("bytes=2.0 KiB") && !text.contains('{'), "{text}");
         assert!(text.contains("rows waiting  3") && text.contains("age") && text.contains("in memory"), "{text}");
         assert_eq!(one(Format::Name, "name", &object).unwrap(), "a\n");
     }
