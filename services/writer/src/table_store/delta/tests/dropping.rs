@@ -89,6 +89,8 @@ async fn what_was_interrupted_goes_on() {
     assert!(!planned.done && planned.files > 0 && lake.table_folder("t").exists());
     let done = dropped(&store, &of_table("t"), Consent::ToPlan("another".into())).await.unwrap();
     assert!(done.done && !lake.table_folder("t").exists());
+    let again = dropped(&store, &of_table("t"), Consent::ToPlan("another".into())).await.unwrap();
+    assert_eq!((again.done, again.files), (true, 0), "it was done, which nobody has been told");
     assert!(lake.metastore.dropped(None).await.unwrap().iter().all(|record| record.files_gone));
 }
 

@@ -11,6 +11,7 @@ use object_store::path::Path;
 
 use crate::consent::{Consent, Destroyed, plan_id};
 use crate::metastore::Metastore;
+use crate::metastore::fence::Fence;
 use crate::metastore::steering::{DroppedRecord, OperationTarget};
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::log::table_access::TableAccess;
@@ -51,7 +52,14 @@ impl TableDropper {
         let is_meant = |name: &_| target.document_type.as_ref().is_none_or(|meant| meant == name);
         let tables = self.metastore.tables(Some(&target.space)).await.map_err(EngineError::Metastore)?;
         let tables: Vec<_> = tables.into_iter().filter(|table| is_meant(&table.key.document_type)).collect();
-        let unfinished = self.unfinished(target).await?;
+        let dropped = self.metastore.dropped(Some(&target.space)).await.map_err(EngineError::Metastore)?;
+        let unfinished: Vec<&DroppedRecord> = dropped.iter().filter(|record| is_unfinished(record, target)).collect();
+        let is_over =
+            tables.is_empty() && unfinished.is_empty() && dropped.iter().any(|record| record.target == *target);
+        if is_over && *consent != Consent::DryRun {
+            // Whoever did it has ended before that was told.
+            return Ok(Destroyed { plan: consent.plan().to_owned(), done: true, ..Destroyed::default() });
+        }
         let paths = tables.iter().map(|table| &table.path).chain(unfinished.iter().map(|dropped| &dropped.path));
         let doomed = self.doomed(paths).await?;
         let objects = doomed.iter().flat_map(|folder| {
@@ -87,16 +95,6 @@ impl TableDropper {
         Ok(destroyed)
     }
 
-    /// What was dropped while its files could not all be deleted.
-    async fn unfinished(&self, target: &OperationTarget) -> Result<Vec<DroppedRecord>, EngineError> {
-        let dropped = self.metastore.dropped(Some(&target.space)).await.map_err(EngineError::Metastore)?;
-        let is_meant = |record: &DroppedRecord| {
-            !record.files_gone
-                && (target.document_type.is_none() || record.target.document_type == target.document_type)
-        };
-        Ok(dropped.into_iter().filter(is_meant).collect())
-    }
-
     async fn doomed(&self, paths: impl Iterator<Item = &String>) -> Result<Vec<Doomed>, EngineError> {
         let mut doomed = Vec::new();
         for path in paths {
@@ -107,7 +105,9 @@ impl TableDropper {
         Ok(doomed)
     }
 
+    /// Deletes a folder while the lease is held: another writer may have finished this, and the table may have been made anew in the same place.
     async fn delete(&self, folder: Doomed) -> Result<(), EngineError> {
+        self.metastore.fence().map_or(Ok(()), Fence::check).map_err(EngineError::LeaseLost)?;
         let store = self.access.unloaded(&folder.path)?.object_store();
         let is_of_log = |file: &Path| file.prefix_matches(&Path::from(LOG));
         let locations = folder.files.into_iter().map(|file| file.location);
@@ -124,4 +124,9 @@ impl TableDropper {
         }
         Ok(())
     }
+}
+
+/// Whether a table of the target was dropped while its files could not all be deleted.
+fn is_unfinished(record: &DroppedRecord, target: &OperationTarget) -> bool {
+    !record.files_gone && (target.document_type.is_none() || record.target.document_type == target.document_type)
 }
