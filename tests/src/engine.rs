@@ -115,7 +115,7 @@ impl EngineLake {
         index_folder: Option<PathBuf>,
     ) -> anyhow::Result<DeltaTableStore> {
         let root = self.folder.path().display().to_string();
-        let store = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None })?;
+        let store = LakeStore::open(&LakeStoreConfig::of_root(root))?;
         let store = store.wrapped(|inner| DelegatingStore::over(inner, Arc::clone(&self.faults)));
         let options = DeltaOptions { index_folder, ..options.clone() };
         Ok(DeltaTableStore::new(Arc::new(store), Arc::new(self.metastore()), options))

@@ -187,7 +187,12 @@ async fn lakectl_has_every_answer_in_every_form() {
     stage.fill("demo", "person", 4).await;
     stage.fill("other", "house", 1).await;
     let admin = stage.context("ann", &writer, &token);
-    let compacted = json(&admin, &format!("table compact {PERSON}"));
+    let planned = json(&admin, &format!("table compact {PERSON} --dry-run"));
+    assert_eq!((&planned["result"]["files_before"], &planned["result"]["done"]), (&4.into(), &0.into()), "{planned}");
+    let stale = lakectl(&admin, &format!("table compact {PERSON} --plan 0123"));
+    assert!(stale.code == Some(1) && stale.stdout.contains("stale"), "{stale:?}");
+    let plan = planned["plan_id"].as_str().unwrap();
+    let compacted = json(&admin, &format!("table compact {PERSON} --plan {plan}"));
     assert_eq!((&compacted["state"], &compacted["result"]["files_after"]), (&"succeeded".into(), &1.into()));
     let id = compacted["id"].as_str().unwrap();
     let cleaned = json(&admin, "table clean-up demo case");
@@ -206,8 +211,12 @@ async fn lakectl_has_every_answer_in_every_form() {
         (format!("table history {PERSON}"), true, "4"),
         (format!("table files {PERSON}"), true, ".parquet"),
         (format!("table vacuum {PERSON} --dry-run"), false, "-"),
+        (format!("table compact {PERSON} --dry-run"), false, "-"),
         (format!("table checkpoint {PERSON}"), false, "-"),
+        (format!("table policy {PERSON}"), false, PERSON),
+        (format!("table policy {PERSON} --compaction on --retention-hours 72"), false, PERSON),
         (format!("table drop {PERSON} --dry-run"), true, "demo/case/person"),
+        (format!("table restore {PERSON} --version 0 --dry-run"), false, "-"),
         ("table dropped".to_owned(), true, "other/case"),
         ("operation list".to_owned(), true, id),
         (format!("operation get {id}"), false, id),
@@ -228,8 +237,23 @@ async fn lakectl_has_every_answer_in_every_form() {
             check_form(format, &outcome.stdout, is_list, name, &what);
         }
     }
+    let policy = json(&admin, &format!("table get {PERSON}"))["policy"].clone();
+    assert_eq!((&policy["compaction"], &policy["retention_hours"]), (&"on".into(), &72.into()), "{policy}");
+    let policy = json(&admin, &format!("table policy {PERSON} --as-configured --deletion-vectors off"));
+    assert_eq!(
+        (&policy["compaction"], &policy["deletion_vectors"]),
+        (&"as configured".into(), &"off".into()),
+        "{policy}"
+    );
     let gathered = json(&admin, "lake gather");
     assert_eq!((&gathered["tables"][0]["name"], &gathered["status"]["tables"]), (&PERSON.into(), &1.into()));
+    // What a shell asks when somebody presses the key in the middle of a name.
+    let typed = ["--", "lakectl", "table", "get", "demo_case_sq"];
+    let of_shell = [("COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", "3"), ("LAKECTL_CONFIG", admin.to_str().unwrap())];
+    assert_eq!(invocation::run("lakectl", &typed, &of_shell).unwrap().stdout.trim(), PERSON);
+    let restored = json(&admin, &format!("table restore {PERSON} --version 1 --yes"));
+    assert_eq!((&restored["result"]["rows_after"], &restored["result"]["done"]), (&2.into(), &1.into()), "{restored}");
+    assert_eq!(json(&admin, &format!("table get {PERSON}"))["rows"], 2);
     // Without a terminal it is shown once.
     let top = lakectl(&admin, "lake top");
     assert!(top.code == Some(0) && top.stdout.contains(PERSON) && top.stdout.contains("1 writers"), "{top:?}");
@@ -273,7 +297,14 @@ async fn lakectl_says_by_its_code_what_happened() {
         (&none, "lake check", 3),
         (&viewer, &of_person("compact"), 77),
         (&viewer, &of_person("vacuum"), 77),
+        (&viewer, &of_person("policy"), 0),
+        (&viewer, &of_person("policy --compaction off"), 77),
+        (&admin, &of_person("policy --retention-hours 0"), 64),
+        (&admin, "table policy nothing", 66),
         (&viewer, &of_person("drop --yes"), 77),
+        (&viewer, &of_person("restore --version 0 --yes"), 77),
+        (&admin, &of_person("restore --version 99 --yes"), 1),
+        (&admin, &of_person("restore --before yesterday"), 64),
         (&viewer, "lake pause --all", 77),
         (&viewer, "lake audit", 77),
         (&wrong, "table list", 77),
@@ -285,7 +316,10 @@ async fn lakectl_says_by_its_code_what_happened() {
     ] {
         let outcome = lakectl(contexts, command);
         assert_eq!(outcome.code, Some(code), "{command}: {outcome:?}");
-        assert!(!outcome.stderr.contains("lake_") && (code == 3 || !outcome.stderr.is_empty()), "{outcome:?}");
+        assert!(
+            !outcome.stderr.contains("lake_") && ([0, 3].contains(&code) || !outcome.stderr.is_empty()),
+            "{outcome:?}"
+        );
     }
     assert_eq!(lakectl(&other, "table list -o name").stdout, "other_case_sql_house\n");
     writer.running.end().unwrap();
@@ -360,4 +394,82 @@ async fn an_operation_is_done_although_its_writer_is_killed() {
     let (mut first, mut second) = (first, second);
     first.running.end().unwrap();
     second.running.end().unwrap();
+}
+
+/// Certificates expire; who renews them replaces files, and restarts nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_replaced_is_used_without_a_start() {
+    let mut stage = Stage::start().await;
+    let token = stage.token("ann", "viewer", None);
+    let mut writer = stage.writer("w").await;
+    stage.fill("demo", "person", 1).await;
+    let renewed = Certificates::make().unwrap();
+    let of_root = |person: &str, certificates: &Certificates| {
+        let contexts = stage.context(person, &writer, &token);
+        let text = std::fs::read_to_string(&contexts).unwrap();
+        let (before, after) = (stage.certificates.file("ca.pem"), certificates.file("ca.pem"));
+        std::fs::write(&contexts, text.replace(&before.display().to_string(), &after.display().to_string())).unwrap();
+        contexts
+    };
+    let (old, new) = (of_root("old", &stage.certificates), of_root("new", &renewed));
+    let code = |contexts: &Path| lakectl(contexts, "table list").code;
+    assert_eq!((code(&old), code(&new)), (Some(0), Some(69)));
+    // Half of a renewal, and then nonsense: the certificate of before stays.
+    std::fs::write(stage.certificates.file("server.key"), "nonsense").unwrap();
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(code(&old), Some(0));
+    for name in ["server.pem", "server.key"] {
+        std::fs::copy(renewed.file(name), stage.certificates.file(name)).unwrap();
+    }
+    let used = wait_until("the new certificate is used", PATIENCE, async || Ok(code(&new) == Some(0)));
+    used.await.unwrap();
+    assert_eq!(code(&old), Some(69), "the old one is not used any more");
+    writer.running.end().unwrap();
+}
+
+/// By plan, asked of the writer that stands by, while the one that works on it is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_planned_is_done_although_its_writer_is_killed() {
+    let mut stage = Stage::start().await;
+    let token = stage.token("ann", "admin", None);
+    let mut writers = [stage.writer("first").await, stage.writer("second").await];
+    stage.fill("demo", "person", 6).await;
+    stage.fill("other", "house", 3).await;
+    stage.fill("other", "tree", 2).await;
+    let verbs = [
+        format!("table restore {PERSON} --version 2"),
+        "table drop --domain other --kind case".to_owned(),
+        format!("table drop {PERSON}"),
+    ];
+    for verb in &verbs {
+        let contexts =
+            writers.each_ref().map(|writer| stage.context(&writer.port.number().to_string(), writer, &token));
+        let status = json(&contexts[0], "lake status");
+        let holding = usize::from(status["holder"].as_str().unwrap().starts_with("second"));
+        let planned = json(&contexts[1 - holding], &format!("{verb} --dry-run"));
+        let planned = planned.get(0).unwrap_or(&planned);
+        let (asked, plan) = (contexts[1 - holding].clone(), planned["plan_id"].as_str().unwrap());
+        let command = format!("{verb} --plan {plan}");
+        let asking = std::thread::spawn(move || json(&asked, &command));
+        // Long enough for the operation to be begun, mostly; whenever it is, it is done.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        writers[holding].running.kill_and_restart().await.unwrap();
+        let done = tokio::task::spawn_blocking(move || asking.join().unwrap()).await.unwrap();
+        assert_eq!(done.get(0).unwrap_or(&done)["state"], "succeeded", "{verb}: {done}");
+        if verb.contains("restore") {
+            let listed = wait_until("the rows of the version are there", PATIENCE, async || {
+                let person = json(&contexts[1 - holding], &format!("table get {PERSON}"));
+                Ok(person["rows"] == 3)
+            });
+            listed.await.unwrap();
+        }
+    }
+    let contexts = stage.context("last", &writers[0], &token);
+    assert_eq!(json(&contexts, "table list"), Value::Array(Vec::new()));
+    let dropped = json(&contexts, "table dropped");
+    let dropped = dropped.as_array().unwrap();
+    assert!(dropped.len() == 4 && dropped.iter().all(|record| record["files_gone"] == true), "{dropped:?}");
+    for writer in &mut writers {
+        writer.running.end().unwrap();
+    }
 }

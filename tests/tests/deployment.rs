@@ -169,7 +169,14 @@ fn the_guide_documents_exactly_the_keys_that_the_binaries_know() {
                 real.extend(known(service, section, &[("LAKE_HQ__USERS__KIND", "couchdb")]));
                 real.insert("kind".to_owned());
             }
-            for (inner, of) in [("caches", "enricher"), ("s3", "store"), ("tls", "admin")] {
+            for (inner, of) in [
+                ("caches", "enricher"),
+                ("s3", "store"),
+                ("gcs", "store"),
+                ("azure", "store"),
+                ("hdfs", "store"),
+                ("tls", "admin"),
+            ] {
                 if section == of {
                     assert!(real.remove(inner));
                     real.extend(within(inner, known(service, &format!("{of}.{inner}"), &[])));

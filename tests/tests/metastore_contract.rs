@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use lake_shared::identity::{Kind, Space};
+use lake_tests::certificates::Certificates;
 use lake_tests::parts::{Postgres, wait_until};
 use lake_writer::boot_clock::BootInstant;
 use lake_writer::metastore::fence::Fence;
@@ -20,6 +21,24 @@ async fn postgres_keeps_the_contract() {
     metastore.migrate().await.unwrap();
     metastore.migrate().await.unwrap();
     contract::holds(&metastore).await;
+}
+
+/// The address says how the connection is encrypted, as for every program that uses libpq.
+#[tokio::test]
+async fn connections_are_encrypted_and_the_server_is_known() {
+    let (certificates, others) = (Certificates::make().unwrap(), Certificates::make().unwrap());
+    let postgres = Postgres::start_with_tls(&certificates).unwrap();
+    let url = postgres.create_database("metastore").unwrap();
+    let open = |query: &str| PostgresMetastore::new(&format!("{url}?{query}").into(), 2).unwrap();
+    let root = |of: &Certificates| format!("sslmode=verify-full&sslrootcert={}", of.file("ca.pem").display());
+    let metastore = open(&root(&certificates));
+    metastore.migrate().await.unwrap();
+    assert_eq!(metastore.tables(None).await.unwrap(), []);
+    for (wrong, reason) in [(root(&others), "certificate"), ("sslmode=disable".to_owned(), "no encryption")] {
+        let error = open(&wrong).migrate().await.unwrap_err();
+        let text = lake_shared::error_chain::Chain(&error).to_string();
+        assert!(text.contains(reason), "{text}");
+    }
 }
 
 /// An older writer that starts beside a newer one says so at once, and holds up no other.

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::ArgValueCompleter;
 
+use crate::completion::table_names;
 use crate::output::Format;
 
 /// Shows and steers a CommCare Lake
@@ -95,11 +98,39 @@ pub(crate) struct Waiting {
     pub(crate) request_id: Option<String>,
 }
 
+/// Which table is restored to what, and how far.
+#[derive(Args, Debug)]
+pub(crate) struct RestoreArguments {
+    /// Name of the table
+    #[arg(add = ArgValueCompleter::new(table_names))]
+    pub(crate) name: String,
+    /// The version of this number
+    #[arg(long, required_unless_present = "before", conflicts_with = "before", value_parser = clap::value_parser!(i64).range(0..))]
+    pub(crate) version: Option<i64>,
+    /// The version that was the newest one at this time, such as 2026-11-30T08:00:00Z
+    #[arg(long, value_parser = instant)]
+    pub(crate) before: Option<DateTime<Utc>>,
+    /// Only show what would change, with the id of the plan
+    #[arg(long, conflicts_with_all = ["plan", "yes"])]
+    pub(crate) dry_run: bool,
+    /// Do exactly what this plan has shown, without asking again
+    #[arg(long)]
+    pub(crate) plan: Option<String>,
+    /// Do not ask before it is done
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+fn instant(text: &str) -> Result<DateTime<Utc>, String> {
+    let read = DateTime::parse_from_rfc3339(text).map(Into::into);
+    read.map_err(|error| format!("{error}; give a time with its zone, such as 2026-11-30T08:00:00Z"))
+}
+
 /// What is dropped, and how far.
 #[derive(Args, Debug)]
 pub(crate) struct DropArguments {
     /// Name of the table
-    #[arg(required_unless_present = "domain", conflicts_with = "domain")]
+    #[arg(required_unless_present = "domain", conflicts_with = "domain", add = ArgValueCompleter::new(table_names))]
     pub(crate) name: Option<String>,
     /// All tables of this project
     #[arg(long)]
@@ -118,6 +149,46 @@ pub(crate) struct DropArguments {
     pub(crate) yes: bool,
 }
 
+/// Whether a table has deletion vectors.
+#[derive(Clone, Copy, Debug, ValueEnum, PartialEq, Eq)]
+pub(crate) enum DeletionVectorsName {
+    /// Where it is too large to be rewritten
+    Auto,
+    /// Always
+    On,
+    /// Never, for readers that do not know them
+    Off,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, ValueEnum, PartialEq, Eq)]
+pub(crate) enum Switch {
+    /// It is done
+    On,
+    /// It is not done
+    Off,
+}
+
+/// What is said about a table.
+#[derive(Args, Debug)]
+pub(crate) struct PolicyArguments {
+    /// Name of the table
+    #[arg(add = ArgValueCompleter::new(table_names))]
+    pub(crate) name: String,
+    /// Whether it has deletion vectors
+    #[arg(long, value_enum)]
+    pub(crate) deletion_vectors: Option<DeletionVectorsName>,
+    /// Whether rounds of compaction take it in
+    #[arg(long, value_enum)]
+    pub(crate) compaction: Option<Switch>,
+    /// How long superseded files stay, hours
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) retention_hours: Option<i64>,
+    /// Forget what was said before
+    #[arg(long)]
+    pub(crate) as_configured: bool,
+}
+
 #[derive(Subcommand, Debug)]
 pub(crate) enum TableVerb {
     /// List tables, by name
@@ -131,18 +202,27 @@ pub(crate) enum TableVerb {
     /// Show one table and its columns
     Get {
         /// Name of the table
+        #[arg(add = ArgValueCompleter::new(table_names))]
         name: String,
     },
     /// Compact one table now
     Compact {
         /// Name of the table
+        #[arg(add = ArgValueCompleter::new(table_names))]
         name: String,
+        /// Only show what would be rewritten, with the id of the plan
+        #[arg(long, conflicts_with = "plan")]
+        dry_run: bool,
+        /// Compact only if it is exactly what this plan has shown
+        #[arg(long)]
+        plan: Option<String>,
         #[command(flatten)]
         waiting: Waiting,
     },
     /// Delete the files of one table that no version within the retention needs
     Vacuum {
         /// Name of the table
+        #[arg(add = ArgValueCompleter::new(table_names))]
         name: String,
         /// Only show what would be deleted, with the id of the plan
         #[arg(long, conflicts_with = "plan")]
@@ -156,6 +236,7 @@ pub(crate) enum TableVerb {
     /// Write a checkpoint of the log of one table
     Checkpoint {
         /// Name of the table
+        #[arg(add = ArgValueCompleter::new(table_names))]
         name: String,
         #[command(flatten)]
         waiting: Waiting,
@@ -163,6 +244,7 @@ pub(crate) enum TableVerb {
     /// List the versions of a table, newest first
     History {
         /// Name of the table
+        #[arg(add = ArgValueCompleter::new(table_names))]
         name: String,
         /// Most versions
         #[arg(long, default_value_t = 20)]
@@ -171,10 +253,15 @@ pub(crate) enum TableVerb {
     /// List the data files of a table
     Files {
         /// Name of the table
+        #[arg(add = ArgValueCompleter::new(table_names))]
         name: String,
     },
+    /// Show how one table is treated, or say it: in force within seconds, until something else is said
+    Policy(PolicyArguments),
     /// Take a table, or all tables of a project, out of the lake for good; what would go is shown first
     Drop(DropArguments),
+    /// Bring one table back to an earlier version; what would change is shown first
+    Restore(RestoreArguments),
     /// List what was dropped
     Dropped {
         /// Only of this project

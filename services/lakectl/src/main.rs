@@ -4,13 +4,15 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::CompleteEnv;
 
 use self::command_line::CommandLine;
 
 mod client;
 mod command_line;
 mod commands;
+mod completion;
 mod context;
 mod exit;
 mod output;
@@ -18,6 +20,8 @@ mod pipeline_view;
 mod view;
 
 fn main() -> ExitCode {
+    // Asked by the script of `lakectl completions`, this answers and ends here.
+    CompleteEnv::with_factory(CommandLine::command).complete();
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
         Err(error) => {

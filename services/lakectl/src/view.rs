@@ -40,6 +40,10 @@ pub(crate) struct Table {
     bytes: i64,
     newest_change_at: Option<String>,
     newest_read_at: Option<String>,
+    delay_p50_seconds: Option<f64>,
+    delay_p95_seconds: Option<f64>,
+    delay_p99_seconds: Option<f64>,
+    delay_rows: Option<i64>,
     last_commit_at: Option<String>,
     created_at: Option<String>,
     location: String,
@@ -49,6 +53,7 @@ impl From<proto::Table> for Table {
     fn from(table: proto::Table) -> Self {
         let key = table.key.unwrap_or_default();
         let space = key.space.unwrap_or_default();
+        let delays = table.delays;
         Self {
             name: table.name,
             domain: space.domain,
@@ -60,6 +65,10 @@ impl From<proto::Table> for Table {
             bytes: table.bytes,
             newest_change_at: instant(table.newest_change_at),
             newest_read_at: instant(table.newest_read_at),
+            delay_p50_seconds: delays.map(|delays| delays.p50_seconds),
+            delay_p95_seconds: delays.map(|delays| delays.p95_seconds),
+            delay_p99_seconds: delays.map(|delays| delays.p99_seconds),
+            delay_rows: delays.map(|delays| delays.rows),
             last_commit_at: instant(table.last_commit_at),
             created_at: instant(table.created_at),
             location: table.location,
@@ -74,6 +83,8 @@ pub(crate) struct TableDetail {
     table: Table,
     /// What the holder of the lease has in memory.
     in_memory: Option<InMemory>,
+    /// What an operator has said about it.
+    policy: Option<TablePolicy>,
     columns: Vec<Column>,
 }
 
@@ -112,7 +123,40 @@ impl From<proto::GetTableResponse> for TableDetail {
         Self {
             table: answer.table.unwrap_or_default().into(),
             in_memory: answer.in_memory.map(in_memory),
+            policy: answer.policy.map(Into::into),
             columns: answer.columns.into_iter().map(column).collect(),
+        }
+    }
+}
+
+/// How a table is treated.
+#[derive(Debug, Serialize)]
+pub(crate) struct TablePolicy {
+    deletion_vectors: &'static str,
+    compaction: &'static str,
+    retention_hours: Option<i64>,
+}
+
+/// How the table of a name is treated.
+#[derive(Debug, Serialize)]
+pub(crate) struct PolicyOfTable {
+    pub(crate) name: String,
+    #[serde(flatten)]
+    pub(crate) policy: TablePolicy,
+}
+
+impl From<proto::TablePolicy> for TablePolicy {
+    fn from(policy: proto::TablePolicy) -> Self {
+        let configured = "as configured";
+        Self {
+            deletion_vectors: match policy.deletion_vectors() {
+                proto::DeletionVectors::Unspecified => configured,
+                proto::DeletionVectors::Auto => "auto",
+                proto::DeletionVectors::On => "on",
+                proto::DeletionVectors::Off => "off",
+            },
+            compaction: policy.compaction.map_or(configured, |is_on| if is_on { "on" } else { "off" }),
+            retention_hours: policy.retention_hours,
         }
     }
 }
@@ -177,6 +221,7 @@ impl From<proto::Operation> for Operation {
             proto::OperationKind::CheckpointTable => "checkpoint-table",
             proto::OperationKind::DropTables => "drop-tables",
             proto::OperationKind::AllowTables => "allow-tables",
+            proto::OperationKind::RestoreTable => "restore-table",
             proto::OperationKind::Unspecified => "unknown",
         };
         let target = operation.target.unwrap_or_default();

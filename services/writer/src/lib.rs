@@ -23,6 +23,8 @@ mod operations;
 pub mod order_guard;
 mod pipeline_watch;
 pub mod quarantine_sink;
+pub mod restore_point;
 mod status_page;
+pub mod table_policy;
 pub mod table_store;
 pub mod writer;

@@ -7,11 +7,12 @@ use std::time::Duration;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Space;
 use serde::Deserialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::metastore::{Metastore, QuarantineBounds};
-use crate::table_store::TableStore;
+use crate::metastore::{Metastore, MetastoreError, QuarantineBounds};
+use crate::table_store::{TableStatus, TableStore};
 
 /// Section `[maintenance]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,6 +22,8 @@ pub struct MaintenanceOptions {
     pub every_hours: u64,
     /// Seconds between two rounds of compaction; 0 leaves compaction to the clean-up, which begins with it.
     pub compact_every_seconds: u64,
+    /// Seconds between two looks whether the table of tables, which tells analysts how fresh each table is, is to be written anew; 0: there is none.
+    pub status_table_every_seconds: u64,
     /// Days after which an entry leaves the quarantine.
     pub quarantine_days: u32,
     /// Most entries of the quarantine; beyond them the older ones leave, of the domains that have most.
@@ -41,11 +44,12 @@ impl MaintenanceOptions {
 }
 
 impl Default for MaintenanceOptions {
-    /// Clean-up every 6 hours, compaction every 30 s; a quarantine of 90 days, 100,000 entries and 1 GiB.
+    /// Clean-up every 6 hours, compaction every 30 s, the table of tables every 5 minutes; a quarantine of 90 days, 100,000 entries and 1 GiB.
     fn default() -> Self {
         Self {
             every_hours: 6,
             compact_every_seconds: 30,
+            status_table_every_seconds: 300,
             quarantine_days: 90,
             quarantine_entries_max: 100_000,
             quarantine_payload_bytes_max: 1 << 30,
@@ -55,6 +59,9 @@ impl Default for MaintenanceOptions {
 
 /// The first clean-up comes no earlier than so many seconds after the start, when indexes are loaded and the queue is worked off.
 const FIRST_CLEAN_UP_SECONDS: u64 = 300;
+
+/// After this time the table of tables is written anew although nothing has changed.
+const STATUS_TOLD_AGAIN_AFTER: Duration = Duration::from_secs(3_600);
 
 /// Compacts and cleans up in rounds until `shutdown`. A failure in one space is logged and does not keep the others from their turn.
 pub async fn run(
@@ -66,6 +73,7 @@ pub async fn run(
     tokio::select! {
         () = compact(&*store, options.compact_every_seconds) => {}
         () = clean_up(&*store, &*metastore, waits(options.every_hours), &shutdown) => {}
+        () = tell_status(&*store, &*metastore, options.status_table_every_seconds) => {}
         // What is under way is given up: files of a compaction that is not committed are found by a clean-up.
         () = shutdown.cancelled() => {}
     }
@@ -89,6 +97,44 @@ async fn compact(store: &dyn TableStore, every_seconds: u64) {
             }
         }
     }
+}
+
+/// Keeps the table of tables up to date.
+async fn tell_status(store: &dyn TableStore, metastore: &dyn Metastore, every_seconds: u64) {
+    if every_seconds == 0 {
+        return std::future::pending().await;
+    }
+    let mut told: Option<(Vec<TableStatus>, Instant)> = None;
+    loop {
+        tokio::time::sleep(Duration::from_secs(every_seconds)).await;
+        let now = match status(metastore).await {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "the table of tables stays as it is; the next round tries again");
+                continue;
+            }
+        };
+        // So that readers see that somebody looks, where nothing changes.
+        let is_told = told.as_ref().is_some_and(|(told, at)| *told == now && at.elapsed() < STATUS_TOLD_AGAIN_AFTER);
+        if is_told || (told.is_none() && now.is_empty()) {
+            continue;
+        }
+        match store.tell_status(&now).await {
+            Ok(()) => told = Some((now, Instant::now())),
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "the table of tables could not be written; the next round tries again");
+            }
+        }
+    }
+}
+
+/// The rows of the table of tables.
+async fn status(metastore: &dyn Metastore) -> Result<Vec<TableStatus>, MetastoreError> {
+    let (tables, pauses) = tokio::join!(metastore.tables(None), metastore.pauses());
+    let pauses = pauses?;
+    let is_paused = |of: &Space| pauses.iter().any(|pause| pause.space.as_ref().is_none_or(|space| space == of));
+    let rows = tables?.into_iter().map(|record| TableStatus { paused: is_paused(&record.key.space), record });
+    Ok(rows.collect())
 }
 
 /// Time before the first clean-up, and before each other one. The first one comes soon, as a writer may be started again more often than
@@ -125,6 +171,9 @@ async fn clean_up(
                 Err(error) => tracing::warn!(%space, error = %Chain(&error), "clean-up failed; next round tries again"),
             }
         }
+        if let Err(error) = store.clean_up_status().await {
+            tracing::warn!(error = %Chain(&error), "the table of tables was not cleaned up; next round tries again");
+        }
     }
 }
 
@@ -139,6 +188,7 @@ async fn spaces(metastore: &dyn Metastore) -> BTreeSet<Space> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use async_trait::async_trait;
@@ -149,11 +199,14 @@ mod tests {
     use crate::metastore::NewTable;
     use crate::metastore::sqlite::SqliteMetastore;
     use crate::metastore::steering::OperationTarget;
-    use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError};
+    use crate::restore_point::RestorePoint;
+    use crate::table_store::{
+        Applied, Compacted, InMemoryTable, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
+    };
 
-    /// A store that counts its clean-ups.
+    /// A store that counts its clean-ups, and keeps what it is to tell of the tables.
     #[derive(Default)]
-    struct Counting(AtomicU64);
+    struct Counting(AtomicU64, Mutex<Vec<Vec<TableStatus>>>);
 
     #[async_trait]
     impl TableStore for Counting {
@@ -178,8 +231,21 @@ mod tests {
         async fn drop_tables(&self, _: &OperationTarget, _: &str, _: &Consent) -> Result<Destroyed, StoreError> {
             Ok(Destroyed::default())
         }
+        async fn plan_compaction(&self, _: &TableKey) -> Result<PlannedCompaction, StoreError> {
+            Ok(PlannedCompaction::default())
+        }
+        async fn restore_table(&self, _: &TableKey, _: RestorePoint, _: &Consent) -> Result<Restored, StoreError> {
+            Ok(Restored::default())
+        }
         async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
             Ok(0)
+        }
+        async fn tell_status(&self, tables: &[TableStatus]) -> Result<(), StoreError> {
+            self.1.lock().unwrap().push(tables.to_vec());
+            Ok(())
+        }
+        async fn clean_up_status(&self) -> Result<Maintained, StoreError> {
+            Ok(Maintained::default())
         }
         async fn close(&self) {}
         fn spaces_in_use(&self) -> Vec<Space> {
@@ -222,6 +288,39 @@ mod tests {
                 () = counted => {}
             }
             assert!(at_least > 1 || store.0.load(Ordering::Relaxed) == 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_table_of_tables_is_written_when_something_has_changed_and_once_an_hour() {
+        let metastore = SqliteMetastore::memory();
+        metastore.migrate().await.unwrap();
+        let space = Space { domain: "demo".into(), kind: Kind::Case };
+        let table = |name: &str| {
+            let key = TableKey { space: space.clone(), document_type: name.into() };
+            NewTable { key, path: name.into(), location: name.into(), suffix: String::new() }
+        };
+        let store = Counting::default();
+        let told = || store.1.lock().unwrap().iter().map(Vec::len).collect::<Vec<_>>();
+        let steps = async {
+            tokio::time::sleep(Duration::from_secs(25)).await;
+            assert_eq!(told(), [0; 0], "there is nothing to tell of");
+            metastore.register_tables(&[table("t")]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            assert_eq!(told(), [1]);
+            metastore.register_tables(&[table("u")]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            assert_eq!(told(), [1, 2]);
+            metastore.pause(Some(&space), "ann", "").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            assert_eq!(told(), [1, 2, 2]);
+            assert!(store.1.lock().unwrap()[2].iter().all(|row| row.paused));
+            tokio::time::sleep(STATUS_TOLD_AGAIN_AFTER).await;
+            assert_eq!(told(), [1, 2, 2, 2]);
+        };
+        tokio::select! {
+            () = tell_status(&store, &metastore, 10) => {}
+            () = steps => {}
         }
     }
 }

@@ -15,9 +15,11 @@ use crate::handle_error::HandleError;
 use crate::ingest::control::{IngestRequest, IngestStatus, PauseScope, PendingRows};
 use crate::metastore::steering::OperationTarget;
 use crate::metastore::{Metastore, TableRecord};
-use crate::table_store::{Compacted, InMemoryTable, Maintained, TableStore};
+use crate::restore_point::RestorePoint;
+use crate::table_store::{Compacted, InMemoryTable, Maintained, PlannedCompaction, Restored, TableStore};
 
 pub(crate) mod pause_keeper;
+pub(crate) mod policy_keeper;
 pub(crate) mod runner;
 
 /// A request, with the answer's way back in it.
@@ -114,6 +116,11 @@ impl Operations {
         self.store.compact_table(table).await.map_err(HandleError::Store)
     }
 
+    pub(crate) async fn plan_compaction(&self, table: &TableKey) -> Result<PlannedCompaction, HandleError> {
+        self.record(table).await?;
+        self.store.plan_compaction(table).await.map_err(HandleError::Store)
+    }
+
     pub(crate) async fn maintain(&self, space: &Space) -> Result<Maintained, HandleError> {
         let _waiting =
             self.rewrites_waiting.try_acquire().map_err(|_| HandleError::Busy("compactions and clean-ups"))?;
@@ -151,6 +158,16 @@ impl Operations {
         consent: &Consent,
     ) -> Result<Destroyed, HandleError> {
         self.store.drop_tables(target, asked_by, consent).await.map_err(HandleError::Store)
+    }
+
+    pub(crate) async fn restore(
+        &self,
+        table: &TableKey,
+        to: RestorePoint,
+        consent: &Consent,
+    ) -> Result<Restored, HandleError> {
+        self.record(table).await?;
+        self.store.restore_table(table, to, consent).await.map_err(HandleError::Store)
     }
 
     pub(crate) async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, HandleError> {

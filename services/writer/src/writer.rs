@@ -24,7 +24,7 @@ use crate::maintenance::{self, MaintenanceOptions};
 use crate::metastore::Metastore;
 use crate::metastore::connect::{self, MetastoreConfig};
 use crate::metric_names;
-use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request, pause_keeper, runner};
+use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request, pause_keeper, policy_keeper, runner};
 use crate::pipeline_watch::PipelineWatch;
 use crate::quarantine_sink;
 use crate::status_page::{Samples, StatusPage};
@@ -325,11 +325,16 @@ impl Leased {
     async fn work(&self, beside: &mut JoinSet<()>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { metastore, store, options, queue, requests } = self;
         let (ask_ingest, asked) = mpsc::channel(INGEST_REQUESTS_MAX);
+        let policies = options.tables.policies.clone();
+        if !policy_keeper::at_start(&**metastore, &policies, &shutdown).await {
+            return Ok(());
+        }
         let Some(paused) = pause_keeper::at_start(&**metastore, &shutdown).await else { return Ok(()) };
         let operations = Arc::new(Operations::new(Arc::clone(store), Arc::clone(metastore), ask_ingest));
         let (tables, rounds) = (Arc::clone(store), options.maintenance.clone());
         beside.spawn(maintenance::run(tables, Arc::clone(metastore), rounds, shutdown.clone()));
         beside.spawn(operations::serve(Arc::clone(&operations), Arc::clone(requests), shutdown.clone()));
+        beside.spawn(policy_keeper::run(Arc::clone(metastore), policies, shutdown.clone()));
         let keeper = Arc::clone(&operations);
         beside.spawn(runner::run(Arc::clone(&operations), Arc::clone(metastore), shutdown.clone()));
         beside.spawn(pause_keeper::run(keeper, Arc::clone(metastore), paused.clone(), shutdown.clone()));

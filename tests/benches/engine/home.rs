@@ -59,7 +59,7 @@ impl Home {
         fs::create_dir_all(&self.folder).with_context(|| format!("create {}", self.folder.display()))?;
         let metastore = SqliteMetastore::file(&self.folder.join("metastore.sqlite"));
         metastore.migrate().await?;
-        let lake = LakeStore::open(&LakeStoreConfig { root: self.root(), sync: true, s3: None })?;
+        let lake = LakeStore::open(&LakeStoreConfig::of_root(self.root()))?;
         lake.probe().await?;
         Ok(Arc::new(DeltaTableStore::new(Arc::new(lake), Arc::new(metastore), self.engine_options()?)))
     }

@@ -1,7 +1,8 @@
 //! A throw-away Postgres cluster without durability: fast, and gone afterwards.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 use super::port::Port;
 use super::process::Process;
 use super::with_fresh_ports;
+use crate::certificates::Certificates;
 
 const USER: &str = "lake";
 const PROGRAMS: [&str; 4] = ["initdb", "postgres", "pg_isready", "createdb"];
@@ -30,10 +32,18 @@ impl Postgres {
     /// # Errors
     /// When Postgres is not installed, or does not come up.
     pub fn start() -> anyhow::Result<Self> {
-        with_fresh_ports(Self::start_once)
+        with_fresh_ports(|| Self::start_once(None))
     }
 
-    fn start_once() -> anyhow::Result<Self> {
+    /// Starts a cluster that takes encrypted connections only; those of clients without a certificate of its root, too.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_with_tls(certificates: &Certificates) -> anyhow::Result<Self> {
+        with_fresh_ports(|| Self::start_once(Some(certificates)))
+    }
+
+    fn start_once(tls: Option<&Certificates>) -> anyhow::Result<Self> {
         let programs = programs()?;
         let folder = tempfile::Builder::new().prefix("lake-test-postgres-").tempdir()?;
         let data = folder.path().join("data");
@@ -54,6 +64,9 @@ impl Postgres {
             "max_connections=200",
         ] {
             command.args(["-c", setting]);
+        }
+        if let Some(certificates) = tls {
+            encrypt(&mut command, certificates, &data)?;
         }
         let is_ready = programs.join("pg_isready");
         let number = port.number().to_string();
@@ -87,6 +100,23 @@ impl Postgres {
     pub fn server(&mut self) -> &mut Process {
         &mut self.server
     }
+}
+
+/// Has the server take encrypted connections only. It wants to own its key.
+fn encrypt(command: &mut Command, certificates: &Certificates, data: &Path) -> anyhow::Result<()> {
+    for name in ["server.pem", "server.key"] {
+        let copy = data.join(name);
+        std::fs::copy(certificates.file(name), &copy)?;
+        std::fs::set_permissions(&copy, Permissions::from_mode(0o600))?;
+        if is_root()? {
+            run(Command::new("chown").arg("postgres").arg(&copy))?;
+        }
+    }
+    std::fs::write(data.join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n")?;
+    for setting in ["ssl=on", "ssl_cert_file=server.pem", "ssl_key_file=server.key"] {
+        command.args(["-c", setting]);
+    }
+    Ok(())
 }
 
 /// The folder of the newest installed server. Debian keeps it out of `PATH`; elsewhere it is found there.

@@ -73,6 +73,14 @@ impl Readers {
         Self::start("/", None)
     }
 
+    /// Readers of tables below a folder that stands for a store: they are named by their path in the store.
+    ///
+    /// # Errors
+    /// When they are not installed.
+    pub fn of_copy(folder: &Path) -> anyhow::Result<Self> {
+        Self::start(folder.to_str().context("the folder's path is text")?, None)
+    }
+
     /// Readers of tables in a bucket.
     ///
     /// # Errors

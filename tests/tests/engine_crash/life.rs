@@ -71,7 +71,7 @@ pub fn in_a_life<T>(
         let metastore = SqliteMetastore::file(&folder.join("metastore.sqlite"));
         metastore.migrate().await?;
         let root = folder.join("tables").display().to_string();
-        let mut lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None })?;
+        let mut lake = LakeStore::open(&LakeStoreConfig::of_root(root))?;
         if let Some(report) = report.cloned() {
             lake = lake.wrapped(|inner| watched(inner, move |step, path| report(step, path)));
         }

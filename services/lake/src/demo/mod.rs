@@ -136,7 +136,7 @@ fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
 fn writer_options(folder: &Path) -> WriterOptions {
     WriterOptions {
         // Without forcing files to disk: a power cut may take the tables of a demo.
-        store: LakeStoreConfig { root: folder.join("tables").display().to_string(), sync: false, s3: None },
+        store: LakeStoreConfig { sync: false, ..LakeStoreConfig::of_root(folder.join("tables").display().to_string()) },
         metastore: MetastoreConfig {
             url: format!("sqlite:{}", folder.join("metastore.sqlite").display()).into(),
             connections_max: 1,

@@ -43,7 +43,7 @@ impl Lake {
         let root = folder.path().join("tables");
         std::fs::create_dir(&root).unwrap();
         let writer = Writer::open(WriterOptions {
-            store: LakeStoreConfig { root: root.display().to_string(), sync: false, s3: None },
+            store: LakeStoreConfig { sync: false, ..LakeStoreConfig::of_root(root.display().to_string()) },
             metastore: MetastoreConfig {
                 url: format!("sqlite:{}", folder.path().join("metastore.sqlite").display()).into(),
                 connections_max: 1,

@@ -1,9 +1,10 @@
 //! What each command does.
 
+use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use anyhow::Result;
-use clap::CommandFactory;
+use anyhow::{Context, Result};
+use clap_complete::env::Shells;
 use lake_proto::admin::v1 as proto;
 
 use crate::client::Clients;
@@ -13,7 +14,6 @@ use crate::exit;
 use crate::output;
 
 mod contexts;
-mod drop;
 mod gather;
 mod lake;
 mod operation;
@@ -41,7 +41,9 @@ pub(crate) async fn run(line: CommandLine) -> Result<u8> {
         Noun::Token(verb) => token::run(verb),
         Noun::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut CommandLine::command(), "lakectl", &mut script);
+            let shells = Shells::builtins();
+            let completer = shells.completer(&shell.to_string()).context("this shell cannot complete words")?;
+            completer.write_registration("COMPLETE", "lakectl", "lakectl", "lakectl", &mut script)?;
             output::print(&String::from_utf8_lossy(&script))?;
             Ok(exit::DONE)
         }
@@ -67,4 +69,26 @@ fn kind(kind: Option<KindName>) -> i32 {
 /// The id of a request: the given one or a new one.
 fn request_id(given: Option<String>) -> String {
     given.unwrap_or_else(|| uuid::Uuid::new_v4().to_string())
+}
+
+/// Whether the person at the terminal means it: they type the name. `warning`: what it means.
+///
+/// # Errors
+/// The terminal cannot be read.
+fn is_meant(warning: &str, verb: &str, name: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        eprintln!(
+            "lakectl: nobody can be asked whether this is meant; give --yes, or --plan with the id that --dry-run shows"
+        );
+        return Ok(false);
+    }
+    eprint!("{warning}. Type `{name}` to {verb} it: ");
+    std::io::stderr().flush()?;
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    let is_meant = line.trim() == name;
+    if !is_meant {
+        eprintln!("lakectl: nothing was done");
+    }
+    Ok(is_meant)
 }

@@ -8,17 +8,23 @@ use prost_types::Timestamp;
 use serde_json::Value;
 
 use crate::consent::Consent;
-use crate::metastore::TableRecord;
 use crate::metastore::steering::{
     AuditRecord, DroppedRecord, OperationKind, OperationRecord, OperationState, PauseRecord,
 };
+use crate::metastore::{RecordedDelays, TableRecord};
 use crate::operations::TableDescription;
+use crate::table_policy::{DeletionVectors, TablePolicy};
 use crate::table_store::delta::inspect::{TableFile, TableVersion};
 
 /// An instant, from microseconds since 1970.
 pub(super) fn timestamp(at_us: i64) -> Timestamp {
     let (seconds, micros) = (at_us.div_euclid(1_000_000), at_us.rem_euclid(1_000_000));
     Timestamp { seconds, nanos: i32::try_from(micros * 1_000).unwrap_or_default() }
+}
+
+/// Microseconds since 1970; `None`: out of their range.
+pub(super) fn micros(at: &Timestamp) -> Option<i64> {
+    at.seconds.checked_mul(1_000_000)?.checked_add(i64::from(at.nanos) / 1_000)
 }
 
 const fn kind(kind: Kind) -> proto::Kind {
@@ -60,6 +66,31 @@ pub(super) fn table(record: &TableRecord) -> proto::Table {
         last_commit_at: state.last_commit_us.map(timestamp),
         newest_change_at: state.newest_published_us.map(timestamp),
         newest_read_at: state.newest_fetched_us.map(timestamp),
+        delays: state.delays.map(delays),
+    }
+}
+
+pub(super) fn policy(of: &TablePolicy) -> proto::TablePolicy {
+    let deletion_vectors = match of.deletion_vectors {
+        None => proto::DeletionVectors::Unspecified,
+        Some(DeletionVectors::Auto) => proto::DeletionVectors::Auto,
+        Some(DeletionVectors::On) => proto::DeletionVectors::On,
+        Some(DeletionVectors::Off) => proto::DeletionVectors::Off,
+    };
+    proto::TablePolicy {
+        deletion_vectors: deletion_vectors.into(),
+        compaction: of.compaction,
+        retention_hours: of.retention_hours.map(count),
+    }
+}
+
+fn delays(of: RecordedDelays) -> proto::Delays {
+    let seconds = |us: i64| us as f64 / 1e6;
+    proto::Delays {
+        p50_seconds: seconds(of.p50_us),
+        p95_seconds: seconds(of.p95_us),
+        p99_seconds: seconds(of.p99_us),
+        rows: of.rows,
     }
 }
 
@@ -125,6 +156,7 @@ const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
         OperationKind::CheckpointTable => proto::OperationKind::CheckpointTable,
         OperationKind::DropTables => proto::OperationKind::DropTables,
         OperationKind::AllowTables => proto::OperationKind::AllowTables,
+        OperationKind::RestoreTable => proto::OperationKind::RestoreTable,
     }
 }
 
@@ -166,6 +198,9 @@ fn next_action(record: &OperationRecord) -> &'static str {
         OperationState::Succeeded if record.asked.consent == Consent::DryRun => {
             "look at the figures; to have it done, ask for it with the id of this plan"
         }
+        OperationState::Succeeded if record.asked.kind == OperationKind::RestoreTable => {
+            "what was changed in HQ since that version has to be read from HQ again"
+        }
         OperationState::Failed => "mend the cause, then ask for it again with a new request id",
         OperationState::Pending => "if it waits for long, see whether a writer holds the lease: lakectl lake status",
         _ => "",
@@ -175,7 +210,10 @@ fn next_action(record: &OperationRecord) -> &'static str {
 fn progress(record: &OperationRecord) -> proto::Progress {
     let unit = match record.asked.kind {
         OperationKind::CompactTable => "commits",
-        OperationKind::CleanUpSpace | OperationKind::DropTables | OperationKind::AllowTables => "tables",
+        OperationKind::CleanUpSpace
+        | OperationKind::DropTables
+        | OperationKind::AllowTables
+        | OperationKind::RestoreTable => "tables",
         OperationKind::VacuumTable => "files",
         OperationKind::CheckpointTable => "checkpoints",
     };
@@ -259,6 +297,8 @@ mod tests {
     fn instants_before_1970_keep_their_fraction() {
         assert_eq!(timestamp(-1), Timestamp { seconds: -1, nanos: 999_999_000 });
         assert_eq!(timestamp(1_500_000), Timestamp { seconds: 1, nanos: 500_000_000 });
+        assert_eq!((micros(&timestamp(-1)), micros(&timestamp(1_500_000))), (Some(-1), Some(1_500_000)));
+        assert_eq!(micros(&Timestamp { seconds: i64::MAX, nanos: 0 }), None);
     }
 
     #[test]
@@ -285,6 +325,7 @@ mod tests {
                 target: OperationTarget { space, document_type: Some("person".into()) },
                 asked_by: "ann".into(),
                 consent: Consent::Given,
+                restore_to: None,
             },
             state,
             since_us: 0,

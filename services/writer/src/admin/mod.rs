@@ -15,13 +15,14 @@ use lake_proto::admin::v1::operation_service_server::OperationServiceServer;
 use lake_proto::admin::v1::table_service_server::TableServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use self::access::Gate;
 pub use self::options::{AdminOptions, AdminTls, AdminToken, Role};
 pub(crate) use self::services::ServedParts;
 use self::services::Services;
+use self::tls::Encryption;
 
 mod access;
 mod convert;
@@ -35,6 +36,7 @@ mod table_work;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 /// Largest message that is read from a client, bytes. Nothing that may be asked is large.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -52,6 +54,7 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 pub(crate) struct AdminServer {
     listener: TcpListener,
     server: Server,
+    encryption: Option<Encryption>,
     gate: Gate,
 }
 
@@ -61,19 +64,18 @@ impl AdminServer {
     /// # Errors
     /// The address cannot be bound, or a file for TLS cannot be read or used.
     pub(crate) async fn bind(options: &AdminOptions) -> anyhow::Result<Self> {
-        let mut server = Server::builder()
+        let server = Server::builder()
             .timeout(CALL_WITHIN)
             .concurrency_limit_per_connection(CALLS_AT_ONCE)
             .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY));
-        if let Some(tls) = &options.tls {
-            lake_shared::tls::choose_cryptography();
-            let config = server.tls_config(server_tls(tls).await?);
-            server = config.context("admin.tls: certificate, key or client_ca cannot be used")?;
-        }
+        let encryption = match &options.tls {
+            Some(tls) => Some(Encryption::read(tls).await?),
+            None => None,
+        };
         let (address, listener) = (options.address, TcpListener::bind(options.address).await);
         let listener =
             listener.with_context(|| format!("admin.address {address} cannot be bound; choose a free address"))?;
-        Ok(Self { listener, server, gate: Gate::new(options) })
+        Ok(Self { listener, server, encryption, gate: Gate::new(options) })
     }
 
     /// Where it listens.
@@ -101,16 +103,22 @@ impl AdminServer {
         let operations = OperationServiceServer::from_arc(Arc::clone(&services));
         let lake = LakeServiceServer::from_arc(services);
         let mut server = self.server;
-        server
+        let router = server
             .add_service(health_service)
             .add_service(reflection)
             .add_service(older_reflection)
             .add_service(tables.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(operations.max_decoding_message_size(MESSAGE_BYTES_MAX))
-            .add_service(lake.max_decoding_message_size(MESSAGE_BYTES_MAX))
-            .serve_with_incoming_shutdown(TcpIncoming::from(self.listener), shutdown.cancelled_owned())
-            .await
-            .context("admin: serving failed")
+            .add_service(lake.max_decoding_message_size(MESSAGE_BYTES_MAX));
+        let shutdown = shutdown.cancelled_owned();
+        let served = match self.encryption {
+            Some(encryption) => {
+                let connections = Box::pin(encryption.connections(self.listener));
+                router.serve_with_incoming_shutdown(connections, shutdown).await
+            }
+            None => router.serve_with_incoming_shutdown(TcpIncoming::from(self.listener), shutdown).await,
+        };
+        served.context("admin: serving failed")
     }
 }
 
@@ -120,16 +128,4 @@ fn reflection_builder() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-async fn server_tls(tls: &AdminTls) -> anyhow::Result<ServerTlsConfig> {
-    let read = async |key: &str, path: &std::path::Path| {
-        tokio::fs::read(path).await.with_context(|| format!("admin.tls.{key}: {} cannot be read", path.display()))
-    };
-    let identity = Identity::from_pem(read("certificate", &tls.certificate).await?, read("key", &tls.key).await?);
-    let config = ServerTlsConfig::new().identity(identity);
-    Ok(match &tls.client_ca {
-        Some(path) => config.client_ca_root(Certificate::from_pem(read("client_ca", path).await?)),
-        None => config,
-    })
 }

@@ -24,7 +24,7 @@ pub struct AdminOptions {
     pub tokens: Vec<AdminToken>,
 }
 
-/// Section `[admin.tls]`: files in PEM.
+/// Section `[admin.tls]`: files in PEM. They may be replaced while the writer runs.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminTls {

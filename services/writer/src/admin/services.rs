@@ -78,22 +78,26 @@ impl Services {
         request_id: &str,
         consent: Consent,
     ) -> Result<OperationRecord, Status> {
-        let request_id = checked_request_id(request_id)?;
+        let (request_id, asked_by) = (request_id.to_owned(), caller.name.clone());
+        self.ask_for(NewOperation { request_id, kind, target, asked_by, consent, restore_to: None }).await
+    }
+
+    /// The same with all that an operation may have.
+    pub(super) async fn ask_for(&self, new: NewOperation) -> Result<OperationRecord, Status> {
+        let request_id = checked_request_id(&new.request_id)?;
         if self.metastore.open_operations(None).await.map_err(Problem::from)? >= OPEN_OPERATIONS_MAX {
             return Err(Problem::Busy { what: "operations" }.into());
         }
-        let call = if consent == Consent::DryRun { format!("{} (dry run)", kind.code()) } else { kind.code().into() };
-        let audited = self.metastore.audit(&caller.name, &call, &target.to_string(), request_id).await;
+        let code = new.kind.code();
+        let call = if new.consent == Consent::DryRun { format!("{code} (dry run)") } else { code.into() };
+        let audited = self.metastore.audit(&new.asked_by, &call, &new.target.to_string(), request_id).await;
         audited.map_err(Problem::from)?;
-        let new = NewOperation {
-            request_id: request_id.to_owned(),
-            kind,
-            target: target.clone(),
-            asked_by: caller.name.clone(),
-            consent: consent.clone(),
-        };
         let asked = self.metastore.ask_operation(&new).await.map_err(Problem::from)?;
-        if (asked.asked.kind, &asked.asked.target, &asked.asked.consent) != (kind, &target, &consent) {
+        let is_same = |other: &NewOperation| {
+            (other.kind, &other.target, &other.consent, other.restore_to)
+                == (new.kind, &new.target, &new.consent, new.restore_to)
+        };
+        if !is_same(&asked.asked) {
             let reason = "another operation was asked for with it; make a new one for each request".to_owned();
             return Err(Problem::Field { field: "request_id", reason }.into());
         }
@@ -101,7 +105,7 @@ impl Services {
     }
 }
 
-fn checked_request_id(request_id: &str) -> Result<&str, Problem> {
+pub(super) fn checked_request_id(request_id: &str) -> Result<&str, Problem> {
     if request_id.is_empty() || request_id.len() > REQUEST_ID_BYTES_MAX {
         let reason = format!(
             "give 1 to {REQUEST_ID_BYTES_MAX} bytes, for instance a UUID; the same request twice is one operation"

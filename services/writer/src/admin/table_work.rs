@@ -2,6 +2,7 @@
 
 use lake_proto::admin::v1 as proto;
 use lake_proto::admin::v1::drop_tables_request::Target;
+use lake_proto::admin::v1::restore_table_request::To;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::Space;
 use tonic::Status;
@@ -11,7 +12,9 @@ use super::convert;
 use super::problem::Problem;
 use super::services::{self, Services};
 use crate::consent::Consent;
-use crate::metastore::steering::{OperationKind, OperationTarget};
+use crate::metastore::steering::{NewOperation, OperationKind, OperationTarget};
+use crate::restore_point::RestorePoint;
+use crate::table_policy::{DeletionVectors, TablePolicy};
 use crate::table_store::delta::inspect::InspectError;
 
 /// Versions of a page where none are asked for.
@@ -20,12 +23,16 @@ const VERSIONS: u32 = 20;
 /// Most versions of a page.
 const VERSIONS_MAX: u32 = 100;
 
+/// Longest time that superseded files may be kept, hours: a hundred years.
+const RETENTION_HOURS_MAX: u64 = 876_600;
+
 /// An operation, or why it was not begun.
 type Asked = Result<proto::Operation, Status>;
 
 impl Services {
     pub(super) async fn ask_compaction(&self, caller: &Caller, asked: proto::CompactTableRequest) -> Asked {
-        self.ask_of_table(caller, OperationKind::CompactTable, &asked.name, &asked.request_id, Consent::Given).await
+        let consent = consent(asked.dry_run, &asked.plan_id)?;
+        self.ask_of_table(caller, OperationKind::CompactTable, &asked.name, &asked.request_id, consent).await
     }
 
     pub(super) async fn ask_checkpoint(&self, caller: &Caller, asked: proto::CheckpointTableRequest) -> Asked {
@@ -63,6 +70,33 @@ impl Services {
         }
     }
 
+    pub(super) async fn ask_restoration(&self, caller: &Caller, asked: proto::RestoreTableRequest) -> Asked {
+        let consent = consent(asked.dry_run, &asked.plan_id)?;
+        if consent == Consent::Given {
+            let reason = "ask with dry_run first, look at what would change, then give the id of that plan".into();
+            return Err(Problem::Field { field: "plan_id", reason }.into());
+        }
+        let to = match asked.to {
+            Some(To::Version(version)) => u64::try_from(version).ok().map(RestorePoint::Version),
+            Some(To::Instant(at)) => convert::micros(&at).map(|at_us| RestorePoint::Instant { at_us }),
+            None => None,
+        };
+        let to = to.ok_or_else(|| {
+            let reason = "give the number of a version, or an instant".into();
+            Problem::Field { field: "to", reason }
+        })?;
+        let record = self.visible_table(caller, &asked.name).await?;
+        let new = NewOperation {
+            request_id: asked.request_id,
+            kind: OperationKind::RestoreTable,
+            target: OperationTarget::table(&record.key),
+            asked_by: caller.name.clone(),
+            consent,
+            restore_to: Some(to),
+        };
+        Ok(convert::operation(&self.ask_for(new).await?))
+    }
+
     pub(super) async fn ask_allowance(&self, caller: &Caller, asked: proto::AllowTablesRequest) -> Asked {
         let target =
             OperationTarget { space: services::space(asked.space)?, document_type: asked.r#type.map(Into::into) };
@@ -80,6 +114,24 @@ impl Services {
         }
         let kind = OperationKind::AllowTables;
         Ok(convert::operation(&self.ask(caller, kind, target, &asked.request_id, Consent::Given).await?))
+    }
+
+    pub(super) async fn set_policy(
+        &self,
+        caller: &Caller,
+        asked: proto::SetTablePolicyRequest,
+    ) -> Result<proto::TablePolicy, Problem> {
+        services::checked_request_id(&asked.request_id)?;
+        let policy = policy(&asked.policy.unwrap_or_default())?;
+        let record = self.visible_table(caller, &asked.name).await?;
+        self.metastore.audit(&caller.name, "set_table_policy", &record.key.to_string(), &asked.request_id).await?;
+        self.metastore.set_policy(&record.name, &policy, &caller.name).await?;
+        Ok(convert::policy(&policy))
+    }
+
+    pub(super) async fn policy_of(&self, table: &str) -> Result<Option<proto::TablePolicy>, Problem> {
+        let kept = self.metastore.policies().await?;
+        Ok(kept.into_iter().find(|record| record.table == table).map(|record| convert::policy(&record.policy)))
     }
 
     pub(super) async fn table_versions(
@@ -158,6 +210,27 @@ impl Services {
     }
 }
 
+/// A policy as it is asked for.
+fn policy(asked: &proto::TablePolicy) -> Result<TablePolicy, Problem> {
+    let deletion_vectors = match proto::DeletionVectors::try_from(asked.deletion_vectors) {
+        Ok(proto::DeletionVectors::Unspecified) => None,
+        Ok(proto::DeletionVectors::Auto) => Some(DeletionVectors::Auto),
+        Ok(proto::DeletionVectors::On) => Some(DeletionVectors::On),
+        Ok(proto::DeletionVectors::Off) => Some(DeletionVectors::Off),
+        Err(_) => {
+            let reason = format!("{} is nothing that this version knows", asked.deletion_vectors);
+            return Err(Problem::Field { field: "policy.deletion_vectors", reason });
+        }
+    };
+    let hours = |hours: i64| {
+        let known = u64::try_from(hours).ok().filter(|hours| (1..=RETENTION_HOURS_MAX).contains(hours));
+        let reason = format!("give 1 to {RETENTION_HOURS_MAX} hours");
+        known.ok_or(Problem::Field { field: "policy.retention_hours", reason })
+    };
+    let retention_hours = asked.retention_hours.map(hours).transpose()?;
+    Ok(TablePolicy { deletion_vectors, compaction: asked.compaction, retention_hours })
+}
+
 fn consent(dry_run: bool, plan_id: &str) -> Result<Consent, Problem> {
     if dry_run && !plan_id.is_empty() {
         let reason = "with dry_run a plan is made, so none can be given".into();
@@ -168,4 +241,29 @@ fn consent(dry_run: bool, plan_id: &str) -> Result<Consent, Problem> {
 
 fn unreadable(name: &str, error: &InspectError) -> Problem {
     Problem::Table { name: name.to_owned(), reason: Chain(error).to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn policies_are_taken_as_they_are_said() {
+        let said = proto::TablePolicy {
+            deletion_vectors: proto::DeletionVectors::Off.into(),
+            compaction: Some(false),
+            retention_hours: Some(24),
+        };
+        let taken = policy(&said).unwrap();
+        assert_eq!(convert::policy(&taken), said);
+        assert_eq!(policy(&proto::TablePolicy::default()).unwrap(), TablePolicy::default());
+        for hours in [0, -1, i64::MAX] {
+            let wrong = proto::TablePolicy { retention_hours: Some(hours), ..said };
+            assert!(matches!(policy(&wrong), Err(Problem::Field { field: "policy.retention_hours", .. })));
+        }
+        let wrong = proto::TablePolicy { deletion_vectors: 9, ..said };
+        assert!(matches!(policy(&wrong), Err(Problem::Field { field: "policy.deletion_vectors", .. })));
+    }
 }

@@ -58,6 +58,7 @@ impl TableService for Services {
             table: Some(convert::table(&record)),
             columns: convert::columns(record.state.schema.as_deref()),
             in_memory: described.ok().and_then(Result::ok).map(convert::in_memory),
+            policy: self.policy_of(&record.name).await?,
         }))
     }
 
@@ -115,6 +116,15 @@ impl TableService for Services {
         Ok(Response::new(proto::AllowTablesResponse { operation: Some(operation) }))
     }
 
+    async fn restore_table(
+        &self,
+        request: Request<proto::RestoreTableRequest>,
+    ) -> Result<Response<proto::RestoreTableResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Admin).await?;
+        let operation = self.ask_restoration(&caller, request.into_inner()).await?;
+        Ok(Response::new(proto::RestoreTableResponse { operation: Some(operation) }))
+    }
+
     async fn list_dropped_tables(
         &self,
         request: Request<proto::ListDroppedTablesRequest>,
@@ -128,6 +138,17 @@ impl TableService for Services {
         };
         let tables = dropped.iter().filter(is_asked).map(convert::dropped).collect();
         Ok(Response::new(proto::ListDroppedTablesResponse { tables }))
+    }
+
+    async fn set_table_policy(
+        &self,
+        request: Request<proto::SetTablePolicyRequest>,
+    ) -> Result<Response<proto::SetTablePolicyResponse>, Status> {
+        let retention = request.get_ref().policy.as_ref().and_then(|policy| policy.retention_hours);
+        let least = if retention.is_some() { Role::Admin } else { Role::Operator };
+        let caller = self.gate.enter(&request, least).await?;
+        let policy = self.set_policy(&caller, request.into_inner()).await?;
+        Ok(Response::new(proto::SetTablePolicyResponse { policy: Some(policy) }))
     }
 
     async fn list_table_versions(

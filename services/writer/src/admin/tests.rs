@@ -16,6 +16,8 @@ use tonic::{Code, Request};
 use super::options::{AdminOptions, AdminToken, Role};
 use crate::handle::test_writer::Running;
 
+mod random_requests;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tokens of all roles, and one for a project alone; each is its name.
@@ -72,6 +74,10 @@ fn with<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
+fn compaction(request_id: &str, name: &str) -> proto::CompactTableRequest {
+    proto::CompactTableRequest { request_id: request_id.into(), name: name.into(), ..Default::default() }
+}
+
 async fn writer(folder: &TempDir) -> Running {
     let running = Running::start_with_admin(folder, "w", "", Some(options())).await;
     running.until_holding().await;
@@ -106,7 +112,7 @@ async fn tables_are_seen_and_compacted() {
     assert!(person.columns.iter().any(|column| column.source == "/_id" && column.r#type == "string"));
     assert_eq!(person.in_memory.unwrap().rows_waiting, 0);
 
-    let compact = proto::CompactTableRequest { request_id: "r1".into(), name: "demo_case_sql_person".into() };
+    let compact = compaction("r1", "demo_case_sql_person");
     let asked = clients.tables.compact_table(with("operator", compact.clone())).await.unwrap().into_inner();
     let again = clients.tables.compact_table(with("operator", compact)).await.unwrap().into_inner();
     let id = |operation: &Option<proto::Operation>| operation.as_ref().unwrap().id.clone();
@@ -119,7 +125,7 @@ async fn tables_are_seen_and_compacted() {
     let person = clients.tables.get_table(with("viewer", named)).await.unwrap().into_inner();
     assert_eq!(person.table.unwrap().files, 1);
 
-    let reused = proto::CompactTableRequest { request_id: "r1".into(), name: "demo_case_sql_house".into() };
+    let reused = compaction("r1", "demo_case_sql_house");
     let refused = clients.tables.compact_table(with("operator", reused)).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     let space = proto::Space { domain: "demo".into(), kind: proto::Kind::Case.into() };
@@ -143,7 +149,7 @@ async fn a_role_and_a_project_bound_what_a_token_may() {
     writer.publish("person", &["a"], 1).await;
     let mut clients = Clients::of(&writer).await;
     let name = "demo_case_sql_person".to_owned();
-    let compact = || proto::CompactTableRequest { request_id: "r".into(), name: name.clone() };
+    let compact = || compaction("r", &name);
     let refused = clients.tables.compact_table(with("viewer", compact())).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     let refused = clients.lake.pause(with("viewer", Default::default())).await.unwrap_err();
@@ -238,7 +244,7 @@ async fn a_writer_that_stands_by_answers_and_what_it_is_asked_for_is_done_by_the
     let named = proto::GetTableRequest { name: "demo_case_sql_person".into() };
     let person = clients.tables.get_table(with("viewer", named)).await.unwrap().into_inner();
     assert_eq!((person.table.unwrap().rows, person.in_memory), (4, None));
-    let compact = proto::CompactTableRequest { request_id: "r".into(), name: "demo_case_sql_person".into() };
+    let compact = compaction("r", "demo_case_sql_person");
     let asked = clients.tables.compact_table(with("operator", compact)).await.unwrap().into_inner();
     let ended = clients.ended(asked.operation).await;
     assert_eq!((ended.state(), ended.result["files_after"]), (proto::OperationState::Succeeded, 1));

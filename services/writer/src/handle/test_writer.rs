@@ -58,7 +58,7 @@ impl Running {
         let place = |part: &str| folder.path().join(part);
         std::fs::create_dir_all(place("tables")).unwrap();
         let writer = Writer::open(WriterOptions {
-            store: LakeStoreConfig { root: place("tables").display().to_string(), sync: false, s3: None },
+            store: LakeStoreConfig { sync: false, ..LakeStoreConfig::of_root(place("tables").display().to_string()) },
             metastore: MetastoreConfig {
                 url: format!("sqlite:{}", place("metastore.sqlite").display()).into(),
                 connections_max: 1,

@@ -34,7 +34,11 @@ use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::steering::OperationTarget;
 use crate::metastore::{Metastore, QuarantineFilter};
-use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
+use crate::restore_point::RestorePoint;
+use crate::table_store::{
+    Applied, Compacted, InMemoryTable, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError, TableStatus,
+    TableStore,
+};
 
 /// Remembers ids by space; refuses ids that begin with `bad`, tables of type `broken`, and types that begin with `surplus`, all of them at once;
 /// panics at ids that begin with `panic`; fails as often as told, and for the domains and types it is told of.
@@ -145,8 +149,20 @@ impl TableStore for FakeStore {
     async fn drop_tables(&self, _: &OperationTarget, _: &str, _: &Consent) -> Result<Destroyed, StoreError> {
         Ok(Destroyed::default())
     }
+    async fn plan_compaction(&self, _: &TableKey) -> Result<PlannedCompaction, StoreError> {
+        Ok(PlannedCompaction::default())
+    }
+    async fn restore_table(&self, _: &TableKey, _: RestorePoint, _: &Consent) -> Result<Restored, StoreError> {
+        Ok(Restored::default())
+    }
     async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
         Ok(0)
+    }
+    async fn tell_status(&self, _: &[TableStatus]) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn clean_up_status(&self) -> Result<Maintained, StoreError> {
+        Ok(Maintained::default())
     }
     async fn close(&self) {}
     fn spaces_in_use(&self) -> Vec<Space> {

@@ -10,8 +10,8 @@ use lake_shared::identity::{Kind, Space, TableKey};
 
 use super::fence::Fence;
 use super::{
-    Metastore, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, RecordedState, StoredTombstone,
-    TableRecord,
+    Metastore, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, RecordedDelays, RecordedState,
+    StoredTombstone, TableRecord,
 };
 use crate::boot_clock::BootInstant;
 use crate::order_guard::TombstoneOrder;
@@ -117,6 +117,7 @@ fn state_after(version: i64) -> RecordedState {
         bytes: 1 << 40,
         newest_published_us: Some(50),
         newest_fetched_us: None,
+        delays: None,
         last_commit_us: None,
     }
 }
@@ -127,11 +128,14 @@ async fn commits_are_recorded(metastore: &dyn Metastore) {
     metastore.record_commits(&[(key.clone(), state.clone())]).await.unwrap();
     let older =
         RecordedState { version: Some(4), newest_published_us: Some(40), newest_fetched_us: Some(7), ..state.clone() };
+    let delays = Some(RecordedDelays { p50_us: 1, p95_us: 2, p99_us: 3, rows: 4 });
+    metastore.record_commits(&[(key.clone(), RecordedState { delays, ..older.clone() })]).await.unwrap();
+    // Without delays the older ones stay.
     metastore.record_commits(&[(key.clone(), older)]).await.unwrap();
     let tables = metastore.tables(Some(&key.space)).await.unwrap();
     let held = &tables.iter().find(|table| table.key == key).unwrap().state;
     assert_eq!((held.version, held.newest_published_us, held.newest_fetched_us), (Some(4), Some(50), Some(7)));
-    assert_eq!((held.rows, held.files, held.bytes), (10, 2, 1 << 40));
+    assert_eq!((held.rows, held.files, held.bytes, held.delays), (10, 2, 1 << 40, delays));
     assert!(held.last_commit_us.is_some());
     assert!(!metastore.record_commits(&[(table("unregistered", Kind::Case, "x"), state)]).await.unwrap());
 }

@@ -104,8 +104,23 @@ pub struct RecordedState {
     pub newest_published_us: Option<i64>,
     /// When the newest row was read from HQ, microseconds. Recording an older instant keeps the newer one.
     pub newest_fetched_us: Option<i64>,
+    /// How long rows took from HQ to readers. Recording `None` keeps what was recorded before.
+    pub delays: Option<RecordedDelays>,
     /// When the last commit was recorded, microseconds, by the database's clock; set by recording.
     pub last_commit_us: Option<i64>,
+}
+
+/// How long changes took from their publication by HQ to rows that readers see, over the last minutes before the last commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordedDelays {
+    /// Half of the rows took no longer, microseconds.
+    pub p50_us: i64,
+    /// 95 of 100 rows took no longer, microseconds.
+    pub p95_us: i64,
+    /// 99 of 100 rows took no longer, microseconds.
+    pub p99_us: i64,
+    /// Rows that this is of.
+    pub rows: i64,
 }
 
 /// A table that is to be registered.

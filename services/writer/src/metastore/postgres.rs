@@ -19,7 +19,8 @@ use super::rows::{self, Fields, storable};
 use super::sql::{self, failed, metastore_adapter};
 use super::steering::{
     self, AuditRecord, Behind, DroppedRecord, NewOperation, OperationEnd, OperationFilter, OperationRecord,
-    OperationTarget, PauseRecord, Steering, TableFilter, dropped_statements, steering_adapter,
+    OperationTarget, PauseRecord, PolicyRecord, Steering, TableFilter, dropped_statements, policy_statements,
+    steering_adapter,
 };
 use super::tombstone_sql::tombstone_statements;
 use super::{
@@ -29,6 +30,7 @@ use super::{
 use crate::consent::Consent;
 use crate::key_index::IdHash;
 use crate::order_guard::TombstoneOrder;
+use crate::table_policy::{DeletionVectors, TablePolicy};
 
 /// How long a call waits for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -94,4 +96,5 @@ tombstone_statements!(PostgresMetastore, sqlx::Postgres, "(EXTRACT(EPOCH FROM cl
 // Renewing changes no key, so it passes a row that is locked with FOR KEY SHARE; FOR UPDATE does not.
 lease_statements!(PostgresMetastore, sqlx::Postgres, "BEGIN", " FOR KEY SHARE", " FOR UPDATE");
 dropped_statements!(PostgresMetastore, sqlx::Postgres);
+policy_statements!(PostgresMetastore, sqlx::Postgres);
 steering_adapter!(PostgresMetastore, sqlx::Postgres, " FOR UPDATE SKIP LOCKED");

@@ -6,7 +6,7 @@ use lake_proto::queue::v1::{Lineage, Quarantined};
 use lake_shared::identity::{Kind, Space, TableKey};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
-use super::{Lease, QuarantineRecord, RecordedState, StoredTombstone, TableRecord};
+use super::{Lease, QuarantineRecord, RecordedDelays, RecordedState, StoredTombstone, TableRecord};
 use crate::order_guard::TombstoneOrder;
 
 /// Text as a database can store it: Postgres refuses the character NUL.
@@ -75,10 +75,18 @@ pub(super) fn table(row: &impl Fields) -> Result<TableRecord, sqlx::Error> {
             bytes: row.number("bytes")?,
             newest_published_us: row.maybe("newest_published_us")?,
             newest_fetched_us: row.maybe("newest_fetched_us")?,
+            delays: delays(row)?,
             last_commit_us: row.maybe("last_commit_us")?,
         },
         created_us: row.number("created_us")?,
     })
+}
+
+fn delays(row: &impl Fields) -> Result<Option<RecordedDelays>, sqlx::Error> {
+    let Some(p50_us) = row.maybe("delay_p50_us")? else { return Ok(None) };
+    let percentile = |name| row.maybe(name).map(|us| us.unwrap_or(p50_us));
+    let (p95_us, p99_us) = (percentile("delay_p95_us")?, percentile("delay_p99_us")?);
+    Ok(Some(RecordedDelays { p50_us, p95_us, p99_us, rows: row.maybe("delay_rows")?.unwrap_or_default() }))
 }
 
 /// Domain, kind and type of a table as they are stored.

@@ -94,7 +94,9 @@ macro_rules! metastore_adapter {
                          newest_published_us = CASE WHEN newest_published_us IS NULL OR newest_published_us < given.column9 \
                          THEN given.column9 ELSE newest_published_us END, \
                          newest_fetched_us = CASE WHEN newest_fetched_us IS NULL OR newest_fetched_us < given.column10 \
-                         THEN given.column10 ELSE newest_fetched_us END, last_commit_us = ",
+                         THEN given.column10 ELSE newest_fetched_us END, delay_p50_us = COALESCE(given.column11, delay_p50_us), \
+                         delay_p95_us = COALESCE(given.column12, delay_p95_us), delay_p99_us = COALESCE(given.column13, delay_p99_us), \
+                         delay_rows = COALESCE(given.column14, delay_rows), last_commit_us = ",
                     );
                     query.push($now).push(" FROM (");
                     query.push_values(chunk, |mut row, (key, state)| {
@@ -107,7 +109,11 @@ macro_rules! metastore_adapter {
                             .push_bind(state.files)
                             .push_bind(state.bytes)
                             .push_bind(state.newest_published_us)
-                            .push_bind(state.newest_fetched_us);
+                            .push_bind(state.newest_fetched_us)
+                            .push_bind(state.delays.map(|delays| delays.p50_us))
+                            .push_bind(state.delays.map(|delays| delays.p95_us))
+                            .push_bind(state.delays.map(|delays| delays.p99_us))
+                            .push_bind(state.delays.map(|delays| delays.rows));
                     });
                     query.push(") AS given WHERE domain = given.column1 AND kind = given.column2 AND type = given.column3");
                     recorded += query.build().execute(&mut *transaction).await?.rows_affected();
@@ -139,7 +145,8 @@ macro_rules! metastore_adapter {
             async fn tables(&self, space: Option<&Space>) -> Result<Vec<TableRecord>, MetastoreError> {
                 let mut query = sqlx::QueryBuilder::<$database>::new(
                     "SELECT name, domain, kind, type, path, location, NULL AS schema, version, row_count, files, bytes, \
-                     newest_published_us, newest_fetched_us, last_commit_us, created_us FROM lake_table",
+                     newest_published_us, newest_fetched_us, last_commit_us, created_us, delay_p50_us, delay_p95_us, \
+                     delay_p99_us, delay_rows FROM lake_table",
                 );
                 if let Some(space) = space {
                     query.push(" WHERE domain = ").push_bind(storable(space.domain.as_str()).into_owned());

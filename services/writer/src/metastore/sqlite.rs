@@ -19,7 +19,8 @@ use super::rows::{self, Fields, storable};
 use super::sql::{self, failed, metastore_adapter};
 use super::steering::{
     self, AuditRecord, Behind, DroppedRecord, NewOperation, OperationEnd, OperationFilter, OperationRecord,
-    OperationTarget, PauseRecord, Steering, TableFilter, dropped_statements, steering_adapter,
+    OperationTarget, PauseRecord, PolicyRecord, Steering, TableFilter, dropped_statements, policy_statements,
+    steering_adapter,
 };
 use super::tombstone_sql::tombstone_statements;
 use super::{
@@ -29,6 +30,7 @@ use super::{
 use crate::consent::Consent;
 use crate::key_index::IdHash;
 use crate::order_guard::TombstoneOrder;
+use crate::table_policy::{DeletionVectors, TablePolicy};
 
 /// How long a write waits for another one.
 const BUSY_WITHIN: Duration = Duration::from_secs(10);
@@ -85,6 +87,7 @@ tombstone_statements!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') *
 // One transaction at a time writes, whatever it locks.
 lease_statements!(SqliteMetastore, sqlx::Sqlite, "BEGIN IMMEDIATE", "", "");
 dropped_statements!(SqliteMetastore, sqlx::Sqlite);
+policy_statements!(SqliteMetastore, sqlx::Sqlite);
 steering_adapter!(SqliteMetastore, sqlx::Sqlite, "");
 
 #[cfg(test)]

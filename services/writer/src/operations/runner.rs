@@ -13,12 +13,12 @@ use lake_shared::retry::Backoff;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::consent::Destroyed;
+use crate::consent::{Consent, Destroyed};
 use crate::handle_error::HandleError;
 use crate::metastore::steering::{NewOperation, OperationEnd, OperationKind, OperationRecord, OperationState};
 use crate::metastore::{Metastore, MetastoreError};
 use crate::operations::Operations;
-use crate::table_store::{Compacted, StoreError};
+use crate::table_store::{Compacted, PlannedCompaction, Restored, StoreError};
 
 /// Time between two looks for new operations.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -38,6 +38,9 @@ const KEPT_US: i64 = 90 * 86_400 * 1_000_000;
 /// Rounds between two clean-ups of old operations.
 const FORGET_EVERY_ROUNDS: u32 = 3_600;
 
+/// Why an operation that only plans has no effect.
+const ONLY_PLANNED: &str = "it was only planned: nothing was changed";
+
 /// Figures of what an operation did, by name.
 type Figures = BTreeMap<&'static str, u64>;
 
@@ -46,6 +49,10 @@ enum End {
     Succeeded(Figures),
     /// What was destroyed, or would be.
     Destroyed(Destroyed),
+    /// What would be done, and the id of that plan.
+    Planned(Figures, String),
+    /// What a table was brought back to, or would be.
+    Restored(Restored),
     Cancelled(Figures),
     Failed(String),
     /// The next holder of the lease begins it anew.
@@ -104,6 +111,8 @@ impl Worker {
         let (state, reason, figures, plan) = match end {
             End::Succeeded(figures) => (OperationState::Succeeded, String::new(), figures, String::new()),
             End::Destroyed(destroyed) => told(destroyed),
+            End::Planned(figures, plan) => (OperationState::Succeeded, ONLY_PLANNED.to_owned(), figures, plan),
+            End::Restored(restored) => told_of_version(restored),
             End::Cancelled(figures) => (OperationState::Cancelled, String::new(), figures, String::new()),
             End::Failed(reason) => (OperationState::Failed, reason, Figures::new(), String::new()),
             End::Left => return,
@@ -126,7 +135,7 @@ impl Worker {
         let operations = &self.operations;
         match asked.kind {
             OperationKind::CompactTable => match of_table() {
-                Ok(key) => self.compact(id, &key).await,
+                Ok(key) => self.compact_by_plan(begun, &key).await,
                 Err(end) => end,
             },
             OperationKind::CleanUpSpace => self.clean_up(id, &target.space).await,
@@ -140,6 +149,14 @@ impl Worker {
             OperationKind::CheckpointTable => match of_table() {
                 Ok(key) => self.checkpoint(id, &key).await,
                 Err(end) => end,
+            },
+            OperationKind::RestoreTable => match (of_table(), asked.restore_to) {
+                (Ok(key), Some(to)) => {
+                    let restored = self.beside_heartbeats(id, 0, || operations.restore(&key, to, consent)).await;
+                    restored.map_or_else(|end| end, End::Restored)
+                }
+                (Ok(_), None) => End::Failed("the operation names no version".into()),
+                (Err(end), _) => end,
             },
             OperationKind::DropTables => {
                 let dropped = self.beside_heartbeats(id, 0, || operations.drop_tables(target, asked_by, consent)).await;
@@ -163,6 +180,28 @@ impl Worker {
             Ok(Some(version)) => End::Succeeded(Figures::from([("version", version)])),
             Ok(None) => End::Failed(format!("table {key} has no commit")),
             Err(end) => end,
+        }
+    }
+
+    /// Compacts a table as far as the consent goes.
+    async fn compact_by_plan(&self, begun: &OperationRecord, key: &TableKey) -> End {
+        let (id, consent) = (&begun.id, &begun.asked.consent);
+        // What was begun with consent is gone on with, whatever is left of it.
+        if *consent == Consent::Given || (*consent != Consent::DryRun && begun.attempts > 1) {
+            return self.compact(id, key).await;
+        }
+        let planned = match self.beside_heartbeats(id, 0, || self.operations.plan_compaction(key)).await {
+            Ok(planned) => planned,
+            Err(end) => return end,
+        };
+        match consent.allows(&planned.plan) {
+            Ok(true) => self.compact(id, key).await,
+            Ok(false) => {
+                let PlannedCompaction { plan, jobs, files, bytes } = planned;
+                let figures = [("jobs", jobs), ("files_before", files), ("bytes_before", bytes), ("done", 0)];
+                End::Planned(figures.into(), plan)
+            }
+            Err(stale) => End::Failed(format!("{stale}; look at a new plan")),
         }
     }
 
@@ -270,8 +309,25 @@ fn told(destroyed: Destroyed) -> (OperationState, String, Figures, String) {
     let Destroyed { plan, done, tables, rows, files, bytes } = destroyed;
     let figures =
         [("tables", tables), ("rows", rows), ("files", files), ("bytes", bytes), ("done", done.into())].into();
-    let reason = if done { String::new() } else { "it was only planned: nothing was changed".into() };
+    let reason = if done { String::new() } else { ONLY_PLANNED.into() };
     (OperationState::Succeeded, reason, figures, plan)
+}
+
+/// What became of a table that was to be restored, as an operation tells it.
+fn told_of_version(restored: Restored) -> (OperationState, String, Figures, String) {
+    let Restored { plan, done, version, rows_before, rows_after, files_added, files_removed, changes_columns } =
+        restored;
+    let figures = [
+        ("version", version),
+        ("rows_before", rows_before),
+        ("rows_after", rows_after),
+        ("files_added", files_added),
+        ("files_removed", files_removed),
+        ("columns_change", changes_columns.into()),
+        ("done", done.into()),
+    ];
+    let reason = if done { String::new() } else { ONLY_PLANNED.into() };
+    (OperationState::Succeeded, reason, figures.into(), plan)
 }
 
 /// Whether trying again may help: the store or the metastore does not answer, or others wait for the same turn.

@@ -1,4 +1,4 @@
-//! The lake's root: a local folder or a prefix of an S3 bucket, and the proof that commits can be exclusive there.
+//! The lake's root: a local folder, a prefix of a bucket or a folder of HDFS, and the proof that commits can be exclusive there.
 //!
 //! Every commit relies on one promise of the store: of several writers that create the same object exactly one succeeds. Some S3
 //! look-alikes ignore the condition and overwrite silently, so [`LakeStore::probe`] tries it before anything is written.
@@ -6,30 +6,32 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use futures::future::join_all;
 use lake_shared::error_chain::Chain;
 use lake_shared::retry::Backoff;
-use lake_shared::secret::Secret;
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Deserialize;
 use url::Url;
 use uuid::Uuid;
 
+use self::remote::ROOTS;
+pub use self::remote::{AzureConfig, GcsConfig, HdfsConfig, S3Config};
 use super::durable_files::DurableFiles;
+
+mod remote;
 
 /// Where the lake is.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LakeStoreConfig {
-    /// A folder, or `file:///…`, or `s3://bucket/prefix`.
+    /// A folder, `file:///…`, `s3://bucket/prefix`, `gs://bucket/prefix`, `abfss://container@account.dfs.core.windows.net/prefix` or
+    /// `hdfs://namenode:8020/folder`.
     pub root: String,
     /// Whether files of a local lake are forced to disk before a commit counts; without it a power cut may take acknowledged commits with
     /// it.
@@ -38,51 +40,38 @@ pub struct LakeStoreConfig {
     /// Access to S3; what is absent is taken from the usual `AWS_*` environment variables.
     #[serde(default)]
     pub s3: Option<S3Config>,
+    /// Access to Google Cloud Storage; what is absent is taken from the usual `GOOGLE_*` environment variables.
+    #[serde(default)]
+    pub gcs: Option<GcsConfig>,
+    /// Access to Azure's blob storage; what is absent is taken from the usual `AZURE_*` environment variables.
+    #[serde(default)]
+    pub azure: Option<AzureConfig>,
+    /// Access to HDFS; what is absent is taken from the files in `HADOOP_CONF_DIR`.
+    #[serde(default)]
+    pub hdfs: Option<HdfsConfig>,
 }
 
 fn default_sync() -> bool {
     true
 }
 
-/// Access to S3 or a store with its interface.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct S3Config {
-    /// Address of the store, for example `http://127.0.0.1:9000`; absent for AWS.
-    pub endpoint: Option<String>,
-    /// Region.
-    pub region: Option<String>,
-    /// Access key.
-    pub access_key_id: Option<Secret>,
-    /// Its secret.
-    pub secret_access_key: Option<Secret>,
-    /// Allow an endpoint without TLS.
-    pub allow_http: bool,
-}
-
 impl LakeStoreConfig {
+    /// A root with the defaults of all other keys.
+    pub fn of_root(root: impl Into<String>) -> Self {
+        Self { root: root.into(), sync: default_sync(), s3: None, gcs: None, azure: None, hdfs: None }
+    }
+
     /// Rules that types cannot express, as far as they can be checked without the store. The error names the key and what to do.
     pub fn validate(&self) -> Result<(), String> {
         if !self.root.contains("://") {
-            let advice = "give a folder, file:///folder or s3://bucket/prefix";
-            return if self.root.is_empty() { Err(format!("key `store.root`: it is empty; {advice}")) } else { Ok(()) };
+            return if self.root.is_empty() { Err(format!("key `store.root`: it is empty; {ROOTS}")) } else { Ok(()) };
         }
-        let url = remote_url(&self.root).map_err(|reason| {
-            format!("key `store.root`: {reason}; give a folder, file:///folder or s3://bucket/prefix")
-        })?;
+        let url = remote_url(&self.root).map_err(|reason| format!("key `store.root`: {reason}; {ROOTS}"))?;
         if url.scheme() == "file" {
             return Ok(());
         }
-        let s3 = self.s3.clone().unwrap_or_default();
-        if !s3.allow_http && s3.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
-            return Err(
-                "key `store.s3.endpoint`: it is without TLS; set store.s3.allow_http = true if that is meant".into()
-            );
-        }
-        if s3.endpoint.as_ref().is_some_and(|endpoint| Url::parse(endpoint).is_err()) {
-            return Err("key `store.s3.endpoint`: it is not of the form https://host:port".into());
-        }
-        bucket(&url, &s3).map(drop).map_err(|error| format!("section `store.s3`: {}", Chain(&error)))
+        remote::validate(&url, self)?;
+        remote::open(&url, self).map(drop).map_err(|error| format!("section `store`: {}", Chain(&error)))
     }
 }
 
@@ -90,7 +79,7 @@ impl LakeStoreConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum LakeStoreError {
     /// The root is no folder and no known URL, or its options are not usable.
-    #[error("lake root `{root}` cannot be used: {reason}; give a folder, file:///folder or s3://bucket/prefix")]
+    #[error("lake root `{root}` cannot be used: {reason}; {ROOTS}")]
     Root {
         /// The root as configured.
         root: String,
@@ -158,11 +147,6 @@ impl LakeStoreError {
     }
 }
 
-/// Tries of one request after the first.
-const RETRIES_MAX: usize = 4;
-/// No further try of one request after this time.
-const RETRY_WITHIN: Duration = Duration::from_secs(30);
-
 /// How many writers the probe lets create one object at once.
 const PROBE_WRITERS: usize = 8;
 
@@ -212,10 +196,7 @@ impl LakeStore {
         let store: Arc<dyn ObjectStore> = match url.scheme() {
             "file" if config.sync => Arc::new(DurableFiles::new()),
             "file" => Arc::new(LocalFileSystem::new()),
-            _ => {
-                let s3 = config.s3.clone().unwrap_or_default();
-                Arc::new(bucket(&url, &s3).map_err(|error| refused(error.to_string()))?)
-            }
+            _ => remote::open(&url, config).map_err(|error| refused(Chain(&error).to_string()))?,
         };
         Ok(Self { root, url, prefix, store, ignores_case: Arc::default(), is_marked: Arc::default() })
     }
@@ -380,13 +361,7 @@ impl LakeStore {
 }
 
 fn remote_url(root: &str) -> Result<Url, String> {
-    let url = Url::parse(root).map_err(|error| error.to_string())?;
-    match url.scheme() {
-        "file" => Ok(url),
-        "s3" if url.host_str().is_some_and(|bucket| !bucket.is_empty()) => Ok(url),
-        "s3" => Err("the bucket is missing".into()),
-        scheme => Err(format!("the scheme {scheme} is not supported")),
-    }
+    remote::checked(Url::parse(root).map_err(|error| error.to_string())?)
 }
 
 fn root_url(root: &str) -> Result<Url, String> {
@@ -399,30 +374,6 @@ fn root_url(root: &str) -> Result<Url, String> {
     std::fs::create_dir_all(root).map_err(|error| format!("the folder cannot be created ({error})"))?;
     let folder = std::fs::canonicalize(root).map_err(|error| error.to_string())?;
     Url::from_directory_path(&folder).map_err(|()| format!("{} is no absolute folder", folder.display()))
-}
-
-fn bucket(url: &Url, s3: &S3Config) -> Result<object_store::aws::AmazonS3, object_store::Error> {
-    let mut builder = AmazonS3Builder::from_env()
-        .with_url(format!("s3://{}", url.host_str().unwrap_or_default()))
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        // Few tries: whoever asked tries again with back-off, and says what it waits for.
-        .with_retry(RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_WITHIN, ..RetryConfig::default() });
-    if let Some(endpoint) = &s3.endpoint {
-        builder = builder.with_endpoint(endpoint);
-    }
-    if let Some(region) = &s3.region {
-        builder = builder.with_region(region);
-    }
-    if let Some(key) = &s3.access_key_id {
-        builder = builder.with_access_key_id(key.expose());
-    }
-    if let Some(key) = &s3.secret_access_key {
-        builder = builder.with_secret_access_key(key.expose());
-    }
-    if s3.allow_http {
-        builder = builder.with_allow_http(true);
-    }
-    builder.build()
 }
 
 #[cfg(test)]

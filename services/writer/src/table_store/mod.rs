@@ -12,7 +12,9 @@ use lake_proto::queue::v1::Tombstone;
 use lake_shared::identity::{DocumentType, Space, TableKey};
 
 use crate::consent::{Consent, Destroyed, StalePlan};
+use crate::metastore::TableRecord;
 use crate::metastore::steering::OperationTarget;
+use crate::restore_point::RestorePoint;
 
 pub mod by_id_hash;
 pub mod column_name;
@@ -122,6 +124,60 @@ pub struct Compacted {
     pub held_up_max: Duration,
 }
 
+/// What [`TableStore::compact_table`] would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlannedCompaction {
+    /// Id of the plan, made of all files that are rewritten; empty where there is no such table or nothing to do.
+    pub plan: String,
+    /// Pieces of work; several of them may end in one commit.
+    pub jobs: u64,
+    /// Data files that are replaced.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What [`TableStore::restore_table`] has done, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Id of the plan, made of all files that come and leave.
+    pub plan: String,
+    /// Whether it was done, not only planned.
+    pub done: bool,
+    /// The version whose rows the table has then.
+    pub version: u64,
+    /// Rows that readers saw before.
+    pub rows_before: u64,
+    /// Rows that readers see then, before those leave that were deleted since.
+    pub rows_after: u64,
+    /// Data files that come back.
+    pub files_added: u64,
+    /// Data files that leave.
+    pub files_removed: u64,
+    /// Whether the columns change.
+    pub changes_columns: bool,
+}
+
+impl Restored {
+    /// Whether the table is that version already.
+    pub const fn is_nothing(&self) -> bool {
+        self.files_added == 0 && self.files_removed == 0 && !self.changes_columns
+    }
+}
+
+/// Folder below the root, and name, of the table that tells of all tables. No project has a folder of this name: in theirs, two hex digits, `-` or
+/// another `.` stand behind each `.` ([`lake_shared::escaped_names`]).
+pub const STATUS_TABLE: &str = "lake.tables";
+
+/// A row of the table of tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableStatus {
+    /// The table.
+    pub record: TableRecord,
+    /// Whether rows for it wait, as an operator has asked for it.
+    pub paused: bool,
+}
+
 /// A table as the engine has it in memory: the version that batches are applied to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InMemoryTable {
@@ -193,6 +249,14 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// There is no such version any more. Nothing was done.
+    #[error("{space}: {reason}")]
+    NotRestorable {
+        /// The space.
+        space: Space,
+        /// What is missing, and what to do.
+        reason: String,
+    },
     /// What would be destroyed is not what was planned. Nothing was done.
     #[error("{space}: {stale}; look at a new plan")]
     StalePlan {
@@ -229,6 +293,9 @@ pub trait TableStore: Send + Sync {
     /// The same for one table alone, of a space that may not have been used yet. A table that is not registered has nothing to compact.
     async fn compact_table(&self, table: &TableKey) -> Result<Compacted, StoreError>;
 
+    /// What [`TableStore::compact_table`] would do to a table.
+    async fn plan_compaction(&self, table: &TableKey) -> Result<PlannedCompaction, StoreError>;
+
     /// A table as it is in memory; `None` when its space is not loaded or has no such table. Waits for a batch that is being applied to the
     /// space.
     async fn describe(&self, table: &TableKey) -> Option<InMemoryTable>;
@@ -256,8 +323,23 @@ pub trait TableStore: Send + Sync {
         consent: &Consent,
     ) -> Result<Destroyed, StoreError>;
 
+    /// Brings a table back to an earlier version by a new commit. Rows whose ids were deleted since then leave again; what was changed in HQ since
+    /// then has to be read from HQ again.
+    async fn restore_table(
+        &self,
+        table: &TableKey,
+        to: RestorePoint,
+        consent: &Consent,
+    ) -> Result<Restored, StoreError>;
+
     /// Lets a dropped table, or a dropped space with its tables, be made anew by the next rows for it. Answers how many of them there were.
     async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, StoreError>;
+
+    /// Puts these rows in place of all that are in the table of tables ([`STATUS_TABLE`]).
+    async fn tell_status(&self, tables: &[TableStatus]) -> Result<(), StoreError>;
+
+    /// Deletes what no reader of the table of tables within the retention needs any more.
+    async fn clean_up_status(&self) -> Result<Maintained, StoreError>;
 
     /// Saves what makes the next start quick. To be called when nothing else is.
     async fn close(&self);

@@ -6,13 +6,17 @@ use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
 
 use super::{MetastoreError, TableRecord};
 use crate::consent::Consent;
+use crate::restore_point::RestorePoint;
+use crate::table_policy::TablePolicy;
 
 pub(super) mod contract;
 mod dropped_sql;
+mod policy_sql;
 pub(super) mod rows;
 mod sql;
 
 pub(super) use self::dropped_sql::dropped_statements;
+pub(super) use self::policy_sql::policy_statements;
 pub(super) use self::sql::steering_adapter;
 
 /// What an operation does.
@@ -30,17 +34,20 @@ pub enum OperationKind {
     DropTables,
     /// Lets tables be made anew that were dropped.
     AllowTables,
+    /// Brings a table back to an earlier version.
+    RestoreTable,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::CompactTable,
         Self::CleanUpSpace,
         Self::VacuumTable,
         Self::CheckpointTable,
         Self::DropTables,
         Self::AllowTables,
+        Self::RestoreTable,
     ];
 
     /// The code by which it is stored.
@@ -52,6 +59,7 @@ impl OperationKind {
             Self::CheckpointTable => "checkpoint_table",
             Self::DropTables => "drop_tables",
             Self::AllowTables => "allow_tables",
+            Self::RestoreTable => "restore_table",
         }
     }
 }
@@ -135,6 +143,8 @@ pub struct NewOperation {
     pub asked_by: String,
     /// What has to be so that something is destroyed.
     pub consent: Consent,
+    /// Which version a table is to be restored to; `None` for other work.
+    pub restore_to: Option<RestorePoint>,
 }
 
 /// An operation as the metastore has it. Times are microseconds since 1970, by the database's clock.
@@ -246,6 +256,19 @@ pub struct PauseRecord {
     pub in_force_us: Option<i64>,
 }
 
+/// What an operator has said about one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRecord {
+    /// Name of the table.
+    pub table: String,
+    /// What was said.
+    pub policy: TablePolicy,
+    /// Since when, microseconds, by the database's clock.
+    pub since_us: i64,
+    /// Who asked for it.
+    pub asked_by: String,
+}
+
 /// Something that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
@@ -330,6 +353,12 @@ pub trait Steering {
 
     /// Says that a pause is in force. Fenced. Nothing happens where it has ended meanwhile.
     async fn pause_in_force(&self, space: Option<&Space>) -> Result<(), MetastoreError>;
+
+    /// Keeps what is said about the table of this name, in place of what was said before; a policy that says nothing is forgotten.
+    async fn set_policy(&self, table: &str, policy: &TablePolicy, asked_by: &str) -> Result<(), MetastoreError>;
+
+    /// What was said about tables, by their names.
+    async fn policies(&self) -> Result<Vec<PolicyRecord>, MetastoreError>;
 
     /// Writes down that something is asked for.
     async fn audit(&self, asked_by: &str, call: &str, target: &str, request_id: &str) -> Result<(), MetastoreError>;

@@ -2,10 +2,12 @@
 
 use super::{
     AuditRecord, DroppedRecord, NewOperation, OperationKind, OperationRecord, OperationState, OperationTarget,
-    PauseRecord,
+    PauseRecord, PolicyRecord,
 };
 use crate::consent::Consent;
 use crate::metastore::rows::{Fields, corrupt, kind};
+use crate::restore_point::RestorePoint;
+use crate::table_policy::{DeletionVectors, TablePolicy};
 use lake_shared::identity::Space;
 
 pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationRecord, sqlx::Error> {
@@ -28,6 +30,7 @@ pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationReco
             target: OperationTarget { space, document_type: is_of_table.then(|| document_type.into()) },
             asked_by: row.text("asked_by")?,
             consent,
+            restore_to: restore_point(row)?,
         },
         state,
         since_us: row.number("since_us")?,
@@ -43,6 +46,21 @@ pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationReco
         result: row.text("result")?,
         plan: row.text("plan")?,
     })
+}
+
+/// Number and instant of a version as they are stored.
+pub(in crate::metastore) fn stored_restore_point(point: Option<RestorePoint>) -> (Option<i64>, Option<i64>) {
+    match point {
+        Some(RestorePoint::Version(version)) => (Some(i64::try_from(version).unwrap_or(i64::MAX)), None),
+        Some(RestorePoint::Instant { at_us }) => (None, Some(at_us)),
+        None => (None, None),
+    }
+}
+
+fn restore_point(row: &impl Fields) -> Result<Option<RestorePoint>, sqlx::Error> {
+    let (version, at_us) = (row.maybe("to_version")?, row.maybe("to_us")?);
+    let version = version.map(|version| RestorePoint::Version(version.unsigned_abs()));
+    Ok(version.or(at_us.map(|at_us| RestorePoint::Instant { at_us })))
 }
 
 /// The space of a pause as it is stored: of everything both are empty.
@@ -79,6 +97,23 @@ pub(in crate::metastore) fn dropped(row: &impl Fields) -> Result<DroppedRecord, 
         since_us: row.number("since_us")?,
         asked_by: row.text("asked_by")?,
         files_gone: row.number("files_gone")? != 0,
+    })
+}
+
+pub(in crate::metastore) fn policy(row: &impl Fields) -> Result<PolicyRecord, sqlx::Error> {
+    let known = |name: String| {
+        let found = DeletionVectors::ALL.into_iter().find(|known| known.name() == name);
+        found.ok_or_else(|| corrupt(format!("{name} says nothing about deletion vectors")))
+    };
+    Ok(PolicyRecord {
+        table: row.text("table_name")?,
+        policy: TablePolicy {
+            deletion_vectors: row.maybe_text("deletion_vectors")?.map(known).transpose()?,
+            compaction: row.maybe("compaction")?.map(|compaction| compaction != 0),
+            retention_hours: row.maybe("retention_hours")?.map(i64::unsigned_abs),
+        },
+        since_us: row.number("since_us")?,
+        asked_by: row.text("asked_by")?,
     })
 }
 

@@ -13,9 +13,11 @@ macro_rules! steering_adapter {
             async fn insert_operation(&self, new: &NewOperation) -> Result<OperationRecord, sqlx::Error> {
                 let insert = Self::statement(
                     "INSERT INTO lake_operation (id, request_id, kind, domain, target_kind, type, state, since_us, asked_by, created_us, \
-                     of_table, dry_run, to_plan) \
-                     VALUES ($1, $2, $3, $4, $5, $6, 'pending', {now}, $7, {now}, $8, $9, $10) ON CONFLICT (request_id) DO NOTHING",
+                     of_table, dry_run, to_plan, to_version, to_us) \
+                     VALUES ($1, $2, $3, $4, $5, $6, 'pending', {now}, $7, {now}, $8, $9, $10, $11, $12) \
+                     ON CONFLICT (request_id) DO NOTHING",
                 );
+                let (to_version, to_us) = steering::rows::stored_restore_point(new.restore_to);
                 let document_type = new.target.document_type.as_ref().map_or("", |document_type| document_type.as_str());
                 sqlx::query(insert)
                     .bind(uuid::Uuid::new_v4().to_string())
@@ -28,6 +30,8 @@ macro_rules! steering_adapter {
                     .bind(i64::from(new.target.document_type.is_some()))
                     .bind(i64::from(new.consent == Consent::DryRun))
                     .bind(storable(new.consent.plan()).into_owned())
+                    .bind(to_version)
+                    .bind(to_us)
                     .execute(&self.pool)
                     .await?;
                 let found = self.found_operation("request_id", &storable(&new.request_id)).await?;
@@ -203,7 +207,8 @@ macro_rules! steering_adapter {
             ) -> Result<Vec<TableRecord>, sqlx::Error> {
                 let mut query = sqlx::QueryBuilder::<$database>::new(
                     "SELECT name, domain, kind, type, path, location, NULL AS schema, version, row_count, files, bytes, \
-                     newest_published_us, newest_fetched_us, last_commit_us, created_us FROM lake_table WHERE name > ",
+                     newest_published_us, newest_fetched_us, last_commit_us, created_us, delay_p50_us, delay_p95_us, \
+                     delay_p99_us, delay_rows FROM lake_table WHERE name > ",
                 );
                 query.push_bind(storable(behind).into_owned());
                 if let Some(domains) = &filter.domains {
@@ -323,6 +328,14 @@ macro_rules! steering_adapter {
 
             async fn pause_in_force(&self, space: Option<&Space>) -> Result<(), MetastoreError> {
                 self.set_in_force(space).await.map_err(failed(|| "say that a pause is in force".into()))
+            }
+
+            async fn set_policy(&self, table: &str, policy: &TablePolicy, asked_by: &str) -> Result<(), MetastoreError> {
+                self.keep_policy(table, policy, asked_by).await.map_err(failed(|| format!("keep the policy of {table}")))
+            }
+
+            async fn policies(&self) -> Result<Vec<PolicyRecord>, MetastoreError> {
+                self.kept_policies().await.map_err(failed(|| "list the policies of tables".into()))
             }
 
             async fn audit(&self, asked_by: &str, call: &str, target: &str, request_id: &str) -> Result<(), MetastoreError> {

@@ -61,6 +61,9 @@ pub(crate) enum EngineError {
     Panicked(String),
     #[error("a task of the engine was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
+    /// A version that a table cannot be brought back to.
+    #[error("{0}")]
+    NotRestorable(String),
     #[error("{0}")]
     StalePlan(StalePlan),
     #[error("another program commits to table {0} all the time; is a second writer running?")]

@@ -30,14 +30,20 @@ use self::space::cell::{SpaceCell, Spaces};
 use self::space::loader::SpaceLoader;
 use self::upkeep::drop_tables::TableDropper;
 use self::upkeep::external_changes::ExternalChanges;
+use self::upkeep::restore::TableRestorer;
 use self::upkeep::startup_check;
+use self::upkeep::status_table::StatusTable;
 use self::upkeep::vacuum::Vacuum;
 use self::upsert::apply::Upserter;
 use super::lake_store::LakeStore;
-use super::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
+use super::{
+    Applied, Compacted, InMemoryTable, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError, TableStatus,
+    TableStore,
+};
 use crate::consent::{Consent, Destroyed};
 use crate::metastore::Metastore;
 use crate::metastore::steering::OperationTarget;
+use crate::restore_point::RestorePoint;
 
 pub use self::options::{DeletionVectors, DeltaOptions, NamedTableOptions, TableOptions};
 pub use self::upkeep::startup_check::StartupCheckError;
@@ -69,6 +75,8 @@ pub struct DeltaTableStore {
     external_changes: Arc<ExternalChanges>,
     vacuum: Vacuum,
     dropper: TableDropper,
+    restorer: TableRestorer,
+    status_table: StatusTable,
 }
 
 impl DeltaTableStore {
@@ -90,6 +98,8 @@ impl DeltaTableStore {
             upserter: Upserter::new(Arc::clone(&loader), Arc::clone(&options)),
             compactor: Compactor::new(Arc::clone(&loader), Arc::clone(&options)),
             dropper: TableDropper::new(Arc::clone(&access), Arc::clone(&metastore)),
+            restorer: TableRestorer::new(Arc::clone(&loader)),
+            status_table: StatusTable::new(Arc::clone(&access), metastore.fence().cloned(), Arc::clone(&options)),
             access,
             metastore,
             options,
@@ -217,6 +227,19 @@ impl TableStore for DeltaTableStore {
         })
     }
 
+    async fn plan_compaction(&self, table: &TableKey) -> Result<PlannedCompaction, StoreError> {
+        let space = &table.space;
+        let work = async {
+            self.loader.load_if_absent(&self.spaces, space).await?;
+            let cell = self.spaces.cell(space);
+            self.external_changes.follow(&cell, table).await?;
+            self.compactor.outlook(&cell, table).await
+        };
+        let outcome = self.caught(space, work).await;
+        self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
+        outcome.map_err(|error| store_error(space, "planning a compaction", error))
+    }
+
     async fn describe(&self, table: &TableKey) -> Option<InMemoryTable> {
         // A space that is only asked about is not in use.
         let cell = self.spaces.cell_in_use(&table.space)?;
@@ -277,6 +300,27 @@ impl TableStore for DeltaTableStore {
         dropped.map_err(|error| store_error(space, "dropping tables", error))
     }
 
+    async fn restore_table(
+        &self,
+        table: &TableKey,
+        to: RestorePoint,
+        consent: &Consent,
+    ) -> Result<Restored, StoreError> {
+        let space = &table.space;
+        let work = async {
+            self.loader.load_if_absent(&self.spaces, space).await?;
+            let cell = self.spaces.cell(space);
+            self.external_changes.follow(&cell, table).await?;
+            let restored = self.restorer.restore(&cell, table, to, consent).await?;
+            // What was deleted in HQ since then leaves again.
+            self.remove_stale_rows(space, &cell).await?;
+            Ok(restored)
+        };
+        let outcome = self.caught(space, work).await;
+        self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
+        outcome.map_err(|error| store_error(space, "restoring a table", error))
+    }
+
     async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, StoreError> {
         let space = &target.space;
         let allowed = self.metastore.allow_tables(target).await.map_err(EngineError::Metastore);
@@ -284,6 +328,18 @@ impl TableStore for DeltaTableStore {
         // The marks are read with the space.
         self.forget(space).await;
         Ok(allowed)
+    }
+
+    async fn tell_status(&self, tables: &[TableStatus]) -> Result<(), StoreError> {
+        let record = self.status_table.record();
+        let written = self.status_table.replace(tables).await;
+        written.map_err(|error| store_error(&record.key.space, "writing the table of tables", error))
+    }
+
+    async fn clean_up_status(&self) -> Result<Maintained, StoreError> {
+        let record = self.status_table.record();
+        let cleaned = self.vacuum.clean_unregistered(&record).await;
+        cleaned.map_err(|error| store_error(&record.key.space, "cleaning up the table of tables", error))
     }
 
     async fn close(&self) {
@@ -302,6 +358,7 @@ fn store_error(space: &Space, action: &'static str, error: EngineError) -> Store
         EngineError::TooManyTypes { types_max, refused } => {
             StoreError::TooManyTypes { space: space.clone(), types_max, refused }
         }
+        EngineError::NotRestorable(reason) => StoreError::NotRestorable { space: space.clone(), reason },
         EngineError::StalePlan(stale) => StoreError::StalePlan { space: space.clone(), stale },
         error if permanent_error::may_be_due_to_rows(&error) => {
             StoreError::Unexplained { space: space.clone(), source: Box::new(error) }

@@ -6,23 +6,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+pub use crate::table_policy::DeletionVectors;
+use crate::table_policy::Policies;
 use crate::table_store::schema_plan::COLUMNS_MAX;
-
-/// Whether tables have deletion vectors.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum DeletionVectors {
-    /// Tables above [`DeltaOptions::copy_on_write_below_bytes`] have them; smaller ones are rewritten, as far as
-    /// [`DeltaOptions::copy_on_write_bytes_per_second`] reaches.
-    #[default]
-    Auto,
-    /// All tables have them.
-    On,
-    /// None have them: for readers that do not know them. Upserts into large tables become slow. Those that a table has are
-    /// purged by compaction. The protocol of a table that had some stays at (3, 7), which old readers refuse: `ALTER TABLE … DROP FEATURE
-    /// deletionVectors` in Spark takes it back, along with the history.
-    Off,
-}
 
 /// Settings of one table.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -69,6 +55,9 @@ pub struct DeltaOptions {
     pub partition_by: Vec<String>,
     /// Settings of single tables, by their names in the metastore.
     pub named: BTreeMap<String, NamedTableOptions>,
+    /// What operators have said about single tables, over all of this.
+    #[serde(skip)]
+    pub policies: Policies,
     /// Folder of the key indexes on a local disk, about 24 bytes an id. Without it the writer takes [a folder of the
     /// user](crate::table_store::index_home), and the engine alone a temporary one, in which they are built anew at every start.
     pub index_folder: Option<PathBuf>,
@@ -117,6 +106,7 @@ impl Default for DeltaOptions {
             copy_on_write_bytes_per_second: 4 << 20,
             partition_by: Vec::new(),
             named: BTreeMap::new(),
+            policies: Policies::default(),
             index_folder: None,
             start_without_tables: false,
             index_entries_in_memory_max: 500_000,
@@ -141,6 +131,10 @@ pub struct TableOptions {
     pub partition_by: Vec<String>,
     /// Below this size it has no deletion vectors when that is `auto`, bytes.
     pub copy_on_write_below_bytes: u64,
+    /// Whether rounds of compaction take it in.
+    pub compaction: bool,
+    /// How long superseded data files stay, hours.
+    pub retention_hours: u64,
 }
 
 impl DeltaOptions {
@@ -171,18 +165,24 @@ impl DeltaOptions {
 
     /// What holds for a table, by its name in the metastore.
     pub fn of_table(&self, name: &str) -> TableOptions {
-        let named = self.named.get(name).cloned().unwrap_or_default();
+        let (named, policy) = (self.named.get(name).cloned().unwrap_or_default(), self.policies.of(name));
+        let configured = named.deletion_vectors.unwrap_or(self.deletion_vectors);
         TableOptions {
-            deletion_vectors: named.deletion_vectors.unwrap_or(self.deletion_vectors),
+            deletion_vectors: policy.deletion_vectors.unwrap_or(configured),
             partition_by: named.partition_by.unwrap_or_else(|| self.partition_by.clone()),
             copy_on_write_below_bytes: self.copy_on_write_below_bytes,
+            compaction: policy.compaction.unwrap_or(true),
+            retention_hours: policy.retention_hours.unwrap_or(self.retention_hours),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
+    use crate::table_policy::TablePolicy;
 
     #[test]
     fn limits_that_would_do_harm_are_refused() {
@@ -210,5 +210,18 @@ mod tests {
         assert_eq!(options.of_table("a").deletion_vectors, DeletionVectors::Off);
         assert_eq!(options.of_table("b").deletion_vectors, DeletionVectors::Auto);
         assert_eq!(options.of_table("a").partition_by, ["month"]);
+        assert_eq!((options.of_table("a").compaction, options.of_table("a").retention_hours), (true, 48));
+        // What an operator says counts at once, also in clones, and until it is taken back.
+        let policy = TablePolicy {
+            deletion_vectors: Some(DeletionVectors::On),
+            compaction: Some(false),
+            retention_hours: Some(3),
+        };
+        options.clone().policies.replace(HashMap::from([("a".to_owned(), policy)]));
+        let (of_a, of_b) = (options.of_table("a"), options.of_table("b"));
+        assert_eq!((of_a.deletion_vectors, of_a.compaction, of_a.retention_hours), (DeletionVectors::On, false, 3));
+        assert_eq!((of_b.compaction, of_b.retention_hours), (true, 48));
+        options.policies.replace(HashMap::new());
+        assert_eq!(options.of_table("a").deletion_vectors, DeletionVectors::Off);
     }
 }

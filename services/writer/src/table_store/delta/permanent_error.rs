@@ -41,6 +41,7 @@ pub(crate) fn is_permanent(error: &EngineError) -> bool {
         | EngineError::Panicked(_)
         | EngineError::Interrupted(_)
         | EngineError::NotLoaded(_)
+        | EngineError::NotRestorable(_)
         | EngineError::StalePlan(_)
         | EngineError::Contended(_) => false,
     }

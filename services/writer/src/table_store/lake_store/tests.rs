@@ -148,7 +148,7 @@ async fn trouble_on_the_way_to_the_store_is_not_held_against_it() {
 }
 
 fn config(root: &str) -> LakeStoreConfig {
-    LakeStoreConfig { root: root.into(), sync: true, s3: None }
+    LakeStoreConfig::of_root(root)
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn a_local_folder_passes_the_probe_and_keeps_nothing_of_it() {
 
 #[test]
 fn a_root_that_is_nothing_known_is_refused() {
-    for root in ["", "s3://", "ftp://host/x"] {
+    for root in ["", "s3://", "gs:///x", "hdfs:///x", "abfss://account.dfs.core.windows.net/x", "ftp://host/x"] {
         let error = LakeStore::open(&config(root)).unwrap_err();
         assert!(error.to_string().contains("s3://bucket/prefix"), "{error}");
     }
@@ -179,7 +179,52 @@ fn a_bucket_is_opened_without_touching_it() {
         access_key_id: Some("key".into()),
         secret_access_key: Some("secret".into()),
         allow_http: true,
+        ..S3Config::default()
     };
-    let store = LakeStore::open(&LakeStoreConfig { root: "s3://bucket/a/b".into(), sync: true, s3: Some(s3) }).unwrap();
+    let store =
+        LakeStore::open(&LakeStoreConfig { s3: Some(s3), ..LakeStoreConfig::of_root("s3://bucket/a/b") }).unwrap();
     assert_eq!(store.location("d/form-sql/x"), "s3://bucket/a/b/d/form-sql/x");
+}
+
+#[test]
+fn every_kind_of_store_is_opened_without_touching_it() {
+    let azure = AzureConfig { access_key: Some("a2V5".into()), ..AzureConfig::default() };
+    let gcs = GcsConfig { anonymous: true, ..GcsConfig::default() };
+    for (root, location) in [
+        ("gs://bucket/a", "gs://bucket/a/d/case-sql/x"),
+        ("abfss://lake@account.dfs.core.windows.net/a", "abfss://lake@account.dfs.core.windows.net/a/d/case-sql/x"),
+        ("hdfs://127.0.0.1:1/a", "hdfs://127.0.0.1:1/a/d/case-sql/x"),
+    ] {
+        let (azure, gcs) = (Some(azure.clone()), Some(gcs.clone()));
+        let config = LakeStoreConfig { azure, gcs, ..LakeStoreConfig::of_root(root) };
+        assert_eq!(config.validate(), Ok(()), "{root}");
+        let store = LakeStore::open(&config).unwrap();
+        assert_eq!((store.location("d/case-sql/x"), store.local_folder("d")), (location.to_owned(), None));
+        store.log_store("d/case-sql/x").unwrap();
+    }
+}
+
+#[test]
+fn an_address_in_plain_text_has_to_be_meant() {
+    let plain = Some("http://127.0.0.1:1".to_owned());
+    let s3 = S3Config { endpoint: plain.clone(), region: Some("here".into()), ..S3Config::default() };
+    let azure = AzureConfig { endpoint: plain.clone(), access_key: Some("a2V5".into()), ..AzureConfig::default() };
+    let gcs = GcsConfig { endpoint: plain, ..GcsConfig::default() };
+    let config = |root: &str| LakeStoreConfig {
+        s3: Some(s3.clone()),
+        azure: Some(azure.clone()),
+        gcs: Some(gcs.clone()),
+        ..LakeStoreConfig::of_root(root)
+    };
+    for (root, key) in [
+        ("s3://bucket/a", "store.s3.allow_http"),
+        ("abfss://lake@account.dfs.core.windows.net/a", "store.azure.allow_http"),
+        ("gs://bucket/a", "store.gcs.anonymous"),
+    ] {
+        let error = config(root).validate().unwrap_err();
+        assert!(error.contains(key), "{error}");
+    }
+    let missing = S3Config { ca_file: Some("/nowhere/ca.pem".into()), ..S3Config::default() };
+    let config = LakeStoreConfig { s3: Some(missing), ..LakeStoreConfig::of_root("s3://bucket/a") };
+    assert!(config.validate().unwrap_err().contains("/nowhere/ca.pem"));
 }

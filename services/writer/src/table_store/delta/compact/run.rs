@@ -17,7 +17,6 @@ use lake_shared::identity::TableKey;
 
 use crate::key_index::RunBuilder;
 use crate::metric_names;
-use crate::table_store::Compacted;
 use crate::table_store::delta::compact::commit::{CompactionCommit, commit_rewritten, is_current};
 use crate::table_store::delta::compact::rewrite::rewrite;
 use crate::table_store::delta::compact::select::{CompactionInput, CompactionPlan};
@@ -29,6 +28,7 @@ use crate::table_store::delta::space::cell::SpaceCell;
 use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::table_number::TableNumber;
+use crate::table_store::{Compacted, PlannedCompaction};
 
 /// Commits of one call to one table; what is left is for the next call, so that every table of a space has its turn.
 const COMMITS_OF_TABLE_MAX: usize = 32;
@@ -95,6 +95,26 @@ impl Compactor {
                 number = number.next();
             }
         }
+    }
+
+    /// What would be compacted in a table of a loaded space; nothing where it is not registered.
+    ///
+    /// # Errors
+    /// When the table cannot be used or its log not be read, or when its space has left memory meanwhile.
+    pub(crate) async fn outlook(&self, cell: &SpaceCell, table: &TableKey) -> Result<PlannedCompaction, EngineError> {
+        let _alone = cell.compacting.lock().await;
+        let input = {
+            let mut guard = cell.state.lock().await;
+            guard.take_if(|state| state.is_poisoned());
+            let mut number = TableNumber::FIRST;
+            match Scope::Table(table).next_table(guard.as_mut(), &mut number)? {
+                Some(state) => CompactionInput::take(&self.loader, &self.options, state, number).await?,
+                None => None,
+            }
+        };
+        let Some(input) = input else { return Ok(PlannedCompaction::default()) };
+        let looking = tokio::task::spawn_blocking(move || input.outlook());
+        looking.await.map_err(EngineError::interrupted)?
     }
 
     /// Compacts once, in the next table of the scope that needs it, `number` or after. `None`: none does. `false`: nothing was committed, as
@@ -200,7 +220,10 @@ impl Compactor {
                 guard.take_if(|state| state.is_poisoned());
                 let Some(state) = scope.next_table(guard.as_mut(), number)? else { return Ok(None) };
                 let is_round = matches!(scope, Scope::Space);
-                if is_round && self.skipped().contains_key(state.table(*number).key()) {
+                let held = state.table(*number);
+                if is_round
+                    && (self.skipped().contains_key(held.key()) || !self.options.of_table(held.name()).compaction)
+                {
                     *number = number.next();
                     continue;
                 }

@@ -13,7 +13,9 @@ use object_store::ObjectStore;
 use serde_json::Value;
 
 use crate::compaction::{ClusterKeys, ClusterRange, ColumnBounds, FileFacts, Job, PartitionNumber, Policy, plan};
+use crate::consent::plan_id;
 use crate::key_index::{FileNumber, RunBuilder};
+use crate::table_store::PlannedCompaction;
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::file_writer::FileNumbers;
@@ -90,7 +92,10 @@ impl CompactionInput {
     ) -> Result<Option<Self>, EngineError> {
         let held = state.table(number);
         let purge_all = options.of_table(held.name()).deletion_vectors == DeletionVectors::Off;
-        let files = if held.is_changed() { candidate_files(held, options, purge_all) } else { BTreeMap::new() };
+        // An operator may switch deletion vectors off when the table has long been looked at.
+        let is_to_purge = purge_all && held.files().any(|file| file.deleted.is_some());
+        let files =
+            if held.is_changed() || is_to_purge { candidate_files(held, options, purge_all) } else { BTreeMap::new() };
         if files.is_empty() {
             state.set_unchanged(number);
             return Ok(None);
@@ -118,6 +123,21 @@ impl CompactionInput {
     /// The version that was looked at.
     pub(crate) const fn planned_version(&self) -> PlannedVersion {
         PlannedVersion { number: self.number, generation: self.generation, version: self.version }
+    }
+
+    /// All the work that the policy asks for now. Takes long, as the statistics of the files are read.
+    pub(crate) fn outlook(&self) -> Result<PlannedCompaction, EngineError> {
+        let log = self.table.snapshot().map_err(EngineError::delta)?.log_data();
+        let (facts, _) = facts(self, log.iter());
+        let jobs = plan(&facts, &self.policy);
+        let files = jobs.iter().flat_map(|job| &job.files).filter_map(|number| self.files.get(number));
+        let object = |file: &DataFile| format!("{} {}", file.path, file.rows - file.live_rows());
+        Ok(PlannedCompaction {
+            plan: plan_id("compact", files.clone().map(object).collect()),
+            jobs: jobs.len() as u64,
+            files: files.clone().count() as u64,
+            bytes: files.map(|file| file.size.unsigned_abs()).sum(),
+        })
     }
 
     /// Chooses the most urgent work, if there is any. Takes long, as the statistics of the files are read.

@@ -39,6 +39,8 @@ pub(crate) enum Label {
     Upsert,
     /// The same rows in other files.
     Compaction,
+    /// The rows of an earlier version.
+    Restore,
 }
 
 impl Label {
@@ -52,6 +54,7 @@ impl Label {
                 not_matched_by_source_predicates: Vec::new(),
             },
             Self::Compaction => DeltaOperation::Optimize { predicate: None, target_size: 0 },
+            Self::Restore => DeltaOperation::Restore { version: None, datetime: None },
         }
     }
 }

@@ -103,6 +103,20 @@ pub(crate) fn changes(
     Ok(actions)
 }
 
+/// The action that gives a table the columns of an earlier version; none where it has them.
+pub(crate) fn restored(now: &DeltaTableState, then: &DeltaTableState) -> Result<Option<Action>, EngineError> {
+    let mut metadata = serde_json::to_value(now.metadata()).map_err(EngineError::json)?;
+    let (before, earlier) = (metadata.clone(), serde_json::to_value(then.metadata()).map_err(EngineError::json)?);
+    for key in ["schemaString", "partitionColumns"] {
+        metadata[key] = earlier[key].clone();
+    }
+    if metadata == before {
+        return Ok(None);
+    }
+    let metadata: Metadata = serde_json::from_value(metadata).map_err(EngineError::json)?;
+    Ok(Some(Action::Metadata(metadata)))
+}
+
 /// Whether the lake has set a property of the retention. What another program has set stays.
 fn is_own(configuration: &Value, key: &str) -> bool {
     let Some(interval) = configuration[key].as_str() else { return false };
@@ -145,10 +159,11 @@ pub(crate) fn creation(
         },
         "createdTime": now_ms,
     });
-    for (key, value) in retention(options.retention_hours) {
+    let retention_hours = options.of_table(name).retention_hours;
+    for (key, value) in retention(retention_hours) {
         metadata["configuration"][key] = Value::String(value);
     }
-    metadata["configuration"][OWN_RETENTION_KEY] = Value::String(options.retention_hours.to_string());
+    metadata["configuration"][OWN_RETENTION_KEY] = Value::String(retention_hours.to_string());
     let metadata: Metadata = serde_json::from_value(metadata).map_err(EngineError::json)?;
     Ok(vec![Action::Protocol(protocol), Action::Metadata(metadata)])
 }

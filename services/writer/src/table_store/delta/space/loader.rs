@@ -6,7 +6,7 @@ use crate::metastore::Metastore;
 use crate::table_store::delta::log::table_access::TableAccess;
 use crate::table_store::delta::options::DeltaOptions;
 use crate::table_store::delta::space::index::upkeep::KeyIndexes;
-use crate::table_store::delta::space::measured_tables::MeasuredTables;
+use crate::table_store::delta::space::report::measured_tables::MeasuredTables;
 
 /// Loads spaces and keeps them in step with the logs of their tables and with the metastore. Its methods stand with what they do: loading
 /// in `load`, new tables in `registration`, keys in `index::read_keys`, deletions in `tombstones`, telling the metastore in

@@ -221,15 +221,17 @@ impl SpaceState {
         self.table_mut(number).commit_applied(commit);
     }
 
-    /// What a commit of rows changed beside the files. `schema`: the new one, where it changed.
+    /// What a commit of rows changed beside the files. `schema`: the new one, where it changed. `published_us`: when HQ published the changes
+    /// of the rows.
     pub(crate) fn rows_committed(
         &mut self,
         number: TableNumber,
         schema: Option<TableSchema>,
         partition_columns: Vec<String>,
         freshness: Freshness,
+        published_us: &[i64],
     ) {
-        self.table_mut(number).rows_committed(schema, partition_columns, freshness);
+        self.table_mut(number).rows_committed(schema, partition_columns, freshness, published_us);
     }
 
     /// Enters keys one by one; a later entry of an id replaces an earlier one.

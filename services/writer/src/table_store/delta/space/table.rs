@@ -7,11 +7,13 @@ use lake_shared::identity::TableKey;
 use roaring::RoaringBitmap;
 
 use crate::key_index::FileNumber;
-use crate::metastore::TableRecord;
+use crate::metastore::{RecordedDelays, TableRecord};
+use crate::table_store::delta::clock::now_us;
 use crate::table_store::delta::files::data_file::DataFile;
 use crate::table_store::delta::files::deletion_vectors::DeletionVector;
 use crate::table_store::delta::log::base_version::{KnownTable, ObjectVersion, OwnEntry, ProbeResult};
 use crate::table_store::delta::log::entry::LoggedPaths;
+use crate::table_store::delta::space::delays::Delays;
 use crate::table_store::delta::space::unusable::reason::Unusable;
 use crate::table_store::schema_plan::TableSchema;
 
@@ -34,6 +36,8 @@ pub(crate) struct TableState {
     partition_columns: Vec<String>,
     /// By number.
     files: BTreeMap<FileNumber, DataFile>,
+    /// How long its rows took.
+    delays: Delays,
     /// What the metastore has not been told yet.
     unreported: Option<Freshness>,
     /// Whether it has been told this schema since the space was loaded.
@@ -120,6 +124,7 @@ impl TableState {
             schema: TableSchema::default(),
             partition_columns: Vec::new(),
             files: BTreeMap::new(),
+            delays: Delays::default(),
             unreported: None,
             schema_reported: false,
             changed: true,
@@ -207,6 +212,11 @@ impl TableState {
         self.unreported
     }
 
+    /// How long the rows of the last minutes took from HQ to readers; `None` where none came.
+    pub(crate) fn recorded_delays(&self) -> Option<RecordedDelays> {
+        self.delays.recorded()
+    }
+
     pub(crate) const fn is_schema_reported(&self) -> bool {
         self.schema_reported
     }
@@ -271,12 +281,13 @@ impl TableState {
         self.lost = None;
     }
 
-    /// A commit brought rows. `schema`: the new one, where it changed.
+    /// A commit brought rows, whose changes HQ had published then. `schema`: the new one, where it changed.
     pub(super) fn rows_committed(
         &mut self,
         schema: Option<TableSchema>,
         partition_columns: Vec<String>,
         freshness: Freshness,
+        published_us: &[i64],
     ) {
         if let Some(schema) = schema {
             self.schema = schema;
@@ -285,6 +296,7 @@ impl TableState {
         self.partition_columns = partition_columns;
         self.changed = true;
         self.unreported.get_or_insert_default().include(freshness);
+        self.delays.add(published_us, now_us());
     }
 
     /// The table was dropped, log and all. The next commit makes it anew.

@@ -113,7 +113,7 @@ impl Lake {
         before: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
     ) -> DeltaTableStore {
         let root = self.folder.path().to_str().unwrap().to_owned();
-        let lake = LakeStore::open(&LakeStoreConfig { root, sync: true, s3: None }).unwrap().wrapped(before);
+        let lake = LakeStore::open(&LakeStoreConfig::of_root(root)).unwrap().wrapped(before);
         DeltaTableStore::new(Arc::new(lake), metastore, options)
     }
 

@@ -35,7 +35,7 @@ use crate::table_store::delta::log::checkpoint_files::CheckpointFiles;
 use crate::table_store::delta::log::metadata;
 use crate::table_store::delta::log::protocol;
 use crate::table_store::delta::log::table_access::TableAccess;
-use crate::table_store::delta::options::DeltaOptions;
+use crate::table_store::delta::options::{DeltaOptions, TableOptions};
 use crate::table_store::delta::space::cell::SpaceCell;
 use crate::table_store::delta::space::unusable::tables::unusable_tables;
 use crate::table_store::delta::upkeep::external_changes::ExternalChanges;
@@ -113,6 +113,16 @@ impl Vacuum {
         failure.map_or(Ok(maintained), Err)
     }
 
+    /// Cleans up a table that is in no space.
+    ///
+    /// # Errors
+    /// When its log cannot be read, or the store fails.
+    pub(crate) async fn clean_unregistered(&self, record: &TableRecord) -> Result<Maintained, EngineError> {
+        let mut maintained = Maintained::default();
+        self.clean_table(&SpaceCell::default(), record, &mut maintained).await?;
+        Ok(maintained)
+    }
+
     /// Cleans up one table, if there is one.
     async fn clean_table(
         &self,
@@ -122,7 +132,7 @@ impl Vacuum {
     ) -> Result<(), EngineError> {
         let Some(table) = self.opened(cell, record).await? else { return Ok(()) };
         maintained.tables += 1;
-        let expired = self.find_expired(&table).await?;
+        let expired = self.find_expired(&record.name, &table).await?;
         maintained.files_deleted += delete_expired(&table, expired).await?;
         maintained.files_deleted += self.delete_leftovers(&record.path).await?;
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
@@ -159,7 +169,7 @@ impl Vacuum {
     ) -> Result<Destroyed, EngineError> {
         let opened = self.opened(cell, record).await?;
         let expired = match &opened {
-            Some(table) => self.find_expired(table).await?,
+            Some(table) => self.find_expired(&record.name, table).await?,
             None => Expired::default(),
         };
         let objects = expired.files.iter().map(|file| file.location.to_string()).collect();
@@ -205,14 +215,14 @@ impl Vacuum {
     }
 
     /// The files of a table that are neither active nor within the retention.
-    async fn find_expired(&self, table: &DeltaTable) -> Result<Expired, EngineError> {
+    async fn find_expired(&self, name: &str, table: &DeltaTable) -> Result<Expired, EngineError> {
         let snapshot = table.snapshot().map_err(EngineError::delta)?;
         let logged = LoggedFiles::of(table, snapshot).await?;
         let store = table.object_store();
         let now = now_us();
         let ages = Ages {
             now_ms: now / 1_000,
-            removed_before_ms: now.saturating_sub(retention_us(&self.options, snapshot)) / 1_000,
+            removed_before_ms: now.saturating_sub(retention_us(&self.options.of_table(name), snapshot)) / 1_000,
             // A file that no log entry speaks of may be of a commit under way.
             unknown_before_ms: now.saturating_sub(hours_us(self.options.orphan_hours)) / 1_000,
         };
@@ -407,7 +417,7 @@ fn vectors_named(entry: &[u8]) -> HashSet<String> {
 }
 
 /// How long removed files stay: as configured, or longer where another program asks for it in the properties of the table.
-fn retention_us(options: &DeltaOptions, snapshot: &DeltaTableState) -> i64 {
+fn retention_us(options: &TableOptions, snapshot: &DeltaTableState) -> i64 {
     let configured = hours_us(options.retention_hours);
     if !metadata::has_foreign_retention(snapshot.metadata()) {
         return configured;

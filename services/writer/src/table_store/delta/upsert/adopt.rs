@@ -37,7 +37,8 @@ pub(crate) fn adopt(state: &mut SpaceState, committed: CommittedChange, progress
         state.attach_keys(run);
     }
     let schema = plan.changed.then_some(plan.schema);
-    state.rows_committed(change.number, schema, partition_columns, change.incoming.freshness());
+    let (freshness, published_us) = (change.incoming.freshness(), change.incoming.published_us());
+    state.rows_committed(change.number, schema, partition_columns, freshness, published_us);
     metrics::counter!(metric_names::ROWS_UPSERTED_TOTAL, "kind" => kind).increment(upserted);
     metrics::counter!(metric_names::ROWS_DELETED_TOTAL, "kind" => kind).increment(change.deleted);
     metrics::counter!(metric_names::BYTES_WRITTEN_TOTAL, "kind" => kind).increment(bytes.unsigned_abs());

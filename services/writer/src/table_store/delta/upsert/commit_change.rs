@@ -102,7 +102,8 @@ impl Upserter {
                     true => self.unwanted_vectors(held).filter(|_| takes_last_vector(held, written)),
                     false => Some(true),
                 };
-                let features = Features { deletion_vectors, retention_hours: Some(self.options.retention_hours) };
+                let retention_hours = Some(self.options.of_table(held.name()).retention_hours);
+                let features = Features { deletion_vectors, retention_hours };
                 metadata::changes(snapshot, written.plan.changed.then_some(schema), features)?
             }
         };

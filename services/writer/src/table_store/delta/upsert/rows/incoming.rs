@@ -34,6 +34,8 @@ pub(crate) struct IncomingRows {
     /// Ids and orders, in the order of the rows.
     pub(crate) keys: Vec<(IdHash, RowOrder)>,
     freshness: Freshness,
+    /// When HQ published the changes that the rows are of, microseconds since 1970, of those that say it.
+    published_us: Vec<i64>,
 }
 
 impl IncomingRows {
@@ -50,9 +52,10 @@ impl IncomingRows {
             incoming.places.extend(chosen.iter().map(|row| (number, row.at.row)));
             incoming.keys.extend(chosen.iter().map(|row| (row.id, row.at.order)));
         }
+        incoming.published_us = incoming.instants(PUBLISHED_SOURCE);
         incoming.freshness = Freshness {
-            newest_published_us: incoming.newest(PUBLISHED_SOURCE),
-            newest_fetched_us: incoming.newest(FETCHED_SOURCE),
+            newest_published_us: incoming.published_us.iter().copied().max(),
+            newest_fetched_us: incoming.instants(FETCHED_SOURCE).into_iter().max(),
         };
         incoming
     }
@@ -189,13 +192,24 @@ impl IncomingRows {
         self.freshness
     }
 
-    fn newest(&self, source: &str) -> Option<i64> {
-        let newest_of = |(number, batch): (usize, &RecordBatch)| {
-            let array = self.fitted(number, batch.column_by_name(source)?, ColumnType::Timestamp)?;
+    /// When HQ published the changes of the rows, microseconds since 1970, of those that say it.
+    pub(crate) fn published_us(&self) -> &[i64] {
+        &self.published_us
+    }
+
+    /// The instants in a field of the rows, of those that have one.
+    fn instants(&self, source: &str) -> Vec<i64> {
+        let mut found = Vec::with_capacity(self.len());
+        for (number, batch) in self.batches.iter().enumerate() {
+            let array = batch.column_by_name(source);
+            let Some(array) = array.and_then(|array| self.fitted(number, array, ColumnType::Timestamp)) else {
+                continue;
+            };
             let instants = array.as_primitive::<TimestampMicrosecondType>();
-            self.rows_of(number).filter(|row| instants.is_valid(*row)).map(|row| instants.value(row)).max()
-        };
-        self.batches.iter().enumerate().filter_map(newest_of).max()
+            let rows = self.rows_of(number).filter(|row| instants.is_valid(*row));
+            found.extend(rows.map(|row| instants.value(row)));
+        }
+        found
     }
 }
 

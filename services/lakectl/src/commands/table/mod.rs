@@ -3,17 +3,19 @@
 use anyhow::{Context, Result};
 use lake_proto::admin::v1 as proto;
 
-use super::{PAGE_SIZE, WATCH_EVERY};
-use super::{drop, operation};
+use super::{PAGE_SIZE, WATCH_EVERY, operation};
 use crate::client::Clients;
-use crate::command_line::{Global, TableFilter, TableVerb};
+use crate::command_line::{DeletionVectorsName, Global, PolicyArguments, Switch, TableFilter, TableVerb};
 use crate::exit;
 use crate::output::{self, Columns};
 use crate::view;
 
+mod drop;
+mod restore;
+
 const COLUMNS: Columns = Columns {
     table: &["name", "rows", "files", "bytes", "version", "newest_change_at"],
-    wide: &["last_commit_at", "domain", "kind", "type", "location"],
+    wide: &["delay_p50_seconds", "delay_p99_seconds", "last_commit_at", "domain", "kind", "type", "location"],
 };
 
 const VERSIONS: Columns = Columns {
@@ -38,9 +40,10 @@ pub(super) async fn run(global: &Global, verb: TableVerb) -> Result<u8> {
             output::print(&output::one(global.output, "name", &view::TableDetail::from(answer))?)?;
             Ok(exit::DONE)
         }
-        TableVerb::Compact { name, waiting } => {
+        TableVerb::Compact { name, dry_run, plan, waiting } => {
             let request_id = super::request_id(waiting.request_id);
-            let request = proto::CompactTableRequest { request_id, name: name.clone() };
+            let plan_id = plan.unwrap_or_default();
+            let request = proto::CompactTableRequest { request_id, name: name.clone(), dry_run, plan_id };
             let asked = clients.tables.compact_table(request).await;
             let asked = asked.with_context(|| format!("compact table {name}"))?.into_inner();
             operation::show(global, &mut clients, asked.operation, waiting.no_wait).await
@@ -69,7 +72,9 @@ pub(super) async fn run(global: &Global, verb: TableVerb) -> Result<u8> {
             output::print(&output::list(global.output, &FILES, &files(&mut clients, name).await?)?)?;
             Ok(exit::DONE)
         }
+        TableVerb::Policy(arguments) => set_policy(global, &mut clients, arguments).await,
         TableVerb::Drop(arguments) => drop::run(global, &mut clients, arguments).await,
+        TableVerb::Restore(arguments) => restore::run(global, &mut clients, arguments).await,
         TableVerb::Dropped { domain } => drop::list(global, &mut clients, domain).await,
         TableVerb::Allow { domain, kind, document_type, waiting } => {
             let space = proto::Space { domain, kind: super::kind(Some(kind)) };
@@ -84,6 +89,44 @@ pub(super) async fn run(global: &Global, verb: TableVerb) -> Result<u8> {
             operation::show(global, &mut clients, asked.operation, waiting.no_wait).await
         }
     }
+}
+
+/// Changes what is said about a table, the rest of it stays; without a change it is only shown.
+async fn set_policy(global: &Global, clients: &mut Clients, arguments: PolicyArguments) -> Result<u8> {
+    let name = arguments.name.clone();
+    let answer = clients.tables.get_table(proto::GetTableRequest { name: name.clone() }).await;
+    let before = answer.with_context(|| format!("get table {name}"))?.into_inner().policy.unwrap_or_default();
+    let wanted = policy(before, &arguments);
+    let said = if wanted == before {
+        wanted
+    } else {
+        let request_id = super::request_id(None);
+        let request = proto::SetTablePolicyRequest { request_id, name: name.clone(), policy: Some(wanted) };
+        let set = clients.tables.set_table_policy(request).await;
+        set.with_context(|| format!("set the policy of {name}"))?.into_inner().policy.unwrap_or_default()
+    };
+    output::print(&output::one(global.output, "name", &view::PolicyOfTable { name, policy: said.into() })?)?;
+    Ok(exit::DONE)
+}
+
+/// What is to be said about a table.
+fn policy(mut said: proto::TablePolicy, wanted: &PolicyArguments) -> proto::TablePolicy {
+    if wanted.as_configured {
+        said = proto::TablePolicy::default();
+    }
+    if let Some(deletion_vectors) = wanted.deletion_vectors {
+        let deletion_vectors = match deletion_vectors {
+            DeletionVectorsName::Auto => proto::DeletionVectors::Auto,
+            DeletionVectorsName::On => proto::DeletionVectors::On,
+            DeletionVectorsName::Off => proto::DeletionVectors::Off,
+        };
+        said.deletion_vectors = deletion_vectors.into();
+    }
+    if let Some(compaction) = wanted.compaction {
+        said.compaction = Some(compaction == Switch::On);
+    }
+    said.retention_hours = wanted.retention_hours.or(said.retention_hours);
+    said
 }
 
 /// The tables of all pages.

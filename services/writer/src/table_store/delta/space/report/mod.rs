@@ -1,5 +1,7 @@
 //! Telling the metastore what commits made of the tables, and callers what a table is.
 
+pub(crate) mod measured_tables;
+
 use crate::metastore;
 use crate::metric_names;
 use crate::table_store::InMemoryTable;
@@ -54,6 +56,7 @@ fn report(table: &TableState) -> metastore::RecordedState {
         bytes: table.bytes(),
         newest_published_us: freshness.newest_published_us,
         newest_fetched_us: freshness.newest_fetched_us,
+        delays: table.recorded_delays(),
         last_commit_us: None,
     }
 }

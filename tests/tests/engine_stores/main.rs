@@ -1,11 +1,12 @@
-//! The engine on a real S3 server that is killed in the middle of what it is asked for, and comes back on the same data: batches, compaction
+//! The engine on a real S3 server, and on a real HDFS, that is killed in the middle of what it is asked for, and comes back on the same data: batches, compaction
 //! and clean-up are tried again until they succeed, and after each the tables equal the source.
 //!
-//! After each step the bucket is copied, and its files are read without a server in between ([`mirror`]); what has changed is also read by
-//! DuckDB from the bucket itself, and in the end by everybody. `LAKE_TEST_SEED` makes it another history, to look for trouble by hand.
+//! After each step the store is copied, and its files are read without a server in between ([`mirror`]); what has changed is also read by
+//! DuckDB, from the bucket itself where it can, and in the end by everybody. `LAKE_TEST_SEED` makes it another history, to look for trouble by hand.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod mirror;
+mod server;
 mod source;
 mod tripwire;
 
@@ -23,25 +24,22 @@ use lake_test_kit::watcher::watched;
 use lake_tests::engine::{
     DeletionVectors, DeltaOptions, Expected, Word, bytes, partition_by, small, space, space_batch,
 };
-use lake_tests::parts::ObjectStore;
 use lake_tests::readers::{Reader, Readers, Snapshot};
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::sqlite::SqliteMetastore;
 use lake_writer::table_store::delta::DeltaTableStore;
-use lake_writer::table_store::lake_store::{LakeStore, LakeStoreConfig, S3Config};
+use lake_writer::table_store::lake_store::{LakeStore, LakeStoreConfig};
 use lake_writer::table_store::{StoreError, TableStore};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 
 use self::mirror::Mirror;
+use self::server::{PREFIX, Server};
 use self::source::{COLUMNS_MAX, Source, TYPES};
 use self::tripwire::{Tripwire, Wire};
 
 const SEED: u64 = 1;
-const BUCKET: &str = "lake";
-/// Below which the tables are in the bucket.
-const PREFIX: &str = "some/tables";
 /// Batches.
 const ROUNDS: u32 = 10;
 /// Fewer deaths of the server than there are in any history.
@@ -52,26 +50,12 @@ const PART_BYTES: u64 = 5 << 20;
 const PATIENCE: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Where a table is in the bucket.
+/// Where a table is in the store.
 fn path_of(document_type: &str) -> PathBuf {
     Path::new(PREFIX).join(escaped_names::table_path(&rows::table(document_type)))
 }
 
-fn config(s3: &ObjectStore) -> LakeStoreConfig {
-    LakeStoreConfig {
-        root: format!("s3://{BUCKET}/{PREFIX}"),
-        sync: true,
-        s3: Some(S3Config {
-            endpoint: Some(s3.endpoint()),
-            region: Some(s3.region().to_owned()),
-            access_key_id: Some(s3.access_key().into()),
-            secret_access_key: Some(s3.secret_key().into()),
-            allow_http: true,
-        }),
-    }
-}
-
-/// A lake in a bucket, and its history.
+/// A lake in a store, and its history.
 struct Trial {
     random: StdRng,
     options: DeltaOptions,
@@ -91,7 +75,7 @@ struct Trial {
     seen: BTreeMap<&'static str, u64>,
     /// How often the engine said that it cannot just now.
     refusals: u64,
-    /// Rows that deletion vectors in the bucket hid, over all looks.
+    /// Rows that deletion vectors hid, over all looks.
     hidden_rows: u64,
 }
 
@@ -112,11 +96,9 @@ fn open(
 }
 
 impl Trial {
-    async fn begin(seed: u64) -> anyhow::Result<Self> {
-        let s3 = ObjectStore::start()?;
-        s3.create_bucket(BUCKET)?;
-        let (config, mirror) = (config(&s3), Mirror::of(s3.client(BUCKET)?)?);
-        let readers = Readers::of_bucket(&s3, BUCKET)?;
+    async fn begin(seed: u64, server: Server) -> anyhow::Result<Self> {
+        let (config, mirror) = (server.config(), Mirror::of(server.client()?)?);
+        let readers = server.readers(mirror.folder())?;
         // In production this comes first as well.
         LakeStore::open(&config)?.probe().await?;
         let own = TempDir::with_prefix("lake-test-own-")?;
@@ -130,7 +112,7 @@ impl Trial {
             checkpoint_every_commits: 3,
             ..small()
         };
-        let tripwire = Arc::new(Tripwire::of(s3));
+        let tripwire = Arc::new(Tripwire::of(server));
         let store = open(&config, &options, own.path(), 0, &tripwire)?;
         Ok(Self {
             random: StdRng::seed_from_u64(seed),
@@ -221,7 +203,7 @@ impl Trial {
 
     /// The lake is as the source.
     async fn look(&mut self) -> anyhow::Result<BTreeMap<&'static str, Snapshot>> {
-        self.mirror.follow().await.context("copy the bucket")?;
+        self.mirror.follow().await.context("copy the store")?;
         let mut tables = BTreeMap::new();
         for name in TYPES {
             if let Some(table) = Snapshot::read(&self.mirror.folder().join(path_of(name)), None).await? {
@@ -238,12 +220,12 @@ impl Trial {
         Ok(tables)
     }
 
-    /// A reader of the bucket sees what its files hold, and counts so many rows.
+    /// A reader sees what the files hold, and counts so many rows.
     fn ensure_sees(&mut self, reader: Reader, name: &str, table: &Snapshot) -> anyhow::Result<()> {
         let content = self.readers.read(reader, &path_of(name), None)?;
         content
             .ensure_is(&table.rows)
-            .with_context(|| format!("{reader} reads {name} in the bucket, version {}", table.version))
+            .with_context(|| format!("{reader} reads {name} in the store, version {}", table.version))
     }
 
     async fn finish(&mut self) -> anyhow::Result<()> {
@@ -262,27 +244,37 @@ impl Trial {
             for reader in Reader::QUICK {
                 self.ensure_sees(reader, name, table)?;
             }
+            self.tripwire.server().ensure_spark_counts(&path_of(name), table.rows.len())?;
         }
         ensure!(tables.len() == TYPES.len(), "tables were never made: {:?}", tables.keys());
         let hidden = self.hidden_rows;
         let (deaths, refusals, largest) = (self.tripwire.deaths(), self.refusals, self.mirror.largest());
         println!("{deaths} deaths, {refusals} refusals, {hidden} rows hidden, largest object {largest} bytes");
         ensure!(deaths >= DEATHS_MIN && refusals > 0, "the server hardly ever died");
-        ensure!(hidden > 0, "no deletion vector was read from the bucket");
+        ensure!(hidden > 0, "no deletion vector was read from the store");
         ensure!(largest > PART_BYTES, "no file was uploaded in parts");
         Ok(())
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_killed_loses_and_duplicates_nothing() -> anyhow::Result<()> {
+async fn live(server: Server) -> anyhow::Result<()> {
     let (seed, started) = (seed_or(SEED), Instant::now());
     println!("seed {seed}");
-    let mut trial = Trial::begin(seed).await?;
+    let mut trial = Trial::begin(seed, server).await?;
     for round in 0..ROUNDS {
         trial.round(round).await.with_context(|| format!("round {round} of seed {seed}"))?;
     }
     trial.finish().await.with_context(|| format!("after all rounds of seed {seed}"))?;
     println!("{:.1} s", started.elapsed().as_secs_f64());
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_s3_store_that_is_killed_loses_and_duplicates_nothing() -> anyhow::Result<()> {
+    live(Server::s3()?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hdfs_that_is_killed_loses_and_duplicates_nothing() -> anyhow::Result<()> {
+    live(Server::hdfs()?).await
 }

@@ -1,20 +1,20 @@
-//! A copy of a bucket on disk, for whoever reads files.
+//! A copy of a store on disk, for whoever reads files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use futures::TryStreamExt;
-use object_store::aws::AmazonS3;
 use object_store::path::Path as Key;
-use object_store::{ObjectMeta, ObjectStore as _, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore as Store, ObjectStoreExt};
 use tempfile::TempDir;
 
 /// The copy.
 #[derive(Debug)]
 pub struct Mirror {
-    client: AmazonS3,
+    client: Arc<dyn Store>,
     folder: TempDir,
     /// Objects that were copied, and what they were then.
     held: BTreeMap<Key, ObjectMeta>,
@@ -23,7 +23,7 @@ pub struct Mirror {
 
 impl Mirror {
     /// An empty one.
-    pub fn of(client: AmazonS3) -> anyhow::Result<Self> {
+    pub fn of(client: Arc<dyn Store>) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("lake-test-mirror-")?;
         Ok(Self { client, folder, held: BTreeMap::new(), largest: 0 })
     }
@@ -34,7 +34,9 @@ impl Mirror {
         let mut there = BTreeSet::new();
         for object in objects {
             // A hint only, and a checkpoint that is being made may come after the list and before the hint.
-            if object.location.filename() == Some("_last_checkpoint") {
+            // A file that a client of HDFS was writing when it died has such a name, and cannot be read.
+            let is_passed_over = |name: &str| name == "_last_checkpoint" || name.starts_with('.');
+            if object.location.filename().is_some_and(is_passed_over) {
                 continue;
             }
             there.insert(object.location.clone());
@@ -59,7 +61,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// What stands for the bucket.
+    /// What stands for the store.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lake_test_kit::watcher::Step;
-use lake_tests::parts::ObjectStore;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+
+use super::server::Server;
 
 /// When the server is killed.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +41,7 @@ struct State {
 /// The server, and the wire before it.
 #[derive(Debug)]
 pub struct Tripwire {
-    s3: Mutex<ObjectStore>,
+    server: Mutex<Server>,
     /// Requests come from any thread.
     runtime: Handle,
     state: Mutex<State>,
@@ -48,8 +49,13 @@ pub struct Tripwire {
 
 impl Tripwire {
     /// To be called within a runtime.
-    pub fn of(s3: ObjectStore) -> Self {
-        Self { s3: Mutex::new(s3), runtime: Handle::current(), state: Mutex::default() }
+    pub fn of(server: Server) -> Self {
+        Self { server: Mutex::new(server), runtime: Handle::current(), state: Mutex::default() }
+    }
+
+    /// The server, when nobody kills it.
+    pub fn server(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,8 +78,7 @@ impl Tripwire {
         let tripwire = Arc::clone(self);
         let restart = self.runtime.spawn_blocking(move || {
             std::thread::sleep(wire.delay);
-            let mut s3 = tripwire.s3.lock().unwrap_or_else(PoisonError::into_inner);
-            s3.server().restart()
+            tripwire.server().restart()
         });
         state.restarts.push(restart);
         state.deaths += 1;

@@ -1,15 +1,13 @@
 //! Dropping tables: first what would go, then a question, then exactly that.
 
-use std::io::{BufRead, IsTerminal, Write};
-
 use anyhow::{Context, Result};
 use lake_proto::admin::v1 as proto;
 use lake_proto::admin::v1::drop_tables_request::Target;
 use tonic::Code;
 
-use super::operation;
 use crate::client::Clients;
 use crate::command_line::{DropArguments, Global, KindName, Waiting};
+use crate::commands::{self, operation};
 use crate::exit;
 use crate::output::{self, Columns};
 use crate::view;
@@ -42,7 +40,7 @@ pub(super) async fn allow(
     waiting: Waiting,
 ) -> Result<u8> {
     let domain = space.domain.clone();
-    let request_id = super::request_id(waiting.request_id);
+    let request_id = commands::request_id(waiting.request_id);
     let request = proto::AllowTablesRequest { request_id, space: Some(space), r#type: document_type };
     let asked = clients.tables.allow_tables(request).await;
     let asked = asked.with_context(|| format!("let tables of {domain} be made anew"))?.into_inner();
@@ -94,7 +92,7 @@ pub(super) async fn run(global: &Global, clients: &mut Clients, arguments: DropA
         output::print(&output::list(global.output, &COLUMNS, &planned)?)?;
         return Ok(exit::DONE);
     }
-    if !arguments.yes && !is_meant(&meant)? {
+    if !arguments.yes && !commands::is_meant("Nothing brings this back", "drop", &meant)? {
         return Ok(exit::USAGE);
     }
     let plans = plans.into_iter().map(|(target, planned)| (target, planned.plan_id)).collect();
@@ -108,7 +106,7 @@ fn targets(arguments: &DropArguments) -> Vec<Target> {
             let kinds = arguments
                 .kind
                 .map_or_else(|| vec![KindName::Case, KindName::Form, KindName::Location], |kind| vec![kind]);
-            let space = |kind| proto::Space { domain: domain.clone(), kind: super::kind(Some(kind)) };
+            let space = |kind| proto::Space { domain: domain.clone(), kind: commands::kind(Some(kind)) };
             kinds.into_iter().map(|kind| Target::Space(space(kind))).collect()
         }
         (None, None) => Vec::new(),
@@ -118,7 +116,7 @@ fn targets(arguments: &DropArguments) -> Vec<Target> {
 /// What would be dropped. `None`: nothing, and `may_be_absent` allows that.
 async fn plan(clients: &mut Clients, target: &Target, may_be_absent: bool) -> Result<Option<view::Operation>> {
     let request = proto::DropTablesRequest {
-        request_id: super::request_id(None),
+        request_id: commands::request_id(None),
         target: Some(target.clone()),
         dry_run: true,
         plan_id: String::new(),
@@ -131,31 +129,12 @@ async fn plan(clients: &mut Clients, target: &Target, may_be_absent: bool) -> Re
     operation::end_of(clients, &operation.id).await.map(Some)
 }
 
-/// Whether the person at the terminal means it.
-fn is_meant(name: &str) -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        eprintln!(
-            "lakectl: nobody can be asked whether this is meant; give --yes, or --plan with the id that --dry-run shows"
-        );
-        return Ok(false);
-    }
-    eprint!("Nothing brings this back. Type `{name}` to drop it: ");
-    std::io::stderr().flush()?;
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line)?;
-    let is_meant = line.trim() == name;
-    if !is_meant {
-        eprintln!("lakectl: nothing was dropped");
-    }
-    Ok(is_meant)
-}
-
 /// Drops what the plans have shown.
 async fn apply(global: &Global, clients: &mut Clients, plans: Vec<(Target, String)>) -> Result<u8> {
     let (mut ended, mut code) = (Vec::new(), exit::DONE);
     for (target, plan_id) in plans {
         let request = proto::DropTablesRequest {
-            request_id: super::request_id(None),
+            request_id: commands::request_id(None),
             target: Some(target),
             dry_run: false,
             plan_id,
