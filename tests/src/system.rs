@@ -104,7 +104,7 @@ impl RealParts {
         self.committed(within).await?;
         wait_until("the queue is empty", within, async || {
             let mut queued = 0;
-            for stream in ["LAKE_RECORDS", "LAKE_ROWS", "LAKE_QUARANTINE"] {
+            for stream in ["LAKE_CHANGES", "LAKE_RECORDS", "LAKE_ROWS", "LAKE_REPORTS", "LAKE_QUARANTINE"] {
                 queued += context.get_stream(stream).await?.cached_info().state.messages;
             }
             Ok(queued == 0)
