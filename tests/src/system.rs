@@ -311,13 +311,24 @@ pub struct LakeServices {
 }
 
 impl LakeServices {
-    /// Starts so many fetchers and enrichers, and one writer to `root`. `take` is the section `[take]`.
+    /// Starts so many fetchers and enrichers, and one writer to `root`.
     pub async fn start(parts: &RealParts, fetchers: usize, enrichers: usize, root: &str) -> anyhow::Result<Self> {
+        Self::start_with(parts, fetchers, enrichers, root, "").await
+    }
+
+    /// The same with more sections in the writer's configuration.
+    pub async fn start_with(
+        parts: &RealParts,
+        fetchers: usize,
+        enrichers: usize,
+        root: &str,
+        sections: &str,
+    ) -> anyhow::Result<Self> {
         let take = "[take]\ndomains = \"everything\"\n";
         let fetcher = [parts.kafka_section(), parts.hq_section(), parts.queue_section(), take.to_owned()].concat();
         let enricher = [parts.hq_section(), parts.queue_section()].concat();
         let admin = Port::free()?;
-        let steered = format!("[admin]\naddress = \"127.0.0.1:{}\"\n", admin.number());
+        let steered = format!("{sections}[admin]\naddress = \"127.0.0.1:{}\"\n", admin.number());
         let writer = [parts.queue_section(), parts.store_section(root), steered].concat();
         let mut wanted = vec![("writer", "writer-1".to_owned(), &writer)];
         wanted.extend((1..=enrichers).map(|number| ("enricher", format!("enricher-{number}"), &enricher)));

@@ -139,6 +139,7 @@ async fn spaces(metastore: &dyn Metastore) -> BTreeSet<Space> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use std::collections::HashSet;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use async_trait::async_trait;
@@ -182,6 +183,9 @@ mod tests {
             Ok(0)
         }
         async fn close(&self) {}
+        async fn present(&self, _: &Space, _: &[String]) -> Result<HashSet<String>, StoreError> {
+            Ok(HashSet::new())
+        }
         fn spaces_in_use(&self) -> Vec<Space> {
             Vec::new()
         }

@@ -17,6 +17,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Waits until no batch of messages waits, or for a while.
+pub(super) async fn idle(pace: &DomainPace, shutdown: &CancellationToken) -> Result<(), Stopping> {
+    let began = Instant::now();
+    while !pace.is_idle() && began.elapsed() < PATIENCE {
+        unless_stopping(tokio::time::sleep(LOOK_EVERY), shutdown).await?;
+    }
+    Ok(())
+}
+
 /// Waits for the turn of a portion of at most `wanted` records of a domain; so many of them may be read, one at least.
 pub(super) async fn turn(
     pace: &DomainPace,
@@ -25,9 +34,7 @@ pub(super) async fn turn(
     shutdown: &CancellationToken,
 ) -> Result<usize, Stopping> {
     let began = Instant::now();
-    while !pace.is_idle() && began.elapsed() < PATIENCE {
-        unless_stopping(tokio::time::sleep(LOOK_EVERY), shutdown).await?;
-    }
+    idle(pace, shutdown).await?;
     let spared = loop {
         match pace.spare(domain.as_str(), wanted) {
             0 => unless_stopping(tokio::time::sleep(LOOK_EVERY), shutdown).await?,

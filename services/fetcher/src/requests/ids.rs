@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lake_proto::queue::v1::RequestedIds;
 use lake_shared::panics;
 use lake_shared::quarantine::{self, DocumentIdentity, QuarantineEntry, Reason, Stage};
@@ -13,6 +13,9 @@ use crate::coalesce::Change;
 use crate::fetch::lineage_now;
 use crate::fetcher::Stopping;
 use crate::metric_names;
+
+/// Portions of a message that are read at the same time: while one waits for HQ, another is made into documents.
+const PORTIONS_AT_ONCE: usize = 2;
 
 /// A document that is asked for.
 pub(super) type Requested = (String, Change);
@@ -27,10 +30,21 @@ impl RequestReader {
         self.fetch_requested(asker, requested).await
     }
 
-    /// Reads these documents, in portions, each when it is their turn.
+    /// Reads these documents, in portions, a few of them at the same time.
     pub(super) async fn fetch_requested(&self, asker: &Asker, mut rest: Vec<Requested>) -> Result<(), Stopping> {
+        let mut portions = Vec::new();
         while !rest.is_empty() {
-            let wanted = rest.len().min(self.fetcher.options.max_records);
+            let later = rest.split_off(rest.len().min(self.fetcher.options.max_records));
+            portions.push(std::mem::replace(&mut rest, later));
+        }
+        let reading = stream::iter(portions).map(|portion| self.fetch_in_turn(asker, portion));
+        reading.buffer_unordered(PORTIONS_AT_ONCE).try_collect().await
+    }
+
+    /// Reads a portion when it is its turn, or as much of it at a time as is left of its domain's share.
+    async fn fetch_in_turn(&self, asker: &Asker, mut rest: Vec<Requested>) -> Result<(), Stopping> {
+        while !rest.is_empty() {
+            let wanted = rest.len();
             let count = behind_live::turn(&self.pace, &asker.domain, wanted, &self.shutdown).await?;
             let later = rest.split_off(count.min(wanted));
             self.fetch_isolated(asker, std::mem::replace(&mut rest, later)).await?;

@@ -19,12 +19,15 @@ use lake_shared::wire;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::domain_pace::DomainPace;
 use crate::fetcher::{Fetcher, Stopping, unless_stopping};
 
 mod behind_live;
 mod ids;
+mod scan;
+mod scope;
 
 /// All fetchers together are one consumer.
 const DURABLE_NAME: &str = "fetcher";
@@ -71,6 +74,7 @@ pub(crate) async fn run(fetcher: Arc<Fetcher>, pace: Arc<DomainPace>, shutdown: 
     let permits = Arc::new(Semaphore::new(fetcher.options.requests_in_flight_max.max(1)));
     let room = ByteBudget::new(HELD_BYTES_MAX);
     let reader = Arc::new(RequestReader { fetcher, pace, room, shutdown: shutdown.clone() });
+    let _answering = AbortOnDropHandle::new(tokio::spawn(scope::answer(Arc::clone(&reader))));
     let (mut in_work, mut backoff) = (JoinSet::new(), Backoff::default());
     loop {
         while in_work.try_join_next().is_some() {}
@@ -132,16 +136,16 @@ impl RequestReader {
             return self.refuse(subject, payload, &format!("kind {} is not known", request.kind)).await;
         };
         let cause = request.cause();
-        let asker = Asker { domain: Domain::from(request.domain), kind, cause };
-        if !self.fetcher.take.domain(asker.domain.as_str()) {
-            tracing::info!(domain = %asker.domain, "the lake asks for documents of a domain that is not taken; they are left out");
-            return Ok(());
-        }
+        let asker = Asker { domain: Domain::from(request.domain.as_str()), kind, cause };
         match request.what {
-            Some(What::Ids(ids)) => self.fetch_ids(&asker, ids).await,
-            Some(What::Scan(_)) | None => {
-                self.refuse(subject, payload, "it asks for nothing that this version knows").await
+            // What is scanned is reported, taken or not.
+            Some(What::Scan(scan)) => self.scan(&asker, &request.operation_id, scan).await,
+            _ if !self.fetcher.take.domain(asker.domain.as_str()) => {
+                tracing::info!(domain = %asker.domain, "the lake asks for documents of a domain that is not taken; they are left out");
+                Ok(())
             }
+            Some(What::Ids(ids)) => self.fetch_ids(&asker, ids).await,
+            None => self.refuse(subject, payload, "it asks for nothing that this version knows").await,
         }
     }
 

@@ -149,6 +149,9 @@ impl TableStore for FakeStore {
         Ok(0)
     }
     async fn close(&self) {}
+    async fn present(&self, _: &Space, _: &[String]) -> Result<HashSet<String>, StoreError> {
+        Ok(HashSet::new())
+    }
     fn spaces_in_use(&self) -> Vec<Space> {
         Vec::new()
     }

@@ -16,6 +16,7 @@ pub(super) const POSTGRES: &[MigrationText] = &[
     (3, "lease_wanted", include_str!("../../migrations/postgres/0003_lease_wanted.sql")),
     (4, "quarantine_document", include_str!("../../migrations/postgres/0004_quarantine_document.sql")),
     (5, "operations", include_str!("../../migrations/postgres/0005_operations.sql")),
+    (7, "backfills", include_str!("../../migrations/postgres/0007_backfills.sql")),
 ];
 
 /// Those for SQLite.
@@ -25,6 +26,7 @@ pub(super) const SQLITE: &[MigrationText] = &[
     (3, "lease_wanted", include_str!("../../migrations/sqlite/0003_lease_wanted.sql")),
     (4, "quarantine_document", include_str!("../../migrations/sqlite/0004_quarantine_document.sql")),
     (5, "operations", include_str!("../../migrations/sqlite/0005_operations.sql")),
+    (7, "backfills", include_str!("../../migrations/sqlite/0007_backfills.sql")),
 ];
 
 /// Runs what a database lacks of these migrations.

@@ -11,6 +11,7 @@ use lake_shared::identity::{Space, TableKey};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 
+use super::backfills::{BackfillPart, BackfillProgress, Backfills, StretchRead, TakenEntry, Wish, backfills_adapter};
 use super::fence::{Fence, LeaseLost};
 use super::lease_sql::{LeaseConnection, lease_statements};
 use super::migrations;
@@ -86,6 +87,7 @@ tombstone_statements!(SqliteMetastore, sqlx::Sqlite, "CAST(unixepoch('subsec') *
 lease_statements!(SqliteMetastore, sqlx::Sqlite, "BEGIN IMMEDIATE", "", "");
 dropped_statements!(SqliteMetastore, sqlx::Sqlite);
 steering_adapter!(SqliteMetastore, sqlx::Sqlite, "");
+backfills_adapter!(SqliteMetastore, sqlx::Sqlite, "");
 
 #[cfg(test)]
 mod tests {

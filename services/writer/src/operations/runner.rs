@@ -141,6 +141,8 @@ impl Worker {
                 Ok(key) => self.checkpoint(id, &key).await,
                 Err(end) => end,
             },
+            // They have a runner of their own.
+            OperationKind::Backfill => End::Left,
             OperationKind::DropTables => {
                 let dropped = self.beside_heartbeats(id, 0, || operations.drop_tables(target, asked_by, consent)).await;
                 dropped.map_or_else(|end| end, End::Destroyed)

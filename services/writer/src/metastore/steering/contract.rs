@@ -32,7 +32,8 @@ fn asked(request_id: &str, domain: &str, document_type: Option<&str>) -> NewOper
     let kind = if document_type.is_some() { OperationKind::CompactTable } else { OperationKind::CleanUpSpace };
     let target = OperationTarget { space, document_type: document_type.map(Into::into) };
     let consent = Consent::ToPlan("p\u{0}lan".into());
-    NewOperation { request_id: request_id.into(), kind, target, asked_by: "ann\u{0}".into(), consent }
+    let details = String::new();
+    NewOperation { request_id: request_id.into(), kind, target, asked_by: "ann\u{0}".into(), consent, details }
 }
 
 /// The metastore as one holding of the lease sees it, with the lease.

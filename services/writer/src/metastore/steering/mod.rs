@@ -30,17 +30,20 @@ pub enum OperationKind {
     DropTables,
     /// Lets tables be made anew that were dropped.
     AllowTables,
+    /// Fills a space with what HQ has.
+    Backfill,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::CompactTable,
         Self::CleanUpSpace,
         Self::VacuumTable,
         Self::CheckpointTable,
         Self::DropTables,
         Self::AllowTables,
+        Self::Backfill,
     ];
 
     /// The code by which it is stored.
@@ -52,6 +55,7 @@ impl OperationKind {
             Self::CheckpointTable => "checkpoint_table",
             Self::DropTables => "drop_tables",
             Self::AllowTables => "allow_tables",
+            Self::Backfill => "backfill",
         }
     }
 }
@@ -69,11 +73,14 @@ pub enum OperationState {
     Failed,
     /// It has ended early, as it was asked to.
     Cancelled,
+    /// It rests until it is resumed.
+    Paused,
 }
 
 impl OperationState {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Paused];
 
     /// The code by which it is stored.
     pub const fn code(self) -> &'static str {
@@ -83,6 +90,7 @@ impl OperationState {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Paused => "paused",
         }
     }
 
@@ -135,10 +143,12 @@ pub struct NewOperation {
     pub asked_by: String,
     /// What has to be so that something is destroyed.
     pub consent: Consent,
+    /// What exactly is asked for, as JSON; empty where the target says it all. Lists of operations do not show it.
+    pub details: String,
 }
 
 /// An operation as the metastore has it. Times are microseconds since 1970, by the database's clock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OperationRecord {
     /// Identifies it; a random UUID.
     pub id: String,
@@ -164,8 +174,12 @@ pub struct OperationRecord {
     pub heartbeat_us: Option<i64>,
     /// When it ended.
     pub finished_us: Option<i64>,
+    /// Units a second lately; `None` where that is not known.
+    pub per_second: Option<f64>,
     /// Whether it was asked to end early.
     pub cancel_requested: bool,
+    /// Whether it was asked to rest.
+    pub paused: bool,
     /// Figures of what it did, as a JSON object of whole numbers.
     pub result: String,
     /// The plan that it has made or kept to; empty where it has none.
@@ -290,7 +304,7 @@ pub trait Steering {
     /// Number of operations that have not ended; on these domains, or on all.
     async fn open_operations(&self, domains: Option<&[String]>) -> Result<u64, MetastoreError>;
 
-    /// Begins the oldest operation that waits, or that a writer began which does not hold the lease any more. Fenced. `None`: there is nothing to do.
+    /// Begins the oldest operation but for backfills, which are begun apart, that waits, or that a writer began which does not hold the lease any more. Fenced. `None`: there is nothing to do.
     async fn begin_operation(&self) -> Result<Option<OperationRecord>, MetastoreError>;
 
     /// Says how far an operation is that this writer works on. Fenced. Answers whether it was asked to end early.
@@ -303,7 +317,8 @@ pub trait Steering {
     /// `None`: there is no such.
     async fn cancel_operation(&self, id: &str) -> Result<Option<OperationRecord>, MetastoreError>;
 
-    /// Removes operations that ended, and audit records that were written, longer ago than this. Fenced. Answers how many.
+    /// Removes operations that ended, and audit records that were written, longer ago than this. Backfills that succeeded are kept: they say what
+    /// need not be filled again. Fenced. Answers how many.
     async fn forget_old_operations(&self, older_than_us: i64) -> Result<u64, MetastoreError>;
 
     /// Takes a table, or all tables of a space, out of the metastore, and keeps that they were dropped. Fenced.

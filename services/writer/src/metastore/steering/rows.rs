@@ -28,6 +28,7 @@ pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationReco
             target: OperationTarget { space, document_type: is_of_table.then(|| document_type.into()) },
             asked_by: row.text("asked_by")?,
             consent,
+            details: row.text("details")?,
         },
         state,
         since_us: row.number("since_us")?,
@@ -39,7 +40,9 @@ pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationReco
         started_us: row.maybe("started_us")?,
         heartbeat_us: row.maybe("heartbeat_us")?,
         finished_us: row.maybe("finished_us")?,
+        per_second: row.maybe("rate_milli")?.map(|rate| rate as f64 / 1_000.0),
         cancel_requested: row.number("cancel_requested")? != 0,
+        paused: row.number("paused")? != 0,
         result: row.text("result")?,
         plan: row.text("plan")?,
     })

@@ -16,6 +16,7 @@
 //! with those that the index knows (`space/reconcile.rs`), and the batch is planned again. A table that they made unusable is left alone,
 //! the others of its space go on (`space/unusable`).
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ use self::upsert::apply::Upserter;
 use super::lake_store::LakeStore;
 use super::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
 use crate::consent::{Consent, Destroyed};
+use crate::key_index::id_hash;
 use crate::metastore::Metastore;
 use crate::metastore::steering::OperationTarget;
 
@@ -284,6 +286,18 @@ impl TableStore for DeltaTableStore {
         // The marks are read with the space.
         self.forget(space).await;
         Ok(allowed)
+    }
+
+    async fn present(&self, space: &Space, ids: &[String]) -> Result<HashSet<String>, StoreError> {
+        let work = async {
+            self.loader.load_if_absent(&self.spaces, space).await?;
+            let cell = self.spaces.cell(space);
+            let guard = cell.state.lock().await;
+            let Some(state) = guard.as_ref().filter(|state| !state.is_poisoned()) else { return Ok(HashSet::new()) };
+            let found = state.find(ids.iter().map(|id| id_hash(id)).collect()).await?;
+            Ok(ids.iter().filter(|id| found.contains_key(&id_hash(id))).cloned().collect())
+        };
+        self.caught(space, work).await.map_err(|error| store_error(space, "looking for rows", error))
     }
 
     async fn close(&self) {
