@@ -104,7 +104,7 @@ impl RealParts {
         self.committed(within).await?;
         wait_until("the queue is empty", within, async || {
             let mut queued = 0;
-            for stream in ["LAKE_RECORDS", "LAKE_ROWS", "LAKE_QUARANTINE"] {
+            for stream in ["LAKE_CHANGES", "LAKE_RECORDS", "LAKE_ROWS", "LAKE_REPORTS", "LAKE_QUARANTINE"] {
                 queued += context.get_stream(stream).await?.cached_info().state.messages;
             }
             Ok(queued == 0)
@@ -311,13 +311,24 @@ pub struct LakeServices {
 }
 
 impl LakeServices {
-    /// Starts so many fetchers and enrichers, and one writer to `root`. `take` is the section `[take]`.
+    /// Starts so many fetchers and enrichers, and one writer to `root`.
     pub async fn start(parts: &RealParts, fetchers: usize, enrichers: usize, root: &str) -> anyhow::Result<Self> {
+        Self::start_with(parts, fetchers, enrichers, root, "").await
+    }
+
+    /// The same with more sections in the writer's configuration.
+    pub async fn start_with(
+        parts: &RealParts,
+        fetchers: usize,
+        enrichers: usize,
+        root: &str,
+        sections: &str,
+    ) -> anyhow::Result<Self> {
         let take = "[take]\ndomains = \"everything\"\n";
         let fetcher = [parts.kafka_section(), parts.hq_section(), parts.queue_section(), take.to_owned()].concat();
         let enricher = [parts.hq_section(), parts.queue_section()].concat();
         let admin = Port::free()?;
-        let steered = format!("[admin]\naddress = \"127.0.0.1:{}\"\n", admin.number());
+        let steered = format!("{sections}[admin]\naddress = \"127.0.0.1:{}\"\n", admin.number());
         let writer = [parts.queue_section(), parts.store_section(root), steered].concat();
         let mut wanted = vec![("writer", "writer-1".to_owned(), &writer)];
         wanted.extend((1..=enrichers).map(|number| ("enricher", format!("enricher-{number}"), &enricher)));

@@ -207,16 +207,16 @@ async fn a_consumer_and_a_stream_that_were_deleted_are_made_again() {
 async fn a_listener_hears_that_the_connection_was_away() {
     let mut server = Nats::start().unwrap();
     let queue = JetStreamQueue::connect(config(&server.url())).await.unwrap();
-    let mut listener = queue.listen("lake.changes.>").await.unwrap();
-    queue.broadcast("lake.changes.a", Bytes::from_static(b"1")).await.unwrap();
+    let mut listener = queue.listen("lake.told.>").await.unwrap();
+    queue.broadcast("lake.told.a", Bytes::from_static(b"1")).await.unwrap();
     let told = |payload: &'static [u8]| {
-        Some(Broadcast::Message { subject: "lake.changes.a".into(), payload: Bytes::from_static(payload) })
+        Some(Broadcast::Message { subject: "lake.told.a".into(), payload: Bytes::from_static(payload) })
     };
     assert_eq!(timeout(PATIENCE, listener.next()).await.unwrap(), told(b"1"));
     server.restart().unwrap();
     assert_eq!(timeout(PATIENCE, listener.next()).await.unwrap(), Some(Broadcast::MaybeMissed));
     // From now on nothing is missed any more.
-    queue.broadcast("lake.changes.a", Bytes::from_static(b"2")).await.unwrap();
+    queue.broadcast("lake.told.a", Bytes::from_static(b"2")).await.unwrap();
     assert_eq!(timeout(PATIENCE, listener.next()).await.unwrap(), told(b"2"));
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lake_hq::source::Hq;
+use lake_proto::queue::v1::Announcement;
 use lake_shared::queue::Queue;
 use lake_shared::queue::announcement;
 use lake_shared::telemetry::Check;
@@ -47,7 +48,8 @@ impl EnricherService {
     ///
     /// The options cannot be used.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let announcing = announcement::run(Arc::clone(&self.queue), "enricher", Vec::new, shutdown.clone());
+        let announcing =
+            announcement::run(Arc::clone(&self.queue), "enricher", Announcement::default, shutdown.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
         pipeline::run(self.queue, self.hq, self.options, shutdown).await
     }

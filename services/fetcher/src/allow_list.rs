@@ -3,9 +3,13 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use lake_proto::queue::v1::Taken;
 use lake_shared::identity::{DocumentType, Kind};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+
+/// Longest list that is announced.
+const TOLD_MAX: usize = 2_000;
 
 /// Section `[take]`: what is taken into the lake.
 #[derive(Clone, Debug, Deserialize)]
@@ -25,6 +29,34 @@ impl TakeConfig {
     /// Takes everything of every domain.
     pub const EVERYTHING: Self =
         Self { domains: AllowList::Everything, case_types: AllowList::Everything, form_xmlns: AllowList::Everything };
+
+    /// What other services are told of it. A list too long for an announcement is not told, and looks like one that takes everything.
+    pub fn told(&self) -> Taken {
+        let names = |list: &AllowList| match list {
+            AllowList::Only(names) if names.len() <= TOLD_MAX => {
+                let mut names: Vec<String> = names.iter().cloned().collect();
+                names.sort_unstable();
+                names
+            }
+            AllowList::Only(_) | AllowList::Everything => Vec::new(),
+        };
+        Taken {
+            domains: names(&self.domains),
+            case_types: names(&self.case_types),
+            form_xmlns: names(&self.form_xmlns),
+        }
+    }
+
+    /// The types of a kind that are taken, as documents have them; `None`: all.
+    pub fn types(&self, kind: Kind) -> Option<Vec<DocumentType>> {
+        match (kind, &self.case_types, &self.form_xmlns) {
+            (Kind::Case, AllowList::Only(names), _) => Some(names.iter().map(|name| name.as_str().into()).collect()),
+            (Kind::Form, _, AllowList::Only(names)) => {
+                Some(names.iter().map(|name| DocumentType::of_form(name)).collect())
+            }
+            _ => None,
+        }
+    }
 
     /// Whether documents of this domain are taken.
     pub fn domain(&self, domain: &str) -> bool {

@@ -16,6 +16,19 @@ pub const USER_TOPICS: [&str; 2] = ["commcare-user", "web-user"];
 /// Topic of ledger values. Each belongs to a case, whose document holds it where `hq.database.ledger_values` is set.
 pub const LEDGER_TOPIC: &str = "ledger";
 
+/// Who asks for an id to be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// HQ, by messages of its feed.
+    #[default]
+    Feed,
+    /// The lake itself.
+    Lake {
+        /// Whether the lake may have a row of it.
+        in_lake: bool,
+    },
+}
+
 /// What the messages say of one id. The record that is read decides what that means.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
@@ -27,6 +40,8 @@ pub struct Change {
     pub deletion: bool,
     /// Position of the latest message: by time of publication, then by offset.
     pub lineage: Lineage,
+    /// Who asks.
+    pub origin: Origin,
 }
 
 /// What a batch of messages asks for, each id once.
@@ -98,7 +113,7 @@ impl CoalescedChanges {
         }
         // A ledger value that is gone says nothing about its case.
         let deletion = meta.is_deletion && topic != LEDGER_TOPIC;
-        let change = Change { domain: meta.domain, other_domains: Vec::new(), deletion, lineage };
+        let change = Change { domain: meta.domain, deletion, lineage, ..Change::default() };
         self.changes
             .entry(kind)
             .or_default()
@@ -128,6 +143,16 @@ impl Change {
         if let Some(domain) = domain.filter(|domain| !self.domains().any(|known| known == *domain)) {
             self.other_domains.push(domain.to_owned());
         }
+    }
+
+    /// What the lake itself asks for. It is read from the primary, as no message says how new a replica would have to be.
+    pub fn of_lake(domain: &str, in_lake: bool) -> Self {
+        Self { domain: Some(domain.to_owned()), deletion: true, origin: Origin::Lake { in_lake }, ..Self::default() }
+    }
+
+    /// Whether the id may be in the lake, so that a tombstone has a meaning. HQ tells only of what it has or had.
+    pub fn may_be_in_lake(&self) -> bool {
+        self.origin != Origin::Lake { in_lake: false }
     }
 
     /// All project spaces that messages of this id name.

@@ -64,6 +64,18 @@ impl DomainPace {
         Arc::clone(&self.batch_permits).acquire_owned().await.ok()
     }
 
+    /// Whether a batch could be read at once: none waits for those that are in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.batch_permits.available_permits() > 0
+    }
+
+    /// Takes as much of a domain's share as its messages can spare, at most `wanted`.
+    pub(crate) fn spare(&self, domain: &str, wanted: usize) -> usize {
+        let Some(buckets) = &self.buckets else { return wanted };
+        let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.take_spare(self.began.elapsed(), domain, wanted)
+    }
+
     /// Waits for a permit to read a portion that has waited.
     pub(crate) async fn late_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.late_permits).acquire_owned().await.ok()
@@ -137,20 +149,13 @@ fn by_kind(entries: impl Iterator<Item = DomainChange>) -> ByKind {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use lake_proto::queue::v1::Lineage;
-
     use super::*;
 
     fn changes(of: &[(Kind, &str, usize)]) -> ByKind {
         by_kind(of.iter().flat_map(|&(kind, domain, count)| {
             (0..count).map(move |number| {
                 let domain_name = (!domain.is_empty()).then(|| domain.to_owned());
-                let change = Change {
-                    domain: domain_name,
-                    other_domains: Vec::new(),
-                    deletion: false,
-                    lineage: Lineage::default(),
-                };
+                let change = Change { domain: domain_name, ..Change::default() };
                 (kind, format!("{domain}{number}"), change)
             })
         }))

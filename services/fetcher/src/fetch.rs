@@ -5,6 +5,9 @@
 //! no row (any more), the domains that messages name are all there is. The id then leaves those spaces; should every message of a hard
 //! deletion have named a wrong one, the row stays in its own until the lake is compared with HQ. And a message that names a space that is not
 //! taken is not read at all.
+//!
+//! What the lake itself asks for ([`Origin::Lake`](crate::coalesce::Origin)) is read in the same way. It says whether the lake may have a row of the
+//! id: where not, there is nothing to take out, and an id that HQ does not know leaves no tombstone behind.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +26,7 @@ use lake_shared::quarantine::{self, DocumentIdentity, QuarantineEntry, Reason, S
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use crate::coalesce::Change;
+use crate::coalesce::{Change, Origin};
 use crate::fetcher::{Fetcher, NotFetched, Stopping, Unanswered, unless_stopping};
 use crate::metric_names;
 use crate::publisher::{Destination, Outgoing};
@@ -152,10 +155,19 @@ impl Fetcher {
             reason: reason.to_owned(),
             lineage: Some(lineage.clone()),
         };
+        let may_be_in_lake = changes.get(id).is_none_or(Change::may_be_in_lake);
+        for wrong in wrong_domains(changes.get(id), &disposition) {
+            let destination = Destination { domain: wrong, kind, document_type: None };
+            fetched.outgoing.tombstone(destination, tombstone(TombstoneReason::Missing.code(), None));
+        }
         match disposition {
+            Disposition::Tombstone { .. } if !may_be_in_lake => skipped("not_in_lake"),
             Disposition::Upsert { domain, .. } if !self.take.domain(domain.as_str()) => skipped("domain"),
             Disposition::Upsert { domain, document_type, version_us, .. } => {
                 if !self.take.document_type(kind, &document_type) {
+                    if !may_be_in_lake {
+                        return skipped("not_in_lake");
+                    }
                     // It may have been of another type, which is taken: its row must leave that table.
                     let destination = Destination { domain, kind, document_type: None };
                     return fetched.outgoing.tombstone(destination, tombstone("type_not_taken", Some(version_us)));
@@ -191,6 +203,19 @@ impl Fetcher {
             }
         }
     }
+}
+
+/// Project spaces in which the lake may hold the id although HQ has it in another one.
+fn wrong_domains(change: Option<&Change>, disposition: &Disposition) -> Vec<Domain> {
+    let of_row = match disposition {
+        Disposition::Upsert { domain, .. } => Some(domain),
+        Disposition::Tombstone { domain, .. } => domain.as_ref(),
+    };
+    let (Some(change), Some(of_row)) = (change, of_row) else { return Vec::new() };
+    if change.origin != (Origin::Lake { in_lake: true }) {
+        return Vec::new();
+    }
+    change.domains().filter(|asked| *asked != of_row.as_str()).map(Domain::from).collect()
 }
 
 fn skipped(reason: &'static str) {

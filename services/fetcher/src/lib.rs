@@ -13,4 +13,5 @@ pub mod metric_names;
 pub mod options;
 pub mod pipeline;
 pub mod publisher;
+mod requests;
 pub mod service;

@@ -18,5 +18,9 @@ pub const READ_SECONDS: &str = "lake_fetcher_read_seconds";
 pub const BATCH_SECONDS: &str = "lake_fetcher_batch_seconds";
 /// Histogram: seconds that a portion of a domain's records has to wait, because the domain has had its share.
 pub const DOMAIN_WAIT_SECONDS: &str = "lake_fetcher_domain_wait_seconds";
+/// Counter: documents that the lake itself asked for and that were read; labels `kind`, `cause`.
+pub const REQUESTED_TOTAL: &str = "lake_fetcher_requested_total";
+/// Histogram: seconds that such a portion has to wait, because HQ's own messages come first or its domain has had its share.
+pub const REQUEST_WAIT_SECONDS: &str = "lake_fetcher_request_wait_seconds";
 /// Gauge: records that wait because their domains have had their share.
 pub const WAITING_RECORDS: &str = "lake_fetcher_waiting_records";

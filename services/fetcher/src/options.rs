@@ -12,6 +12,8 @@ pub struct FetchOptions {
     pub linger_ms: u64,
     /// Batches that are read and published at the same time.
     pub batches_in_flight_max: usize,
+    /// Messages by which the lake itself asks for records, for example of a backfill, that are worked on at the same time, behind HQ's own messages.
+    pub requests_in_flight_max: usize,
     /// Records that are read for one domain in a second, on average; 0: no limit. Further records of the domain wait; the others go on.
     pub domain_records_per_second: u32,
     /// Records of one domain that are read without waiting after it was quiet.
@@ -29,6 +31,7 @@ impl Default for FetchOptions {
             max_records: 1_000,
             linger_ms: 100,
             batches_in_flight_max: 2,
+            requests_in_flight_max: 2,
             domain_records_per_second: 0,
             domain_burst_records: 1_000,
             waiting_records_max: 20_000,
@@ -45,6 +48,7 @@ impl FetchOptions {
     pub fn validate(&self) -> anyhow::Result<()> {
         anyhow::ensure!((1..=5_000).contains(&self.max_records), "key `fetch.max_records`: must be 1 to 5000");
         anyhow::ensure!(self.batches_in_flight_max >= 1, "key `fetch.batches_in_flight_max`: must be at least 1");
+        anyhow::ensure!(self.requests_in_flight_max >= 1, "key `fetch.requests_in_flight_max`: must be at least 1");
         anyhow::ensure!(self.domain_burst_records >= 1, "key `fetch.domain_burst_records`: must be at least 1");
         anyhow::ensure!(self.waiting_records_max >= 1, "key `fetch.waiting_records_max`: must be at least 1");
         anyhow::ensure!(self.held_bytes_max >= 1 << 20, "key `fetch.held_bytes_max`: must be at least 1048576");

@@ -28,6 +28,7 @@ pub use crate::fetcher::Fetcher;
 use crate::fetcher::{Stopping, unless_stopping};
 use crate::metric_names;
 use crate::options::FetchOptions;
+use crate::requests;
 
 /// A batch of messages is not added to when it has so many bytes. HQ's are smaller; nobody holds others to that.
 const MESSAGES_BYTES_MAX: usize = 4 << 20;
@@ -41,6 +42,10 @@ pub async fn run(feed: Arc<dyn ChangeFeed>, fetcher: Arc<Fetcher>, shutdown: Can
     let pace = Arc::new(DomainPace::new(&fetcher.options));
     let (watching, stopped) = (Arc::clone(&fetcher), shutdown.clone());
     let _type_watch = AbortOnDropHandle::new(tokio::spawn(async move { watching.watch_location_types(stopped).await }));
+    // It ends with the feed too.
+    let ended = shutdown.child_token();
+    let requests =
+        AbortOnDropHandle::new(tokio::spawn(requests::run(Arc::clone(&fetcher), Arc::clone(&pace), ended.clone())));
     loop {
         while in_flight.try_join_next().is_some() {}
         let gathered = tokio::select! {
@@ -67,7 +72,11 @@ pub async fn run(feed: Arc<dyn ChangeFeed>, fetcher: Arc<Fetcher>, shutdown: Can
             metrics::histogram!(metric_names::BATCH_SECONDS).record(started.elapsed());
         });
     }
+    ended.cancel();
     while in_flight.join_next().await.is_some() {}
+    if let Err(error) = requests.await {
+        tracing::error!(%error, "what the lake asks for was not read to its end; it is handed out again");
+    }
     feed.close().await;
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use lake_hq::connect::HqConfig;
 use lake_hq::documents::case::CaseOptions;
 use lake_hq::source::Hq;
+use lake_proto::queue::v1::Announcement;
 use lake_shared::identity::Kind;
 use lake_shared::queue::Queue;
 use lake_shared::queue::announcement;
@@ -74,7 +75,10 @@ impl FetcherService {
     /// Those of [`pipeline::run`].
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let (feed, queue) = (Arc::clone(&self.feed), Arc::clone(&self.fetcher.queue));
-        let announcing = announcement::run(queue, "fetcher", move || feed.progress(), shutdown.clone());
+        let taken = self.fetcher.take.told();
+        let tells =
+            move || Announcement { partitions: feed.progress(), taken: Some(taken.clone()), ..Announcement::default() };
+        let announcing = announcement::run(queue, "fetcher", tells, shutdown.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
         pipeline::run(self.feed, Arc::new(self.fetcher), shutdown).await
     }

@@ -86,6 +86,7 @@ pub mod locations;
 pub mod metric_names;
 pub mod pace;
 pub mod postgres;
+pub mod scan;
 pub mod sharding;
 pub mod source;
 pub mod timestamp;

@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use crate::scan::{ScanScope, ScannedKeys, ShardEstimate};
+
 /// One row: column name → value. Datetimes are text `YYYY-MM-DDTHH:MM:SS.ffffffZ`, JSON columns are their text as stored,
 /// numerics are text, everything else as JSON has it.
 pub type Columns = Map<String, Value>;
@@ -403,6 +405,19 @@ pub trait HqDatabase: Send + Sync + 'static {
 
     /// Primary keys of the locations of a type, ascending from those greater than `after`, at most [`LOCATIONS_OF_TYPE_MAX`], in one statement.
     async fn locations_of_type(&self, type_id: i64, after: i64) -> Result<Vec<i64>, SourceError>;
+
+    /// How many documents each database has of a scope, as its planner guesses.
+    async fn scan_estimates(&self, scope: &ScanScope) -> Result<Vec<ShardEstimate>, SourceError>;
+
+    /// Keys of at most so many documents of a database, ascending from those greater than `after`; perhaps none, although it is not finished. `None`:
+    /// there is no database of that name.
+    async fn scan_keys(
+        &self,
+        scope: &ScanScope,
+        shard: &str,
+        after: i64,
+        keys_max: usize,
+    ) -> Result<Option<ScannedKeys>, SourceError>;
 
     /// Whether it can be read now; for `/ready`.
     async fn check(&self) -> Result<(), SourceError>;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use lake_proto::admin::v1::lake_service_client::LakeServiceClient;
 use lake_proto::admin::v1::operation_service_client::OperationServiceClient;
 use lake_proto::admin::v1::table_service_client::TableServiceClient;
+use lake_proto::admin::v1::trust_service_client::TrustServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -42,6 +43,7 @@ pub(crate) struct Clients {
     pub(crate) tables: TableServiceClient<Connection>,
     pub(crate) operations: OperationServiceClient<Connection>,
     pub(crate) lake: LakeServiceClient<Connection>,
+    pub(crate) trust: TrustServiceClient<Connection>,
 }
 
 impl Clients {
@@ -80,7 +82,8 @@ impl Clients {
         Ok(Self {
             tables: TableServiceClient::new(connection.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
             operations: OperationServiceClient::new(connection.clone()),
-            lake: LakeServiceClient::new(connection),
+            lake: LakeServiceClient::new(connection.clone()),
+            trust: TrustServiceClient::new(connection),
         })
     }
 }

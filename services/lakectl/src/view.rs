@@ -14,7 +14,7 @@ pub(crate) fn instant(at: Option<Timestamp>) -> Option<String> {
     Some(instant.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-fn kind(kind: i32) -> &'static str {
+pub(crate) fn kind(kind: i32) -> &'static str {
     match proto::Kind::try_from(kind) {
         Ok(proto::Kind::Case) => "case",
         Ok(proto::Kind::Form) => "form",
@@ -174,6 +174,7 @@ pub(crate) struct Operation {
     pub(crate) done: i64,
     total: Option<i64>,
     pub(crate) unit: String,
+    per_second: Option<f64>,
     seconds_left: Option<f64>,
     asked_by: String,
     created_at: Option<String>,
@@ -198,6 +199,25 @@ impl Operation {
         self.total
     }
 
+    /// How far it is, in a line for people.
+    pub(crate) fn progress_line(&self) -> String {
+        let Self { state, done, total, unit, per_second, seconds_left, reason, .. } = self;
+        let mut line = match total {
+            Some(total) => format!("{state}, {done} of about {total} {unit}"),
+            None => format!("{state}, {done} {unit}"),
+        };
+        if let Some(rate) = per_second {
+            line += &format!(", {rate:.0} a second");
+        }
+        if let Some(seconds) = seconds_left {
+            line += &format!(", {seconds:.0} seconds left");
+        }
+        if !reason.is_empty() {
+            line += &format!("; {reason}");
+        }
+        line
+    }
+
     /// Whether it has ended otherwise than it should.
     pub(crate) fn has_failed(&self) -> bool {
         matches!(self.state, "failed" | "cancelled")
@@ -212,6 +232,7 @@ impl From<proto::Operation> for Operation {
             proto::OperationState::Succeeded => "succeeded",
             proto::OperationState::Failed => "failed",
             proto::OperationState::Cancelled => "cancelled",
+            proto::OperationState::Paused => "paused",
             proto::OperationState::Unspecified => "unknown",
         };
         let operation_kind = match operation.kind() {
@@ -222,6 +243,7 @@ impl From<proto::Operation> for Operation {
             proto::OperationKind::DropTables => "drop-tables",
             proto::OperationKind::AllowTables => "allow-tables",
             proto::OperationKind::RestoreTable => "restore-table",
+            proto::OperationKind::Backfill => "backfill",
             proto::OperationKind::Unspecified => "unknown",
         };
         let target = operation.target.unwrap_or_default();
@@ -242,6 +264,7 @@ impl From<proto::Operation> for Operation {
             done: progress.done,
             total: progress.total,
             unit: progress.unit,
+            per_second: progress.per_second,
             seconds_left: progress.seconds_left,
             asked_by: operation.asked_by,
             created_at: instant(operation.created_at),

@@ -87,6 +87,16 @@ pub fn rows_subject(domain: &Domain, kind: Kind, document_type: Option<&Document
     document_subject("rows", domain, kind, document_type)
 }
 
+/// Subject of documents that the lake itself asks for: `lake.changes.<domain>.<kind>`.
+pub fn changes_subject(domain: &Domain, kind: Kind) -> String {
+    format!("lake.changes.{}.{kind}", token(domain.as_str()))
+}
+
+/// Subject of what came of them: `lake.reports.<domain>.<kind>`.
+pub fn reports_subject(domain: &Domain, kind: Kind) -> String {
+    format!("lake.reports.{}.{kind}", token(domain.as_str()))
+}
+
 fn document_subject(stage: &str, domain: &Domain, kind: Kind, document_type: Option<&DocumentType>) -> String {
     let document_type = document_type.map_or_else(|| UNKNOWN.to_owned(), |name| token(name.as_str()));
     format!("lake.{stage}.{}.{kind}.{document_type}", token(domain.as_str()))

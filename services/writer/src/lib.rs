@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod boot_clock;
+pub mod change_requests;
 pub mod compaction;
 pub mod config;
 pub mod consent;

@@ -188,6 +188,7 @@ async fn spaces(metastore: &dyn Metastore) -> BTreeSet<Space> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use std::collections::HashSet;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -248,6 +249,9 @@ mod tests {
             Ok(Maintained::default())
         }
         async fn close(&self) {}
+        async fn present(&self, _: &Space, _: &[String]) -> Result<HashSet<String>, StoreError> {
+            Ok(HashSet::new())
+        }
         fn spaces_in_use(&self) -> Vec<Space> {
             Vec::new()
         }

@@ -1,5 +1,11 @@
 //! Names of the writer's metrics. They are a contract with dashboards and alerts: base units, `_total` for counters.
 
+/// Counter: documents that fetchers were asked to read from HQ again. Labels `kind`, `cause`.
+pub const REQUESTED_TOTAL: &str = "lake_writer_requested_total";
+/// Counter: documents of backfills that fetchers have read. Label `kind`.
+pub const BACKFILLED_TOTAL: &str = "lake_writer_backfilled_total";
+/// Gauge: backfills that are worked on.
+pub const BACKFILLS_RUNNING: &str = "lake_writer_backfills_running";
 /// Histogram, seconds: one Delta commit, files written included. Label `kind`.
 pub const COMMIT_SECONDS: &str = "lake_writer_commit_seconds";
 /// Counter: rows that entered a table or replaced an older one. Label `kind`.

@@ -2,6 +2,7 @@
 //!
 //! Requests run as tasks of the leased part: they end with it, so that nothing is committed after the lease was lost.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -18,9 +19,12 @@ use crate::metastore::{Metastore, TableRecord};
 use crate::restore_point::RestorePoint;
 use crate::table_store::{Compacted, InMemoryTable, Maintained, PlannedCompaction, Restored, TableStore};
 
+pub(crate) mod backfill;
 pub(crate) mod pause_keeper;
 pub(crate) mod policy_keeper;
 pub(crate) mod runner;
+
+pub use self::backfill::BackfillOptions;
 
 /// A request, with the answer's way back in it.
 pub(crate) type Request = Box<dyn FnOnce(Arc<Operations>) -> BoxFuture<'static, ()> + Send>;
@@ -172,6 +176,11 @@ impl Operations {
 
     pub(crate) async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, HandleError> {
         self.store.allow_tables(target).await.map_err(HandleError::Store)
+    }
+
+    /// Those of the ids that have a row.
+    pub(crate) async fn present(&self, space: &Space, ids: &[String]) -> Result<HashSet<String>, HandleError> {
+        self.store.present(space, ids).await.map_err(HandleError::Store)
     }
 
     pub(crate) async fn pause(&self, scope: PauseScope) -> Result<(), HandleError> {

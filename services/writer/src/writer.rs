@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use lake_proto::queue::v1::Announcement;
 use lake_shared::queue::Queue;
 use lake_shared::queue::announcement;
 use lake_shared::telemetry::{Check, Endpoints};
@@ -24,6 +25,8 @@ use crate::maintenance::{self, MaintenanceOptions};
 use crate::metastore::Metastore;
 use crate::metastore::connect::{self, MetastoreConfig};
 use crate::metric_names;
+pub use crate::operations::BackfillOptions;
+use crate::operations::backfill::{self, BackfillTools};
 use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request, pause_keeper, policy_keeper, runner};
 use crate::pipeline_watch::PipelineWatch;
 use crate::quarantine_sink;
@@ -50,6 +53,9 @@ pub struct WriterOptions {
     /// Section `[maintenance]`: times between two rounds of compaction and of clean-up.
     #[serde(default)]
     pub maintenance: MaintenanceOptions,
+    /// Section `[backfill]`: how much backfills ask fetchers for at once.
+    #[serde(default)]
+    pub backfill: BackfillOptions,
     /// Section `[lease]`: the right to commit.
     #[serde(default)]
     pub lease: LeaseOptions,
@@ -68,6 +74,7 @@ impl WriterOptions {
         self.store.validate()?;
         self.metastore.validate()?;
         self.admin.as_ref().map_or(Ok(()), AdminOptions::validate)?;
+        self.backfill.validate()?;
         self.tables.validate()
     }
 }
@@ -188,7 +195,7 @@ impl Writer {
             AbortOnDropHandle::new(tokio::spawn(pipeline.clone().run(Arc::clone(&queue), shutdown.clone())));
         let sampling = self.samples.clone().run(Arc::clone(&queue), pipeline.clone(), shutdown.clone());
         let _sampling = AbortOnDropHandle::new(tokio::spawn(sampling));
-        let announcing = announcement::run(Arc::clone(&queue), "writer", Vec::new, shutdown.clone());
+        let announcing = announcement::run(Arc::clone(&queue), "writer", Announcement::default, shutdown.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
         let answering = self.admin.take().map(|admin| {
             let parts = ServedParts {
@@ -202,6 +209,8 @@ impl Writer {
         });
         let reach = Reach::new(self.reach_checks(&queue).into());
         let quarantine_shutdown = CancellationToken::new();
+        let reports = Arc::clone(&self.metastore);
+        let keeping_reports = backfill::reports::run(Arc::clone(&queue), reports, quarantine_shutdown.clone());
         let storing_quarantined = quarantine_sink::run(
             Arc::clone(&queue),
             Arc::clone(&self.metastore),
@@ -215,7 +224,7 @@ impl Writer {
             quarantine_shutdown.cancel();
             written
         };
-        let ((), written) = tokio::join!(storing_quarantined, writing);
+        let ((), (), written) = tokio::join!(storing_quarantined, keeping_reports, writing);
         let Some(mut answering) = answering else { return written };
         match tokio::time::timeout(LAST_ANSWERS_WITHIN, &mut answering).await {
             Ok(ended) => written.and(ended?),
@@ -234,7 +243,7 @@ impl Writer {
 
     /// Holds the lease again and again.
     async fn write(self, queue: Arc<dyn Queue>, reach: &Reach, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { metastore, root, options, claimant, role, requests, .. } = self;
+        let Self { metastore, root, options, claimant, role, requests, pipeline, .. } = self;
         let requests = Arc::new(Mutex::new(requests));
         loop {
             let Some(mut held) = HeldLease::acquire(&metastore, &claimant, reach, &shutdown).await else {
@@ -249,6 +258,7 @@ impl Writer {
                 options: options.clone(),
                 queue: Arc::clone(&queue),
                 requests: Arc::clone(&requests),
+                pipeline: pipeline.clone(),
             };
             leased.forget_requests().await;
             let (epoch, since_us) = (held.lease().epoch, held.lease().acquired_us);
@@ -289,6 +299,7 @@ struct Leased {
     options: WriterOptions,
     queue: Arc<dyn Queue>,
     requests: Arc<Mutex<mpsc::Receiver<Request>>>,
+    pipeline: PipelineWatch,
 }
 
 impl Leased {
@@ -323,7 +334,7 @@ impl Leased {
 
     /// Ingest, with maintenance and requests beside it, until `shutdown`.
     async fn work(&self, beside: &mut JoinSet<()>, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { metastore, store, options, queue, requests } = self;
+        let Self { metastore, store, options, queue, requests, pipeline } = self;
         let (ask_ingest, asked) = mpsc::channel(INGEST_REQUESTS_MAX);
         let policies = options.tables.policies.clone();
         if !policy_keeper::at_start(&**metastore, &policies, &shutdown).await {
@@ -337,6 +348,14 @@ impl Leased {
         beside.spawn(policy_keeper::run(Arc::clone(metastore), policies, shutdown.clone()));
         let keeper = Arc::clone(&operations);
         beside.spawn(runner::run(Arc::clone(&operations), Arc::clone(metastore), shutdown.clone()));
+        beside.spawn(backfill::run(BackfillTools {
+            operations: Arc::clone(&operations),
+            metastore: Arc::clone(metastore),
+            queue: Arc::clone(queue),
+            pipeline: pipeline.clone(),
+            options: options.backfill.clone(),
+            shutdown: shutdown.clone(),
+        }));
         beside.spawn(pause_keeper::run(keeper, Arc::clone(metastore), paused.clone(), shutdown.clone()));
         let others = async {
             while let Some(ended) = beside.join_next().await {

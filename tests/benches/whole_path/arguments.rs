@@ -32,6 +32,9 @@ pub struct Arguments {
     /// How the lake runs.
     #[arg(long, value_enum, default_value = "services")]
     pub lake: Lake,
+    /// The cases come by a backfill from HQ's tables, while Kafka knows nothing of them.
+    #[arg(long)]
+    pub backfill: bool,
     /// How the binaries of the services were built, for the report.
     #[arg(long)]
     pub build: Option<String>,

@@ -50,7 +50,9 @@ async fn report(arguments: &Arguments) -> anyhow::Result<()> {
     let mut hq = Hq::create(&servers.postgres, &servers.kafka, programme).await?;
     eprintln!("filling HQ with {} cases", arguments.cases);
     let sizes = hq.fill(arguments.cases).await?;
-    hq.announce(arguments.cases).await?;
+    if !arguments.backfill {
+        hq.announce(arguments.cases).await?;
+    }
     println!(
         "\n{} cases of {} types in {} domains; a case's properties take {:.0} bytes, its row {:.0}; {} transactions each",
         arguments.cases,
@@ -64,6 +66,11 @@ async fn report(arguments: &Arguments) -> anyhow::Result<()> {
     let before = Usage::now(&servers.watched(&mut [])?)?;
     let mut lake = servers.start_lake(arguments).await?;
     let watched = servers.watched(&mut lake)?;
+    if arguments.backfill {
+        for domain in 0..arguments.domains {
+            servers.lakectl(&["backfill", "start", &cases::domain_name(domain), "--kind", "case", "--no-wait"])?;
+        }
+    }
     let mut tables = Tables::default();
     throughput(arguments, &servers, &watched, &before, &mut tables).await?;
     if arguments.parts.contains(&Part::Freshness) {

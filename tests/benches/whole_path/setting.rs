@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use lake_tests::parts::{Kafka, Nats, Postgres};
+use anyhow::{Context, ensure};
+use lake_tests::invocation;
+use lake_tests::parts::{Kafka, Nats, Port, Postgres};
 use lake_tests::system::Running;
 use tempfile::TempDir;
 
@@ -20,6 +21,8 @@ pub struct Servers {
     /// HQ's change feed.
     pub kafka: Kafka,
     nats: Option<Nats>,
+    /// Where the writer answers operators.
+    admin: Port,
     folder: TempDir,
     logs: PathBuf,
 }
@@ -43,7 +46,7 @@ impl Servers {
         std::fs::create_dir(folder.path().join("blobs"))?;
         let logs = arguments.logs.clone().unwrap_or_else(|| folder.path().to_owned());
         std::fs::create_dir_all(&logs)?;
-        Ok(Self { postgres, kafka, nats, folder, logs })
+        Ok(Self { postgres, kafka, nats, admin: Port::free()?, folder, logs })
     }
 
     /// Where the tables are.
@@ -88,6 +91,7 @@ impl Servers {
         if matches!(binary, "writer" | "lake") {
             add("store", vec![format!("root = \"{}\"", path(self.root()))]);
             add("metastore", vec![url(METASTORE)]);
+            add("admin", vec![format!("address = \"127.0.0.1:{}\"", self.admin.number())]);
             add("tables", vec![format!("index_folder = \"{}\"", path(self.folder.path().join("index")))]);
         }
         for setting in arguments.settings.iter().filter(|setting| setting.service == binary) {
@@ -98,6 +102,15 @@ impl Servers {
             }
         }
         sections.iter().map(|(section, lines)| format!("{section}\n{}\n", lines.join("\n"))).collect()
+    }
+
+    /// Has `lakectl` ask the writer.
+    pub fn lakectl(&self, words: &[&str]) -> anyhow::Result<()> {
+        let server = format!("http://127.0.0.1:{}", self.admin.number());
+        let arguments: Vec<&str> = ["--at", &server].into_iter().chain(words.iter().copied()).collect();
+        let outcome = invocation::run("lakectl", &arguments, &[])?;
+        ensure!(outcome.code == Some(0), "lakectl {words:?}: {outcome:?}");
+        Ok(())
     }
 
     /// All processes.

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::DateTime;
 use lake_hq::clock::Clock;
+use lake_hq::scan::{ScanScope, ScannedKeys, ShardEstimate};
 use lake_hq::source::{
     Blob, BlobReference, BlobStore, CaseRows, Columns, FormRows, Hq, HqDatabase, LOCATIONS_OF_TYPE_MAX, LocationKeys,
     LocationRow, LocationRows, LocationStep, LocationTypeRow, Observation, ReadFrom, SourceError, TakeTreeRow,
@@ -19,6 +20,8 @@ use serde_json::Value;
 
 use crate::database_clock::DatabaseClock;
 use crate::turn::{Mutation, Table, Turn};
+
+mod scan;
 
 /// Rows of a table by the value of their shard column (for locations and their types: by domain).
 type Rows = HashMap<String, Vec<Columns>>;
@@ -368,6 +371,28 @@ impl HqDatabase for MemoryHq {
         ids.sort_unstable();
         ids.truncate(LOCATIONS_OF_TYPE_MAX);
         Ok(ids)
+    }
+
+    async fn scan_estimates(&self, scope: &ScanScope) -> Result<Vec<ShardEstimate>, SourceError> {
+        let documents = scan::keys(&self.read().tables, scope).len() as u64;
+        Ok(vec![ShardEstimate { shard: scan::SHARD.into(), documents }])
+    }
+
+    async fn scan_keys(
+        &self,
+        scope: &ScanScope,
+        shard: &str,
+        after: i64,
+        keys_max: usize,
+    ) -> Result<Option<ScannedKeys>, SourceError> {
+        if shard != scan::SHARD {
+            return Ok(None);
+        }
+        let mut keys = scan::keys(&self.read().tables, scope);
+        keys.retain(|(key, _)| *key > after);
+        let finished = keys.len() < keys_max.max(1);
+        keys.truncate(keys_max.max(1));
+        Ok(Some(ScannedKeys { reached: keys.last().map_or(after, |(key, _)| *key), keys, finished }))
     }
 
     async fn check(&self) -> Result<(), SourceError> {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use lake_hq::scan::{ScanScope, ScannedKeys, ShardEstimate};
 use lake_hq::source::{
     Blob, BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationRows, LocationStep,
     LocationTypeRow, Observation, ReadFrom, SourceError, TakeTreeRow, TreeExtent, UserDirectory, Wanted,
@@ -42,6 +43,13 @@ pub enum Question {
         location_ids: Vec<String>,
         /// Whether all locations are to be counted.
         count: bool,
+    },
+    /// Keys of documents of a domain, after one.
+    Keys {
+        /// Name of the domain.
+        domain: String,
+        /// The key.
+        after: i64,
     },
     /// The blob of a key.
     Blob(String),
@@ -178,6 +186,22 @@ impl<S: Script> HqDatabase for ScriptedHq<S> {
 
     async fn locations_of_type(&self, type_id: i64, after: i64) -> Result<Vec<i64>, SourceError> {
         self.memory.locations_of_type(type_id, after).await
+    }
+
+    /// Asked by an operator, at any time: not noted.
+    async fn scan_estimates(&self, scope: &ScanScope) -> Result<Vec<ShardEstimate>, SourceError> {
+        self.memory.scan_estimates(scope).await
+    }
+
+    async fn scan_keys(
+        &self,
+        scope: &ScanScope,
+        shard: &str,
+        after: i64,
+        keys_max: usize,
+    ) -> Result<Option<ScannedKeys>, SourceError> {
+        let question = Question::Keys { domain: scope.domain.to_string(), after };
+        self.answer(question, self.memory.scan_keys(scope, shard, after, keys_max)).await
     }
 
     async fn check(&self) -> Result<(), SourceError> {

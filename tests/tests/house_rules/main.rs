@@ -33,7 +33,7 @@ const CRATES: [&str; 8] = [
 const OPERATE: &str = "deploy/guide/operate.md";
 
 /// Texts whose links must lead somewhere.
-const TEXTS: [&str; 8] = [
+const TEXTS: [&str; 9] = [
     "README.md",
     "services/README.md",
     "tests/benches/README.md",
@@ -42,6 +42,7 @@ const TEXTS: [&str; 8] = [
     "deploy/guide/configure.md",
     "deploy/guide/readers.md",
     "deploy/guide/migrate.md",
+    "deploy/guide/trust.md",
 ];
 
 /// Storeys of the engine, from the ground up: a module may import only modules of storeys below its own. The last one is the face, `mod.rs`.

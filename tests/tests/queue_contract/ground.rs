@@ -58,6 +58,7 @@ impl Ground {
             Size::Small => 64 << 10,
         };
         config.quarantine_size_bytes_max = 1 << 20;
+        config.changes_size_bytes_max = config.stream_size_bytes_max.min(8 << 20);
         let queue = JetStreamQueue::connect(config.clone()).await.unwrap();
         let other = JetStreamQueue::connect(config).await.unwrap();
         Self { queue: queue.clone(), other, ends: Ends::JetStream(queue), _server: Some(server) }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod backlog;
+mod changes;
 mod ground;
 mod redelivery;
 
@@ -23,6 +24,9 @@ use lake_shared::queue::{Broadcast, ConsumerOptions, Message, PublishError, Stre
 use tokio::time::{sleep, timeout};
 
 use self::backlog::what_waits_is_told;
+use self::changes::{
+    what_the_lake_asks_for_has_streams_of_its_own, what_the_lake_asks_for_waits_where_its_stream_is_full,
+};
 use self::ground::{
     A_MOMENT, Ground, LONG, PATIENCE, Size, all_safe, assert_nothing_comes, group, message, next, next_within, number,
 };
@@ -350,37 +354,37 @@ fn told(subject: &str, payload: &str) -> Broadcast {
 }
 
 async fn broadcasts_reach_who_listens_now(ground: Ground) {
-    ground.queue.broadcast("lake.changes.a", Bytes::from_static(b"early")).await.unwrap();
+    ground.queue.broadcast("lake.told.a", Bytes::from_static(b"early")).await.unwrap();
     // An answer of the server: the broadcast before it has been sent to whoever listens.
     ground.queue.check().await.unwrap();
-    let mut exact = ground.other.listen("lake.changes.a").await.unwrap();
+    let mut exact = ground.other.listen("lake.told.a").await.unwrap();
     let mut token = ground.queue.listen("lake.*.b").await.unwrap();
-    let mut rest = ground.other.listen("lake.changes.>").await.unwrap();
-    for subject in ["lake.changes.a", "lake.changes.b", "lake.changes.a.b", "lake.changes", "lake.other.b", "other"] {
+    let mut rest = ground.other.listen("lake.told.>").await.unwrap();
+    for subject in ["lake.told.a", "lake.told.b", "lake.told.a.b", "lake.told", "lake.other.b", "other"] {
         ground.queue.broadcast(subject, Bytes::copy_from_slice(subject.as_bytes())).await.unwrap();
     }
-    ground.queue.broadcast("lake.changes.a", Bytes::from_static(b"end")).await.unwrap();
+    ground.queue.broadcast("lake.told.a", Bytes::from_static(b"end")).await.unwrap();
     ground.queue.broadcast("lake.end.b", Bytes::from_static(b"end")).await.unwrap();
     for (listener, subjects, end) in [
-        (&mut exact, vec!["lake.changes.a"], "lake.changes.a"),
-        (&mut token, vec!["lake.changes.b", "lake.other.b"], "lake.end.b"),
-        (&mut rest, vec!["lake.changes.a", "lake.changes.b", "lake.changes.a.b"], "lake.changes.a"),
+        (&mut exact, vec!["lake.told.a"], "lake.told.a"),
+        (&mut token, vec!["lake.told.b", "lake.other.b"], "lake.end.b"),
+        (&mut rest, vec!["lake.told.a", "lake.told.b", "lake.told.a.b"], "lake.told.a"),
     ] {
         for subject in subjects {
             assert_eq!(timeout(PATIENCE, listener.next()).await.unwrap(), Some(told(subject, subject)));
         }
         assert_eq!(timeout(PATIENCE, listener.next()).await.unwrap(), Some(told(end, "end")));
     }
-    for subject in ["lake.rows.a", "lake.changes.*", "a..b", ""] {
+    for subject in ["lake.rows.a", "lake.told.*", "a..b", ""] {
         assert!(ground.queue.broadcast(subject, Bytes::new()).await.is_err(), "{subject}");
     }
     assert!(ground.queue.listen("a.>.b").await.is_err());
 }
 
 async fn a_slow_listener_holds_up_nobody_and_hears_of_it(ground: Ground) {
-    let mut slow = ground.other.listen("lake.changes.>").await.unwrap();
+    let mut slow = ground.other.listen("lake.told.>").await.unwrap();
     for number in 0..20_000 {
-        let broadcast = ground.queue.broadcast("lake.changes.a", Bytes::from(number.to_string()));
+        let broadcast = ground.queue.broadcast("lake.told.a", Bytes::from(number.to_string()));
         timeout(PATIENCE, broadcast).await.unwrap().unwrap();
     }
     let mut heard = 0;
@@ -392,7 +396,7 @@ async fn a_slow_listener_holds_up_nobody_and_hears_of_it(ground: Ground) {
 
 async fn closing_ends_everyone(ground: Ground) {
     let mut consumer = ground.consumer(10, LONG).await;
-    let mut listener = ground.queue.listen("lake.changes.>").await.unwrap();
+    let mut listener = ground.queue.listen("lake.told.>").await.unwrap();
     ground.queue.check().await.unwrap();
     let queue = Arc::clone(&ground.queue);
     let waiting = tokio::spawn(async move { (consumer.next().await.is_none(), consumer.next().await.is_none()) });
@@ -469,6 +473,8 @@ promises! {
     broadcasts_reach_who_listens_now on Ample;
     a_slow_listener_holds_up_nobody_and_hears_of_it on Ample;
     closing_ends_everyone on Ample;
+    what_the_lake_asks_for_has_streams_of_its_own on Ample;
+    what_the_lake_asks_for_waits_where_its_stream_is_full on Small;
 }
 
 // Behind the macro, which it uses.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lake_hq::source::Hq;
-use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, Receipt, Stream};
+use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, Receipt, Stream, while_in_progress};
 use lake_shared::retry::Backoff;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -145,22 +145,6 @@ async fn handle(enricher: Arc<Enricher>, delivery: Delivery, _room: OwnedSemapho
 async fn give_back(receipt: Box<dyn Receipt>, after: Duration) {
     if let Err(error) = receipt.retry(after).await {
         tracing::debug!(%error, "records cannot be handed back; they will come again after the acknowledgement time-out");
-    }
-}
-
-/// Waits for `work`, saying from time to time that the message is still worked on.
-async fn while_in_progress<T>(receipt: &dyn Receipt, within: Duration, work: impl Future<Output = T>) -> T {
-    let every = within / 3;
-    let mut work = std::pin::pin!(work);
-    loop {
-        match tokio::time::timeout(every, &mut work).await {
-            Ok(done) => return done,
-            Err(_) => {
-                if let Err(error) = receipt.in_progress().await {
-                    tracing::debug!(%error, "cannot say that records are still worked on");
-                }
-            }
-        }
     }
 }
 

@@ -292,10 +292,15 @@ impl<'t> RowsBuilder<'t> {
             columns.put(to.incomplete, Put::Text(reason));
         }
         let Some(lineage) = row.lineage else { return };
-        columns.put(to.topic, Put::Text(&lineage.topic));
-        columns.put(to.partition, Put::Int(lineage.partition));
-        columns.put(to.offset, Put::Long(lineage.offset));
-        columns.put(to.published_at, Put::Long(lineage.published_us));
+        // What the lake itself asked for has no position.
+        if !lineage.topic.is_empty() {
+            columns.put(to.topic, Put::Text(&lineage.topic));
+            columns.put(to.partition, Put::Int(lineage.partition));
+            columns.put(to.offset, Put::Long(lineage.offset));
+        }
+        if lineage.published_us != 0 {
+            columns.put(to.published_at, Put::Long(lineage.published_us));
+        }
         columns.put(to.fetched_at, Put::Long(lineage.fetched_us));
     }
 

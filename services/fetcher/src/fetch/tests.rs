@@ -115,7 +115,7 @@ impl World {
 
 fn change(domains: &[&str], deletion: bool) -> Change {
     let mut domains = domains.iter().map(|&domain| domain.to_owned());
-    Change { domain: domains.next(), other_domains: domains.collect(), deletion, lineage: Lineage::default() }
+    Change { domain: domains.next(), other_domains: domains.collect(), deletion, ..Change::default() }
 }
 
 fn taken(domains: &[&str]) -> TakeConfig {

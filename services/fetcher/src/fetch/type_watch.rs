@@ -114,7 +114,7 @@ impl Fetcher {
             };
             let Some(last) = ids.last() else { break };
             after = *last;
-            let handle = |portion: Vec<i64>| self.emit_portion_of_type(portion, &cause, &first_observed_us, shutdown);
+            let handle = |portion: Vec<i64>| self.emit_locations(portion, &cause, &first_observed_us, shutdown);
             let (counts, unreadable) = in_portions(ids, handle).await?;
             emitted += counts.into_iter().sum::<usize>();
             for (id, why) in unreadable {
@@ -131,8 +131,8 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Emits these locations; their number. The first reading of all sets `first_observed_us`.
-    async fn emit_portion_of_type(
+    /// Emits the locations with these primary keys; their number. The first reading of all sets `first_observed_us`.
+    pub(crate) async fn emit_locations(
         &self,
         ids: Vec<i64>,
         cause: &Change,

@@ -34,6 +34,14 @@ impl TokenBucket {
         taken
     }
 
+    /// Takes what is there beyond half of the burst, at most `wanted`; tells how many were taken. For whoever is served behind others.
+    pub fn take_spare(&mut self, now: Duration, wanted: usize) -> usize {
+        self.fill(now);
+        let taken = ((self.tokens - (self.burst / 2.0).floor()).max(0.0) as usize).min(wanted);
+        self.tokens -= taken as f64;
+        taken
+    }
+
     /// Takes `wanted` for certain, and tells how long to wait before using them.
     pub fn reserve(&mut self, now: Duration, wanted: usize) -> Duration {
         self.fill(now);
@@ -86,6 +94,11 @@ impl DomainBuckets {
         self.bucket(now, domain).take(now, wanted)
     }
 
+    /// [`TokenBucket::take_spare`] for a domain.
+    pub fn take_spare(&mut self, now: Duration, domain: &str, wanted: usize) -> usize {
+        self.bucket(now, domain).take_spare(now, wanted)
+    }
+
     /// [`TokenBucket::reserve`] for a domain.
     pub fn reserve(&mut self, now: Duration, domain: &str, wanted: usize) -> Duration {
         self.bucket(now, domain).reserve(now, wanted)
@@ -119,6 +132,16 @@ mod tests {
         assert_eq!(bucket.take(ms(1_000), 15), 10);
         assert_eq!(bucket.take(ms(60_000), 100), 20, "never more than the burst");
         assert_eq!(bucket.take(ms(30_000), 1), 0, "a clock that goes backwards gives nothing");
+    }
+
+    #[test]
+    fn who_is_served_behind_others_leaves_them_half_of_the_burst() {
+        let mut bucket = TokenBucket::new(10.0, 20.0, ms(0));
+        assert_eq!((bucket.take_spare(ms(0), 15), bucket.take_spare(ms(0), 15)), (10, 0));
+        assert_eq!(bucket.take(ms(0), 15), 10, "the others are served at once");
+        assert_eq!((bucket.take_spare(ms(1_000), 15), bucket.take_spare(ms(1_500), 15)), (0, 5));
+        let mut single = TokenBucket::new(1.0, 1.0, ms(0));
+        assert_eq!((single.take_spare(ms(0), 9), single.take_spare(ms(1_000), 9)), (1, 1), "it gets on all the same");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres};
 
+use crate::scan::ScanScope;
+
 /// An id, and a domain, that HQ does not have.
 static NOBODY: LazyLock<[String; 1]> = LazyLock::new(|| ["commcare-lake asks for nobody".to_owned()]);
 
@@ -25,6 +27,15 @@ pub(super) enum Key<'k> {
         ids: &'k [String],
         limit: i64,
     },
+    /// What a scope asks for, in the order in which [`crate::postgres::scan`] numbers it.
+    Scope(&'k ScanScope),
+    /// The same, then the primary key after which, the one up to which, and a limit.
+    Stretch {
+        scope: &'k ScanScope,
+        after: i64,
+        up_to: i64,
+        limit: i64,
+    },
     /// `$1` is an id; of its rows those after date `$2` and number `$3` are wanted, at most `$4`.
     Page {
         id: &'k str,
@@ -37,7 +48,7 @@ impl Key<'_> {
     /// Number of ids.
     pub fn len(self) -> usize {
         match self {
-            Self::None | Self::Domain(_) | Self::Since(_) => 0,
+            Self::None | Self::Domain(_) | Self::Since(_) | Self::Scope(_) | Self::Stretch { .. } => 0,
             Self::Page { .. } => 1,
             Self::Ids(ids) | Self::Changes { ids, .. } => ids.len(),
             Self::Numbers(numbers) => numbers.len(),
@@ -45,10 +56,12 @@ impl Key<'_> {
     }
 
     /// The same question about what is not there; `None` for one that is not about ids.
-    pub fn about_nothing(self) -> Option<Key<'static>> {
+    pub fn about_nothing(self) -> Option<Self> {
         let ids = NOBODY.as_slice();
         match self {
-            Self::None | Self::Since(_) => None,
+            Self::None | Self::Since(_) | Self::Scope(_) => None,
+            // Nothing is between these keys.
+            Self::Stretch { scope, .. } => Some(Key::Stretch { scope, after: 0, up_to: 0, limit: 1 }),
             Self::Ids(_) => Some(Key::Ids(ids)),
             Self::Domain(_) => Some(Key::Domain(&NOBODY[0])),
             Self::Numbers(_) => Some(Key::Numbers(&[-1])),
@@ -68,6 +81,19 @@ pub(super) fn bound<'q>(sql: &Arc<str>, key: Key<'q>, is_prepared: bool) -> Quer
         Key::Since(since_us) => query.bind(since_us),
         Key::Numbers(numbers) => query.bind(numbers),
         Key::Changes { domain, since_us, ids, limit } => query.bind(domain).bind(since_us).bind(ids).bind(limit),
+        Key::Scope(scope) => scope_bound(query, scope),
+        Key::Stretch { scope, after, up_to, limit } => scope_bound(query, scope).bind(after).bind(up_to).bind(limit),
         Key::Page { id, after: (date, number), limit } => query.bind(id).bind(date).bind(number).bind(limit),
     }
+}
+
+fn scope_bound<'q>(query: Query<'q, Postgres, PgArguments>, scope: &'q ScanScope) -> Query<'q, Postgres, PgArguments> {
+    let mut query = query.bind(scope.domain.as_str());
+    if let Some(types) = &scope.types {
+        query = query.bind(types.as_slice());
+    }
+    for time_us in [scope.from_us, scope.until_us].into_iter().flatten() {
+        query = query.bind(time_us);
+    }
+    query
 }

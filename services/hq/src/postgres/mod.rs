@@ -16,6 +16,7 @@ mod locations;
 mod memory;
 mod records;
 mod routing;
+mod scan;
 mod shards;
 mod tables;
 
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::{try_join, try_join_all};
+use lake_shared::identity::Kind;
 
 pub use self::config::{HqPostgresConfig, HqShardConfig, Sharding};
 use self::database::{Database, Role};
@@ -30,10 +32,14 @@ use self::locations::LocationReader;
 use self::routing::Routing;
 use self::shards::{Asked, Shard, Shards};
 use crate::pace::Turns;
+use crate::scan::{ScanScope, ScannedKeys, ShardEstimate};
 use crate::source::{
     CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, LocationTypeRow, Observation, ReadFrom,
     SourceError, TakeTreeRow, TreeExtent, Wanted,
 };
+
+/// Name of the main database, for operators.
+const MAIN: &str = "main";
 
 /// The port [`HqDatabase`] over Postgres.
 pub struct PostgresHq {
@@ -73,7 +79,7 @@ impl PostgresHq {
         };
         let (locations, shards) = try_join(LocationReader::connect(main.clone()), shards).await?;
         let names = match config.shards.is_empty() {
-            true => vec!["main".to_owned()],
+            true => vec![MAIN.to_owned()],
             false => config.shards.iter().map(|shard| shard.name.clone()).collect(),
         };
         let shards = Shards::new(Routing::new(names, map), shards, config.record_bytes_max.max(1)).await?;
@@ -83,6 +89,14 @@ impl PostgresHq {
     /// The turns that limit the reads in flight to all databases together.
     pub fn turns(&self) -> &Arc<Turns> {
         &self.turns
+    }
+
+    /// The databases with documents of a kind: primaries, by name.
+    fn scanned(&self, kind: Kind) -> Vec<(&str, &Database)> {
+        match kind {
+            Kind::Case | Kind::Form => self.shards.primaries().collect(),
+            Kind::Location => vec![(MAIN, &*self.main)],
+        }
     }
 }
 
@@ -137,10 +151,39 @@ impl HqDatabase for PostgresHq {
         self.locations.of_type(type_id, after).await
     }
 
+    async fn scan_estimates(&self, scope: &ScanScope) -> Result<Vec<ShardEstimate>, SourceError> {
+        let scope = &storable_scope(scope);
+        let estimates = self.scanned(scope.kind).into_iter().map(|(name, database)| async move {
+            let documents = scan::estimate(database, scope).await?;
+            Ok(ShardEstimate { shard: name.to_owned(), documents })
+        });
+        try_join_all(estimates).await
+    }
+
+    async fn scan_keys(
+        &self,
+        scope: &ScanScope,
+        shard: &str,
+        after: i64,
+        keys_max: usize,
+    ) -> Result<Option<ScannedKeys>, SourceError> {
+        match self.scanned(scope.kind).into_iter().find(|(name, _)| *name == shard) {
+            Some((_, database)) => scan::keys(database, &storable_scope(scope), after, keys_max).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     async fn check(&self) -> Result<(), SourceError> {
         // Where HQ is not partitioned, main is one of the shards.
         let shards = self.shards.databases().filter(|database| !std::ptr::eq(*database, &*self.main));
         try_join_all(std::iter::once(&*self.main).chain(shards).map(Database::check)).await?;
         Ok(())
     }
+}
+
+/// Postgres has no NUL in text: no domain and no type is called like that.
+fn storable_scope(scope: &ScanScope) -> ScanScope {
+    let domain = if scope.domain.as_str().contains('\0') { "".into() } else { scope.domain.clone() };
+    let types = scope.types.as_ref().map(|types| types.iter().filter(|name| !name.contains('\0')).cloned().collect());
+    ScanScope { domain, types, ..scope.clone() }
 }

@@ -34,6 +34,11 @@ impl Routing {
         Self { names, map, disproved: AtomicBool::new(false), checked }
     }
 
+    /// Names of the databases, by their numbers.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// Whether the map decides at this moment.
     pub fn is_by_hash(&self) -> bool {
         self.map.is_some() && !self.disproved.load(Ordering::Acquire)

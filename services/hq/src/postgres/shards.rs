@@ -160,6 +160,12 @@ impl Shards {
         Ok(Self { routing, shards, record_bytes_max })
     }
 
+    /// The primary of each database, with its name in the configuration.
+    pub fn primaries(&self) -> impl Iterator<Item = (&str, &Database)> {
+        let primaries = self.shards.iter().map(|shard| shard.primary.database());
+        self.routing.names().iter().map(String::as_str).zip(primaries)
+    }
+
     /// Most bytes of memory that the rows of a record may take which is asked for alone.
     pub fn record_bytes_max(&self) -> usize {
         self.record_bytes_max

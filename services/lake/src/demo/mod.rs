@@ -31,7 +31,7 @@ use lake_writer::metastore::Metastore;
 use lake_writer::metastore::connect::MetastoreConfig;
 use lake_writer::table_store::delta::DeltaOptions;
 use lake_writer::table_store::lake_store::LakeStoreConfig;
-use lake_writer::writer::{Writer, WriterOptions};
+use lake_writer::writer::{BackfillOptions, Writer, WriterOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::embedded_fetch;
@@ -144,6 +144,7 @@ fn writer_options(folder: &Path) -> WriterOptions {
         tables: DeltaOptions { index_folder: Some(folder.join("index")), ..DeltaOptions::default() },
         ingest: IngestOptions::default(),
         maintenance: MaintenanceOptions::default(),
+        backfill: BackfillOptions::default(),
         lease: LeaseOptions::default(),
         admin: None,
     }

@@ -8,16 +8,20 @@ use lake_fetcher::allow_list::TakeConfig;
 use lake_fetcher::change_feed::memory::MemoryFeed;
 use lake_fetcher::options::FetchOptions;
 use lake_hq::documents::case::CaseOptions;
+use lake_shared::identity::{Kind, Space};
 use lake_simulated_hq::memory_hq::MemoryHq;
 use lake_simulated_hq::turn::{Mutation, Table, Turn};
+use lake_writer::consent::Consent;
 use lake_writer::ingest::IngestOptions;
+use lake_writer::key_index::id_hash;
 use lake_writer::lease::LeaseOptions;
 use lake_writer::maintenance::MaintenanceOptions;
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::connect::MetastoreConfig;
+use lake_writer::metastore::steering::{NewOperation, OperationKind, OperationState, OperationTarget};
 use lake_writer::table_store::delta::DeltaOptions;
 use lake_writer::table_store::lake_store::LakeStoreConfig;
-use lake_writer::writer::WriterOptions;
+use lake_writer::writer::{BackfillOptions, WriterOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -51,6 +55,7 @@ impl Lake {
             tables: DeltaOptions { index_folder: Some(folder.path().join("index")), ..DeltaOptions::default() },
             ingest: IngestOptions { flush_age_ms: 5, ..IngestOptions::default() },
             maintenance: MaintenanceOptions::default(),
+            backfill: BackfillOptions::default(),
             lease: LeaseOptions::default(),
             admin: None,
         })
@@ -94,6 +99,63 @@ impl Lake {
         self.shutdown.cancel();
         self.running.await.unwrap().unwrap();
     }
+}
+
+/// Cases of the backfill, in more than one portion.
+const PAST_CASES: usize = 2_500;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_hq_never_announced_is_filled_from_its_tables() {
+    let lake = Lake::start().await;
+    let row = |number: usize, changes: Value| {
+        let mut row = json!({"case_id": format!("c{number}"), "domain": "demo", "type": "person", "name": "Asha", "modified_by": "u1",
+            "closed": false, "deleted": number % 10 == 9, "opened_on": instant(0), "modified_on": instant(0),
+            "server_modified_on": instant(1), "case_json": "{}"});
+        row.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        put(Table::Case, row)
+    };
+    let mut past: Vec<Mutation> = (0..PAST_CASES).map(|number| row(number, json!({}))).collect();
+    past.push(row(PAST_CASES, json!({"domain": "another"})));
+    past.push(row(PAST_CASES + 1, json!({"type": "child"})));
+    lake.play(past, &[]).await;
+    assert_eq!(lake.rows().await, BTreeMap::new());
+    let ask = async |request_id: &str, domain: &str, details: &str| {
+        let new = NewOperation {
+            request_id: request_id.into(),
+            kind: OperationKind::Backfill,
+            target: OperationTarget::space(Space { domain: domain.into(), kind: Kind::Case }),
+            asked_by: "test".into(),
+            consent: Consent::Given,
+            details: details.into(),
+        };
+        let asked = lake.metastore.ask_operation(&new).await.unwrap();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let now = lake.metastore.operation(&asked.id).await.unwrap().unwrap();
+            if now.state.is_end() {
+                return now;
+            }
+            assert!(tokio::time::Instant::now() < deadline && !lake.running.is_finished(), "it stands still: {now:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // In one process the requests are done when their rows are in the tables.
+    let typed = ask("1", "demo", "{\"types\":[\"child\"]}").await;
+    assert_eq!((typed.state, typed.done), (OperationState::Succeeded, 1));
+    assert_eq!(lake.rows().await, one("child"));
+    let live = (PAST_CASES - PAST_CASES / 10) as i64;
+    let filled = ask("2", "demo", "{}").await;
+    assert_eq!((filled.state, filled.done, filled.total), (OperationState::Succeeded, live + 1, Some(live + 1)));
+    let all = BTreeMap::from([("child".to_owned(), 1), ("person".to_owned(), live)]);
+    assert_eq!(lake.rows().await, all);
+    // Twice changes nothing; nor does what HQ does not know.
+    assert_eq!(ask("3", "demo", "{}").await.state, OperationState::Succeeded);
+    assert_eq!(ask("4", "demo", "{\"ids\":[\"nothing\",\"c1\",\"c9\"]}").await.state, OperationState::Succeeded);
+    assert_eq!(lake.rows().await, all);
+    let (space, ids) = (Space { domain: "demo".into(), kind: Kind::Case }, ["nothing", "c9"].map(id_hash));
+    let unknown = lake.metastore.tombstones_of(&space, &ids).await.unwrap();
+    assert_eq!(unknown, [], "what was never there left nothing behind");
+    lake.end().await;
 }
 
 fn one(document_type: &str) -> BTreeMap<String, i64> {

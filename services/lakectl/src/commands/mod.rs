@@ -13,6 +13,7 @@ use crate::context::{self, Contexts};
 use crate::exit;
 use crate::output;
 
+mod backfill;
 mod contexts;
 mod gather;
 mod lake;
@@ -36,6 +37,7 @@ pub(crate) async fn run(line: CommandLine) -> Result<u8> {
     match noun {
         Noun::Table(verb) => table::run(&global, verb).await,
         Noun::Operation(verb) => operation::run(&global, verb).await,
+        Noun::Backfill(verb) => backfill::run(&global, verb).await,
         Noun::Lake(verb) => lake::run(&global, verb).await,
         Noun::Context(verb) => contexts::run(&global, verb),
         Noun::Token(verb) => token::run(verb),

@@ -50,14 +50,14 @@ pub(super) async fn show(
     }
 }
 
-fn shown(global: &Global, operation: Option<proto::Operation>) -> Result<u8> {
+pub(super) fn shown(global: &Global, operation: Option<proto::Operation>) -> Result<u8> {
     let operation = view::Operation::from(operation.unwrap_or_default());
     output::print(&output::one(global.output, "id", &operation)?)?;
     Ok(exit::DONE)
 }
 
 /// Follows an operation to its end: on the way on standard error, the end on standard output. The code says whether it succeeded.
-async fn watch(global: &Global, clients: &mut Clients, id: &str) -> Result<u8> {
+pub(super) async fn watch(global: &Global, clients: &mut Clients, id: &str) -> Result<u8> {
     let last = end_of(clients, id).await?;
     output::print(&output::one(global.output, "id", &last)?)?;
     Ok(if last.state == "succeeded" { exit::DONE } else { exit::FAILED })
@@ -74,13 +74,16 @@ pub(super) async fn end_of(clients: &mut Clients, id: &str) -> Result<view::Oper
     let mut last = None;
     while let Some(told) = stream.message().await.with_context(context)? {
         let operation = view::Operation::from(told.operation.unwrap_or_default());
-        let view::Operation { state, done, unit, reason, .. } = &operation;
-        eprintln!("operation {id}: {state}, {done} {unit}{}{reason}", if reason.is_empty() { "" } else { "; " });
+        eprintln!("operation {id}: {}", operation.progress_line());
+        let is_resting = operation.state == "paused";
         last = Some(operation);
+        if is_resting {
+            break;
+        }
     }
     let last = last.with_context(|| format!("the writer said nothing of operation {id}; ask again"))?;
     // The writer may have ended in the middle: the operation goes on, but how it ends is not known here.
-    if last.state != "succeeded" && !last.has_failed() {
+    if last.state != "succeeded" && last.state != "paused" && !last.has_failed() {
         eprintln!("lakectl: the writer has ended; the operation goes on: lakectl operation watch {id}");
     }
     Ok(last)
@@ -102,6 +105,7 @@ pub(super) async fn list(
         StateName::Succeeded => proto::OperationState::Succeeded,
         StateName::Failed => proto::OperationState::Failed,
         StateName::Cancelled => proto::OperationState::Cancelled,
+        StateName::Paused => proto::OperationState::Paused,
     };
     let states = states.into_iter().map(|name| state(name).into()).collect();
     let mut operations = Vec::new();

@@ -52,6 +52,10 @@ reasons! {
         meaning: "A message of HQ's change feed names no document_id, so the record that changed is not known.",
         next_step: "Find out what publishes such messages to the topic; save the record in HQ again if its id can be told from the payload."
     }
+    ChangeRequestMalformed = "change_request_malformed" {
+        meaning: "A message on the stream of changes cannot be decoded, so the records that the lake itself asked for by it are not known.",
+        next_step: "Check that writer and fetcher have compatible versions and that nothing else publishes to lake.changes; then start the operation anew that asked for the records."
+    }
     DocumentUnreadable = "document_unreadable" {
         meaning: "A JSON column of the record's row in HQ does not hold a JSON object. The lake's row has HQ's other columns; what the column brought before stays, marked in `_lake_incomplete`.",
         next_step: "Repair the column that the detail names in HQ's database, then save the record in HQ again."
@@ -69,7 +73,7 @@ reasons! {
         next_step: "Raise hq.database.record_bytes_max where the fetcher has the memory, or leave the transactions of cases out (hq.database.transactions), then save the record in HQ again."
     }
     FetcherFailed = "fetcher_failed" {
-        meaning: "A bug: a change message, or the record that it names, makes the fetcher fail. The lake keeps the state before this change.",
+        meaning: "A bug: a change message, or a record that is to be read, makes the fetcher fail. The lake keeps the state before this change.",
         next_step: "Report the detail and the payload as a fault of the lake; after the correction save the record in HQ again."
     }
     FormXmlMissing = "form_xml_missing" {
@@ -191,6 +195,7 @@ mod tests {
                 "change_malformed_json",
                 "change_not_an_object",
                 "change_missing_document_id",
+                "change_request_malformed",
                 "document_unreadable",
                 "row_undecodable",
                 "record_too_slow",

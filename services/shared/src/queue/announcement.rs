@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lake_proto::queue::v1::{Announcement, FeedPartition};
+use lake_proto::queue::v1::Announcement;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -22,12 +22,12 @@ pub const SUBJECTS: &str = "lake.announce.*";
 /// Letters of the part of an instance's name that is random.
 const RANDOM_LETTERS: usize = 8;
 
-/// Announces a service until `shutdown`. What it is at is asked for each time. An announcement that is not taken is no trouble: the next one
+/// Announces a service until `shutdown`. What it `tells` of itself beside its name and age is asked for each time. An announcement that is not taken is no trouble: the next one
 /// follows.
 pub async fn run(
     queue: Arc<dyn Queue>,
     service: &'static str,
-    partitions: impl Fn() -> Vec<FeedPartition> + Send,
+    tells: impl Fn() -> Announcement + Send,
     shutdown: CancellationToken,
 ) {
     let host = std::env::var("HOSTNAME").unwrap_or_default();
@@ -47,7 +47,7 @@ pub async fn run(
             instance: instance.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_us: i64::try_from(started_us).unwrap_or(i64::MAX),
-            partitions: partitions(),
+            ..tells()
         };
         tokio::select! {
             () = shutdown.cancelled() => return,

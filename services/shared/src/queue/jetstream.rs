@@ -128,7 +128,7 @@ impl Queue for JetStreamQueue {
             Err(reason) => return Err(PublishError::Unavailable { subject, reason: reason.to_owned() }),
         };
         let size = message.payload.len();
-        let size_max = if stream == Stream::Quarantine { self.message_size_max() } else { self.payload_size_max() };
+        let size_max = if stream.takes_large() { self.payload_size_max() } else { self.message_size_max() };
         if size > size_max {
             return Err(PublishError::TooLarge { subject, size, size_max });
         }

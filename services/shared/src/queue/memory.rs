@@ -141,6 +141,8 @@ impl MemoryQueue {
             Stream::Records => &self.streams[0],
             Stream::Rows => &self.streams[1],
             Stream::Quarantine => &self.streams[2],
+            Stream::Changes => &self.streams[3],
+            Stream::Reports => &self.streams[4],
         }
     }
 
@@ -165,7 +167,7 @@ impl Queue for MemoryQueue {
         };
         let stream = naming::queued_in(&message.subject).map_err(|reason| unavailable(&message.subject, reason))?;
         let size = message.payload.len();
-        let size_max = if stream == Stream::Quarantine { self.message_size_max() } else { self.payload_size_max() };
+        let size_max = if stream.takes_large() { self.payload_size_max() } else { self.message_size_max() };
         if size > size_max {
             return Err(PublishError::TooLarge { subject: message.subject, size, size_max });
         }

@@ -15,9 +15,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use self::in_progress::while_in_progress;
 pub use self::publish_until_safe::publish_until_safe;
 
 pub mod announcement;
+mod in_progress;
 pub mod jetstream;
 pub mod memory;
 mod naming;
@@ -32,11 +34,15 @@ pub enum Stream {
     Rows,
     /// Records that could not be handled, `lake.quarantine.>`: every service to the metastore.
     Quarantine,
+    /// Documents that the lake itself asks for, `lake.changes.>`: writer to fetcher.
+    Changes,
+    /// What came of scans, `lake.reports.>`: fetcher to writer.
+    Reports,
 }
 
 impl Stream {
-    /// All streams, in the order in which a record passes through them.
-    pub const ALL: [Self; 3] = [Self::Records, Self::Rows, Self::Quarantine];
+    /// All streams: those that a record passes through in their order, then those by which the lake asks for records.
+    pub const ALL: [Self; 5] = [Self::Records, Self::Rows, Self::Quarantine, Self::Changes, Self::Reports];
 
     /// The subjects of the stream.
     pub const fn subjects(self) -> &'static str {
@@ -44,6 +50,8 @@ impl Stream {
             Self::Records => "lake.records.>",
             Self::Rows => "lake.rows.>",
             Self::Quarantine => "lake.quarantine.>",
+            Self::Changes => "lake.changes.>",
+            Self::Reports => "lake.reports.>",
         }
     }
 
@@ -58,7 +66,14 @@ impl Stream {
             Self::Records => "LAKE_RECORDS",
             Self::Rows => "LAKE_ROWS",
             Self::Quarantine => "LAKE_QUARANTINE",
+            Self::Changes => "LAKE_CHANGES",
+            Self::Reports => "LAKE_REPORTS",
         }
+    }
+
+    /// Whether a message may be larger than what travels in one piece. What is put on the others is cut or split by whoever puts it there.
+    pub const fn takes_large(self) -> bool {
+        matches!(self, Self::Records | Self::Rows)
     }
 }
 
@@ -148,7 +163,7 @@ pub trait Queue: Send + Sync + 'static {
     /// Where the pattern is not valid, or the server does not answer.
     async fn listen(&self, pattern: &str) -> Result<BoxStream<'static, Broadcast>, QueueError>;
 
-    /// Largest payload in bytes, on [`Stream::Quarantine`] that of [`Queue::message_size_max`].
+    /// Largest payload in bytes, on a stream that does not [take large ones](Stream::takes_large) that of [`Queue::message_size_max`].
     fn payload_size_max(&self) -> usize;
 
     /// What waits on a stream; `None`: this queue cannot tell.

@@ -7,7 +7,3 @@ CREATE TABLE lake_policy (
     since_us         BIGINT NOT NULL,
     asked_by         TEXT NOT NULL
 );
-
--- Which version a table is to be restored to: its number, or the instant at which it was the newest one, microseconds since 1970.
-ALTER TABLE lake_operation ADD COLUMN to_version BIGINT;
-ALTER TABLE lake_operation ADD COLUMN to_us BIGINT;

@@ -35,6 +35,10 @@ const fn kind(kind: Kind) -> proto::Kind {
     }
 }
 
+pub(super) fn kind_or_all(of: Option<Kind>) -> proto::Kind {
+    of.map_or(proto::Kind::Unspecified, kind)
+}
+
 pub(super) const fn kind_of(asked: proto::Kind) -> Option<Kind> {
     match asked {
         proto::Kind::Unspecified => None,
@@ -157,6 +161,7 @@ const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
         OperationKind::DropTables => proto::OperationKind::DropTables,
         OperationKind::AllowTables => proto::OperationKind::AllowTables,
         OperationKind::RestoreTable => proto::OperationKind::RestoreTable,
+        OperationKind::Backfill => proto::OperationKind::Backfill,
     }
 }
 
@@ -167,6 +172,7 @@ const fn operation_state(state: OperationState) -> proto::OperationState {
         OperationState::Succeeded => proto::OperationState::Succeeded,
         OperationState::Failed => proto::OperationState::Failed,
         OperationState::Cancelled => proto::OperationState::Cancelled,
+        OperationState::Paused => proto::OperationState::Paused,
     }
 }
 
@@ -186,6 +192,14 @@ fn reason(record: &OperationRecord) -> String {
     match record.state {
         OperationState::Pending => "it waits for its turn in the writer that holds the lease".into(),
         OperationState::Running if record.cancel_requested => "it ends after its present step".into(),
+        OperationState::Paused => "it rests, as it was asked to".into(),
+        OperationState::Running if record.paused => "it rests after its present step".into(),
+        OperationState::Running if record.asked.kind == OperationKind::Backfill && record.total.is_none() => {
+            "it waits for a fetcher to say how much there is".into()
+        }
+        OperationState::Running if record.asked.kind == OperationKind::Backfill && record.attempts > 1 => {
+            "it was taken up again where it was".into()
+        }
         OperationState::Running if record.attempts > 1 => {
             "a writer ended in the middle of it; it was begun anew".into()
         }
@@ -195,12 +209,18 @@ fn reason(record: &OperationRecord) -> String {
 
 fn next_action(record: &OperationRecord) -> &'static str {
     match record.state {
+        OperationState::Succeeded
+            if record.asked.kind == OperationKind::Backfill && record.asked.consent == Consent::DryRun =>
+        {
+            "look at the figures; to have it done, ask for it without dry run"
+        }
         OperationState::Succeeded if record.asked.consent == Consent::DryRun => {
             "look at the figures; to have it done, ask for it with the id of this plan"
         }
         OperationState::Succeeded if record.asked.kind == OperationKind::RestoreTable => {
             "what was changed in HQ since that version has to be read from HQ again"
         }
+        OperationState::Paused => "resume it when it may go on: lakectl backfill resume",
         OperationState::Failed => "mend the cause, then ask for it again with a new request id",
         OperationState::Pending => "if it waits for long, see whether a writer holds the lease: lakectl lake status",
         _ => "",
@@ -216,13 +236,26 @@ fn progress(record: &OperationRecord) -> proto::Progress {
         | OperationKind::RestoreTable => "tables",
         OperationKind::VacuumTable => "files",
         OperationKind::CheckpointTable => "checkpoints",
+        OperationKind::Backfill => "documents",
+    };
+    let at_rate = || {
+        let (total, rate) = (record.total?, record.per_second.filter(|rate| *rate > 0.0)?);
+        (total >= record.done).then(|| (total - record.done) as f64 / rate)
     };
     let left = || {
         let (total, began_us) = (record.total?, record.started_us?);
         let spent = (record.heartbeat_us? - began_us) as f64 / 1e6;
         (record.done > 0 && total >= record.done).then(|| spent / record.done as f64 * (total - record.done) as f64)
     };
-    proto::Progress { done: record.done, total: record.total, unit: unit.into(), seconds_left: left() }
+    // A backfill may have rested, so only its rate lately tells.
+    let seconds_left = if record.asked.kind == OperationKind::Backfill { at_rate() } else { left() };
+    proto::Progress {
+        done: record.done,
+        total: record.total,
+        unit: unit.into(),
+        seconds_left,
+        per_second: record.per_second,
+    }
 }
 
 pub(super) fn pause(record: &PauseRecord) -> proto::Pause {
@@ -325,7 +358,6 @@ mod tests {
                 target: OperationTarget { space, document_type: Some("person".into()) },
                 asked_by: "ann".into(),
                 consent: Consent::Given,
-                restore_to: None,
             },
             state,
             since_us: 0,

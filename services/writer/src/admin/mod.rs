@@ -13,6 +13,7 @@ use lake_proto::admin::v1::FILE_DESCRIPTOR_SET;
 use lake_proto::admin::v1::lake_service_server::LakeServiceServer;
 use lake_proto::admin::v1::operation_service_server::OperationServiceServer;
 use lake_proto::admin::v1::table_service_server::TableServiceServer;
+use lake_proto::admin::v1::trust_service_server::TrustServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -37,9 +38,13 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trust;
 
 /// Largest message that is read from a client, bytes. Nothing that may be asked is large.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// The same where a list of ids may be asked for.
+const IDS_BYTES_MAX: usize = 4 << 20;
 
 /// Longest time for which a call may take, but for a stream.
 const CALL_WITHIN: Duration = Duration::from_secs(60);
@@ -96,11 +101,13 @@ impl AdminServer {
         health.set_serving::<TableServiceServer<Services>>().await;
         health.set_serving::<OperationServiceServer<Services>>().await;
         health.set_serving::<LakeServiceServer<Services>>().await;
+        health.set_serving::<TrustServiceServer<Services>>().await;
         // Clients ask for the one or the other version.
         let reflection = reflection_builder().build_v1().context(NO_REFLECTION)?;
         let older_reflection = reflection_builder().build_v1alpha().context(NO_REFLECTION)?;
         let tables = TableServiceServer::from_arc(Arc::clone(&services));
         let operations = OperationServiceServer::from_arc(Arc::clone(&services));
+        let trust = TrustServiceServer::from_arc(Arc::clone(&services));
         let lake = LakeServiceServer::from_arc(services);
         let mut server = self.server;
         let router = server
@@ -108,6 +115,7 @@ impl AdminServer {
             .add_service(reflection)
             .add_service(older_reflection)
             .add_service(tables.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(trust.max_decoding_message_size(IDS_BYTES_MAX))
             .add_service(operations.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(lake.max_decoding_message_size(MESSAGE_BYTES_MAX));
         let shutdown = shutdown.cancelled_owned();

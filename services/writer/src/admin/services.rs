@@ -49,7 +49,7 @@ pub(crate) struct ServedParts {
     pub(crate) pipeline: PipelineWatch,
 }
 
-/// The three services.
+/// The services.
 pub(super) struct Services {
     pub(super) gate: Gate,
     pub(super) handle: WriterHandle,
@@ -78,26 +78,23 @@ impl Services {
         request_id: &str,
         consent: Consent,
     ) -> Result<OperationRecord, Status> {
-        let (request_id, asked_by) = (request_id.to_owned(), caller.name.clone());
-        self.ask_for(NewOperation { request_id, kind, target, asked_by, consent, restore_to: None }).await
+        let (request_id, asked_by, details) = (request_id.to_owned(), caller.name.clone(), String::new());
+        self.ask_for(NewOperation { request_id, kind, target, asked_by, consent, details }).await
     }
 
-    /// The same with all that an operation may have.
+    /// The same for one that is told in full.
     pub(super) async fn ask_for(&self, new: NewOperation) -> Result<OperationRecord, Status> {
-        let request_id = checked_request_id(&new.request_id)?;
+        let NewOperation { request_id, kind, target, asked_by, consent, details } = &new;
+        let request_id = checked_request_id(request_id)?;
         if self.metastore.open_operations(None).await.map_err(Problem::from)? >= OPEN_OPERATIONS_MAX {
             return Err(Problem::Busy { what: "operations" }.into());
         }
-        let code = new.kind.code();
-        let call = if new.consent == Consent::DryRun { format!("{code} (dry run)") } else { code.into() };
-        let audited = self.metastore.audit(&new.asked_by, &call, &new.target.to_string(), request_id).await;
+        let call = if *consent == Consent::DryRun { format!("{} (dry run)", kind.code()) } else { kind.code().into() };
+        let audited = self.metastore.audit(asked_by, &call, &target.to_string(), request_id).await;
         audited.map_err(Problem::from)?;
         let asked = self.metastore.ask_operation(&new).await.map_err(Problem::from)?;
-        let is_same = |other: &NewOperation| {
-            (other.kind, &other.target, &other.consent, other.restore_to)
-                == (new.kind, &new.target, &new.consent, new.restore_to)
-        };
-        if !is_same(&asked.asked) {
+        let kept = &asked.asked;
+        if (kept.kind, &kept.target, &kept.consent, &kept.details) != (*kind, target, consent, details) {
             let reason = "another operation was asked for with it; make a new one for each request".to_owned();
             return Err(Problem::Field { field: "request_id", reason }.into());
         }

@@ -92,7 +92,7 @@ impl Services {
             target: OperationTarget::table(&record.key),
             asked_by: caller.name.clone(),
             consent,
-            restore_to: Some(to),
+            details: to.details(),
         };
         Ok(convert::operation(&self.ask_for(new).await?))
     }

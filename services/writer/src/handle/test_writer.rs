@@ -26,7 +26,7 @@ use crate::metastore::Metastore;
 use crate::metastore::connect::MetastoreConfig;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
 use crate::table_store::lake_store::LakeStoreConfig;
-use crate::writer::{Writer, WriterOptions};
+use crate::writer::{BackfillOptions, Writer, WriterOptions};
 
 /// How long something that happens by itself may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,6 +74,7 @@ impl Running {
             ingest: IngestOptions { flush_age_ms: 5, ..IngestOptions::default() },
             maintenance: MaintenanceOptions { compact_every_seconds: 0, ..MaintenanceOptions::default() },
             admin,
+            backfill: BackfillOptions::default(),
             lease: LeaseOptions { owner: name.into(), address: address.into(), ..LeaseOptions::default() },
         });
         let writer = writer.await.unwrap();

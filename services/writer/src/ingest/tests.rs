@@ -165,6 +165,9 @@ impl TableStore for FakeStore {
         Ok(Maintained::default())
     }
     async fn close(&self) {}
+    async fn present(&self, _: &Space, _: &[String]) -> Result<HashSet<String>, StoreError> {
+        Ok(HashSet::new())
+    }
     fn spaces_in_use(&self) -> Vec<Space> {
         Vec::new()
     }

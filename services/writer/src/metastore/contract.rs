@@ -33,6 +33,7 @@ pub async fn holds(metastore: &dyn Metastore) {
     the_quarantine_has_bounds(metastore).await;
     leases_have_one_owner(metastore).await;
     super::steering::contract::holds(metastore).await;
+    super::backfills::contract::holds(metastore).await;
 }
 
 fn table(domain: &str, kind: Kind, document_type: &str) -> TableKey {

@@ -18,6 +18,7 @@ pub(super) const POSTGRES: &[MigrationText] = &[
     (5, "operations", include_str!("../../migrations/postgres/0005_operations.sql")),
     (6, "delays", include_str!("../../migrations/postgres/0006_delays.sql")),
     (7, "policies", include_str!("../../migrations/postgres/0007_policies.sql")),
+    (8, "backfills", include_str!("../../migrations/postgres/0008_backfills.sql")),
 ];
 
 /// Those for SQLite.
@@ -29,6 +30,7 @@ pub(super) const SQLITE: &[MigrationText] = &[
     (5, "operations", include_str!("../../migrations/sqlite/0005_operations.sql")),
     (6, "delays", include_str!("../../migrations/sqlite/0006_delays.sql")),
     (7, "policies", include_str!("../../migrations/sqlite/0007_policies.sql")),
+    (8, "backfills", include_str!("../../migrations/sqlite/0008_backfills.sql")),
 ];
 
 /// Runs what a database lacks of these migrations.

@@ -11,6 +11,7 @@ use lake_shared::secret::Secret;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
+use super::backfills::{BackfillPart, BackfillProgress, Backfills, StretchRead, TakenEntry, Wish, backfills_adapter};
 use super::fence::{Fence, LeaseLost};
 use super::lease_sql::{LeaseConnection, lease_statements};
 use super::migrations;
@@ -98,3 +99,4 @@ lease_statements!(PostgresMetastore, sqlx::Postgres, "BEGIN", " FOR KEY SHARE", 
 dropped_statements!(PostgresMetastore, sqlx::Postgres);
 policy_statements!(PostgresMetastore, sqlx::Postgres);
 steering_adapter!(PostgresMetastore, sqlx::Postgres, " FOR UPDATE SKIP LOCKED");
+backfills_adapter!(PostgresMetastore, sqlx::Postgres, " FOR UPDATE SKIP LOCKED");

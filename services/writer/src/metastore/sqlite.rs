@@ -11,6 +11,7 @@ use lake_shared::identity::{Space, TableKey};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 
+use super::backfills::{BackfillPart, BackfillProgress, Backfills, StretchRead, TakenEntry, Wish, backfills_adapter};
 use super::fence::{Fence, LeaseLost};
 use super::lease_sql::{LeaseConnection, lease_statements};
 use super::migrations;
@@ -89,6 +90,7 @@ lease_statements!(SqliteMetastore, sqlx::Sqlite, "BEGIN IMMEDIATE", "", "");
 dropped_statements!(SqliteMetastore, sqlx::Sqlite);
 policy_statements!(SqliteMetastore, sqlx::Sqlite);
 steering_adapter!(SqliteMetastore, sqlx::Sqlite, "");
+backfills_adapter!(SqliteMetastore, sqlx::Sqlite, "");
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,7 @@ use crate::handle_error::HandleError;
 use crate::metastore::steering::{NewOperation, OperationEnd, OperationKind, OperationRecord, OperationState};
 use crate::metastore::{Metastore, MetastoreError};
 use crate::operations::Operations;
+use crate::restore_point::RestorePoint;
 use crate::table_store::{Compacted, PlannedCompaction, Restored, StoreError};
 
 /// Time between two looks for new operations.
@@ -150,7 +151,7 @@ impl Worker {
                 Ok(key) => self.checkpoint(id, &key).await,
                 Err(end) => end,
             },
-            OperationKind::RestoreTable => match (of_table(), asked.restore_to) {
+            OperationKind::RestoreTable => match (of_table(), RestorePoint::of_details(&asked.details)) {
                 (Ok(key), Some(to)) => {
                     let restored = self.beside_heartbeats(id, 0, || operations.restore(&key, to, consent)).await;
                     restored.map_or_else(|end| end, End::Restored)
@@ -158,6 +159,8 @@ impl Worker {
                 (Ok(_), None) => End::Failed("the operation names no version".into()),
                 (Err(end), _) => end,
             },
+            // They have a runner of their own.
+            OperationKind::Backfill => End::Left,
             OperationKind::DropTables => {
                 let dropped = self.beside_heartbeats(id, 0, || operations.drop_tables(target, asked_by, consent)).await;
                 dropped.map_or_else(|end| end, End::Destroyed)

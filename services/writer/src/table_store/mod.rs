@@ -3,6 +3,7 @@
 //! The pure decisions are in [`crate::order_guard`] (which state is newer), [`column_name`], [`schema_plan`] and [`conversion`] (what the
 //! table looks like); [`lake_store`] knows folders and buckets; [`crate::key_index`] knows where each id lives.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::time::Duration;
 
@@ -299,6 +300,9 @@ pub trait TableStore: Send + Sync {
     /// A table as it is in memory; `None` when its space is not loaded or has no such table. Waits for a batch that is being applied to the
     /// space.
     async fn describe(&self, table: &TableKey) -> Option<InMemoryTable>;
+
+    /// Those of the ids that have a row in the space. Waits for a batch that is being applied to it.
+    async fn present(&self, space: &Space, ids: &[String]) -> Result<HashSet<String>, StoreError>;
 
     /// The spaces that were used since the start.
     fn spaces_in_use(&self) -> Vec<Space>;

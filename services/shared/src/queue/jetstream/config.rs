@@ -33,7 +33,7 @@ pub struct JetStreamConfig {
     /// File in PEM with the private key that goes with `certificate_file`.
     pub key_file: Option<PathBuf>,
     /// Room of each of the streams of records and of rows, in bytes. A full stream makes producers wait. The servers reserve it:
-    /// their file store needs room for twice this, twice `parts_size_bytes_max` and the quarantine. Default: 4 GiB.
+    /// their file store needs room for twice this, twice `parts_size_bytes_max`, twice `changes_size_bytes_max` and the quarantine. Default: 4 GiB.
     pub stream_size_bytes_max: u64,
     /// Room of each of the streams with the parts of large records and rows, in bytes. A full one makes producers wait. Default: 1 GiB.
     pub parts_size_bytes_max: u64,
@@ -42,6 +42,9 @@ pub struct JetStreamConfig {
     pub parts_abandoned_after_seconds: u64,
     /// Room of the stream of quarantined records, in bytes. Default: 1 GiB.
     pub quarantine_size_bytes_max: u64,
+    /// Room of each of the streams of what the lake asks fetchers for and of what they report, in bytes. A full one makes whoever asks wait.
+    /// Default: 128 MiB.
+    pub changes_size_bytes_max: u64,
     /// Copies of each message: 1, or 3 or 5 in a cluster. With 1, a message that was just queued survives the end of the server
     /// process, but the loss of power only if the server has `sync_interval: always`. Default: 1.
     pub replicas: usize,
@@ -73,6 +76,7 @@ impl Default for JetStreamConfig {
             parts_size_bytes_max: 1 << 30,
             parts_abandoned_after_seconds: 900,
             quarantine_size_bytes_max: 1 << 30,
+            changes_size_bytes_max: 128 << 20,
             replicas: 1,
             dedupe_window_seconds: 120,
             payload_size_max: 64 << 20,
@@ -96,6 +100,7 @@ impl fmt::Debug for JetStreamConfig {
             .field("parts_size_bytes_max", &self.parts_size_bytes_max)
             .field("parts_abandoned_after_seconds", &self.parts_abandoned_after_seconds)
             .field("quarantine_size_bytes_max", &self.quarantine_size_bytes_max)
+            .field("changes_size_bytes_max", &self.changes_size_bytes_max)
             .field("replicas", &self.replicas)
             .field("dedupe_window_seconds", &self.dedupe_window_seconds)
             .field("payload_size_max", &self.payload_size_max)

@@ -7,16 +7,18 @@ use super::super::Stream;
 pub(super) enum ServerStream {
     /// The messages of a queue.
     Messages(Stream),
-    /// The parts of its messages that are larger than the server takes. Not for [`Stream::Quarantine`], whose entries are cut.
+    /// The parts of its messages that are larger than the server takes. Only for a stream that [takes such](Stream::takes_large).
     Parts(Stream),
 }
 
 impl ServerStream {
     /// All of them. Parts last: when they are looked at, the messages that name them have been.
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Messages(Stream::Records),
         Self::Messages(Stream::Rows),
         Self::Messages(Stream::Quarantine),
+        Self::Messages(Stream::Changes),
+        Self::Messages(Stream::Reports),
         Self::Parts(Stream::Records),
         Self::Parts(Stream::Rows),
     ];
@@ -28,6 +30,8 @@ impl ServerStream {
             Self::Parts(Stream::Records) => "LAKE_RECORDS_PARTS",
             Self::Parts(Stream::Rows) => "LAKE_ROWS_PARTS",
             Self::Parts(Stream::Quarantine) => "LAKE_QUARANTINE_PARTS",
+            Self::Parts(Stream::Changes) => "LAKE_CHANGES_PARTS",
+            Self::Parts(Stream::Reports) => "LAKE_REPORTS_PARTS",
         }
     }
 
@@ -38,6 +42,8 @@ impl ServerStream {
             Self::Parts(Stream::Records) => "lake.parts.records.>",
             Self::Parts(Stream::Rows) => "lake.parts.rows.>",
             Self::Parts(Stream::Quarantine) => "lake.parts.quarantine.>",
+            Self::Parts(Stream::Changes) => "lake.parts.changes.>",
+            Self::Parts(Stream::Reports) => "lake.parts.reports.>",
         }
     }
 }

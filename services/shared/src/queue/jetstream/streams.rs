@@ -97,6 +97,7 @@ fn wanted(config: &JetStreamConfig, stream: ServerStream) -> Config {
     let bytes_max = match stream {
         ServerStream::Messages(Stream::Records | Stream::Rows) => config.stream_size_bytes_max,
         ServerStream::Messages(Stream::Quarantine) => config.quarantine_size_bytes_max,
+        ServerStream::Messages(Stream::Changes | Stream::Reports) => config.changes_size_bytes_max,
         ServerStream::Parts(_) => config.parts_size_bytes_max,
     };
     let are_parts = matches!(stream, ServerStream::Parts(_));

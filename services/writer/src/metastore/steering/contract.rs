@@ -12,7 +12,6 @@ use crate::boot_clock::BootInstant;
 use crate::consent::Consent;
 use crate::metastore::fence::Fence;
 use crate::metastore::{Metastore, NewTable};
-use crate::restore_point::RestorePoint;
 use crate::table_policy::{DeletionVectors, TablePolicy};
 
 const HOUR_US: i64 = 3_600_000_000;
@@ -28,7 +27,6 @@ pub(in crate::metastore) async fn holds(metastore: &dyn Metastore) {
     tables_are_listed_in_pages(metastore).await;
     dropped_tables_are_remembered(metastore).await;
     policies_are_kept_by_table(metastore).await;
-    a_restoration_keeps_its_version(metastore).await;
 }
 
 fn asked(request_id: &str, domain: &str, document_type: Option<&str>) -> NewOperation {
@@ -36,7 +34,8 @@ fn asked(request_id: &str, domain: &str, document_type: Option<&str>) -> NewOper
     let kind = if document_type.is_some() { OperationKind::CompactTable } else { OperationKind::CleanUpSpace };
     let target = OperationTarget { space, document_type: document_type.map(Into::into) };
     let consent = Consent::ToPlan("p\u{0}lan".into());
-    NewOperation { request_id: request_id.into(), kind, target, asked_by: "ann\u{0}".into(), consent, restore_to: None }
+    let details = String::new();
+    NewOperation { request_id: request_id.into(), kind, target, asked_by: "ann\u{0}".into(), consent, details }
 }
 
 /// The metastore as one holding of the lease sees it, with the lease.
@@ -300,19 +299,6 @@ async fn dropped_tables_are_remembered(metastore: &dyn Metastore) {
         fenced.allow_tables(&all).await.map(drop),
     ];
     assert!(refused.into_iter().all(|refused| refused.unwrap_err().is_lease_lost()));
-}
-
-async fn a_restoration_keeps_its_version(metastore: &dyn Metastore) {
-    for (number, point) in [RestorePoint::Version(7), RestorePoint::Instant { at_us: -5 }].into_iter().enumerate() {
-        let new = NewOperation {
-            kind: OperationKind::RestoreTable,
-            restore_to: Some(point),
-            ..asked(&format!("restore-{number}"), "demo", Some("t"))
-        };
-        let kept = metastore.ask_operation(&new).await.unwrap();
-        assert_eq!(kept.asked.restore_to, Some(point));
-        metastore.cancel_operation(&kept.id).await.unwrap();
-    }
 }
 
 async fn policies_are_kept_by_table(metastore: &dyn Metastore) {

@@ -6,7 +6,6 @@ use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
 
 use super::{MetastoreError, TableRecord};
 use crate::consent::Consent;
-use crate::restore_point::RestorePoint;
 use crate::table_policy::TablePolicy;
 
 pub(super) mod contract;
@@ -36,11 +35,13 @@ pub enum OperationKind {
     AllowTables,
     /// Brings a table back to an earlier version.
     RestoreTable,
+    /// Fills a space with what HQ has.
+    Backfill,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::CompactTable,
         Self::CleanUpSpace,
         Self::VacuumTable,
@@ -48,6 +49,7 @@ impl OperationKind {
         Self::DropTables,
         Self::AllowTables,
         Self::RestoreTable,
+        Self::Backfill,
     ];
 
     /// The code by which it is stored.
@@ -60,6 +62,7 @@ impl OperationKind {
             Self::DropTables => "drop_tables",
             Self::AllowTables => "allow_tables",
             Self::RestoreTable => "restore_table",
+            Self::Backfill => "backfill",
         }
     }
 }
@@ -77,11 +80,14 @@ pub enum OperationState {
     Failed,
     /// It has ended early, as it was asked to.
     Cancelled,
+    /// It rests until it is resumed.
+    Paused,
 }
 
 impl OperationState {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Paused];
 
     /// The code by which it is stored.
     pub const fn code(self) -> &'static str {
@@ -91,6 +97,7 @@ impl OperationState {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Paused => "paused",
         }
     }
 
@@ -143,12 +150,12 @@ pub struct NewOperation {
     pub asked_by: String,
     /// What has to be so that something is destroyed.
     pub consent: Consent,
-    /// Which version a table is to be restored to; `None` for other work.
-    pub restore_to: Option<RestorePoint>,
+    /// What exactly is asked for, as JSON; empty where the target says it all. Lists of operations do not show it.
+    pub details: String,
 }
 
 /// An operation as the metastore has it. Times are microseconds since 1970, by the database's clock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OperationRecord {
     /// Identifies it; a random UUID.
     pub id: String,
@@ -174,8 +181,12 @@ pub struct OperationRecord {
     pub heartbeat_us: Option<i64>,
     /// When it ended.
     pub finished_us: Option<i64>,
+    /// Units a second lately; `None` where that is not known.
+    pub per_second: Option<f64>,
     /// Whether it was asked to end early.
     pub cancel_requested: bool,
+    /// Whether it was asked to rest.
+    pub paused: bool,
     /// Figures of what it did, as a JSON object of whole numbers.
     pub result: String,
     /// The plan that it has made or kept to; empty where it has none.
@@ -313,7 +324,7 @@ pub trait Steering {
     /// Number of operations that have not ended; on these domains, or on all.
     async fn open_operations(&self, domains: Option<&[String]>) -> Result<u64, MetastoreError>;
 
-    /// Begins the oldest operation that waits, or that a writer began which does not hold the lease any more. Fenced. `None`: there is nothing to do.
+    /// Begins the oldest operation but for backfills, which are begun apart, that waits, or that a writer began which does not hold the lease any more. Fenced. `None`: there is nothing to do.
     async fn begin_operation(&self) -> Result<Option<OperationRecord>, MetastoreError>;
 
     /// Says how far an operation is that this writer works on. Fenced. Answers whether it was asked to end early.
@@ -326,7 +337,8 @@ pub trait Steering {
     /// `None`: there is no such.
     async fn cancel_operation(&self, id: &str) -> Result<Option<OperationRecord>, MetastoreError>;
 
-    /// Removes operations that ended, and audit records that were written, longer ago than this. Fenced. Answers how many.
+    /// Removes operations that ended, and audit records that were written, longer ago than this. Backfills that succeeded are kept: they say what
+    /// need not be filled again. Fenced. Answers how many.
     async fn forget_old_operations(&self, older_than_us: i64) -> Result<u64, MetastoreError>;
 
     /// Takes a table, or all tables of a space, out of the metastore, and keeps that they were dropped. Fenced.

@@ -6,7 +6,6 @@ use super::{
 };
 use crate::consent::Consent;
 use crate::metastore::rows::{Fields, corrupt, kind};
-use crate::restore_point::RestorePoint;
 use crate::table_policy::{DeletionVectors, TablePolicy};
 use lake_shared::identity::Space;
 
@@ -30,7 +29,7 @@ pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationReco
             target: OperationTarget { space, document_type: is_of_table.then(|| document_type.into()) },
             asked_by: row.text("asked_by")?,
             consent,
-            restore_to: restore_point(row)?,
+            details: row.text("details")?,
         },
         state,
         since_us: row.number("since_us")?,
@@ -42,25 +41,12 @@ pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationReco
         started_us: row.maybe("started_us")?,
         heartbeat_us: row.maybe("heartbeat_us")?,
         finished_us: row.maybe("finished_us")?,
+        per_second: row.maybe("rate_milli")?.map(|rate| rate as f64 / 1_000.0),
         cancel_requested: row.number("cancel_requested")? != 0,
+        paused: row.number("paused")? != 0,
         result: row.text("result")?,
         plan: row.text("plan")?,
     })
-}
-
-/// Number and instant of a version as they are stored.
-pub(in crate::metastore) fn stored_restore_point(point: Option<RestorePoint>) -> (Option<i64>, Option<i64>) {
-    match point {
-        Some(RestorePoint::Version(version)) => (Some(i64::try_from(version).unwrap_or(i64::MAX)), None),
-        Some(RestorePoint::Instant { at_us }) => (None, Some(at_us)),
-        None => (None, None),
-    }
-}
-
-fn restore_point(row: &impl Fields) -> Result<Option<RestorePoint>, sqlx::Error> {
-    let (version, at_us) = (row.maybe("to_version")?, row.maybe("to_us")?);
-    let version = version.map(|version| RestorePoint::Version(version.unsigned_abs()));
-    Ok(version.or(at_us.map(|at_us| RestorePoint::Instant { at_us })))
 }
 
 /// The space of a pause as it is stored: of everything both are empty.

@@ -13,11 +13,9 @@ macro_rules! steering_adapter {
             async fn insert_operation(&self, new: &NewOperation) -> Result<OperationRecord, sqlx::Error> {
                 let insert = Self::statement(
                     "INSERT INTO lake_operation (id, request_id, kind, domain, target_kind, type, state, since_us, asked_by, created_us, \
-                     of_table, dry_run, to_plan, to_version, to_us) \
-                     VALUES ($1, $2, $3, $4, $5, $6, 'pending', {now}, $7, {now}, $8, $9, $10, $11, $12) \
-                     ON CONFLICT (request_id) DO NOTHING",
+                     of_table, dry_run, to_plan, details) \
+                     VALUES ($1, $2, $3, $4, $5, $6, 'pending', {now}, $7, {now}, $8, $9, $10, $11) ON CONFLICT (request_id) DO NOTHING",
                 );
-                let (to_version, to_us) = steering::rows::stored_restore_point(new.restore_to);
                 let document_type = new.target.document_type.as_ref().map_or("", |document_type| document_type.as_str());
                 sqlx::query(insert)
                     .bind(uuid::Uuid::new_v4().to_string())
@@ -30,8 +28,7 @@ macro_rules! steering_adapter {
                     .bind(i64::from(new.target.document_type.is_some()))
                     .bind(i64::from(new.consent == Consent::DryRun))
                     .bind(storable(new.consent.plan()).into_owned())
-                    .bind(to_version)
-                    .bind(to_us)
+                    .bind(storable(&new.details).into_owned())
                     .execute(&self.pool)
                     .await?;
                 let found = self.found_operation("request_id", &storable(&new.request_id)).await?;
@@ -53,7 +50,11 @@ macro_rules! steering_adapter {
                 behind: Option<&Behind>,
                 limit: u32,
             ) -> Result<Vec<OperationRecord>, sqlx::Error> {
-                let mut query = sqlx::QueryBuilder::<$database>::new("SELECT * FROM lake_operation WHERE 1 = 1");
+                let mut query = sqlx::QueryBuilder::<$database>::new(
+                    "SELECT id, request_id, kind, domain, target_kind, type, of_table, dry_run, to_plan, state, since_us, reason, attempts, \
+                     done, total, rate_milli, asked_by, created_us, started_us, heartbeat_us, finished_us, cancel_requested, paused, \
+                     result, plan, '' AS details FROM lake_operation WHERE 1 = 1",
+                );
                 if !filter.states.is_empty() {
                     Self::push_among(&mut query, "state", filter.states.iter().map(|state| state.code().to_owned()));
                 }
@@ -80,8 +81,8 @@ macro_rules! steering_adapter {
                     "UPDATE lake_operation SET state = 'running', attempts = attempts + 1, epoch = $1, heartbeat_us = {now}, \
                      since_us = CASE WHEN state = 'running' THEN since_us ELSE {now} END, \
                      started_us = COALESCE(started_us, {now}), done = 0, total = NULL \
-                     WHERE id = (SELECT id FROM lake_operation WHERE state = 'pending' OR (state = 'running' AND epoch <> $1) \
-                     ORDER BY created_us, id LIMIT 1",
+                     WHERE id = (SELECT id FROM lake_operation WHERE kind <> 'backfill' \
+                     AND (state = 'pending' OR (state = 'running' AND epoch <> $1)) ORDER BY created_us, id LIMIT 1",
                     $skip_locked,
                     ") RETURNING *"
                 ));
@@ -121,10 +122,10 @@ macro_rules! steering_adapter {
             async fn cancel(&self, id: &str) -> Result<Option<OperationRecord>, sqlx::Error> {
                 let text = Self::statement(
                     "UPDATE lake_operation SET cancel_requested = 1, \
-                     since_us = CASE WHEN state = 'pending' THEN {now} ELSE since_us END, \
-                     finished_us = CASE WHEN state = 'pending' THEN {now} ELSE finished_us END, \
-                     state = CASE WHEN state = 'pending' THEN 'cancelled' ELSE state END \
-                     WHERE id = $1 AND state IN ('pending', 'running')",
+                     since_us = CASE WHEN state = 'running' THEN since_us ELSE {now} END, \
+                     finished_us = CASE WHEN state = 'running' THEN finished_us ELSE {now} END, \
+                     state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END \
+                     WHERE id = $1 AND state IN ('pending', 'running', 'paused')",
                 );
                 sqlx::query(text).bind(id.to_owned()).execute(&self.pool).await?;
                 self.found_operation("id", id).await
@@ -134,7 +135,10 @@ macro_rules! steering_adapter {
                 let mut transaction = self.begin().await?;
                 let mut forgotten = 0;
                 for text in [
-                    "DELETE FROM lake_operation WHERE finished_us < {now} - $1",
+                    "DELETE FROM lake_operation WHERE finished_us < {now} - $1 \
+                     AND NOT (kind = 'backfill' AND state = 'succeeded' AND dry_run = 0)",
+                    "DELETE FROM lake_backfill_part WHERE $1 IS NOT NULL \
+                     AND operation_id NOT IN (SELECT id FROM lake_operation)",
                     "DELETE FROM lake_audit WHERE at_us < {now} - $1",
                 ] {
                     let gone = sqlx::query(Self::statement(text)).bind(older_than_us).execute(&mut *transaction).await?;
@@ -271,7 +275,7 @@ macro_rules! steering_adapter {
             }
 
             async fn open_operations(&self, domains: Option<&[String]>) -> Result<u64, MetastoreError> {
-                let text = "SELECT COUNT(*) FROM lake_operation WHERE state IN ('pending', 'running')";
+                let text = "SELECT COUNT(*) FROM lake_operation WHERE state IN ('pending', 'running', 'paused')";
                 self.count_of(text, domains).await.map_err(failed(|| "count operations".into()))
             }
 

@@ -16,6 +16,7 @@
 //! with those that the index knows (`space/reconcile.rs`), and the batch is planned again. A table that they made unusable is left alone,
 //! the others of its space go on (`space/unusable`).
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ use super::{
     TableStore,
 };
 use crate::consent::{Consent, Destroyed};
+use crate::key_index::id_hash;
 use crate::metastore::Metastore;
 use crate::metastore::steering::OperationTarget;
 use crate::restore_point::RestorePoint;
@@ -340,6 +342,18 @@ impl TableStore for DeltaTableStore {
         let record = self.status_table.record();
         let cleaned = self.vacuum.clean_unregistered(&record).await;
         cleaned.map_err(|error| store_error(&record.key.space, "cleaning up the table of tables", error))
+    }
+
+    async fn present(&self, space: &Space, ids: &[String]) -> Result<HashSet<String>, StoreError> {
+        let work = async {
+            self.loader.load_if_absent(&self.spaces, space).await?;
+            let cell = self.spaces.cell(space);
+            let guard = cell.state.lock().await;
+            let Some(state) = guard.as_ref().filter(|state| !state.is_poisoned()) else { return Ok(HashSet::new()) };
+            let found = state.find(ids.iter().map(|id| id_hash(id)).collect()).await?;
+            Ok(ids.iter().filter(|id| found.contains_key(&id_hash(id))).cloned().collect())
+        };
+        self.caught(space, work).await.map_err(|error| store_error(space, "looking for rows", error))
     }
 
     async fn close(&self) {
