@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::quarantine::{QuarantineVerb, RecordVerb};
 use crate::output::Format;
+
+pub(crate) mod quarantine;
 
 /// Shows and steers a CommCare Lake
 #[derive(Parser, Debug)]
@@ -40,6 +43,12 @@ pub(crate) enum Noun {
     /// Tables of the lake
     #[command(subcommand)]
     Table(TableVerb),
+    /// Single records
+    #[command(subcommand)]
+    Record(RecordVerb),
+    /// What could not be handled
+    #[command(subcommand)]
+    Quarantine(QuarantineVerb),
     /// Work that takes longer than a call
     #[command(subcommand)]
     Operation(OperationVerb),

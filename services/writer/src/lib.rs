@@ -23,7 +23,7 @@ pub mod metric_names;
 mod operations;
 pub mod order_guard;
 mod pipeline_watch;
-pub mod quarantine_sink;
+pub mod quarantine;
 mod status_page;
 pub mod table_store;
 pub mod writer;

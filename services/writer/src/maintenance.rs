@@ -150,7 +150,7 @@ mod tests {
     use crate::metastore::NewTable;
     use crate::metastore::sqlite::SqliteMetastore;
     use crate::metastore::steering::OperationTarget;
-    use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError};
+    use crate::table_store::{Applied, Compacted, InMemoryTable, LocatedRow, Maintained, SpaceBatch, StoreError};
 
     /// A store that counts its clean-ups.
     #[derive(Default)]
@@ -178,6 +178,12 @@ mod tests {
         }
         async fn drop_tables(&self, _: &OperationTarget, _: &str, _: &Consent) -> Result<Destroyed, StoreError> {
             Ok(Destroyed::default())
+        }
+        async fn observed(&self, _: &Space, ids: &[String]) -> Result<Vec<Option<i64>>, StoreError> {
+            Ok(vec![None; ids.len()])
+        }
+        async fn locate(&self, _: &Space, _: &str) -> Result<Option<LocatedRow>, StoreError> {
+            Ok(None)
         }
         async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
             Ok(0)

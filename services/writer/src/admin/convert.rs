@@ -21,7 +21,7 @@ pub(super) fn timestamp(at_us: i64) -> Timestamp {
     Timestamp { seconds, nanos: i32::try_from(micros * 1_000).unwrap_or_default() }
 }
 
-const fn kind(kind: Kind) -> proto::Kind {
+pub(super) const fn kind(kind: Kind) -> proto::Kind {
     match kind {
         Kind::Case => proto::Kind::Case,
         Kind::Form => proto::Kind::Form,
@@ -46,7 +46,7 @@ pub(super) fn space(of: &Space) -> proto::Space {
     proto::Space { domain: of.domain.to_string(), kind: kind(of.kind).into() }
 }
 
-fn key(of: &TableKey) -> proto::TableKey {
+pub(super) fn key(of: &TableKey) -> proto::TableKey {
     proto::TableKey { space: Some(space(&of.space)), r#type: of.document_type.to_string() }
 }
 
@@ -102,7 +102,7 @@ pub(super) fn operation(record: &OperationRecord) -> proto::Operation {
         id: record.id.clone(),
         request_id: record.asked.request_id.clone(),
         kind: operation_kind(record.asked.kind).into(),
-        target: Some(proto::TableKey { space: Some(space(&target.space)), r#type: document_type }),
+        target: Some(proto::TableKey { space: Some(operation_space(record)), r#type: document_type }),
         state: operation_state(record.state).into(),
         since: Some(timestamp(record.since_us)),
         reason: reason(record),
@@ -118,7 +118,15 @@ pub(super) fn operation(record: &OperationRecord) -> proto::Operation {
         result,
         dry_run: record.asked.consent == Consent::DryRun,
         plan_id: record.plan.clone(),
+        selection: record.asked.selection().map(|selection| selection.to_string()).unwrap_or_default(),
     }
+}
+
+/// What an operation is about; of one on the quarantine as much as its filter names.
+fn operation_space(record: &OperationRecord) -> proto::Space {
+    let of_target = space(&record.asked.target.space);
+    let Some(filter) = record.asked.selection() else { return of_target };
+    proto::Space { domain: of_target.domain, kind: filter.kind.map_or(proto::Kind::Unspecified, kind).into() }
 }
 
 const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
@@ -130,6 +138,8 @@ const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
         OperationKind::DropTables => proto::OperationKind::DropTables,
         OperationKind::AllowTables => proto::OperationKind::AllowTables,
         OperationKind::Backfill => proto::OperationKind::Backfill,
+        OperationKind::ReplayQuarantine => proto::OperationKind::ReplayQuarantine,
+        OperationKind::DiscardQuarantine => proto::OperationKind::DiscardQuarantine,
     }
 }
 
@@ -199,6 +209,7 @@ fn progress(record: &OperationRecord) -> proto::Progress {
         OperationKind::VacuumTable => "files",
         OperationKind::CheckpointTable => "checkpoints",
         OperationKind::Backfill => "documents",
+        OperationKind::ReplayQuarantine | OperationKind::DiscardQuarantine => "entries",
     };
     let at_rate = || {
         let (total, rate) = (record.total?, record.per_second.filter(|rate| *rate > 0.0)?);

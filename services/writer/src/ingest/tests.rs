@@ -34,7 +34,9 @@ use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::steering::OperationTarget;
 use crate::metastore::{Metastore, QuarantineFilter};
-use crate::table_store::{Applied, Compacted, InMemoryTable, Maintained, SpaceBatch, StoreError, TableStore};
+use crate::table_store::{
+    Applied, Compacted, InMemoryTable, LocatedRow, Maintained, SpaceBatch, StoreError, TableStore,
+};
 
 /// Remembers ids by space; refuses ids that begin with `bad`, tables of type `broken`, and types that begin with `surplus`, all of them at once;
 /// panics at ids that begin with `panic`; fails as often as told, and for the domains and types it is told of.
@@ -144,6 +146,12 @@ impl TableStore for FakeStore {
     }
     async fn drop_tables(&self, _: &OperationTarget, _: &str, _: &Consent) -> Result<Destroyed, StoreError> {
         Ok(Destroyed::default())
+    }
+    async fn observed(&self, _: &Space, ids: &[String]) -> Result<Vec<Option<i64>>, StoreError> {
+        Ok(vec![None; ids.len()])
+    }
+    async fn locate(&self, _: &Space, _: &str) -> Result<Option<LocatedRow>, StoreError> {
+        Ok(None)
     }
     async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
         Ok(0)
@@ -277,7 +285,7 @@ async fn one_bad_row_goes_to_quarantine_and_the_rest_is_committed() {
     let running = start(&store, quick());
     let metastore = Arc::new(SqliteMetastore::memory());
     metastore.migrate().await.unwrap();
-    let sink = tokio::spawn(crate::quarantine_sink::run(
+    let sink = tokio::spawn(crate::quarantine::sink::run(
         Arc::clone(&running.queue) as Arc<dyn Queue>,
         Arc::clone(&metastore) as Arc<dyn Metastore>,
         MaintenanceOptions::default().quarantine_bounds(),
@@ -316,7 +324,7 @@ async fn rows_of_an_unusable_table_go_to_quarantine_and_the_rest_of_the_space_is
     let running = start(&store, options);
     let metastore = Arc::new(SqliteMetastore::memory());
     metastore.migrate().await.unwrap();
-    let sink = tokio::spawn(crate::quarantine_sink::run(
+    let sink = tokio::spawn(crate::quarantine::sink::run(
         Arc::clone(&running.queue) as Arc<dyn Queue>,
         Arc::clone(&metastore) as Arc<dyn Metastore>,
         MaintenanceOptions::default().quarantine_bounds(),

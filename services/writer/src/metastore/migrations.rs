@@ -17,6 +17,7 @@ pub(super) const POSTGRES: &[MigrationText] = &[
     (4, "quarantine_document", include_str!("../../migrations/postgres/0004_quarantine_document.sql")),
     (5, "operations", include_str!("../../migrations/postgres/0005_operations.sql")),
     (7, "backfills", include_str!("../../migrations/postgres/0007_backfills.sql")),
+    (8, "quarantine_replay", include_str!("../../migrations/postgres/0008_quarantine_replay.sql")),
 ];
 
 /// Those for SQLite.
@@ -27,6 +28,7 @@ pub(super) const SQLITE: &[MigrationText] = &[
     (4, "quarantine_document", include_str!("../../migrations/sqlite/0004_quarantine_document.sql")),
     (5, "operations", include_str!("../../migrations/sqlite/0005_operations.sql")),
     (7, "backfills", include_str!("../../migrations/sqlite/0007_backfills.sql")),
+    (8, "quarantine_replay", include_str!("../../migrations/sqlite/0008_quarantine_replay.sql")),
 ];
 
 /// Runs what a database lacks of these migrations.
