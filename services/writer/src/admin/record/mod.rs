@@ -1,7 +1,7 @@
 //! The service of single records.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use lake_proto::admin::v1 as proto;
@@ -10,6 +10,7 @@ use lake_shared::error_chain::Chain;
 use lake_shared::identity::Space;
 use tonic::{Request, Response, Status, async_trait};
 
+use self::rules::Rules;
 use self::traced::{Traced, Unsearched};
 use super::access::Caller;
 use super::options::Role;
@@ -20,6 +21,7 @@ use crate::key_index::id_hash;
 use crate::metastore::QuarantineFilter;
 use crate::metastore::steering::{OperationFilter, OperationState};
 
+mod rules;
 mod traced;
 
 /// Longest id, bytes.
@@ -58,7 +60,10 @@ impl Services {
             ..QuarantineFilter::default()
         };
         let ids: Vec<_> = spaces.iter().map(|space| (space.clone(), id_hash(&asked.id))).collect();
-        let open = OperationFilter { states: vec![OperationState::Pending, OperationState::Running], domains };
+        let open = OperationFilter {
+            states: vec![OperationState::Pending, OperationState::Running, OperationState::Paused],
+            domains,
+        };
         let (searched, tombstones, quarantined, operations) = tokio::join!(
             self.search(&asked.id, with_tables),
             self.metastore.tombstones_in_spaces(&ids),

@@ -10,8 +10,7 @@ use crate::metastore::{QuarantineRecord, RememberedTombstone};
 use crate::table_store::LocatedRow;
 
 /// What this interface never knows of a record.
-const UNKNOWN: [&str; 4] = [
-    "whether the fetchers take its project and its type: section [take] of their configuration leaves records out before the writer hears of them",
+const UNKNOWN: [&str; 3] = [
     "whether it is on its way: `lakectl lake pipeline` shows how much waits in HQ's change feed and in the queue",
     "what HQ has now: it was not asked; `lakectl quarantine replay` and a backfill have it read again",
     "what it was before: the versions of its table show that (`lakectl table history`, and reading at a version) as long as their files are kept, and deletions are remembered for tables.tombstone_retention_hours",
@@ -36,6 +35,10 @@ pub(super) struct Traced {
     pub(super) not_searched: Vec<Unsearched>,
     /// Why rows could not be searched at all.
     pub(super) elsewhere: Option<String>,
+    /// Rules that leave it out.
+    pub(super) left_out_by: Vec<String>,
+    /// What is not known of such rules.
+    pub(super) rules_unknown: Vec<String>,
 }
 
 impl Traced {
@@ -68,6 +71,7 @@ impl Traced {
             Some(Meaning { is_left_out: true, .. }) => "left_out",
             Some(_) => "deleted",
             None if is_quarantined => return "quarantined".into(),
+            None if !self.left_out_by.is_empty() => "left_out",
             None => "not_found",
         };
         let added = if is_quarantined { ", quarantined" } else { "" };
@@ -76,7 +80,8 @@ impl Traced {
 
     fn unknown(&self) -> Vec<String> {
         let elsewhere = self.elsewhere.iter().map(|reason| format!("where its row is: {reason}"));
-        elsewhere.chain(UNKNOWN.iter().map(|&sentence| sentence.to_owned())).collect()
+        let always = UNKNOWN.iter().map(|&sentence| sentence.to_owned());
+        elsewhere.chain(self.rules_unknown.iter().cloned()).chain(always).collect()
     }
 
     pub(super) fn into_message(self) -> proto::TraceRecordResponse {
@@ -93,6 +98,7 @@ impl Traced {
             operations: self.operations.iter().map(convert::operation).collect(),
             dropped: self.dropped.iter().map(convert::dropped).collect(),
             spaces_searched: self.spaces_searched,
+            left_out_by: self.left_out_by.clone(),
             not_searched: self.not_searched.iter().map(unsearched).collect(),
         }
     }
@@ -284,9 +290,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_known_is_said() {
-        let traced = Traced { elsewhere: Some("ask b".into()), ..Traced::default() }.into_message();
-        assert_eq!(traced.unknown.len(), 1 + UNKNOWN.len());
-        assert!(traced.unknown[0].contains("ask b") && traced.unknown[1].contains("[take]"));
+        let rules_unknown = vec!["rule".to_owned()];
+        let traced = Traced { elsewhere: Some("ask b".into()), rules_unknown, ..Traced::default() }.into_message();
+        assert_eq!(traced.unknown.len(), 2 + UNKNOWN.len());
+        assert!(traced.unknown[0].contains("ask b") && traced.unknown[1] == "rule");
         let asked_for = Traced { rows: vec![located(None)], ..Traced::default() }.into_message().rows.remove(0);
         assert_eq!((asked_for.topic, asked_for.fetched_at.map(|at| at.nanos)), (None, Some(2_000)));
     }
