@@ -147,7 +147,7 @@ impl Stage {
             kind: Kind::Case.to_proto() as i32,
             r#type: "person".into(),
             id: id.into(),
-            payload: b"{}".to_vec().into(),
+            payload: b"bytes".to_vec().into(),
             quarantined_us: chrono::Utc::now().timestamp_micros(),
             ..Quarantined::default()
         };
@@ -221,7 +221,7 @@ async fn lakectl_has_every_answer_in_every_form() {
     let saved = stage.path("payload");
     let shown = json(&admin, &format!("quarantine get {entry} --save {}", saved.display()));
     assert_eq!((&shown["detail"], &shown["payload"]), (&"cannot be stored".into(), &Value::Null));
-    assert_eq!(std::fs::read(&saved).unwrap(), b"{}");
+    assert_eq!(std::fs::read(&saved).unwrap(), b"bytes");
     assert_eq!(lakectl(&admin, "quarantine discard --id id-2").code, Some(64), "nobody can be asked");
     let discarded = json(&admin, "quarantine discard --id id-2 --yes");
     assert_eq!((&discarded["result"]["entries"], &discarded["selection"]), (&1.into(), &"id=id-2".into()));
@@ -368,7 +368,7 @@ async fn a_client_in_another_language_is_generated_from_the_contract() {
     assert_eq!((&answered["refused"], &answered["stranger"]), (&"NOT_FOUND".into(), &"UNAUTHENTICATED".into()));
     assert_eq!((&answered["role"], &answered["health"]), (&"WRITER_ROLE_HOLDING".into(), &"SERVING".into()));
     assert_eq!(answered["quarantined"], serde_json::json!([["row_fails", 1]]));
-    assert_eq!(answered["entry"], serde_json::json!(["id-3", "cannot be stored", "{}"]));
+    assert_eq!(answered["entry"], serde_json::json!(["id-3", "cannot be stored", "bytes"]));
     assert_eq!((&answered["replay"]["records"], &answered["replay"]["done"]), (&1.into(), &0.into()));
     assert_eq!(answered["trace"], serde_json::json!(["in_lake, quarantined", PERSON, 0]));
     for service in ["LakeService", "OperationService", "QuarantineService", "RecordService", "TableService"] {

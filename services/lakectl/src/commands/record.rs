@@ -17,5 +17,9 @@ pub(super) async fn run(global: &Global, verb: RecordVerb) -> Result<u8> {
     let answer = clients.records.trace_record(request).await.with_context(|| format!("trace record {id}"))?;
     let trace = Trace::of(id, answer.into_inner());
     output::print(&output::one(global.output, "id", &trace)?)?;
-    Ok(if trace.state == "not_found" { exit::NOT_FOUND } else { exit::DONE })
+    if trace.state == "not_found" {
+        eprintln!("lakectl: nothing is known of this record; the answer says what it cannot know");
+        return Ok(exit::NOT_FOUND);
+    }
+    Ok(exit::DONE)
 }

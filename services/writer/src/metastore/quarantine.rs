@@ -44,10 +44,10 @@ macro_rules! quarantine_statements {
                 query.push(if payload_bytes_max == 0 { "'' AS detail" } else { "detail" }).push(
                     ", fingerprint, stage, reason, domain, kind, type, document_id, topic, partition_id, offset_id, \
                      published_us, fetched_us, at_us, attempts, first_us, replayed_us, replayed_attempts, replayed_observed_us, \
-                     replay_refused, CAST(LENGTH(payload) AS BIGINT) AS payload_bytes, SUBSTR(payload, 1, CAST(",
+                     replay_refused, CAST(LENGTH(payload) AS BIGINT) AS payload_bytes, COALESCE(SUBSTR(payload, 1, CAST(",
                 );
                 query.push_bind(i64::from(payload_bytes_max.min(i32::MAX as u32)));
-                query.push(" AS INTEGER)) AS payload FROM quarantine WHERE 1 = 1");
+                query.push(" AS INTEGER)), payload) AS payload FROM quarantine WHERE 1 = 1");
                 Self::push_filter(&mut query, filter);
                 query
             }

@@ -36,7 +36,7 @@ impl Worker {
         let goes_on = begun.attempts > 1 && *consent != Consent::DryRun;
         let consent = if goes_on { &Consent::Given } else { consent };
         let quarantine = self.operations.quarantine();
-        let asking = || async { Ok(quarantine.replay(filter, consent, id).await?) };
+        let asking = || async { quarantine.replay(filter, consent, id).await.map_err(HandleError::from) };
         let selected = match self.beside_heartbeats(id, 0, asking).await {
             Ok(selected) => selected,
             Err(end) => return end,
@@ -48,7 +48,9 @@ impl Worker {
         let began = Instant::now();
         loop {
             let look = Instant::now();
-            let swept = self.beside_heartbeats(id, outcome.released, || async { Ok(quarantine.sweep(0).await?) });
+            let swept = self.beside_heartbeats(id, outcome.released, || async {
+                quarantine.sweep(0).await.map_err(HandleError::from)
+            });
             match swept.await {
                 Ok(swept) => {
                     let are_mine = |of: &BTreeSet<String>| of.intersection(&selected.asked).cloned().collect();
@@ -76,7 +78,8 @@ impl Worker {
     pub(super) async fn discard(&self, begun: &OperationRecord, filter: &QuarantineFilter) -> End {
         let (id, consent) = (begun.id.as_str(), &begun.asked.consent);
         let quarantine = self.operations.quarantine();
-        let discarding = || async { Ok(quarantine.discard(filter, consent, begun.attempts > 1).await?) };
+        let discarding =
+            || async { quarantine.discard(filter, consent, begun.attempts > 1).await.map_err(HandleError::from) };
         let selected = self.beside_heartbeats(id, 0, discarding).await;
         let figures = |selected: &Selected| {
             Figures::from([("entries", selected.entries), ("bytes", selected.bytes), ("done", selected.done.into())])

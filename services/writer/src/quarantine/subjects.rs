@@ -15,7 +15,7 @@ use crate::ingest;
 use crate::metastore::QuarantineRecord;
 
 /// A record of HQ.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Subject {
     /// Where it belongs, or should.
     pub(crate) space: Space,

@@ -70,16 +70,27 @@ impl Services {
             self.metastore.quarantine_page(&filter, None, LISTED_MAX),
             self.metastore.operations(&open, None, LISTED_MAX),
         );
-        Ok(Traced { tombstones: tombstones?, quarantined: quarantined?, operations: operations?, dropped, ..searched }
-            .about(&asked.id))
+        let heard = self.pipeline.present(Instant::now());
+        let rules = Rules::of(heard.iter().filter_map(|heard| heard.announcement.taken.as_ref()));
+        let traced = Traced {
+            tombstones: tombstones?,
+            quarantined: quarantined?,
+            operations: operations?,
+            dropped,
+            left_out_by: if caller.sees(&asked.domain) { rules.leave_out(&asked.domain) } else { Vec::new() },
+            rules_unknown: rules.unknown(&asked.domain, kind, |domain| caller.sees(domain)),
+            ..searched
+        };
+        Ok(traced.about(&asked.id))
     }
 
     /// Looks for the row in each of these spaces.
     async fn search(&self, id: &str, spaces: BTreeSet<Space>) -> Traced {
         let mut left = spaces.clone();
         let mut traced = Traced::default();
-        let looking = futures::stream::iter(spaces).map(async |space| {
-            let found = self.handle.locate(space.clone(), id.to_owned()).await;
+        let handle = &self.handle;
+        let looking = futures::stream::iter(spaces).map(move |space| async move {
+            let found = handle.locate(space.clone(), id.to_owned()).await;
             (space, found)
         });
         let looking = looking.buffer_unordered(SEARCHED_AT_ONCE);
