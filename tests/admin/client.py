@@ -31,6 +31,8 @@ def generated(proto_folder):
 def main(address, root_certificate, proto_folder, table):
     sys.path.insert(0, generated(proto_folder))
     from lake.admin.v1 import lake_service_pb2, lake_service_pb2_grpc, operation_service_pb2, operation_service_pb2_grpc
+    from lake.admin.v1 import quarantine_service_pb2, quarantine_service_pb2_grpc
+    from lake.admin.v1 import record_service_pb2, record_service_pb2_grpc
     from lake.admin.v1 import table_service_pb2, table_service_pb2_grpc
 
     credentials = grpc.ssl_channel_credentials(Path(root_certificate).read_bytes())
@@ -41,6 +43,8 @@ def main(address, root_certificate, proto_folder, table):
     tables = table_service_pb2_grpc.TableServiceStub(with_token)
     operations = operation_service_pb2_grpc.OperationServiceStub(with_token)
     lake = lake_service_pb2_grpc.LakeServiceStub(with_token)
+    quarantine = quarantine_service_pb2_grpc.QuarantineServiceStub(with_token)
+    records = record_service_pb2_grpc.RecordServiceStub(with_token)
 
     listed = tables.ListTables(table_service_pb2.ListTablesRequest())
     asked = tables.CompactTable(table_service_pb2.CompactTableRequest(request_id="from-python", name=table))
@@ -64,6 +68,16 @@ def main(address, root_certificate, proto_folder, table):
         stranger = None
     except grpc.RpcError as error:
         stranger = error.code().name
+    summary = quarantine.SummarizeQuarantine(quarantine_service_pb2.SummarizeQuarantineRequest())
+    entries = quarantine.ListQuarantineEntries(quarantine_service_pb2.ListQuarantineEntriesRequest(page_size=1)).entries
+    entry = quarantine.GetQuarantineEntry(quarantine_service_pb2.GetQuarantineEntryRequest(id=entries[0].id))
+    replay = quarantine.ReplayQuarantine(
+        quarantine_service_pb2.ReplayQuarantineRequest(request_id="replay", dry_run=True)
+    )
+    replay_id = replay.operation.id
+    for told in operations.WatchOperation(operation_service_pb2.WatchOperationRequest(id=replay_id)):
+        replay = told
+    trace = records.TraceRecord(record_service_pb2.TraceRecordRequest(id=entries[0].document_id))
     status = lake.GetStatus(lake_service_pb2.GetStatusRequest())
     health = health_pb2_grpc.HealthStub(without).Check(
         health_pb2.HealthCheckRequest(service="lake.admin.v1.TableService")
@@ -77,6 +91,10 @@ def main(address, root_certificate, proto_folder, table):
                 "more_versions": versions.next_page_token != "",
                 "rows": [file.rows for file in files.files],
                 "plan": [vacuum.operation.dry_run, vacuum.operation.plan_id != ""],
+                "quarantined": [[group.reason, group.entries] for group in summary.groups],
+                "entry": [entry.entry.document_id, entry.detail, entry.payload.decode()],
+                "replay": dict(replay.operation.result),
+                "trace": [trace.state, trace.rows[0].table, trace.rows[0].row],
                 "refused": refused,
                 "stranger": stranger,
                 "role": lake_service_pb2.WriterRole.Name(status.asked.role),

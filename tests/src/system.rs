@@ -289,6 +289,17 @@ impl Running {
         self.wait_ready().await
     }
 
+    /// Ends the service, changes its configuration, and starts it again.
+    pub async fn reconfigure(&mut self, change: impl FnOnce(&str) -> String) -> anyhow::Result<()> {
+        self.end()?;
+        let before = std::fs::read_to_string(&self.config)?;
+        let after = change(&before);
+        ensure!(after != before, "the configuration of {} is what it was", self.name);
+        std::fs::write(&self.config, after)?;
+        self.service = launch(self.binary, &self.config, &self.environment, &self.log)?;
+        self.wait_ready().await
+    }
+
     /// SIGTERM; the service must drain and end well.
     pub fn end(&mut self) -> anyhow::Result<()> {
         let status = self.service.terminate()?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::ipc::writer::StreamWriter;
-use lake_proto::queue::v1::RowBatch;
+use lake_proto::queue::v1::{Quarantined, RowBatch};
 use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::queue::jetstream::{JetStreamConfig, JetStreamQueue};
 use lake_shared::queue::{Message, Queue};
@@ -138,6 +138,22 @@ impl Stage {
         }
     }
 
+    /// Puts something about a record into quarantine.
+    async fn quarantine(&self, domain: &str, id: &str) {
+        let entry = Quarantined {
+            reason: "row_fails".into(),
+            detail: "cannot be stored".into(),
+            domain: domain.into(),
+            kind: Kind::Case.to_proto() as i32,
+            r#type: "person".into(),
+            id: id.into(),
+            payload: b"bytes".to_vec().into(),
+            quarantined_us: chrono::Utc::now().timestamp_micros(),
+            ..Quarantined::default()
+        };
+        self.metastore.quarantine("writer", &entry).await.unwrap();
+    }
+
     /// The file of contexts of one person, whose lake is that of a writer.
     fn context(&self, person: &str, writer: &Writer, token: &str) -> PathBuf {
         let file = self.path(&format!("{person}.toml"));
@@ -204,6 +220,17 @@ async fn lakectl_has_every_answer_in_every_form() {
     assert_eq!(lakectl(&admin, "table drop --domain other --yes").code, Some(66), "nothing is left");
     assert_eq!(json(&admin, "lake pause --domain demo --kind case --reason test").as_array().unwrap().len(), 1);
 
+    stage.quarantine("demo", "id-1").await;
+    stage.quarantine("demo", "id-2").await;
+    let entry = json(&admin, "quarantine list --id id-1")[0]["id"].as_str().unwrap().to_owned();
+    let saved = stage.path("payload");
+    let shown = json(&admin, &format!("quarantine get {entry} --save {}", saved.display()));
+    assert_eq!((&shown["detail"], &shown["payload"]), (&"cannot be stored".into(), &Value::Null));
+    assert_eq!(std::fs::read(&saved).unwrap(), b"bytes");
+    assert_eq!(lakectl(&admin, "quarantine discard --id id-2").code, Some(64), "nobody can be asked");
+    let discarded = json(&admin, "quarantine discard --id id-2 --yes");
+    assert_eq!((&discarded["result"]["entries"], &discarded["selection"]), (&1.into(), &"id=id-2".into()));
+
     // Every command that answers: (command, is it a list, what a name of it is).
     let commands = [
         ("table list".to_owned(), true, PERSON),
@@ -222,6 +249,12 @@ async fn lakectl_has_every_answer_in_every_form() {
         (format!("operation get {id}"), false, id),
         (format!("operation watch {id}"), false, id),
         (format!("operation cancel {id}"), false, id),
+        ("record trace id-1".to_owned(), false, "id-1"),
+        ("quarantine summary".to_owned(), true, "row_fails"),
+        ("quarantine list --domain demo --since 2026-01-01T00:00:00Z".to_owned(), true, &entry),
+        (format!("quarantine get {entry}"), false, &entry),
+        ("quarantine replay --all --dry-run".to_owned(), false, "-"),
+        ("quarantine discard --all --dry-run".to_owned(), false, "-"),
         ("lake status".to_owned(), false, "w-"),
         ("lake pipeline".to_owned(), false, "1"),
         ("lake gather".to_owned(), false, "20"),
@@ -282,6 +315,8 @@ async fn lakectl_says_by_its_code_what_happened() {
     let compacted = json(&admin, &format!("table compact {PERSON}"));
     let of_person = |verb: &str| format!("table {verb} {PERSON}");
     let get = format!("operation get {}", compacted["id"].as_str().unwrap());
+    stage.quarantine("demo", "id-0").await;
+    let entry = format!("quarantine get {}", json(&admin, "quarantine list")[0]["id"].as_str().unwrap());
     for (contexts, command, code) in [
         (&admin, "table get nothing", 66),
         (&admin, "operation get nothing", 66),
@@ -292,6 +327,11 @@ async fn lakectl_says_by_its_code_what_happened() {
         (&admin, "table history nothing", 66),
         (&admin, "table list --nothing", 64),
         (&admin, "lake pause", 64),
+        (&admin, "quarantine get nothing", 66),
+        (&admin, "record trace nothing", 66),
+        (&admin, "quarantine replay", 64),
+        (&admin, "quarantine replay --all --reason row_fails", 64),
+        (&admin, "quarantine list --since yesterday", 64),
         (&admin, "table list --context nothing", 78),
         (&none, "table list --context lake", 78),
         (&none, "lake check", 3),
@@ -307,11 +347,19 @@ async fn lakectl_says_by_its_code_what_happened() {
         (&admin, &of_person("restore --before yesterday"), 64),
         (&viewer, "lake pause --all", 77),
         (&viewer, "lake audit", 77),
+        (&viewer, &entry, 77),
+        (&viewer, "quarantine replay --all", 77),
+        (&viewer, "quarantine discard --all --yes", 77),
         (&wrong, "table list", 77),
         (&other, &of_person("get"), 66),
         (&other, &of_person("compact"), 66),
         (&other, &of_person("files"), 66),
         (&other, &get, 66),
+        (&other, &entry, 66),
+        (&other, "record trace id-0 --domain demo", 66),
+        (&other, "quarantine replay --all", 77),
+        (&other, "quarantine replay --all --domain demo", 64),
+        (&other, "quarantine replay --domain demo", 66),
         (&other, "lake pause --all", 77),
     ] {
         let outcome = lakectl(contexts, command);
@@ -333,6 +381,7 @@ async fn a_client_in_another_language_is_generated_from_the_contract() {
     let token = stage.token("python", "operator", None);
     let mut writer = stage.writer("w").await;
     stage.fill("demo", "person", 4).await;
+    stage.quarantine("demo", "id-3").await;
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = Command::new(parts_dir().unwrap().join("python/bin/python"))
         .arg(here.join("admin/client.py"))
@@ -352,7 +401,11 @@ async fn a_client_in_another_language_is_generated_from_the_contract() {
     assert_eq!((&answered["rows"], &answered["plan"]), (&serde_json::json!([4]), &serde_json::json!([true, true])));
     assert_eq!((&answered["refused"], &answered["stranger"]), (&"NOT_FOUND".into(), &"UNAUTHENTICATED".into()));
     assert_eq!((&answered["role"], &answered["health"]), (&"WRITER_ROLE_HOLDING".into(), &"SERVING".into()));
-    for service in ["LakeService", "OperationService", "TableService"] {
+    assert_eq!(answered["quarantined"], serde_json::json!([["row_fails", 1]]));
+    assert_eq!(answered["entry"], serde_json::json!(["id-3", "cannot be stored", "bytes"]));
+    assert_eq!((&answered["replay"]["records"], &answered["replay"]["done"]), (&1.into(), &0.into()));
+    assert_eq!(answered["trace"], serde_json::json!(["in_lake, quarantined", PERSON, 0]));
+    for service in ["LakeService", "OperationService", "QuarantineService", "RecordService", "TableService"] {
         let named = Value::from(format!("lake.admin.v1.{service}"));
         assert!(answered["services"].as_array().unwrap().contains(&named), "{answered}");
     }

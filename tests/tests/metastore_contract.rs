@@ -84,7 +84,7 @@ async fn a_write_under_way_ends_before_the_lease_is_taken_and_holds_up_no_renewa
     let fenced = metastore.fenced(Fence::new(&lease, BootInstant::now().plus(Duration::from_secs(3_600))));
     let space = Space { domain: "demo".into(), kind: Kind::Case };
     let order = TombstoneOrder { version_us: None, observed_us: 5 };
-    let tombstone = StoredTombstone { id_hash: 7, id: "seven".into(), order };
+    let tombstone = StoredTombstone { id_hash: 7, id: "seven".into(), order, reason: String::new() };
 
     let database = PgPool::connect(&url).await.unwrap();
     let mut blocking = database.begin().await.unwrap();

@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use lake_proto::admin::v1::lake_service_client::LakeServiceClient;
 use lake_proto::admin::v1::operation_service_client::OperationServiceClient;
+use lake_proto::admin::v1::quarantine_service_client::QuarantineServiceClient;
+use lake_proto::admin::v1::record_service_client::RecordServiceClient;
 use lake_proto::admin::v1::table_service_client::TableServiceClient;
 use lake_proto::admin::v1::trust_service_client::TrustServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -42,6 +44,8 @@ impl Interceptor for Bearer {
 pub(crate) struct Clients {
     pub(crate) tables: TableServiceClient<Connection>,
     pub(crate) operations: OperationServiceClient<Connection>,
+    pub(crate) quarantine: QuarantineServiceClient<Connection>,
+    pub(crate) records: RecordServiceClient<Connection>,
     pub(crate) lake: LakeServiceClient<Connection>,
     pub(crate) trust: TrustServiceClient<Connection>,
 }
@@ -82,6 +86,8 @@ impl Clients {
         Ok(Self {
             tables: TableServiceClient::new(connection.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
             operations: OperationServiceClient::new(connection.clone()),
+            quarantine: QuarantineServiceClient::new(connection.clone()),
+            records: RecordServiceClient::new(connection.clone()),
             lake: LakeServiceClient::new(connection.clone()),
             trust: TrustServiceClient::new(connection),
         })

@@ -7,7 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCompleter;
 
 use crate::completion::table_names;
+use self::quarantine::{QuarantineVerb, RecordVerb};
 use crate::output::Format;
+
+pub(crate) mod quarantine;
 
 /// Shows and steers a CommCare Lake
 #[derive(Parser, Debug)]
@@ -43,6 +46,12 @@ pub(crate) enum Noun {
     /// Tables of the lake
     #[command(subcommand)]
     Table(TableVerb),
+    /// Single records
+    #[command(subcommand)]
+    Record(RecordVerb),
+    /// What could not be handled
+    #[command(subcommand)]
+    Quarantine(QuarantineVerb),
     /// Work that takes longer than a call
     #[command(subcommand)]
     Operation(OperationVerb),

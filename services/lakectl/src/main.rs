@@ -17,6 +17,7 @@ mod context;
 mod exit;
 mod output;
 mod pipeline_view;
+mod quarantine_view;
 mod view;
 
 fn main() -> ExitCode {

@@ -23,9 +23,16 @@ pub(crate) fn kind(kind: i32) -> &'static str {
     }
 }
 
-/// A project and a kind, `demo/case`.
-fn space(space: Option<proto::Space>) -> String {
-    space.map_or_else(|| "everything".into(), |space| format!("{}/{}", space.domain, kind(space.kind)))
+/// A project and a kind, `demo/case`; a project alone, where no kind is meant.
+pub(crate) fn space(space: Option<proto::Space>) -> String {
+    match space {
+        None => "everything".into(),
+        Some(space) if space.kind != i32::from(proto::Kind::Unspecified) => {
+            format!("{}/{}", space.domain, kind(space.kind))
+        }
+        Some(space) if space.domain.is_empty() => "everything".into(),
+        Some(space) => space.domain,
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -185,6 +192,7 @@ pub(crate) struct Operation {
     request_id: String,
     dry_run: bool,
     pub(crate) plan_id: String,
+    selection: String,
     pub(crate) result: BTreeMap<String, i64>,
 }
 
@@ -244,6 +252,8 @@ impl From<proto::Operation> for Operation {
             proto::OperationKind::AllowTables => "allow-tables",
             proto::OperationKind::RestoreTable => "restore-table",
             proto::OperationKind::Backfill => "backfill",
+            proto::OperationKind::ReplayQuarantine => "replay-quarantine",
+            proto::OperationKind::DiscardQuarantine => "discard-quarantine",
             proto::OperationKind::Unspecified => "unknown",
         };
         let target = operation.target.unwrap_or_default();
@@ -275,6 +285,7 @@ impl From<proto::Operation> for Operation {
             request_id: operation.request_id,
             dry_run: operation.dry_run,
             plan_id: operation.plan_id,
+            selection: operation.selection,
             result: operation.result.into_iter().collect(),
         }
     }

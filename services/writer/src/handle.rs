@@ -14,7 +14,7 @@ use crate::ingest::control::PauseScope;
 use crate::lease::{LEASE_NAME, LeaseClaimant};
 use crate::metastore::{Lease, Metastore, MetastoreError, TableRecord};
 use crate::operations::{Operations, Request};
-use crate::table_store::{Compacted, Maintained};
+use crate::table_store::{Compacted, LocatedRow, Maintained};
 
 pub use crate::handle_error::HandleError;
 pub use crate::operations::{LeasedStatus, TableDescription};
@@ -115,6 +115,15 @@ impl WriterHandle {
     /// This writer does not hold the lease or is stopping, the metastore failed or has no such space, or the store failed.
     pub async fn maintain(&self, space: Space) -> Result<Maintained, HandleError> {
         self.run(|operations| async move { operations.maintain(&space).await }).await
+    }
+
+    /// Where the row of an id is in a space that has tables; see [`crate::table_store::TableStore::locate`].
+    ///
+    /// # Errors
+    ///
+    /// This writer does not hold the lease or is stopping, or the store failed.
+    pub async fn locate(&self, space: Space, id: String) -> Result<Option<LocatedRow>, HandleError> {
+        self.run(|operations| async move { operations.locate(&space, &id).await }).await
     }
 
     /// Pauses ingest: rows stay in the queue. Answers when no commit of the scope runs any more; before, it is not certain that the tables

@@ -31,6 +31,9 @@ pub enum HandleError {
     /// The metastore could not be asked.
     #[error(transparent)]
     Metastore(MetastoreError),
+    /// The quarantine did not do it.
+    #[error(transparent)]
+    Quarantine(Box<dyn std::error::Error + Send + Sync>),
     /// The store did not do it: the table cannot be used, or passing trouble.
     #[error(transparent)]
     Store(StoreError),

@@ -202,7 +202,7 @@ mod tests {
     use crate::metastore::steering::OperationTarget;
     use crate::restore_point::RestorePoint;
     use crate::table_store::{
-        Applied, Compacted, InMemoryTable, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
+        Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
     };
 
     /// A store that counts its clean-ups, and keeps what it is to tell of the tables.
@@ -237,6 +237,12 @@ mod tests {
         }
         async fn restore_table(&self, _: &TableKey, _: RestorePoint, _: &Consent) -> Result<Restored, StoreError> {
             Ok(Restored::default())
+        }
+        async fn observed(&self, _: &Space, ids: &[String]) -> Result<Vec<Option<i64>>, StoreError> {
+            Ok(vec![None; ids.len()])
+        }
+        async fn locate(&self, _: &Space, _: &str) -> Result<Option<LocatedRow>, StoreError> {
+            Ok(None)
         }
         async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
             Ok(0)

@@ -60,3 +60,7 @@ pub const LEASE_HELD: &str = "lake_writer_lease_held";
 pub const LEASES_LOST_TOTAL: &str = "lake_writer_leases_lost_total";
 /// Counter: entries that left the quarantine because they were too old or too many.
 pub const QUARANTINE_DROPPED_TOTAL: &str = "lake_writer_quarantine_dropped_total";
+/// Counter: entries that left the quarantine. Label `how`: `replayed` (a later reading of the record is in the lake), `discarded`.
+pub const QUARANTINE_RELEASED_TOTAL: &str = "lake_writer_quarantine_released_total";
+/// Gauge: entries in quarantine.
+pub const QUARANTINE_ENTRIES: &str = "lake_writer_quarantine_entries";

@@ -16,12 +16,14 @@ use crate::handle_error::HandleError;
 use crate::ingest::control::{IngestRequest, IngestStatus, PauseScope, PendingRows};
 use crate::metastore::steering::OperationTarget;
 use crate::metastore::{Metastore, TableRecord};
+use crate::quarantine::replay::Quarantine;
 use crate::restore_point::RestorePoint;
-use crate::table_store::{Compacted, InMemoryTable, Maintained, PlannedCompaction, Restored, TableStore};
+use crate::table_store::{Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, TableStore};
 
 pub(crate) mod backfill;
 pub(crate) mod pause_keeper;
 pub(crate) mod policy_keeper;
+mod quarantine_work;
 pub(crate) mod runner;
 
 pub use self::backfill::BackfillOptions;
@@ -71,6 +73,7 @@ pub struct TableDescription {
 pub(crate) struct Operations {
     store: Arc<dyn TableStore>,
     metastore: Arc<dyn Metastore>,
+    quarantine: Arc<Quarantine>,
     ingest: mpsc::Sender<IngestRequest>,
     rewrites: Semaphore,
     rewrites_waiting: Semaphore,
@@ -79,15 +82,17 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    /// Operations on these tables and this ingest.
+    /// Operations on these tables, this quarantine and this ingest.
     pub(crate) fn new(
         store: Arc<dyn TableStore>,
         metastore: Arc<dyn Metastore>,
+        quarantine: Arc<Quarantine>,
         ingest: mpsc::Sender<IngestRequest>,
     ) -> Self {
         Self {
             store,
             metastore,
+            quarantine,
             ingest,
             rewrites: Semaphore::new(REWRITES_AT_ONCE),
             rewrites_waiting: Semaphore::new(REWRITES_WAITING_MAX),
@@ -181,6 +186,15 @@ impl Operations {
     /// Those of the ids that have a row.
     pub(crate) async fn present(&self, space: &Space, ids: &[String]) -> Result<HashSet<String>, HandleError> {
         self.store.present(space, ids).await.map_err(HandleError::Store)
+    }
+
+    /// The work on the quarantine.
+    pub(crate) fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    pub(crate) async fn locate(&self, space: &Space, id: &str) -> Result<Option<LocatedRow>, HandleError> {
+        self.store.locate(space, id).await.map_err(HandleError::Store)
     }
 
     pub(crate) async fn pause(&self, scope: PauseScope) -> Result<(), HandleError> {

@@ -29,7 +29,8 @@ pub use crate::operations::BackfillOptions;
 use crate::operations::backfill::{self, BackfillTools};
 use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request, pause_keeper, policy_keeper, runner};
 use crate::pipeline_watch::PipelineWatch;
-use crate::quarantine_sink;
+use crate::quarantine::replay::Quarantine;
+use crate::quarantine::{sink, watch as quarantine_watch};
 use crate::status_page::{Samples, StatusPage};
 use crate::table_store::TableStore;
 use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
@@ -204,6 +205,7 @@ impl Writer {
                 lake: Arc::clone(&self.root),
                 queue: Arc::clone(&queue),
                 pipeline: pipeline.clone(),
+                quarantine_bounds: self.options.maintenance.quarantine_bounds(),
             };
             tokio::spawn(admin.serve(parts, shutdown.clone()))
         });
@@ -211,7 +213,7 @@ impl Writer {
         let quarantine_shutdown = CancellationToken::new();
         let reports = Arc::clone(&self.metastore);
         let keeping_reports = backfill::reports::run(Arc::clone(&queue), reports, quarantine_shutdown.clone());
-        let storing_quarantined = quarantine_sink::run(
+        let storing_quarantined = sink::run(
             Arc::clone(&queue),
             Arc::clone(&self.metastore),
             self.options.maintenance.quarantine_bounds(),
@@ -341,7 +343,11 @@ impl Leased {
             return Ok(());
         }
         let Some(paused) = pause_keeper::at_start(&**metastore, &shutdown).await else { return Ok(()) };
-        let operations = Arc::new(Operations::new(Arc::clone(store), Arc::clone(metastore), ask_ingest));
+        let quarantine = Quarantine::new(Arc::clone(store), Arc::clone(metastore), Arc::clone(queue));
+        let quarantine = Arc::new(quarantine);
+        let operations = Operations::new(Arc::clone(store), Arc::clone(metastore), Arc::clone(&quarantine), ask_ingest);
+        let operations = Arc::new(operations);
+        beside.spawn(quarantine_watch::run(quarantine, Arc::clone(metastore), shutdown.clone()));
         let (tables, rounds) = (Arc::clone(store), options.maintenance.clone());
         beside.spawn(maintenance::run(tables, Arc::clone(metastore), rounds, shutdown.clone()));
         beside.spawn(operations::serve(Arc::clone(&operations), Arc::clone(requests), shutdown.clone()));

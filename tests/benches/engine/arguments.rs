@@ -20,7 +20,7 @@ pub struct Arguments {
         value_enum,
         value_delimiter = ',',
         default_value = concat!(
-            "upsert,index,lookup,type-change,foreign,compaction,s3,spread,scan,merge,spark,memory,",
+            "upsert,index,lookup,trace,type-change,foreign,compaction,s3,spread,scan,merge,spark,memory,",
             "partitions,wide,long-texts,long-run"
         )
     )]
@@ -132,6 +132,8 @@ pub enum Part {
     Index,
     /// Look-ups in the key index itself, and its size.
     Lookup,
+    /// Tracing single records.
+    Trace,
     /// A column that changes its type.
     TypeChange,
     /// A table whose files another writer rewrites.

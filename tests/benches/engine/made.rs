@@ -36,7 +36,7 @@ impl MadeTables {
     /// The tables that the parts will need; none is made yet.
     pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
         let mut sizes = Vec::new();
-        if [Part::Upsert, Part::Index, Part::Lookup].into_iter().any(|part| arguments.has(part)) {
+        if [Part::Upsert, Part::Index, Part::Lookup, Part::Trace].into_iter().any(|part| arguments.has(part)) {
             sizes.extend(&arguments.rows);
         }
         if arguments.has(Part::Merge) {

@@ -26,6 +26,7 @@ mod s3;
 mod scan;
 mod spread;
 mod table;
+mod trace;
 mod type_change;
 mod upsert;
 mod wide;
@@ -63,10 +64,11 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     println!("# Engine benchmark\n\n{}", measure::machine());
     let made = MadeTables::new(arguments)?;
     made.make_all()?;
-    let parts: [(Part, Report); 14] = [
+    let parts: [(Part, Report); 15] = [
         (Part::Upsert, upsert::report),
         (Part::Index, index::report),
         (Part::Lookup, lookup::report),
+        (Part::Trace, trace::report),
         (Part::TypeChange, |arguments, made, _| type_change::report(arguments, made)),
         (Part::Foreign, |arguments, made, _| foreign::report(arguments, made)),
         (Part::Merge, merge::report),

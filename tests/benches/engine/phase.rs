@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::home::Home;
 use super::{
-    compaction, foreign, index, load, long_run, long_texts, lookup, memory, merge, partitions, spread, type_change,
-    upsert, wide,
+    compaction, foreign, index, load, long_run, long_texts, lookup, memory, merge, partitions, spread, trace,
+    type_change, upsert, wide,
 };
 
 /// What a process does.
@@ -24,6 +24,8 @@ pub enum Phase {
     Start(index::Start),
     /// Look-ups in the key index itself.
     LookUp(lookup::LookUps),
+    /// Traces of single records.
+    Trace(trace::Traces),
     /// Batches at a steady pace.
     Ingest(compaction::Ingest),
     /// Maintenance until nothing is left to do.
@@ -94,6 +96,7 @@ pub fn run(order: &str) -> anyhow::Result<()> {
             Phase::Upsert(upserts) => serde_json::to_value(upserts.run(&home).await?)?,
             Phase::Start(start) => serde_json::to_value(start.run(&home).await?)?,
             Phase::LookUp(look_ups) => serde_json::to_value(look_ups.run(&home)?)?,
+            Phase::Trace(traces) => serde_json::to_value(traces.run(&home).await?)?,
             Phase::Ingest(ingest) => serde_json::to_value(ingest.run(&home).await?)?,
             Phase::Maintain => serde_json::to_value(compaction::maintain(&home).await?)?,
             Phase::TypeChange(change) => serde_json::to_value(change.run(&home).await?)?,

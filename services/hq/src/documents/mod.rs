@@ -21,7 +21,9 @@ use self::json_column::parse;
 
 /// A row whose JSON column cannot be read. It stays unreadable until an operator repairs the row: quarantine it.
 #[derive(Debug, thiserror::Error)]
-#[error("{kind} {id}: column {column} does not hold a JSON object; repair the row in HQ and replay the id")]
+#[error(
+    "{kind} {id}: column {column} does not hold a JSON object; repair the row in HQ, then `lakectl quarantine replay --id {id}`"
+)]
 pub struct DocumentError {
     /// What the document is.
     pub kind: Kind,

@@ -18,6 +18,8 @@ mod contexts;
 mod gather;
 mod lake;
 mod operation;
+mod quarantine;
+mod record;
 mod table;
 mod token;
 mod top;
@@ -36,6 +38,8 @@ pub(crate) async fn run(line: CommandLine) -> Result<u8> {
     let CommandLine { global, noun } = line;
     match noun {
         Noun::Table(verb) => table::run(&global, verb).await,
+        Noun::Record(verb) => record::run(&global, verb).await,
+        Noun::Quarantine(verb) => quarantine::run(&global, verb).await,
         Noun::Operation(verb) => operation::run(&global, verb).await,
         Noun::Backfill(verb) => backfill::run(&global, verb).await,
         Noun::Lake(verb) => lake::run(&global, verb).await,

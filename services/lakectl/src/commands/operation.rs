@@ -12,7 +12,7 @@ use crate::view;
 
 const COLUMNS: Columns = Columns {
     table: &["id", "kind", "target", "state", "since", "asked_by", "reason"],
-    wide: &["attempts", "done", "total", "unit", "created_at", "finished_at", "request_id"],
+    wide: &["attempts", "done", "total", "unit", "created_at", "finished_at", "request_id", "selection"],
 };
 
 pub(super) async fn run(global: &Global, verb: OperationVerb) -> Result<u8> {

@@ -27,7 +27,7 @@ pub(super) fn micros(at: &Timestamp) -> Option<i64> {
     at.seconds.checked_mul(1_000_000)?.checked_add(i64::from(at.nanos) / 1_000)
 }
 
-const fn kind(kind: Kind) -> proto::Kind {
+pub(super) const fn kind(kind: Kind) -> proto::Kind {
     match kind {
         Kind::Case => proto::Kind::Case,
         Kind::Form => proto::Kind::Form,
@@ -52,7 +52,7 @@ pub(super) fn space(of: &Space) -> proto::Space {
     proto::Space { domain: of.domain.to_string(), kind: kind(of.kind).into() }
 }
 
-fn key(of: &TableKey) -> proto::TableKey {
+pub(super) fn key(of: &TableKey) -> proto::TableKey {
     proto::TableKey { space: Some(space(&of.space)), r#type: of.document_type.to_string() }
 }
 
@@ -133,7 +133,7 @@ pub(super) fn operation(record: &OperationRecord) -> proto::Operation {
         id: record.id.clone(),
         request_id: record.asked.request_id.clone(),
         kind: operation_kind(record.asked.kind).into(),
-        target: Some(proto::TableKey { space: Some(space(&target.space)), r#type: document_type }),
+        target: Some(proto::TableKey { space: Some(operation_space(record)), r#type: document_type }),
         state: operation_state(record.state).into(),
         since: Some(timestamp(record.since_us)),
         reason: reason(record),
@@ -149,7 +149,15 @@ pub(super) fn operation(record: &OperationRecord) -> proto::Operation {
         result,
         dry_run: record.asked.consent == Consent::DryRun,
         plan_id: record.plan.clone(),
+        selection: record.asked.selection().map(|selection| selection.to_string()).unwrap_or_default(),
     }
+}
+
+/// What an operation is about; of one on the quarantine as much as its filter names.
+fn operation_space(record: &OperationRecord) -> proto::Space {
+    let of_target = space(&record.asked.target.space);
+    let Some(filter) = record.asked.selection() else { return of_target };
+    proto::Space { domain: of_target.domain, kind: filter.kind.map_or(proto::Kind::Unspecified, kind).into() }
 }
 
 const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
@@ -162,6 +170,8 @@ const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
         OperationKind::AllowTables => proto::OperationKind::AllowTables,
         OperationKind::RestoreTable => proto::OperationKind::RestoreTable,
         OperationKind::Backfill => proto::OperationKind::Backfill,
+        OperationKind::ReplayQuarantine => proto::OperationKind::ReplayQuarantine,
+        OperationKind::DiscardQuarantine => proto::OperationKind::DiscardQuarantine,
     }
 }
 
@@ -237,6 +247,7 @@ fn progress(record: &OperationRecord) -> proto::Progress {
         OperationKind::VacuumTable => "files",
         OperationKind::CheckpointTable => "checkpoints",
         OperationKind::Backfill => "documents",
+        OperationKind::ReplayQuarantine | OperationKind::DiscardQuarantine => "entries",
     };
     let at_rate = || {
         let (total, rate) = (record.total?, record.per_second.filter(|rate| *rate > 0.0)?);

@@ -12,6 +12,8 @@ use anyhow::Context;
 use lake_proto::admin::v1::FILE_DESCRIPTOR_SET;
 use lake_proto::admin::v1::lake_service_server::LakeServiceServer;
 use lake_proto::admin::v1::operation_service_server::OperationServiceServer;
+use lake_proto::admin::v1::quarantine_service_server::QuarantineServiceServer;
+use lake_proto::admin::v1::record_service_server::RecordServiceServer;
 use lake_proto::admin::v1::table_service_server::TableServiceServer;
 use lake_proto::admin::v1::trust_service_server::TrustServiceServer;
 use tokio::net::TcpListener;
@@ -32,6 +34,8 @@ mod lake;
 mod operations;
 mod options;
 mod problem;
+mod quarantine;
+mod record;
 mod services;
 mod table_work;
 mod tables;
@@ -102,12 +106,16 @@ impl AdminServer {
         health.set_serving::<OperationServiceServer<Services>>().await;
         health.set_serving::<LakeServiceServer<Services>>().await;
         health.set_serving::<TrustServiceServer<Services>>().await;
+        health.set_serving::<QuarantineServiceServer<Services>>().await;
+        health.set_serving::<RecordServiceServer<Services>>().await;
         // Clients ask for the one or the other version.
         let reflection = reflection_builder().build_v1().context(NO_REFLECTION)?;
         let older_reflection = reflection_builder().build_v1alpha().context(NO_REFLECTION)?;
         let tables = TableServiceServer::from_arc(Arc::clone(&services));
         let operations = OperationServiceServer::from_arc(Arc::clone(&services));
         let trust = TrustServiceServer::from_arc(Arc::clone(&services));
+        let quarantine = QuarantineServiceServer::from_arc(Arc::clone(&services));
+        let records = RecordServiceServer::from_arc(Arc::clone(&services));
         let lake = LakeServiceServer::from_arc(services);
         let mut server = self.server;
         let router = server
@@ -117,6 +125,8 @@ impl AdminServer {
             .add_service(tables.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(trust.max_decoding_message_size(IDS_BYTES_MAX))
             .add_service(operations.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(quarantine.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(records.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(lake.max_decoding_message_size(MESSAGE_BYTES_MAX));
         let shutdown = shutdown.cancelled_owned();
         let served = match self.encryption {

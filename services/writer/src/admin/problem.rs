@@ -95,6 +95,7 @@ fn parts(problem: &Problem) -> (Code, &'static str, String) {
                 }
                 HandleError::Busy(_) => Code::ResourceExhausted,
                 HandleError::UnknownTable(_) | HandleError::UnknownSpace(_) => Code::NotFound,
+                HandleError::Quarantine(_) => Code::FailedPrecondition,
                 HandleError::Store(_) => Code::Internal,
             };
             (code, "WRITER", Chain(error).to_string())

@@ -14,8 +14,8 @@ use super::convert;
 use super::problem::Problem;
 use crate::consent::Consent;
 use crate::handle::WriterHandle;
-use crate::metastore::Metastore;
 use crate::metastore::steering::{Behind, NewOperation, OperationKind, OperationRecord, OperationTarget};
+use crate::metastore::{Metastore, QuarantineBounds};
 use crate::pipeline_watch::PipelineWatch;
 use crate::table_store::delta::inspect::TableInspector;
 use crate::table_store::lake_store::LakeStore;
@@ -47,6 +47,8 @@ pub(crate) struct ServedParts {
     pub(crate) queue: Arc<dyn Queue>,
     /// The other processes of the lake.
     pub(crate) pipeline: PipelineWatch,
+    /// How much the quarantine keeps.
+    pub(crate) quarantine_bounds: QuarantineBounds,
 }
 
 /// The services.
@@ -57,6 +59,7 @@ pub(super) struct Services {
     pub(super) inspector: TableInspector,
     pub(super) queue: Arc<dyn Queue>,
     pub(super) pipeline: PipelineWatch,
+    pub(super) quarantine_bounds: QuarantineBounds,
     pub(super) watchers: Arc<Semaphore>,
     /// Ends streams.
     pub(super) shutdown: CancellationToken,
@@ -64,9 +67,9 @@ pub(super) struct Services {
 
 impl Services {
     pub(super) fn new(gate: Gate, parts: ServedParts, shutdown: CancellationToken) -> Self {
-        let ServedParts { handle, metastore, lake, queue, pipeline } = parts;
+        let ServedParts { handle, metastore, lake, queue, pipeline, quarantine_bounds } = parts;
         let (inspector, watchers) = (TableInspector::new(lake), Arc::new(Semaphore::new(WATCHERS_MAX)));
-        Self { gate, handle, metastore, inspector, queue, pipeline, watchers, shutdown }
+        Self { gate, handle, metastore, inspector, queue, pipeline, quarantine_bounds, watchers, shutdown }
     }
 
     /// Writes down that an operation is asked for, then keeps it to be done.
@@ -90,7 +93,7 @@ impl Services {
             return Err(Problem::Busy { what: "operations" }.into());
         }
         let call = if *consent == Consent::DryRun { format!("{} (dry run)", kind.code()) } else { kind.code().into() };
-        let audited = self.metastore.audit(asked_by, &call, &target.to_string(), request_id).await;
+        let audited = self.metastore.audit(asked_by, &call, &new.subject(), request_id).await;
         audited.map_err(Problem::from)?;
         let asked = self.metastore.ask_operation(&new).await.map_err(Problem::from)?;
         let kept = &asked.asked;

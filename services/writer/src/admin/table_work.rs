@@ -231,7 +231,7 @@ fn policy(asked: &proto::TablePolicy) -> Result<TablePolicy, Problem> {
     Ok(TablePolicy { deletion_vectors, compaction: asked.compaction, retention_hours })
 }
 
-fn consent(dry_run: bool, plan_id: &str) -> Result<Consent, Problem> {
+pub(super) fn consent(dry_run: bool, plan_id: &str) -> Result<Consent, Problem> {
     if dry_run && !plan_id.is_empty() {
         let reason = "with dry_run a plan is made, so none can be given".into();
         return Err(Problem::Field { field: "plan_id", reason });

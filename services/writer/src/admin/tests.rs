@@ -7,6 +7,8 @@ use std::time::Duration;
 use lake_proto::admin::v1 as proto;
 use lake_proto::admin::v1::lake_service_client::LakeServiceClient;
 use lake_proto::admin::v1::operation_service_client::OperationServiceClient;
+use lake_proto::admin::v1::quarantine_service_client::QuarantineServiceClient;
+use lake_proto::admin::v1::record_service_client::RecordServiceClient;
 use lake_proto::admin::v1::table_service_client::TableServiceClient;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -16,6 +18,8 @@ use tonic::{Code, Request};
 use super::options::{AdminOptions, AdminToken, Role};
 use crate::handle::test_writer::Running;
 
+mod quarantine;
+mod record;
 mod random_requests;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,6 +45,8 @@ fn options() -> AdminOptions {
 struct Clients {
     tables: TableServiceClient<Channel>,
     operations: OperationServiceClient<Channel>,
+    quarantine: QuarantineServiceClient<Channel>,
+    records: RecordServiceClient<Channel>,
     lake: LakeServiceClient<Channel>,
 }
 
@@ -51,6 +57,8 @@ impl Clients {
         Self {
             tables: TableServiceClient::new(channel.clone()),
             operations: OperationServiceClient::new(channel.clone()),
+            quarantine: QuarantineServiceClient::new(channel.clone()),
+            records: RecordServiceClient::new(channel.clone()),
             lake: LakeServiceClient::new(channel),
         }
     }

@@ -3,6 +3,7 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use arrow::array::AsArray;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::record_batch::RecordBatch;
@@ -15,6 +16,8 @@ use lake_shared::queue::Delivery;
 use lake_shared::wire;
 
 use super::message;
+use crate::table_store::conversion::{ColumnType, converted};
+use crate::table_store::schema_plan::ID_SOURCE;
 use crate::table_store::{SpaceBatch, TableRows};
 
 /// A message of the stream of rows, decoded.
@@ -31,12 +34,34 @@ pub(super) fn decode(delivery: &Delivery) -> Decoded {
         Ok(batch) => batch,
         Err(error) => return malformed(delivery, RowBatch::default(), Chain(&error).to_string()),
     };
-    // The reader of Arrow streams panics on some damaged streams; that must not end the writer each time such a message is delivered.
-    let caught = catch_unwind(AssertUnwindSafe(|| rows(&batch).map(|rows| (message::bytes_of(&rows), rows))));
-    match caught.unwrap_or_else(|panic| Err(format!("rows are no Arrow stream: {}", panics::text(panic.as_ref())))) {
+    match caught(|| rows(&batch).map(|rows| (message::bytes_of(&rows), rows))) {
         Ok((bytes, rows)) => Decoded::Rows(rows, bytes),
         Err(detail) => malformed(delivery, batch, detail),
     }
+}
+
+/// The reader of Arrow streams panics on some damaged streams; that must not end the writer each time such a message is delivered.
+fn caught<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let caught = catch_unwind(AssertUnwindSafe(decode));
+    caught.unwrap_or_else(|panic| Err(format!("rows are no Arrow stream: {}", panics::text(panic.as_ref()))))
+}
+
+/// The ids in a message of the stream of rows, and where they belong. Never panics, whatever is in it.
+///
+/// # Errors
+/// Where it cannot be understood, why.
+pub(crate) fn ids_of(payload: &[u8]) -> Result<(Space, Vec<String>), String> {
+    let batch = wire::decode::<RowBatch>(payload).map_err(|error| Chain(&error).to_string())?;
+    caught(|| {
+        let SpaceBatch { space, upserts, tombstones } = rows(&batch)?;
+        let mut ids: Vec<String> = tombstones.into_iter().map(|tombstone| tombstone.id).collect();
+        for rows in upserts.iter().flat_map(|table| &table.rows) {
+            let column = rows.column_by_name(ID_SOURCE).and_then(|column| converted(column, ColumnType::String));
+            let column = column.ok_or_else(|| format!("rows without the field {ID_SOURCE}"))?;
+            ids.extend(column.as_string::<i32>().iter().flatten().map(str::to_owned));
+        }
+        Ok((space, ids))
+    })
 }
 
 fn rows(batch: &RowBatch) -> Result<SpaceBatch, String> {

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::buffer::{GivenBack, IngestBuffer};
 use self::control::{IngestRequest, PauseScope, Paused, PendingRows};
 use self::decode::Decoded;
+pub(crate) use self::decode::ids_of;
 use self::flush::{Flush, FlushOutcome};
 use self::message::BufferedMessage;
 use crate::metric_names;

@@ -36,7 +36,7 @@ use crate::metastore::steering::OperationTarget;
 use crate::metastore::{Metastore, QuarantineFilter};
 use crate::restore_point::RestorePoint;
 use crate::table_store::{
-    Applied, Compacted, InMemoryTable, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError, TableStatus,
+    Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError, TableStatus,
     TableStore,
 };
 
@@ -154,6 +154,12 @@ impl TableStore for FakeStore {
     }
     async fn restore_table(&self, _: &TableKey, _: RestorePoint, _: &Consent) -> Result<Restored, StoreError> {
         Ok(Restored::default())
+    }
+    async fn observed(&self, _: &Space, ids: &[String]) -> Result<Vec<Option<i64>>, StoreError> {
+        Ok(vec![None; ids.len()])
+    }
+    async fn locate(&self, _: &Space, _: &str) -> Result<Option<LocatedRow>, StoreError> {
+        Ok(None)
     }
     async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
         Ok(0)
@@ -293,7 +299,7 @@ async fn one_bad_row_goes_to_quarantine_and_the_rest_is_committed() {
     let running = start(&store, quick());
     let metastore = Arc::new(SqliteMetastore::memory());
     metastore.migrate().await.unwrap();
-    let sink = tokio::spawn(crate::quarantine_sink::run(
+    let sink = tokio::spawn(crate::quarantine::sink::run(
         Arc::clone(&running.queue) as Arc<dyn Queue>,
         Arc::clone(&metastore) as Arc<dyn Metastore>,
         MaintenanceOptions::default().quarantine_bounds(),
@@ -332,7 +338,7 @@ async fn rows_of_an_unusable_table_go_to_quarantine_and_the_rest_of_the_space_is
     let running = start(&store, options);
     let metastore = Arc::new(SqliteMetastore::memory());
     metastore.migrate().await.unwrap();
-    let sink = tokio::spawn(crate::quarantine_sink::run(
+    let sink = tokio::spawn(crate::quarantine::sink::run(
         Arc::clone(&running.queue) as Arc<dyn Queue>,
         Arc::clone(&metastore) as Arc<dyn Metastore>,
         MaintenanceOptions::default().quarantine_bounds(),

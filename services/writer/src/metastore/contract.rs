@@ -4,15 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lake_proto::queue::v1::{Lineage, Quarantined};
 use lake_shared::escaped_names;
 use lake_shared::identity::{Kind, Space, TableKey};
 
 use super::fence::Fence;
-use super::{
-    Metastore, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, RecordedDelays, RecordedState,
-    StoredTombstone, TableRecord,
-};
+use super::{Metastore, MetastoreError, NewTable, RecordedDelays, RecordedState, StoredTombstone, TableRecord};
 use crate::boot_clock::BootInstant;
 use crate::order_guard::TombstoneOrder;
 
@@ -29,8 +25,7 @@ pub async fn holds(metastore: &dyn Metastore) {
     tombstones_are_replaced_and_forgotten_by_their_order(metastore).await;
     tombstones_have_a_bound(metastore).await;
     writes_end_with_their_lease(metastore).await;
-    the_quarantine_counts_repetitions(metastore).await;
-    the_quarantine_has_bounds(metastore).await;
+    super::quarantine_contract::holds(metastore).await;
     leases_have_one_owner(metastore).await;
     super::steering::contract::holds(metastore).await;
     super::backfills::contract::holds(metastore).await;
@@ -184,7 +179,8 @@ async fn many_commits_are_recorded_at_once(metastore: &dyn Metastore) {
 }
 
 fn tombstone(n: u128, version_us: Option<i64>, observed_us: i64) -> StoredTombstone {
-    StoredTombstone { id_hash: n, id: format!("id {n}"), order: TombstoneOrder { version_us, observed_us } }
+    let order = TombstoneOrder { version_us, observed_us };
+    StoredTombstone { id_hash: n, id: format!("id {n}"), order, reason: "archived".into() }
 }
 
 async fn tombstones_are_kept_per_space(metastore: &dyn Metastore) {
@@ -211,6 +207,14 @@ async fn tombstones_are_kept_per_space(metastore: &dyn Metastore) {
     found.sort_by_key(|tombstone| tombstone.id_hash);
     assert_eq!(found, [held[0].clone(), held[7].clone(), held[2_500].clone()]);
     assert_eq!(metastore.tombstones_of(&here, &[]).await.unwrap(), []);
+    let nowhere = Space { domain: "nowhere".into(), kind: Kind::Case };
+    let of_two = [(here.clone(), 7), (there.clone(), 7), (nowhere, 7), (there.clone(), 0)];
+    let mut of_two = metastore.tombstones_in_spaces(&of_two).await.unwrap();
+    of_two.sort_by(|one, other| one.space.cmp(&other.space));
+    assert_eq!(of_two.iter().map(|one| &one.space).collect::<Vec<_>>(), [&here, &there]);
+    assert!(of_two.iter().all(|one| one.tombstone.id_hash == 7 && one.tombstone.reason == "archived"));
+    assert!(of_two[0].remembered_us > 1_600_000_000 * SECOND);
+    assert_eq!(metastore.tombstones_in_spaces(&[]).await.unwrap(), []);
     let many_ids: Vec<u128> = (0..12_000).collect();
     assert_eq!(metastore.tombstones_of(&here, &many_ids).await.unwrap().len(), 2_500);
     // A negative time reaches into the future, where nothing is.
@@ -302,91 +306,13 @@ async fn writes_end_with_their_lease(metastore: &dyn Metastore) {
     assert!(now.remember_tombstones(space, &[tombstone(4, None, 6)]).await.unwrap_err().is_lease_lost());
 }
 
-async fn the_quarantine_counts_repetitions(metastore: &dyn Metastore) {
-    let entry = Quarantined {
-        reason: "row_impossible".into(),
-        detail: "a\u{0}b".into(),
-        domain: "demo".into(),
-        kind: Kind::Case.to_proto() as i32,
-        r#type: "person".into(),
-        id: "1".into(),
-        payload: vec![0, 255].into(),
-        lineage: Some(Lineage { topic: "case-sql".into(), partition: 3, offset: 9, published_us: 1, fetched_us: 2 }),
-        quarantined_us: 5,
-    };
-    metastore.quarantine("writer", &entry).await.unwrap();
-    metastore.quarantine("writer", &Quarantined { quarantined_us: 6, ..entry.clone() }).await.unwrap();
-    metastore.quarantine("enricher", &Quarantined { lineage: None, quarantined_us: 9, ..entry.clone() }).await.unwrap();
-    let everything = QuarantineFilter::default();
-    assert_eq!(metastore.quarantined_count(&everything).await.unwrap(), 2);
-    let listed = metastore.quarantined(&everything, 10, 0).await.unwrap();
-    assert_eq!((listed[0].stage.as_str(), listed[0].attempts, &listed[0].entry.lineage), ("enricher", 1, &None));
-    assert_eq!((listed[1].stage.as_str(), listed[1].attempts), ("writer", 2));
-    let stored = Quarantined { detail: "a\u{fffd}b".into(), quarantined_us: 6, ..entry };
-    assert_eq!(listed[1].entry, stored);
-    assert_eq!(metastore.quarantined(&everything, 1, 1).await.unwrap(), listed[1..]);
-    let filter = QuarantineFilter {
-        stage: Some("writer".into()),
-        reason: Some("row_impossible".into()),
-        domain: Some("demo".into()),
-        document_id: Some("1".into()),
-    };
-    let of_another = QuarantineFilter { document_id: Some("2".into()), ..filter.clone() };
-    assert_eq!(metastore.quarantined_count(&of_another).await.unwrap(), 0);
-    assert_eq!(metastore.quarantined(&filter, 10, 0).await.unwrap(), listed[1..]);
-    let nothing = QuarantineFilter { domain: Some("' OR 1 = 1 --".into()), ..QuarantineFilter::default() };
-    assert_eq!(metastore.quarantined_count(&nothing).await.unwrap(), 0);
-    assert!(metastore.release(&listed[0].fingerprint).await.unwrap());
-    assert!(!metastore.release(&listed[0].fingerprint).await.unwrap());
-    assert_eq!(metastore.quarantined_count(&everything).await.unwrap(), 1);
-}
-
-/// Before this the quarantine holds an entry of another test, which is old.
-async fn the_quarantine_has_bounds(metastore: &dyn Metastore) {
-    let bounds = |entries_max, payload_bytes_max| QuarantineBounds {
-        age_max_us: 3_600 * SECOND,
-        entries_max,
-        payload_bytes_max,
-    };
-    let ids = async || {
-        let entries = metastore.quarantined(&QuarantineFilter::default(), 1_000, 0).await.unwrap();
-        let mut ids: Vec<String> = entries.into_iter().map(|entry| entry.entry.id).collect();
-        ids.sort();
-        ids
-    };
-    assert_eq!(metastore.limit_quarantine(&bounds(100, 1_000)).await.unwrap(), 1, "what is older than an hour goes");
-    assert_eq!(ids().await, Vec::<String>::new());
-    let now_us = chrono::Utc::now().timestamp_micros();
-    let entry = |domain: &str, n: i64| Quarantined {
-        reason: "row_impossible".into(),
-        domain: domain.into(),
-        id: format!("{domain} {n:02}"),
-        payload: vec![0; 10].into(),
-        quarantined_us: now_us + n,
-        ..Quarantined::default()
-    };
-    // A flood of one project comes after the three entries of another.
-    for n in 0..3 {
-        metastore.quarantine("writer", &entry("calm", n)).await.unwrap();
-    }
-    for n in 10..40 {
-        metastore.quarantine("writer", &entry("flood", n)).await.unwrap();
-    }
-    assert_eq!(metastore.limit_quarantine(&bounds(100, 1_000)).await.unwrap(), 0);
-    assert_eq!(metastore.limit_quarantine(&bounds(8, 1_000)).await.unwrap(), 25);
-    let calm = ["calm 00", "calm 01", "calm 02"];
-    assert_eq!(ids().await, [&calm[..], &["flood 35", "flood 36", "flood 37", "flood 38", "flood 39"]].concat());
-    assert_eq!(metastore.limit_quarantine(&bounds(8, 59)).await.unwrap(), 3);
-    assert_eq!(ids().await, ["calm 01", "calm 02", "flood 37", "flood 38", "flood 39"]);
-    assert_eq!(metastore.limit_quarantine(&bounds(0, 59)).await.unwrap(), 5);
-}
-
 async fn tombstones_have_a_bound(metastore: &dyn Metastore) {
     let (space, other) = (table("bounded", Kind::Case, "").space, table("bounded", Kind::Form, "").space);
     let tombstone = |n: u128| StoredTombstone {
         id_hash: n,
         id: n.to_string(),
         order: TombstoneOrder { version_us: None, observed_us: 1 },
+        reason: String::new(),
     };
     metastore.remember_tombstones(&other, &[tombstone(0)]).await.unwrap();
     // The younger ones come later, whatever their ids.

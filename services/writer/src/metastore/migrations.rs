@@ -19,6 +19,7 @@ pub(super) const POSTGRES: &[MigrationText] = &[
     (6, "delays", include_str!("../../migrations/postgres/0006_delays.sql")),
     (7, "policies", include_str!("../../migrations/postgres/0007_policies.sql")),
     (8, "backfills", include_str!("../../migrations/postgres/0008_backfills.sql")),
+    (9, "quarantine_replay", include_str!("../../migrations/postgres/0009_quarantine_replay.sql")),
 ];
 
 /// Those for SQLite.
@@ -31,6 +32,7 @@ pub(super) const SQLITE: &[MigrationText] = &[
     (6, "delays", include_str!("../../migrations/sqlite/0006_delays.sql")),
     (7, "policies", include_str!("../../migrations/sqlite/0007_policies.sql")),
     (8, "backfills", include_str!("../../migrations/sqlite/0008_backfills.sql")),
+    (9, "quarantine_replay", include_str!("../../migrations/sqlite/0009_quarantine_replay.sql")),
 ];
 
 /// Runs what a database lacks of these migrations.

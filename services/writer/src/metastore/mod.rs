@@ -24,6 +24,8 @@ mod lease_sql;
 mod migrations;
 pub mod postgres;
 mod quarantine;
+mod quarantine_contract;
+mod quarantine_filter;
 mod rows;
 mod sql;
 pub mod sqlite;
@@ -32,7 +34,8 @@ mod tombstone_sql;
 
 use self::backfills::Backfills;
 use self::fence::{Fence, LeaseLost};
-use self::steering::Steering;
+pub use self::quarantine_filter::QuarantineFilter;
+use self::steering::{Behind, Steering};
 
 /// The metastore's database failed or did not answer, and every call may be repeated; or the lease under which something was to be written
 /// is lost.
@@ -147,6 +150,8 @@ pub struct StoredTombstone {
     pub id: String,
     /// What decides whether a row or the deletion is newer.
     pub order: TombstoneOrder,
+    /// Why the id left, for people: see `Tombstone.reason` of the queue's messages. Empty where that was not kept.
+    pub reason: String,
 }
 
 /// A record in quarantine: it could not be handled and waits until its cause is mended or it is given up.
@@ -160,19 +165,68 @@ pub struct QuarantineRecord {
     pub entry: Quarantined,
     /// How many times the same record came into quarantine for the same reason.
     pub attempts: i64,
+    /// Bytes that are kept of what could not be handled; `entry` may have fewer of them.
+    pub payload_bytes: i64,
+    /// When it came first, microseconds. [`Quarantined::quarantined_us`] of `entry` is when it came last.
+    pub first_us: i64,
+    /// The last time that its record was to be read again; `None`: nobody has asked for that.
+    pub replayed: Option<Replayed>,
 }
 
-/// Which entries of the quarantine are asked for. `None` matches every value.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct QuarantineFilter {
-    /// Entries that this service quarantined: `fetcher`, `enricher` or `writer`.
-    pub stage: Option<String>,
-    /// Entries with this code of a reason, for example `row_impossible`.
-    pub reason: Option<String>,
-    /// Entries about documents of this domain.
-    pub domain: Option<String>,
-    /// Entries about documents with this id.
-    pub document_id: Option<String>,
+/// What is known of the last time that somebody asked for the record of an entry to be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// When, microseconds, by the database's clock.
+    pub at_us: i64,
+    /// How often the entry had come by then.
+    pub attempts: i64,
+    /// When the reading was made that the lake had of the record then, microseconds, by the clock of HQ's database; `None`: it had none.
+    pub observed_us: Option<i64>,
+    /// Why it cannot be read again; empty: it can.
+    pub refused: String,
+}
+
+/// What is to be kept of an entry whose record is to be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayMark {
+    /// The entry.
+    pub fingerprint: String,
+    /// See [`Replayed::observed_us`].
+    pub observed_us: Option<i64>,
+    /// See [`Replayed::refused`].
+    pub refused: String,
+}
+
+/// Entries of the quarantine with one reason, of one service and one domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuarantineGroup {
+    /// Code of the reason.
+    pub reason: String,
+    /// The service that quarantined them.
+    pub stage: String,
+    /// The domain; empty where it is not known.
+    pub domain: String,
+    /// How many there are.
+    pub entries: i64,
+    /// Bytes of their payloads.
+    pub payload_bytes: i64,
+    /// When the one came that has not come for longest, microseconds.
+    pub oldest_us: i64,
+    /// When the one came that came last, microseconds.
+    pub newest_us: i64,
+    /// Those that are being read again.
+    pub replayed: i64,
+}
+
+/// A remembered deletion, with what is told of it to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RememberedTombstone {
+    /// Where the id was deleted.
+    pub space: Space,
+    /// The deletion.
+    pub tombstone: StoredTombstone,
+    /// When it was remembered, microseconds, by the database's clock.
+    pub remembered_us: i64,
 }
 
 /// How much the quarantine keeps.
@@ -205,18 +259,23 @@ pub struct Lease {
     pub wanted_us: i64,
 }
 
-/// Fingerprint of a quarantine entry: the same record quarantined twice for the same reason is one entry.
+/// Fingerprint of a quarantine entry. A document that is in quarantine again for the same reason is the same entry, whatever message led to it
+/// and whatever it looks like now; without the document's id the content tells entries apart.
 pub fn quarantine_fingerprint(stage: &str, entry: &Quarantined) -> String {
     let Lineage { topic, partition, offset, .. } = entry.lineage.clone().unwrap_or_default();
+    let is_known = !entry.id.is_empty();
+    let topic = if is_known { "" } else { topic.as_str() };
     let mut text = Vec::new();
-    for part in [stage, &entry.reason, &entry.domain, &entry.r#type, &entry.id, &topic] {
+    for part in [stage, &entry.reason, &entry.domain, &entry.r#type, &entry.id, topic] {
         text.extend_from_slice(part.as_bytes());
         text.push(0);
     }
     text.extend_from_slice(&entry.kind.to_be_bytes());
-    text.extend_from_slice(&partition.to_be_bytes());
-    text.extend_from_slice(&offset.to_be_bytes());
-    text.extend_from_slice(&entry.payload);
+    if !is_known {
+        text.extend_from_slice(&partition.to_be_bytes());
+        text.extend_from_slice(&offset.to_be_bytes());
+        text.extend_from_slice(&entry.payload);
+    }
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &text).simple().to_string()
 }
 
@@ -297,8 +356,11 @@ pub trait Metastore: Steering + Backfills + Send + Sync {
     /// Forgets the oldest tombstones of a space beyond this number. Answers how many.
     async fn limit_tombstones(&self, space: &Space, count_max: i64) -> Result<u64, MetastoreError>;
 
-    /// Stores an entry of the quarantine. If it is there already (same fingerprint), its attempts are counted up, and detail and time are
-    /// replaced.
+    /// Remembered tombstones of ids of several spaces, in any order, with what is told of them to people.
+    async fn tombstones_in_spaces(&self, ids: &[(Space, IdHash)]) -> Result<Vec<RememberedTombstone>, MetastoreError>;
+
+    /// Stores an entry of the quarantine. If it is there already (same fingerprint) and came before this, its attempts are counted up, and what
+    /// is known of it is replaced.
     async fn quarantine(&self, stage: &str, entry: &Quarantined) -> Result<(), MetastoreError>;
 
     /// Entries of the quarantine, newest first: at most `limit`, without the first `offset` ones.
@@ -309,14 +371,40 @@ pub trait Metastore: Steering + Backfills + Send + Sync {
         offset: u32,
     ) -> Result<Vec<QuarantineRecord>, MetastoreError>;
 
+    /// A page of them without what could not be handled.
+    async fn quarantine_page(
+        &self,
+        filter: &QuarantineFilter,
+        behind: Option<&Behind>,
+        limit: u32,
+    ) -> Result<Vec<QuarantineRecord>, MetastoreError>;
+
+    /// One entry, with at most so many bytes of what could not be handled; `None`: there is no such.
+    async fn quarantine_entry(
+        &self,
+        fingerprint: &str,
+        payload_bytes_max: u32,
+    ) -> Result<Option<QuarantineRecord>, MetastoreError>;
+
+    /// Entries that the filter matches, in groups, the largest first; at most `limit`.
+    async fn quarantine_groups(
+        &self,
+        filter: &QuarantineFilter,
+        limit: u32,
+    ) -> Result<Vec<QuarantineGroup>, MetastoreError>;
+
+    /// Keeps that the records of entries are to be read again.
+    async fn mark_replayed(&self, marks: &[ReplayMark]) -> Result<(), MetastoreError>;
+
     /// Number of entries that the filter matches.
     async fn quarantined_count(&self, filter: &QuarantineFilter) -> Result<u64, MetastoreError>;
 
     /// Removes entries that are too old, and entries beyond the bounds: the older ones of the domains that have most. Answers how many.
     async fn limit_quarantine(&self, bounds: &QuarantineBounds) -> Result<u64, MetastoreError>;
 
-    /// Removes an entry from the quarantine, after its cause was mended or it was given up. Answers whether it was there.
-    async fn release(&self, fingerprint: &str) -> Result<bool, MetastoreError>;
+    /// Removes entries, each given by its fingerprint and by when it came last, after their causes were mended or they were given up. One that
+    /// has come again stays. Answers how many were there.
+    async fn release(&self, entries: &[(String, i64)]) -> Result<u64, MetastoreError>;
 
     /// Takes a lease that is free, expired, or held by the same owner, for so many microseconds, with a new epoch; `None` while another owner
     /// holds it, who is told that it is wanted ([`Lease::wanted_us`]). Waits for what is being written under the lease just now. `address` is where others reach the owner, empty when that is not known.

@@ -6,7 +6,10 @@ use lake_proto::queue::v1::{Lineage, Quarantined};
 use lake_shared::identity::{Kind, Space, TableKey};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
-use super::{Lease, QuarantineRecord, RecordedDelays, RecordedState, StoredTombstone, TableRecord};
+use super::{
+    Lease, QuarantineGroup, QuarantineRecord, RecordedDelays, RecordedState, RememberedTombstone, Replayed, StoredTombstone,
+    TableRecord,
+};
 use crate::order_guard::TombstoneOrder;
 
 /// Text as a database can store it: Postgres refuses the character NUL.
@@ -103,7 +106,11 @@ pub(super) fn id_hash(row: &impl Fields) -> Result<u128, sqlx::Error> {
 
 pub(super) fn tombstone(row: &impl Fields) -> Result<StoredTombstone, sqlx::Error> {
     let order = TombstoneOrder { version_us: row.maybe("version_us")?, observed_us: row.number("observed_us")? };
-    Ok(StoredTombstone { id_hash: id_hash(row)?, id: row.text("id")?, order })
+    Ok(StoredTombstone { id_hash: id_hash(row)?, id: row.text("id")?, order, reason: row.text("reason")? })
+}
+
+pub(super) fn remembered(row: &impl Fields) -> Result<RememberedTombstone, sqlx::Error> {
+    Ok(RememberedTombstone { space: space(row)?, tombstone: tombstone(row)?, remembered_us: row.number("at_us")? })
 }
 
 pub(super) fn quarantined(row: &impl Fields) -> Result<QuarantineRecord, sqlx::Error> {
@@ -114,7 +121,13 @@ pub(super) fn quarantined(row: &impl Fields) -> Result<QuarantineRecord, sqlx::E
         published_us: row.number("published_us")?,
         fetched_us: row.number("fetched_us")?,
     };
-    let kind_name = row.text("kind")?;
+    let (kind_name, at_us, first_us) = (row.text("kind")?, row.number("at_us")?, row.number("first_us")?);
+    let replayed = Replayed {
+        at_us: row.number("replayed_us")?,
+        attempts: row.number("replayed_attempts")?,
+        observed_us: row.maybe("replayed_observed_us")?,
+        refused: row.text("replay_refused")?,
+    };
     Ok(QuarantineRecord {
         fingerprint: row.text("fingerprint")?,
         stage: row.text("stage")?,
@@ -127,9 +140,26 @@ pub(super) fn quarantined(row: &impl Fields) -> Result<QuarantineRecord, sqlx::E
             id: row.text("document_id")?,
             payload: row.bytes("payload")?.into(),
             lineage: (lineage != Lineage::default()).then_some(lineage),
-            quarantined_us: row.number("at_us")?,
+            quarantined_us: at_us,
         },
         attempts: row.number("attempts")?,
+        payload_bytes: row.number("payload_bytes")?,
+        // A writer of an earlier version keeps none.
+        first_us: if first_us == 0 { at_us } else { first_us },
+        replayed: (replayed.at_us > 0).then_some(replayed),
+    })
+}
+
+pub(super) fn quarantine_group(row: &impl Fields) -> Result<QuarantineGroup, sqlx::Error> {
+    Ok(QuarantineGroup {
+        reason: row.text("reason")?,
+        stage: row.text("stage")?,
+        domain: row.text("domain")?,
+        entries: row.number("entries")?,
+        payload_bytes: row.number("payload_bytes")?,
+        oldest_us: row.number("oldest_us")?,
+        newest_us: row.number("newest_us")?,
+        replayed: row.number("replayed")?,
     })
 }
 

@@ -216,6 +216,11 @@ macro_rules! metastore_adapter {
                 looked_up.map_err(failed(|| format!("look up tombstones of {space}")))
             }
 
+            async fn tombstones_in_spaces(&self, ids: &[(Space, IdHash)]) -> Result<Vec<RememberedTombstone>, MetastoreError> {
+                let found = self.look_up_tombstones_in_spaces(ids).await;
+                found.map_err(failed(|| format!("look up tombstones of {} ids", ids.len())))
+            }
+
             async fn remember_tombstones(&self, space: &Space, tombstones: &[StoredTombstone]) -> Result<(), MetastoreError> {
                 self.remember(space, tombstones).await.map_err(failed(|| format!("remember tombstones of {space}")))
             }
@@ -248,7 +253,7 @@ macro_rules! metastore_adapter {
                 limit: u32,
                 offset: u32,
             ) -> Result<Vec<QuarantineRecord>, MetastoreError> {
-                let mut query = Self::filtered("SELECT * FROM quarantine WHERE 1 = 1", filter);
+                let mut query = Self::select_quarantined(filter, u32::MAX);
                 query.push(" ORDER BY at_us DESC, fingerprint LIMIT ").push_bind(i64::from(limit));
                 query.push(" OFFSET ").push_bind(i64::from(offset));
                 let found = query.build().fetch_all(&self.pool).await;
@@ -257,8 +262,42 @@ macro_rules! metastore_adapter {
                     .map_err(failed(|| "list the quarantine".into()))
             }
 
+            async fn quarantine_page(
+                &self,
+                filter: &QuarantineFilter,
+                behind: Option<&Behind>,
+                limit: u32,
+            ) -> Result<Vec<QuarantineRecord>, MetastoreError> {
+                let page = self.quarantine_behind(filter, behind, limit).await;
+                page.map_err(failed(|| "list the quarantine".into()))
+            }
+
+            async fn quarantine_entry(
+                &self,
+                fingerprint: &str,
+                payload_bytes_max: u32,
+            ) -> Result<Option<QuarantineRecord>, MetastoreError> {
+                let found = self.quarantine_one(fingerprint, payload_bytes_max).await;
+                found.map_err(failed(|| format!("read quarantine entry {fingerprint}")))
+            }
+
+            async fn quarantine_groups(
+                &self,
+                filter: &QuarantineFilter,
+                limit: u32,
+            ) -> Result<Vec<QuarantineGroup>, MetastoreError> {
+                let groups = self.grouped_quarantine(filter, limit).await;
+                groups.map_err(failed(|| "count the quarantine".into()))
+            }
+
+            async fn mark_replayed(&self, marks: &[ReplayMark]) -> Result<(), MetastoreError> {
+                let marked = self.set_replayed(marks).await;
+                marked.map_err(failed(|| format!("keep that {} quarantine entries are read again", marks.len())))
+            }
+
             async fn quarantined_count(&self, filter: &QuarantineFilter) -> Result<u64, MetastoreError> {
-                let mut query = Self::filtered("SELECT COUNT(*) FROM quarantine WHERE 1 = 1", filter);
+                let mut query = sqlx::QueryBuilder::<$database>::new("SELECT COUNT(*) FROM quarantine WHERE 1 = 1");
+                Self::push_filter(&mut query, filter);
                 let count = query.build_query_scalar::<i64>().fetch_one(&self.pool).await;
                 count.map(i64::unsigned_abs).map_err(failed(|| "count the quarantine".into()))
             }
@@ -267,12 +306,9 @@ macro_rules! metastore_adapter {
                 self.keep_quarantine_within(bounds).await.map_err(failed(|| "remove old quarantine entries".into()))
             }
 
-            async fn release(&self, fingerprint: &str) -> Result<bool, MetastoreError> {
-                let gone = sqlx::query("DELETE FROM quarantine WHERE fingerprint = $1")
-                    .bind(fingerprint.to_owned())
-                    .execute(&self.pool)
-                    .await;
-                gone.map(|gone| gone.rows_affected() > 0).map_err(failed(|| "remove a quarantine entry".into()))
+            async fn release(&self, entries: &[(String, i64)]) -> Result<u64, MetastoreError> {
+                let removed = self.remove_quarantined(entries).await;
+                removed.map_err(failed(|| format!("remove {} quarantine entries", entries.len())))
             }
 
             async fn acquire_lease(

@@ -25,8 +25,8 @@ use super::steering::{
 };
 use super::tombstone_sql::tombstone_statements;
 use super::{
-    Lease, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, QuarantineRecord, RecordedState,
-    StoredTombstone, TableRecord,
+    Lease, MetastoreError, NewTable, QuarantineBounds, QuarantineFilter, QuarantineGroup, QuarantineRecord,
+    RecordedState, RememberedTombstone, ReplayMark, StoredTombstone, TableRecord,
 };
 use crate::consent::Consent;
 use crate::key_index::IdHash;

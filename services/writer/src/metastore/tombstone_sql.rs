@@ -24,10 +24,10 @@ macro_rules! tombstone_statements {
                 tombstones: &[$crate::metastore::StoredTombstone],
             ) -> Result<(), sql::Failure> {
                 let mut transaction = self.begin().await?;
-                // 7 values a row; both databases take many more, SQLite's limit is 32,766.
+                // 8 values a row; both databases take many more, SQLite's limit is 32,766.
                 for chunk in tombstones.chunks(1_000) {
                     let mut query = sqlx::QueryBuilder::<$database>::new(
-                        "INSERT INTO tombstone (domain, kind, id_hash, id, version_us, observed_us, at_us) ",
+                        "INSERT INTO tombstone (domain, kind, id_hash, id, version_us, observed_us, reason, at_us) ",
                     );
                     query.push_values(chunk, |mut row, tombstone| {
                         row.push_bind(storable(space.domain.as_str()).into_owned())
@@ -36,11 +36,13 @@ macro_rules! tombstone_statements {
                             .push_bind(storable(&tombstone.id).into_owned())
                             .push_bind(tombstone.order.version_us)
                             .push_bind(tombstone.order.observed_us)
+                            .push_bind(storable(&tombstone.reason).into_owned())
                             .push($now);
                     });
                     query.push(
                         " ON CONFLICT (domain, kind, id_hash) DO UPDATE SET id = excluded.id, \
-                         version_us = excluded.version_us, observed_us = excluded.observed_us, at_us = excluded.at_us WHERE ",
+                         version_us = excluded.version_us, observed_us = excluded.observed_us, reason = excluded.reason, \
+                         at_us = excluded.at_us WHERE ",
                     );
                     query.push($crate::metastore::tombstone_sql::IS_NEWER).build().execute(&mut *transaction).await?;
                 }
@@ -49,7 +51,7 @@ macro_rules! tombstone_statements {
 
             fn tombstones_where(space: &lake_shared::identity::Space) -> sqlx::QueryBuilder<$database> {
                 let mut query = sqlx::QueryBuilder::<$database>::new(
-                    "SELECT id_hash, id, version_us, observed_us FROM tombstone WHERE domain = ",
+                    "SELECT id_hash, id, version_us, observed_us, reason FROM tombstone WHERE domain = ",
                 );
                 query.push_bind(storable(space.domain.as_str()).into_owned());
                 query.push(" AND kind = ").push_bind(space.kind.name());
@@ -92,6 +94,30 @@ macro_rules! tombstone_statements {
                     let found = query.push(")").build().fetch_all(&self.pool).await?;
                     for row in &found {
                         tombstones.push(rows::tombstone(row)?);
+                    }
+                }
+                Ok(tombstones)
+            }
+
+            /// By the primary key.
+            async fn look_up_tombstones_in_spaces(
+                &self,
+                ids: &[(lake_shared::identity::Space, $crate::key_index::IdHash)],
+            ) -> Result<Vec<$crate::metastore::RememberedTombstone>, sqlx::Error> {
+                let mut tombstones = Vec::new();
+                for chunk in ids.chunks(1_000) {
+                    let mut query = sqlx::QueryBuilder::<$database>::new(
+                        "SELECT domain, kind, id_hash, id, version_us, observed_us, reason, at_us FROM tombstone \
+                         WHERE (domain, kind, id_hash) IN (",
+                    );
+                    query.push_values(chunk, |mut row, (space, id)| {
+                        row.push_bind(storable(space.domain.as_str()).into_owned())
+                            .push_bind(space.kind.name())
+                            .push_bind(id.to_be_bytes().to_vec());
+                    });
+                    let found = query.push(")").build().fetch_all(&self.pool).await?;
+                    for row in &found {
+                        tombstones.push(rows::remembered(row)?);
                     }
                 }
                 Ok(tombstones)

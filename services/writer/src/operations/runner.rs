@@ -41,13 +41,21 @@ const FORGET_EVERY_ROUNDS: u32 = 3_600;
 
 /// Why an operation that only plans has no effect.
 const ONLY_PLANNED: &str = "it was only planned: nothing was changed";
+/// Why work on the quarantine cannot be done.
+const NO_SELECTION: &str = "the operation does not say which entries it is about";
 
 /// Figures of what an operation did, by name.
-type Figures = BTreeMap<&'static str, u64>;
+pub(super) type Figures = BTreeMap<&'static str, u64>;
 
 /// How an operation ended.
-enum End {
+pub(super) enum End {
     Succeeded(Figures),
+    /// It has succeeded, and there is something to be said of it.
+    Told {
+        reason: String,
+        figures: Figures,
+        plan: String,
+    },
     /// What was destroyed, or would be.
     Destroyed(Destroyed),
     /// What would be done, and the id of that plan.
@@ -98,8 +106,8 @@ pub(crate) async fn run(operations: Arc<Operations>, metastore: Arc<dyn Metastor
 }
 
 /// Works on one operation.
-struct Worker {
-    operations: Arc<Operations>,
+pub(super) struct Worker {
+    pub(super) operations: Arc<Operations>,
     metastore: Arc<dyn Metastore>,
 }
 
@@ -107,10 +115,11 @@ impl Worker {
     async fn work(&self, begun: OperationRecord) {
         let OperationRecord { id, asked, attempts, .. } = &begun;
         let kind = asked.kind.code();
-        tracing::info!(operation = %id, kind, target = %asked.target, asked_by = asked.asked_by, attempts, "operation begun");
+        tracing::info!(operation = %id, kind, target = asked.subject(), asked_by = asked.asked_by, attempts, "operation begun");
         let end = self.done(&begun).await;
         let (state, reason, figures, plan) = match end {
             End::Succeeded(figures) => (OperationState::Succeeded, String::new(), figures, String::new()),
+            End::Told { reason, figures, plan } => (OperationState::Succeeded, reason, figures, plan),
             End::Destroyed(destroyed) => told(destroyed),
             End::Planned(figures, plan) => (OperationState::Succeeded, ONLY_PLANNED.to_owned(), figures, plan),
             End::Restored(restored) => told_of_version(restored),
@@ -118,7 +127,7 @@ impl Worker {
             End::Failed(reason) => (OperationState::Failed, reason, Figures::new(), String::new()),
             End::Left => return,
         };
-        tracing::info!(operation = %id, kind, target = %asked.target, state = state.code(), reason, "operation ended");
+        tracing::info!(operation = %id, kind, target = asked.subject(), state = state.code(), reason, "operation ended");
         let result = serde_json::to_string(&figures).unwrap_or_else(|_| "{}".into());
         let end = OperationEnd { state, reason, result, plan };
         self.insist(|| self.metastore.end_operation(id, &end)).await;
@@ -175,6 +184,14 @@ impl Worker {
                     Err(end) => end,
                 }
             }
+            OperationKind::ReplayQuarantine => match asked.selection() {
+                Some(filter) => self.replay(begun, &filter).await,
+                None => End::Failed(NO_SELECTION.into()),
+            },
+            OperationKind::DiscardQuarantine => match asked.selection() {
+                Some(filter) => self.discard(begun, &filter).await,
+                None => End::Failed(NO_SELECTION.into()),
+            },
         }
     }
 
@@ -252,7 +269,12 @@ impl Worker {
     }
 
     /// Takes a step of an operation, telling meanwhile that it goes on. Passing trouble is waited out for a while.
-    async fn beside_heartbeats<T, Step>(&self, id: &str, done: u64, mut step: impl FnMut() -> Step) -> Result<T, End>
+    pub(super) async fn beside_heartbeats<T, Step>(
+        &self,
+        id: &str,
+        done: u64,
+        mut step: impl FnMut() -> Step,
+    ) -> Result<T, End>
     where
         Step: Future<Output = Result<T, HandleError>>,
     {
@@ -284,8 +306,13 @@ impl Worker {
 
     /// Tells how far an operation is. Answers whether it was asked to end early; no, while the metastore does not answer.
     async fn is_to_end(&self, id: &str, done: u64) -> bool {
+        self.is_to_end_of(id, done, None).await
+    }
+
+    /// The same where it is known how much there is to be done in all.
+    pub(super) async fn is_to_end_of(&self, id: &str, done: u64, total: Option<i64>) -> bool {
         let done = i64::try_from(done).unwrap_or(i64::MAX);
-        self.metastore.operation_goes_on(id, done, None).await.unwrap_or_else(|error| {
+        self.metastore.operation_goes_on(id, done, total).await.unwrap_or_else(|error| {
             tracing::warn!(operation = id, error = %Chain(&error), "the operation's progress cannot be recorded now");
             false
         })

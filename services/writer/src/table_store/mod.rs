@@ -208,6 +208,39 @@ impl InMemoryTable {
     }
 }
 
+/// Where the row of an id is, and which change made it what it is. Times are microseconds since 1970; what a row does not say is `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocatedRow {
+    /// Its table.
+    pub table: TableKey,
+    /// Name of the table.
+    pub table_name: String,
+    /// Version of the table in which it was found.
+    pub version: Option<u64>,
+    /// Data file within the table.
+    pub file: String,
+    /// Row of the file, from 0.
+    pub row: u32,
+    /// Clock of HQ's database when the record was read.
+    pub observed_us: i64,
+    /// When HQ saved the record.
+    pub version_us: Option<i64>,
+    /// Topic of the message of HQ's change feed; empty where the lake itself asked for the record.
+    pub topic: Option<String>,
+    /// Its partition.
+    pub partition: Option<i64>,
+    /// Its offset.
+    pub offset: Option<i64>,
+    /// When HQ published it.
+    pub published_us: Option<i64>,
+    /// When the record had been read.
+    pub fetched_us: Option<i64>,
+    /// When the row was committed.
+    pub committed_us: Option<i64>,
+    /// Why a part of the record is missing; `None`: it is whole.
+    pub incomplete: Option<String>,
+}
+
 /// Why a batch was not applied. Parts of it may have been; applying it again is safe.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -303,6 +336,12 @@ pub trait TableStore: Send + Sync {
 
     /// Those of the ids that have a row in the space. Waits for a batch that is being applied to it.
     async fn present(&self, space: &Space, ids: &[String]) -> Result<HashSet<String>, StoreError>;
+
+    /// When the rows of these ids were observed, microseconds by the clock of HQ's database, in the order of the ids; `None`: there is no row.
+    async fn observed(&self, space: &Space, ids: &[String]) -> Result<Vec<Option<i64>>, StoreError>;
+
+    /// Where the row of an id is; `None`: the space has no row of it. Loads a space that is not in memory, and reads the one row.
+    async fn locate(&self, space: &Space, id: &str) -> Result<Option<LocatedRow>, StoreError>;
 
     /// The spaces that were used since the start.
     fn spaces_in_use(&self) -> Vec<Space>;

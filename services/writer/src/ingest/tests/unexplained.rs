@@ -19,7 +19,7 @@ use crate::metastore::{Metastore, QuarantineFilter};
 async fn quarantine(running: &Running) -> (Arc<SqliteMetastore>, JoinHandle<()>) {
     let metastore = Arc::new(SqliteMetastore::memory());
     metastore.migrate().await.unwrap();
-    let sink = tokio::spawn(crate::quarantine_sink::run(
+    let sink = tokio::spawn(crate::quarantine::sink::run(
         Arc::clone(&running.queue) as Arc<dyn Queue>,
         Arc::clone(&metastore) as Arc<dyn Metastore>,
         MaintenanceOptions::default().quarantine_bounds(),

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
 
-use super::{MetastoreError, TableRecord};
+use super::{MetastoreError, QuarantineFilter, TableRecord};
 use crate::consent::Consent;
 use crate::table_policy::TablePolicy;
 
@@ -37,11 +37,15 @@ pub enum OperationKind {
     RestoreTable,
     /// Fills a space with what HQ has.
     Backfill,
+    /// Has the records of quarantine entries read again.
+    ReplayQuarantine,
+    /// Removes entries of the quarantine.
+    DiscardQuarantine,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::CompactTable,
         Self::CleanUpSpace,
         Self::VacuumTable,
@@ -50,6 +54,8 @@ impl OperationKind {
         Self::AllowTables,
         Self::RestoreTable,
         Self::Backfill,
+        Self::ReplayQuarantine,
+        Self::DiscardQuarantine,
     ];
 
     /// The code by which it is stored.
@@ -63,6 +69,8 @@ impl OperationKind {
             Self::AllowTables => "allow_tables",
             Self::RestoreTable => "restore_table",
             Self::Backfill => "backfill",
+            Self::ReplayQuarantine => "replay_quarantine",
+            Self::DiscardQuarantine => "discard_quarantine",
         }
     }
 }
@@ -122,6 +130,13 @@ impl OperationTarget {
         Self { space: key.space.clone(), document_type: Some(key.document_type.clone()) }
     }
 
+    /// What the entries of the quarantine are about that a filter selects. Which those are only the filter says: where it names no project or no
+    /// kind, the domain is empty here, and the kind is any.
+    pub fn quarantine(filter: &QuarantineFilter) -> Self {
+        let domain = filter.domain.as_deref().unwrap_or_default().into();
+        Self::space(Space { domain, kind: filter.kind.unwrap_or(Kind::Case) })
+    }
+
     /// All tables of a space.
     pub const fn space(space: Space) -> Self {
         Self { space, document_type: None }
@@ -152,6 +167,19 @@ pub struct NewOperation {
     pub consent: Consent,
     /// What exactly is asked for, as JSON; empty where the target says it all. Lists of operations do not show it.
     pub details: String,
+}
+
+impl NewOperation {
+    /// Which entries of the quarantine it is about; `None` for other work.
+    pub fn selection(&self) -> Option<QuarantineFilter> {
+        let is_about_entries = matches!(self.kind, OperationKind::ReplayQuarantine | OperationKind::DiscardQuarantine);
+        is_about_entries.then(|| QuarantineFilter::from_json(&self.details)).flatten()
+    }
+
+    /// What it is about, for people.
+    pub fn subject(&self) -> String {
+        self.selection().map_or_else(|| self.target.to_string(), |selection| selection.to_string())
+    }
 }
 
 /// An operation as the metastore has it. Times are microseconds since 1970, by the database's clock.

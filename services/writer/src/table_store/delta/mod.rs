@@ -32,13 +32,14 @@ use self::space::loader::SpaceLoader;
 use self::upkeep::drop_tables::TableDropper;
 use self::upkeep::external_changes::ExternalChanges;
 use self::upkeep::restore::TableRestorer;
+use self::upkeep::locate::RowLocator;
 use self::upkeep::startup_check;
 use self::upkeep::status_table::StatusTable;
 use self::upkeep::vacuum::Vacuum;
 use self::upsert::apply::Upserter;
 use super::lake_store::LakeStore;
 use super::{
-    Applied, Compacted, InMemoryTable, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError, TableStatus,
+    Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError, TableStatus,
     TableStore,
 };
 use crate::consent::{Consent, Destroyed};
@@ -79,6 +80,7 @@ pub struct DeltaTableStore {
     dropper: TableDropper,
     restorer: TableRestorer,
     status_table: StatusTable,
+    locator: RowLocator,
 }
 
 impl DeltaTableStore {
@@ -99,6 +101,7 @@ impl DeltaTableStore {
             spaces: Spaces::default(),
             upserter: Upserter::new(Arc::clone(&loader), Arc::clone(&options)),
             compactor: Compactor::new(Arc::clone(&loader), Arc::clone(&options)),
+            locator: RowLocator::new(Arc::clone(&loader)),
             dropper: TableDropper::new(Arc::clone(&access), Arc::clone(&metastore)),
             restorer: TableRestorer::new(Arc::clone(&loader)),
             status_table: StatusTable::new(Arc::clone(&access), metastore.fence().cloned(), Arc::clone(&options)),
@@ -354,6 +357,18 @@ impl TableStore for DeltaTableStore {
             Ok(ids.iter().filter(|id| found.contains_key(&id_hash(id))).cloned().collect())
         };
         self.caught(space, work).await.map_err(|error| store_error(space, "looking for rows", error))
+    }
+
+    async fn observed(&self, space: &Space, ids: &[String]) -> Result<Vec<Option<i64>>, StoreError> {
+        let observed = self.caught(space, self.locator.observed(&self.spaces, space, ids)).await;
+        self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
+        observed.map_err(|error| store_error(space, "looking up ids", error))
+    }
+
+    async fn locate(&self, space: &Space, id: &str) -> Result<Option<LocatedRow>, StoreError> {
+        let located = self.caught(space, self.locator.locate(&self.spaces, space, id)).await;
+        self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
+        located.map_err(|error| store_error(space, "looking up an id", error))
     }
 
     async fn close(&self) {

@@ -268,6 +268,23 @@ pub(crate) async fn numbers(
     Ok(numbers)
 }
 
+/// One row of a file, with the columns of these names that it has. Of a large file only the pages that hold them are read.
+pub(crate) async fn row(
+    store: &Arc<dyn ObjectStore>,
+    file: &DataFile,
+    columns: &[&str],
+    row: u32,
+) -> Result<RecordBatch, EngineError> {
+    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+    let builder = builder_with(store, file, options).await?;
+    let mask = projection(&builder, Some(columns));
+    let reading = builder.with_projection(mask).with_row_selection(selection(&RoaringBitmap::from_iter([row])));
+    let mut reading = reading.build().map_err(EngineError::read_file)?;
+    let found = reading.try_next().await.map_err(EngineError::read_file)?;
+    let found = found.filter(|batch| batch.num_rows() == 1);
+    found.ok_or_else(|| EngineError::corrupt(format!("file {} has no row {row}", file.path)))
+}
+
 /// Whole rows of a file, in its order and under the names of its columns. Of a large file only the pages that hold them are read. `None` for
 /// several rows that take more than `bytes_max` of memory.
 pub(crate) async fn whole_rows(

@@ -263,7 +263,7 @@ async fn a_row_that_comes_back_is_not_taken_away_by_its_unfinished_deletion() {
     let rows = vec![new_row("a", 5, &[("/name", "A")]), new_row("b", 5, &[("/name", "B")])];
     lake.open(DeltaOptions::default()).apply(batch(&[("person", rows)], vec![])).await.unwrap();
     let order = TombstoneOrder { version_us: Some(5), observed_us: 9 };
-    let remembered = StoredTombstone { id_hash: id_hash("a"), id: "a".into(), order };
+    let remembered = StoredTombstone { id_hash: id_hash("a"), id: "a".into(), order, reason: String::new() };
     lake.metastore.remember_tombstones(&space(), &[remembered]).await.unwrap();
 
     let store = lake.open(DeltaOptions::default());

@@ -151,5 +151,10 @@ async fn who_meets_a_foreign_commit_learns_the_deletions_before_it() {
 
 fn remembered(id: &str, observed_us: i64) -> crate::metastore::StoredTombstone {
     let order = crate::order_guard::TombstoneOrder { version_us: None, observed_us };
-    crate::metastore::StoredTombstone { id_hash: crate::key_index::id_hash(id), id: id.into(), order }
+    crate::metastore::StoredTombstone {
+        id_hash: crate::key_index::id_hash(id),
+        id: id.into(),
+        order,
+        reason: String::new(),
+    }
 }

@@ -1,7 +1,8 @@
-//! Upkeep of tables: cleaning up, dropping, restoring, commits of other programs, the check at the start.
+//! Upkeep of tables: cleaning up, dropping, restoring, commits of other programs, the check at the start, and where single rows are.
 
 pub(crate) mod drop_tables;
 pub(crate) mod external_changes;
+pub(crate) mod locate;
 pub(crate) mod restore;
 pub(crate) mod startup_check;
 pub(crate) mod status_table;

@@ -5,6 +5,8 @@
 
 use std::collections::hash_map::Entry as MapEntry;
 
+use lake_proto::queue::v1::Tombstone;
+
 use crate::key_index::{IdHash, id_hash};
 use crate::metastore::StoredTombstone;
 use crate::order_guard::{KnownOrders, RowOrder, TombstoneOrder, comparable_instant, row_enters, tombstone_effect};
@@ -169,8 +171,8 @@ impl BatchEntries {
             } else if let Some((position, order)) = tombstone {
                 let effect = tombstone_effect(held, order);
                 if effect.remember {
-                    let id_text = batch.tombstones[position].id.clone();
-                    decisions.remembered.push(StoredTombstone { id_hash: id, id: id_text, order });
+                    let Tombstone { id: id_text, reason, .. } = batch.tombstones[position].clone();
+                    decisions.remembered.push(StoredTombstone { id_hash: id, id: id_text, order, reason });
                 }
                 if effect.delete {
                     decisions.deletes.push(id);
