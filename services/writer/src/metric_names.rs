@@ -1,5 +1,8 @@
 //! Names of the writer's metrics. They are a contract with dashboards and alerts: base units, `_total` for counters.
 
+use lake_shared::identity::Kind;
+use lake_shared::quarantine::{self, Stage};
+
 /// Histogram, seconds: one Delta commit, files written included. Label `kind`.
 pub const COMMIT_SECONDS: &str = "lake_writer_commit_seconds";
 /// Counter: rows that entered a table or replaced an older one. Label `kind`.
@@ -54,3 +57,21 @@ pub const LEASE_HELD: &str = "lake_writer_lease_held";
 pub const LEASES_LOST_TOTAL: &str = "lake_writer_leases_lost_total";
 /// Counter: entries that left the quarantine because they were too old or too many.
 pub const QUARANTINE_DROPPED_TOTAL: &str = "lake_writer_quarantine_dropped_total";
+
+/// Lets what alerts look at begin at zero: an alert on growth would not see the first event of a counter that appears with it, and a writer
+/// that stands by has to say so.
+pub(crate) fn count_from_zero() {
+    for name in [LEASE_HELD, UNUSABLE_TABLES, NOT_COMPACTED_TABLES] {
+        metrics::gauge!(name).increment(0);
+    }
+    quarantine::count_from_zero(Stage::Writer);
+    for name in [LEASES_LOST_TOTAL, FLUSH_RETRIES_TOTAL, QUARANTINE_DROPPED_TOTAL] {
+        metrics::counter!(name).increment(0);
+    }
+    for outcome in ["conflict", "committed", "overwritten"] {
+        metrics::counter!(COMMIT_CONFLICTS_TOTAL, "outcome" => outcome).increment(0);
+    }
+    for kind in Kind::ALL {
+        metrics::counter!(GONE_TABLES_TOTAL, "kind" => kind.name()).increment(0);
+    }
+}
