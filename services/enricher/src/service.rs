@@ -24,6 +24,7 @@ impl EnricherService {
     /// An enricher that asks an HQ and works from and to a queue, both of them connected.
     pub fn build(hq: Hq, queue: Arc<dyn Queue>, options: EnricherOptions) -> Self {
         quarantine::count_from_zero(Stage::Enricher);
+        metrics::counter!(metric_names::TREES_DROPPED_TOTAL).increment(0);
         for reason in ["unavailable", "refused", "ask_less"] {
             metrics::counter!(metric_names::SOURCE_RETRIES_TOTAL, "reason" => reason).increment(0);
         }

@@ -72,6 +72,8 @@ pub(crate) fn count_from_zero() {
         metrics::counter!(COMMIT_CONFLICTS_TOTAL, "outcome" => outcome).increment(0);
     }
     for kind in Kind::ALL {
-        metrics::counter!(GONE_TABLES_TOTAL, "kind" => kind.name()).increment(0);
+        for name in [GONE_TABLES_TOTAL, DELETED_FILES_TOTAL, COMPACTED_FILES_TOTAL, COMPACTED_BYTES_TOTAL] {
+            metrics::counter!(name, "kind" => kind.name()).increment(0);
+        }
     }
 }
