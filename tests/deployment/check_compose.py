@@ -63,6 +63,7 @@ class Compose:
             self.expect(users and re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1]), target, "the last USER must be a number, not root")
         self.expect(f"COPY deploy/config/ {CONFIG_FOLDER}" in self.dockerfile, "image", f"no configuration in {CONFIG_FOLDER}")
         self.check_shards()
+        self.check_policies()
 
     def check_service(self, name, service):
         for port in service.get("ports", []):
@@ -99,6 +100,16 @@ class Compose:
     def check_hosts(self, where, text):
         for host in HOST.findall(text):
             self.expect(host in self.services, where, f"{host} is no service")
+
+    def check_policies(self):
+        """The playground tries the policies that the guide gives."""
+        identities = json.loads((self.root / "deploy/playground/identities.json").read_text())
+        for policy in identities["policies"]:
+            given = json.loads((self.root / "deploy/s3" / f"{policy['name']}.json").read_text())
+            self.expect(json.loads(policy["content"]) == given, "s3", f"tries another policy than deploy/s3/{policy['name']}.json")
+        for identity in identities["identities"]:
+            lakes = identity["name"] != "hq"
+            self.expect(("policyNames" in identity) == lakes, "s3", f"{identity['name']} has not the rights that the guide gives")
 
     def check_shards(self):
         """The ranges that the simulated HQ writes by are those that the lake reads by."""

@@ -33,13 +33,14 @@ const CRATES: [&str; 8] = [
 const OPERATE: &str = "deploy/guide/operate.md";
 
 /// Texts whose links must lead somewhere.
-const TEXTS: [&str; 8] = [
+const TEXTS: [&str; 9] = [
     "README.md",
     "services/README.md",
     "tests/benches/README.md",
     "deploy/guide/README.md",
     OPERATE,
     "deploy/guide/configure.md",
+    "deploy/guide/deploy.md",
     "deploy/guide/readers.md",
     "deploy/guide/migrate.md",
 ];
