@@ -12,7 +12,13 @@ from pathlib import Path
 
 import yaml
 
-LAKE_IMAGE = "commcare-lake:local"
+# What the Dockerfile makes, by the name of its target, with the service that builds it.
+IMAGES = {
+    "commcare-lake:local": ("commcare-lake", "image"),
+    "commcare-lake-simulated-hq:local": ("simulated-hq", "simulated-hq-image"),
+}
+# Images of others are pinned to a version, not to a line of them.
+PINNED = re.compile(r":v?\d+(\.\d+){1,2}(-[a-z]+)?$")
 # Where the Dockerfile puts deploy/config.
 CONFIG_FOLDER = "/etc/commcare-lake/"
 # host:port of an address, after a login if there is one.
@@ -44,14 +50,20 @@ class Compose:
     def check(self):
         for name, service in self.services.items():
             self.check_service(name, service)
-            if service["image"] == LAKE_IMAGE:
+            if service["image"] in IMAGES:
                 self.check_lake_service(name, service)
-        building = [name for name, service in self.services.items() if "build" in service]
-        self.expect(building == ["image"], "image", f"the image must be built once, but is built by {building}")
-        users = re.findall(r"^USER (.+)$", self.dockerfile, re.M)
-        self.expect(users and re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1]), "image", "the last USER must be a number, not root")
+            else:
+                self.expect(PINNED.search(service["image"]), name, f"{service['image']} is not pinned to a version")
+        building = {name: service["build"]["target"] for name, service in self.services.items() if "build" in service}
+        once = {service: target for target, service in IMAGES.values()}
+        self.expect(building == once, "image", f"each image must be built once, but they are built by {building}")
+        for target in once.values():
+            stage = re.search(rf"^FROM \S+ AS {target}$(.*?)(?=^FROM |\Z)", self.dockerfile, re.M | re.S)
+            users = re.findall(r"^USER (.+)$", stage[1], re.M) if stage else []
+            self.expect(users and re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1]), target, "the last USER must be a number, not root")
         self.expect(f"COPY deploy/config/ {CONFIG_FOLDER}" in self.dockerfile, "image", f"no configuration in {CONFIG_FOLDER}")
         self.check_shards()
+        self.check_policies()
 
     def check_service(self, name, service):
         for port in service.get("ports", []):
@@ -89,6 +101,16 @@ class Compose:
         for host in HOST.findall(text):
             self.expect(host in self.services, where, f"{host} is no service")
 
+    def check_policies(self):
+        """The playground tries the policies that the guide gives."""
+        identities = json.loads((self.root / "deploy/playground/identities.json").read_text())
+        for policy in identities["policies"]:
+            given = json.loads((self.root / "deploy/s3" / f"{policy['name']}.json").read_text())
+            self.expect(json.loads(policy["content"]) == given, "s3", f"tries another policy than deploy/s3/{policy['name']}.json")
+        for identity in identities["identities"]:
+            lakes = identity["name"] != "hq"
+            self.expect(("policyNames" in identity) == lakes, "s3", f"{identity['name']} has not the rights that the guide gives")
+
     def check_shards(self):
         """The ranges that the simulated HQ writes by are those that the lake reads by."""
         played = self.services["hq-sim"]["environment"]["HQ_SIM_SHARD_URLS"]
@@ -114,7 +136,7 @@ def main():
             "config": compose.config_of(service),
         }
         for name, service in compose.services.items()
-        if service["image"] == LAKE_IMAGE
+        if service["image"] in IMAGES
     }
     json.dump(lake, sys.stdout)
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use lake_hq::source::Hq;
 use lake_proto::queue::v1::Announcement;
-use lake_shared::queue::Queue;
-use lake_shared::queue::announcement;
+use lake_shared::quarantine::{self, Stage};
+use lake_shared::queue::{Queue, announcement};
 use lake_shared::telemetry::Check;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::metric_names;
 use crate::options::EnricherOptions;
 use crate::pipeline;
 
@@ -23,6 +24,11 @@ pub struct EnricherService {
 impl EnricherService {
     /// An enricher that asks an HQ and works from and to a queue, both of them connected.
     pub fn build(hq: Hq, queue: Arc<dyn Queue>, options: EnricherOptions) -> Self {
+        quarantine::count_from_zero(Stage::Enricher);
+        metrics::counter!(metric_names::TREES_DROPPED_TOTAL).increment(0);
+        for reason in ["unavailable", "refused", "ask_less"] {
+            metrics::counter!(metric_names::SOURCE_RETRIES_TOTAL, "reason" => reason).increment(0);
+        }
         Self { hq, queue, options }
     }
 

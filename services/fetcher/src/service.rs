@@ -7,8 +7,8 @@ use lake_hq::documents::case::CaseOptions;
 use lake_hq::source::Hq;
 use lake_proto::queue::v1::Announcement;
 use lake_shared::identity::Kind;
-use lake_shared::queue::Queue;
-use lake_shared::queue::announcement;
+use lake_shared::quarantine::{self, Stage};
+use lake_shared::queue::{Queue, announcement};
 use lake_shared::telemetry::Check;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,6 +17,7 @@ use crate::allow_list::TakeConfig;
 use crate::change_feed::ChangeFeed;
 use crate::change_feed::kafka::{KafkaConfig, KafkaFeed};
 use crate::coalesce::{LEDGER_TOPIC, USER_TOPICS};
+use crate::metric_names;
 use crate::options::FetchOptions;
 use crate::pipeline::{self, Fetcher};
 
@@ -39,6 +40,7 @@ pub struct FetcherService {
 impl FetcherService {
     /// A fetcher from a feed and an HQ to a queue, all of them connected.
     pub fn build(feed: Arc<dyn ChangeFeed>, hq: Hq, queue: Arc<dyn Queue>, options: FetcherOptions) -> Self {
+        quarantine::count_from_zero(Stage::Fetcher);
         let FetcherOptions { take, case_options, fetch } = options;
         Self { feed, fetcher: Fetcher::new(hq, queue, take, case_options, fetch) }
     }
@@ -93,5 +95,9 @@ impl FetcherService {
 pub fn subscribe(kafka: &KafkaConfig, hq: &HqConfig, lake_has_records: bool) -> anyhow::Result<Arc<dyn ChangeFeed>> {
     let ledger = hq.database.ledger_values.then_some(LEDGER_TOPIC);
     let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).chain(ledger).collect();
+    // An alert on growth would not see the first position of a counter that appears with it.
+    for &topic in &topics {
+        metrics::counter!(metric_names::POSITIONS_GONE_TOTAL, "topic" => topic.to_owned()).increment(0);
+    }
     Ok(KafkaFeed::subscribe(kafka, &topics, lake_has_records)?)
 }

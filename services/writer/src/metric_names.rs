@@ -1,5 +1,8 @@
 //! Names of the writer's metrics. They are a contract with dashboards and alerts: base units, `_total` for counters.
 
+use lake_shared::identity::Kind;
+use lake_shared::quarantine::{self, Stage};
+
 /// Counter: documents that fetchers were asked to read from HQ again. Labels `kind`, `cause`.
 pub const REQUESTED_TOTAL: &str = "lake_writer_requested_total";
 /// Counter: documents of backfills that fetchers have read. Label `kind`.
@@ -64,3 +67,23 @@ pub const QUARANTINE_DROPPED_TOTAL: &str = "lake_writer_quarantine_dropped_total
 pub const QUARANTINE_RELEASED_TOTAL: &str = "lake_writer_quarantine_released_total";
 /// Gauge: entries in quarantine.
 pub const QUARANTINE_ENTRIES: &str = "lake_writer_quarantine_entries";
+
+/// Lets what alerts look at begin at zero: an alert on growth would not see the first event of a counter that appears with it, and a writer
+/// that stands by has to say so.
+pub(crate) fn count_from_zero() {
+    for name in [LEASE_HELD, UNUSABLE_TABLES, NOT_COMPACTED_TABLES] {
+        metrics::gauge!(name).increment(0);
+    }
+    quarantine::count_from_zero(Stage::Writer);
+    for name in [LEASES_LOST_TOTAL, FLUSH_RETRIES_TOTAL, QUARANTINE_DROPPED_TOTAL] {
+        metrics::counter!(name).increment(0);
+    }
+    for outcome in ["conflict", "committed", "overwritten"] {
+        metrics::counter!(COMMIT_CONFLICTS_TOTAL, "outcome" => outcome).increment(0);
+    }
+    for kind in Kind::ALL {
+        for name in [GONE_TABLES_TOTAL, DELETED_FILES_TOTAL, COMPACTED_FILES_TOTAL, COMPACTED_BYTES_TOTAL] {
+            metrics::counter!(name, "kind" => kind.name()).increment(0);
+        }
+    }
+}

@@ -191,6 +191,7 @@ impl Writer {
     ///
     /// The queue refused a consumer, or a task panicked. The process is to be started anew.
     pub async fn run(mut self, queue: Arc<dyn Queue>, shutdown: CancellationToken) -> anyhow::Result<()> {
+        metric_names::count_from_zero();
         let pipeline = self.pipeline.clone();
         let _watching =
             AbortOnDropHandle::new(tokio::spawn(pipeline.clone().run(Arc::clone(&queue), shutdown.clone())));

@@ -40,6 +40,7 @@ const TEXTS: [&str; 9] = [
     "deploy/guide/README.md",
     OPERATE,
     "deploy/guide/configure.md",
+    "deploy/guide/deploy.md",
     "deploy/guide/readers.md",
     "deploy/guide/migrate.md",
     "deploy/guide/trust.md",

@@ -63,6 +63,7 @@ impl Turns {
         let bucket = (options.per_second_max > 0).then(|| TokenBucket::new(rate, rate, now));
         let permits = limit.limit();
         metrics::gauge!(metric_names::IN_FLIGHT_LIMIT, "source" => options.source).set(permits as f64);
+        metrics::counter!(metric_names::SLOWED_DOWN_TOTAL, "source" => options.source).increment(0);
         Arc::new(Self {
             source: options.source,
             per_second_max: options.per_second_max,
