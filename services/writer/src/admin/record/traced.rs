@@ -233,7 +233,9 @@ mod tests {
             started_us: None,
             heartbeat_us: None,
             finished_us: None,
+            per_second: None,
             cancel_requested: false,
+            paused: false,
             result: "{}".into(),
             plan: String::new(),
         }
