@@ -303,7 +303,7 @@ impl Quarantine {
             by_space.entry(space).or_default().push(id.clone());
         }
         let mut observed = HashMap::new();
-        for (space, ids) in by_space.into_iter().filter(|(space, _)| known.contains(space)) {
+        for (space, ids) in by_space.into_iter().filter(|(space, _)| known.contains(*space)) {
             match self.store.observed(space, &ids).await {
                 Ok(found) => observed.extend(
                     ids.into_iter()

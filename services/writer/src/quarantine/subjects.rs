@@ -149,8 +149,12 @@ mod tests {
     }
 
     fn ids(way: Result<Way, String>) -> Vec<String> {
-        let Ok(Way::Records(subjects)) = way else { panic!("{way:?}") };
-        subjects.into_iter().map(|subject| format!("{}/{}", subject.space, subject.id)).collect()
+        match way {
+            Ok(Way::Records(subjects)) => {
+                subjects.into_iter().map(|subject| format!("{}/{}", subject.space, subject.id)).collect()
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -43,9 +43,13 @@ async fn answer(requests: &mut Box<dyn Consumer>, work: impl AsyncFnOnce(Vec<Str
     let delivery = tokio::time::timeout(PATIENCE, requests.next()).await.unwrap().unwrap().unwrap();
     let request: ChangeRequest = wire::decode(&delivery.payload).unwrap();
     assert_eq!((request.domain.as_str(), request.cause().as_str_name()), ("demo", "CHANGE_CAUSE_REPLAY"));
-    let Some(What::Ids(ids)) = request.what else { panic!("{request:?}") };
-    assert!(ids.in_lake);
-    work(ids.ids).await;
+    match request.what {
+        Some(What::Ids(ids)) => {
+            assert!(ids.in_lake);
+            work(ids.ids).await;
+        }
+        other => panic!("{other:?}"),
+    }
     delivery.receipt.acknowledge().await.unwrap();
 }
 
