@@ -12,6 +12,7 @@ mod fetcher;
 pub mod metric_names;
 pub mod options;
 pub mod pipeline;
+pub mod process;
 pub mod publisher;
 mod requests;
 pub mod service;

@@ -23,6 +23,7 @@ pub mod metric_names;
 mod operations;
 pub mod order_guard;
 mod pipeline_watch;
+pub mod process;
 pub mod quarantine;
 pub mod restore_point;
 mod status_page;
