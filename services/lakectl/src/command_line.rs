@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCompleter;
 
-use crate::completion::table_names;
 use self::quarantine::{QuarantineVerb, RecordVerb};
+use crate::completion::table_names;
 use crate::output::Format;
 
 pub(crate) mod quarantine;

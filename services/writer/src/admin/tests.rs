@@ -19,8 +19,8 @@ use super::options::{AdminOptions, AdminToken, Role};
 use crate::handle::test_writer::Running;
 
 mod quarantine;
-mod record;
 mod random_requests;
+mod record;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

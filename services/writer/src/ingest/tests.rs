@@ -36,8 +36,8 @@ use crate::metastore::steering::OperationTarget;
 use crate::metastore::{Metastore, QuarantineFilter};
 use crate::restore_point::RestorePoint;
 use crate::table_store::{
-    Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError, TableStatus,
-    TableStore,
+    Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
+    TableStatus, TableStore,
 };
 
 /// Remembers ids by space; refuses ids that begin with `bad`, tables of type `broken`, and types that begin with `surplus`, all of them at once;

@@ -7,8 +7,8 @@ use lake_shared::identity::{Kind, Space, TableKey};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
 use super::{
-    Lease, QuarantineGroup, QuarantineRecord, RecordedDelays, RecordedState, RememberedTombstone, Replayed, StoredTombstone,
-    TableRecord,
+    Lease, QuarantineGroup, QuarantineRecord, RecordedDelays, RecordedState, RememberedTombstone, Replayed,
+    StoredTombstone, TableRecord,
 };
 use crate::order_guard::TombstoneOrder;
 

@@ -31,16 +31,16 @@ use self::space::cell::{SpaceCell, Spaces};
 use self::space::loader::SpaceLoader;
 use self::upkeep::drop_tables::TableDropper;
 use self::upkeep::external_changes::ExternalChanges;
-use self::upkeep::restore::TableRestorer;
 use self::upkeep::locate::RowLocator;
+use self::upkeep::restore::TableRestorer;
 use self::upkeep::startup_check;
 use self::upkeep::status_table::StatusTable;
 use self::upkeep::vacuum::Vacuum;
 use self::upsert::apply::Upserter;
 use super::lake_store::LakeStore;
 use super::{
-    Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError, TableStatus,
-    TableStore,
+    Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
+    TableStatus, TableStore,
 };
 use crate::consent::{Consent, Destroyed};
 use crate::key_index::id_hash;
