@@ -124,7 +124,8 @@ impl LoadedLake {
         let fetcher = [parts.kafka_section(), parts.hq_section(), parts.queue_section(), slow.to_owned()].concat();
         let enricher = [parts.hq_section(), parts.queue_section()].concat();
         let writer = [parts.queue_section(), parts.store_section("s3://lake/tables"), busy].concat();
-        let credentials = parts.store.environment().into_iter().filter(|(name, _)| name.contains("ACCESS_KEY")).collect();
+        let credentials =
+            parts.store.environment().into_iter().filter(|(name, _)| name.contains("ACCESS_KEY")).collect();
         let folder = parts.folder.path();
         let services = vec![
             Running::start("writer", "writer", &writer, credentials, folder).await?,
