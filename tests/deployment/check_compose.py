@@ -89,7 +89,9 @@ class Compose:
         self.expect(service.get("read_only") and service.get("cap_drop") == ["ALL"], name, "may write or has capabilities")
         self.expect("user" not in service, name, "another user than the image's")
         binary = service["command"][0]
-        self.expect(f" target/release/{binary} " in self.dockerfile, name, f"{binary} is not in the image")
+        names = re.search(r"^ +&& for service in (.+?); do ln ", self.dockerfile, re.M)[1].split()
+        built = f" target/release/{binary} " in self.dockerfile or binary in names
+        self.expect(built, name, f"{binary} is not in the image")
         config = self.config_of(service)
         if config:
             path = self.root / config

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use lake_tests::invocation::{check_config, run};
-use lake_tests::parts::parts_dir;
+use lake_tests::parts::{binary_path, parts_dir};
 use serde::Deserialize;
 
 const SERVICES: [&str; 4] = ["fetcher", "enricher", "writer", "lake"];
@@ -70,6 +70,23 @@ fn the_services_of_the_compose_file_take_their_configuration() {
         let variables: Vec<(&str, &str)> = service.environment.iter().map(|(key, value)| (&**key, &**value)).collect();
         let outcome = check_config(&service.command[0], &root().join(config), &variables).unwrap();
         assert_eq!(outcome.code, Some(0), "{name}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn the_program_of_the_image_is_each_service_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for service in ["fetcher", "enricher", "writer"] {
+        let name = folder.path().join(service);
+        std::os::unix::fs::symlink(binary_path("lake").unwrap(), &name).unwrap();
+        let said = |arguments: &[&str]| {
+            let output = Command::new(&name).args(arguments).output().unwrap();
+            assert!(output.status.success(), "{service}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        assert!(said(&["version"]).starts_with(service));
+        let config = sample(service).display().to_string();
+        assert_eq!(said(&["check-config", "--config", &config]), "configuration is valid\n");
     }
 }
 

@@ -14,6 +14,7 @@ pub mod metric_names;
 pub mod month;
 pub mod options;
 pub mod pipeline;
+pub mod process;
 pub mod rows;
 pub mod service;
 pub mod timestamp;

@@ -12,5 +12,6 @@ mod fetcher;
 pub mod metric_names;
 pub mod options;
 pub mod pipeline;
+pub mod process;
 pub mod publisher;
 pub mod service;

@@ -1,4 +1,7 @@
 //! All services of CommCare Lake in one process, and what is nice to have on a laptop: a demo, and a look at what a form becomes.
+//!
+//! Started by the name `fetcher`, `enricher` or `writer`, it is that service alone: the image has one program with four names, as this one
+//! holds all of them anyway.
 
 mod config;
 mod demo;
@@ -44,7 +47,19 @@ enum Command {
     },
 }
 
+/// The name that this program was started by.
+fn called() -> Option<String> {
+    let path = PathBuf::from(std::env::args_os().next()?);
+    Some(path.file_name()?.to_string_lossy().into_owned())
+}
+
 fn main() -> ExitCode {
+    match called().as_deref() {
+        Some("fetcher") => return lake_fetcher::process::main(),
+        Some("enricher") => return lake_enricher::process::main(),
+        Some("writer") => return lake_writer::process::main(),
+        _ => {}
+    }
     let line = match service::command_line::<CommandLine>() {
         Ok(line) => line,
         Err(exit) => return exit,

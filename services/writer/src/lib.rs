@@ -22,6 +22,7 @@ pub mod metric_names;
 mod operations;
 pub mod order_guard;
 mod pipeline_watch;
+pub mod process;
 pub mod quarantine_sink;
 mod status_page;
 pub mod table_store;
