@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use lake_proto::admin::v1::catalog_service_client::CatalogServiceClient;
 use lake_proto::admin::v1::lake_service_client::LakeServiceClient;
 use lake_proto::admin::v1::operation_service_client::OperationServiceClient;
 use lake_proto::admin::v1::table_service_client::TableServiceClient;
@@ -42,6 +43,7 @@ pub(crate) struct Clients {
     pub(crate) tables: TableServiceClient<Connection>,
     pub(crate) operations: OperationServiceClient<Connection>,
     pub(crate) lake: LakeServiceClient<Connection>,
+    pub(crate) catalog: CatalogServiceClient<Connection>,
 }
 
 impl Clients {
@@ -80,6 +82,7 @@ impl Clients {
         Ok(Self {
             tables: TableServiceClient::new(connection.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
             operations: OperationServiceClient::new(connection.clone()),
+            catalog: CatalogServiceClient::new(connection.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
             lake: LakeServiceClient::new(connection),
         })
     }

@@ -8,6 +8,7 @@ use clap::Parser;
 
 use self::command_line::CommandLine;
 
+mod catalog_view;
 mod client;
 mod command_line;
 mod commands;
@@ -16,6 +17,7 @@ mod exit;
 mod output;
 mod pipeline_view;
 mod view;
+mod words;
 
 fn main() -> ExitCode {
     let line = match CommandLine::try_parse() {

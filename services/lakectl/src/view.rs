@@ -2,31 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use lake_proto::admin::v1 as proto;
-use prost_types::Timestamp;
 use serde::Serialize;
 
-/// An instant in RFC 3339, to the millisecond.
-pub(crate) fn instant(at: Option<Timestamp>) -> Option<String> {
-    let at = at?;
-    let instant = DateTime::<Utc>::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)?;
-    Some(instant.to_rfc3339_opts(SecondsFormat::Millis, true))
-}
-
-fn kind(kind: i32) -> &'static str {
-    match proto::Kind::try_from(kind) {
-        Ok(proto::Kind::Case) => "case",
-        Ok(proto::Kind::Form) => "form",
-        Ok(proto::Kind::Location) => "location",
-        Ok(proto::Kind::Unspecified) | Err(_) => "unknown",
-    }
-}
-
-/// A project and a kind, `demo/case`.
-fn space(space: Option<proto::Space>) -> String {
-    space.map_or_else(|| "everything".into(), |space| format!("{}/{}", space.domain, kind(space.kind)))
-}
+use crate::catalog_view::CatalogEntry;
+use crate::words::{instant, kind, space};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Table {
@@ -74,6 +54,8 @@ pub(crate) struct TableDetail {
     table: Table,
     /// What the holder of the lease has in memory.
     in_memory: Option<InMemory>,
+    /// The table in the catalog.
+    catalog: Option<CatalogEntry>,
     columns: Vec<Column>,
 }
 
@@ -112,6 +94,7 @@ impl From<proto::GetTableResponse> for TableDetail {
         Self {
             table: answer.table.unwrap_or_default().into(),
             in_memory: answer.in_memory.map(in_memory),
+            catalog: answer.catalog.map(CatalogEntry::from),
             columns: answer.columns.into_iter().map(column).collect(),
         }
     }
@@ -177,6 +160,7 @@ impl From<proto::Operation> for Operation {
             proto::OperationKind::CheckpointTable => "checkpoint-table",
             proto::OperationKind::DropTables => "drop-tables",
             proto::OperationKind::AllowTables => "allow-tables",
+            proto::OperationKind::SyncCatalog => "sync-catalog",
             proto::OperationKind::Unspecified => "unknown",
         };
         let target = operation.target.unwrap_or_default();
@@ -417,13 +401,6 @@ pub(crate) struct Context {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn instants_are_rfc_3339() {
-        let at = |seconds, nanos| instant(Some(Timestamp { seconds, nanos }));
-        assert_eq!(at(0, 5_000_000).as_deref(), Some("1970-01-01T00:00:00.005Z"));
-        assert_eq!((at(i64::MAX, 0), at(0, -1), instant(None)), (None, None, None));
-    }
 
     #[test]
     fn operations_name_what_they_are_about() {

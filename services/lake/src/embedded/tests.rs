@@ -10,6 +10,7 @@ use lake_fetcher::options::FetchOptions;
 use lake_hq::documents::case::CaseOptions;
 use lake_simulated_hq::memory_hq::MemoryHq;
 use lake_simulated_hq::turn::{Mutation, Table, Turn};
+use lake_writer::catalog::CatalogOptions;
 use lake_writer::ingest::IngestOptions;
 use lake_writer::lease::LeaseOptions;
 use lake_writer::maintenance::MaintenanceOptions;
@@ -53,6 +54,7 @@ impl Lake {
             maintenance: MaintenanceOptions::default(),
             lease: LeaseOptions::default(),
             admin: None,
+            catalog: CatalogOptions::default(),
         })
         .await
         .unwrap();

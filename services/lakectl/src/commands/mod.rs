@@ -12,6 +12,7 @@ use crate::context::{self, Contexts};
 use crate::exit;
 use crate::output;
 
+mod catalog;
 mod contexts;
 mod drop;
 mod gather;
@@ -37,6 +38,7 @@ pub(crate) async fn run(line: CommandLine) -> Result<u8> {
         Noun::Table(verb) => table::run(&global, verb).await,
         Noun::Operation(verb) => operation::run(&global, verb).await,
         Noun::Lake(verb) => lake::run(&global, verb).await,
+        Noun::Catalog(verb) => catalog::run(&global, verb).await,
         Noun::Context(verb) => contexts::run(&global, verb),
         Noun::Token(verb) => token::run(verb),
         Noun::Completions { shell } => {

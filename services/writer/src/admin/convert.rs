@@ -42,7 +42,7 @@ pub(super) fn space(of: &Space) -> proto::Space {
     proto::Space { domain: of.domain.to_string(), kind: kind(of.kind).into() }
 }
 
-fn key(of: &TableKey) -> proto::TableKey {
+pub(super) fn key(of: &TableKey) -> proto::TableKey {
     proto::TableKey { space: Some(space(&of.space)), r#type: of.document_type.to_string() }
 }
 
@@ -76,8 +76,8 @@ pub(super) fn columns(schema: Option<&str>) -> Vec<proto::Column> {
     fields.iter().map(column).collect()
 }
 
-pub(super) fn in_memory(described: TableDescription) -> proto::TableInMemory {
-    let (pending, loaded) = (described.pending, described.loaded.unwrap_or_default());
+pub(super) fn in_memory(described: &TableDescription) -> proto::TableInMemory {
+    let (pending, loaded) = (&described.pending, described.loaded.clone().unwrap_or_default());
     proto::TableInMemory {
         rows_hidden: loaded.rows_hidden,
         files_with_deletion_vectors: loaded.files_with_deletion_vectors,
@@ -125,6 +125,7 @@ const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
         OperationKind::CheckpointTable => proto::OperationKind::CheckpointTable,
         OperationKind::DropTables => proto::OperationKind::DropTables,
         OperationKind::AllowTables => proto::OperationKind::AllowTables,
+        OperationKind::SyncCatalog => proto::OperationKind::SyncCatalog,
     }
 }
 
@@ -175,7 +176,10 @@ fn next_action(record: &OperationRecord) -> &'static str {
 fn progress(record: &OperationRecord) -> proto::Progress {
     let unit = match record.asked.kind {
         OperationKind::CompactTable => "commits",
-        OperationKind::CleanUpSpace | OperationKind::DropTables | OperationKind::AllowTables => "tables",
+        OperationKind::CleanUpSpace
+        | OperationKind::DropTables
+        | OperationKind::AllowTables
+        | OperationKind::SyncCatalog => "tables",
         OperationKind::VacuumTable => "files",
         OperationKind::CheckpointTable => "checkpoints",
     };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lake_proto::admin::v1::FILE_DESCRIPTOR_SET;
+use lake_proto::admin::v1::catalog_service_server::CatalogServiceServer;
 use lake_proto::admin::v1::lake_service_server::LakeServiceServer;
 use lake_proto::admin::v1::operation_service_server::OperationServiceServer;
 use lake_proto::admin::v1::table_service_server::TableServiceServer;
@@ -24,7 +25,9 @@ pub(crate) use self::services::ServedParts;
 use self::services::Services;
 
 mod access;
+mod catalog;
 mod convert;
+mod convert_catalog;
 mod convert_pipeline;
 mod lake;
 mod operations;
@@ -94,11 +97,13 @@ impl AdminServer {
         health.set_serving::<TableServiceServer<Services>>().await;
         health.set_serving::<OperationServiceServer<Services>>().await;
         health.set_serving::<LakeServiceServer<Services>>().await;
+        health.set_serving::<CatalogServiceServer<Services>>().await;
         // Clients ask for the one or the other version.
         let reflection = reflection_builder().build_v1().context(NO_REFLECTION)?;
         let older_reflection = reflection_builder().build_v1alpha().context(NO_REFLECTION)?;
         let tables = TableServiceServer::from_arc(Arc::clone(&services));
         let operations = OperationServiceServer::from_arc(Arc::clone(&services));
+        let catalog = CatalogServiceServer::from_arc(Arc::clone(&services));
         let lake = LakeServiceServer::from_arc(services);
         let mut server = self.server;
         server
@@ -107,6 +112,7 @@ impl AdminServer {
             .add_service(older_reflection)
             .add_service(tables.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(operations.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(catalog.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(lake.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .serve_with_incoming_shutdown(TcpIncoming::from(self.listener), shutdown.cancelled_owned())
             .await

@@ -49,7 +49,7 @@ pub(crate) struct ServedParts {
     pub(crate) pipeline: PipelineWatch,
 }
 
-/// The three services.
+/// The services.
 pub(super) struct Services {
     pub(super) gate: Gate,
     pub(super) handle: WriterHandle,

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{WriterHandle, WriterRole};
 use crate::admin::AdminOptions;
+use crate::catalog::CatalogOptions;
 use crate::ingest::IngestOptions;
 use crate::lease::LeaseOptions;
 use crate::maintenance::MaintenanceOptions;
@@ -74,6 +75,7 @@ impl Running {
             ingest: IngestOptions { flush_age_ms: 5, ..IngestOptions::default() },
             maintenance: MaintenanceOptions { compact_every_seconds: 0, ..MaintenanceOptions::default() },
             admin,
+            catalog: CatalogOptions::default(),
             lease: LeaseOptions { owner: name.into(), address: address.into(), ..LeaseOptions::default() },
         });
         let writer = writer.await.unwrap();

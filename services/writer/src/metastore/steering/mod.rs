@@ -30,17 +30,20 @@ pub enum OperationKind {
     DropTables,
     /// Lets tables be made anew that were dropped.
     AllowTables,
+    /// Makes the catalog what the lake has.
+    SyncCatalog,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::CompactTable,
         Self::CleanUpSpace,
         Self::VacuumTable,
         Self::CheckpointTable,
         Self::DropTables,
         Self::AllowTables,
+        Self::SyncCatalog,
     ];
 
     /// The code by which it is stored.
@@ -52,6 +55,7 @@ impl OperationKind {
             Self::CheckpointTable => "checkpoint_table",
             Self::DropTables => "drop_tables",
             Self::AllowTables => "allow_tables",
+            Self::SyncCatalog => "sync_catalog",
         }
     }
 }
@@ -92,10 +96,10 @@ impl OperationState {
     }
 }
 
-/// What an operation is about: a space, or one table of it.
+/// What an operation is about: a space, one table of it, or the whole lake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperationTarget {
-    /// The space.
+    /// The space; with an empty domain, which no project has, the whole lake.
     pub space: Space,
     /// The type of the one table; `None`: all of the space.
     pub document_type: Option<DocumentType>,
@@ -111,11 +115,22 @@ impl OperationTarget {
     pub const fn space(space: Space) -> Self {
         Self { space, document_type: None }
     }
+
+    /// All that there is.
+    pub fn whole_lake() -> Self {
+        Self::space(Space { domain: "".into(), kind: Kind::Case })
+    }
+
+    /// Whether it is all that there is.
+    pub fn is_whole_lake(&self) -> bool {
+        self.space.domain.as_str().is_empty()
+    }
 }
 
 impl std::fmt::Display for OperationTarget {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.document_type {
+            _ if self.is_whole_lake() => formatter.write_str("the lake"),
             Some(document_type) => write!(formatter, "{}/{document_type}", self.space),
             None => self.space.fmt(formatter),
         }
