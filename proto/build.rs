@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let queue = protox::compile(["lake/queue/v1/queue.proto"], ["."])?;
     prost_build::Config::new().bytes(["."]).compile_fds(queue)?;
     let services =
-        ["lake_service", "operation_service", "quarantine_service", "record_service", "table_service", "trust_service"];
+        ["catalog_service", "lake_service", "operation_service", "quarantine_service", "record_service", "table_service", "trust_service"];
     let admin = protox::compile(services.map(|name| format!("lake/admin/v1/{name}.proto")), ["."])?;
     // For reflection: clients can ask a writer what it understands.
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

@@ -1,6 +1,6 @@
 """Apache Spark, 3.5 or 4, with Delta's jars, for a test that keeps this process.
 
-    spark.py JARS_FOLDER
+    spark.py JARS_FOLDER [SETTINGS]
 
 One JSON request a line on standard input, one JSON answer a line on standard output: {"done": ...} or {"error": "..."}. The first answer
 comes when Spark is up. Ends with its input. "table" is an absolute path or a URL. Requests, by their key "do":
@@ -8,7 +8,7 @@ comes when Spark is up. Ends with its input. "table" is an absolute path or a UR
   inquire {"table", "version", "whole", "questions", "columns"}: as session.py
   sql    {"sql"}: any statements, one after another when it is a list; the rows of the last, cells as text or null
   merge  {"table", "parquet"}: rows by _id; a row whose column __deleted is true leaves the table, any other enters or replaces
-Nothing is fetched from anywhere: the jars are those of the folder.
+Nothing is fetched from anywhere: the jars are those of the folder. SETTINGS: further settings of the session, as a JSON object.
 """
 
 import glob
@@ -31,7 +31,7 @@ from values import Date, Timestamp, cell_text  # noqa: E402
 DELETED = "__deleted"
 
 
-def start(jars: str, scratch: str) -> SparkSession:
+def start(jars: str, scratch: str, further: dict[str, str]) -> SparkSession:
     settings = {
         "spark.jars": ",".join(sorted(glob.glob(os.path.join(jars, "*.jar")))),
         "spark.driver.bindAddress": "127.0.0.1",
@@ -62,6 +62,7 @@ def start(jars: str, scratch: str) -> SparkSession:
         # Tests clean up at once.
         "spark.databricks.delta.retentionDurationCheck.enabled": "false",
     }
+    settings |= further
     builder = SparkSession.builder.master("local[2]").appName("lake-tests")
     for key, value in settings.items():
         builder = builder.config(key, value)
@@ -162,7 +163,7 @@ def main() -> None:
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory(prefix="lake-test-spark-", ignore_cleanup_errors=True) as scratch:
         os.chdir(scratch)
-        spark = start(sys.argv[1], scratch)
+        spark = start(sys.argv[1], scratch, json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})
         known = {"read": read, "inquire": inquire, "sql": sql, "merge": merge}
         print(json.dumps({"done": f"Spark {spark.version}"}), file=answers, flush=True)
         for line in sys.stdin:

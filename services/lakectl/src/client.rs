@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use lake_proto::admin::v1::catalog_service_client::CatalogServiceClient;
 use lake_proto::admin::v1::lake_service_client::LakeServiceClient;
 use lake_proto::admin::v1::operation_service_client::OperationServiceClient;
 use lake_proto::admin::v1::quarantine_service_client::QuarantineServiceClient;
@@ -47,6 +48,7 @@ pub(crate) struct Clients {
     pub(crate) quarantine: QuarantineServiceClient<Connection>,
     pub(crate) records: RecordServiceClient<Connection>,
     pub(crate) lake: LakeServiceClient<Connection>,
+    pub(crate) catalog: CatalogServiceClient<Connection>,
     pub(crate) trust: TrustServiceClient<Connection>,
 }
 
@@ -86,6 +88,7 @@ impl Clients {
         Ok(Self {
             tables: TableServiceClient::new(connection.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
             operations: OperationServiceClient::new(connection.clone()),
+            catalog: CatalogServiceClient::new(connection.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
             quarantine: QuarantineServiceClient::new(connection.clone()),
             records: RecordServiceClient::new(connection.clone()),
             lake: LakeServiceClient::new(connection.clone()),

@@ -61,6 +61,9 @@ pub(crate) enum Noun {
     /// The lake as a whole
     #[command(subcommand)]
     Lake(LakeVerb),
+    /// The catalog in which readers find the tables by name
+    #[command(subcommand)]
+    Catalog(CatalogVerb),
     /// Where lakes are, and how to reach them
     #[command(subcommand)]
     Context(ContextVerb),
@@ -478,6 +481,29 @@ pub(crate) enum LakeVerb {
         /// Most records
         #[arg(long, default_value_t = 100)]
         limit: u32,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum CatalogVerb {
+    /// Show how far the catalog is what the lake has
+    Status {
+        /// Show again every 2 seconds
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Read all of the catalog and list what differs; the exit code is 1 when something does
+    Diff,
+    /// Make the catalog what the lake has; what others made is left alone
+    Sync {
+        /// Only show what would be changed, with the id of the plan
+        #[arg(long, conflicts_with = "plan")]
+        dry_run: bool,
+        /// Change only exactly what this plan has shown
+        #[arg(long)]
+        plan: Option<String>,
+        #[command(flatten)]
+        waiting: Waiting,
     },
 }
 

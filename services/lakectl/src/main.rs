@@ -9,6 +9,7 @@ use clap_complete::CompleteEnv;
 
 use self::command_line::CommandLine;
 
+mod catalog_view;
 mod client;
 mod command_line;
 mod commands;
@@ -19,6 +20,7 @@ mod output;
 mod pipeline_view;
 mod quarantine_view;
 mod view;
+mod words;
 
 fn main() -> ExitCode {
     // Asked by the script of `lakectl completions`, this answers and ends here.

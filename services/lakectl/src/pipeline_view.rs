@@ -3,7 +3,7 @@
 use lake_proto::admin::v1 as proto;
 use serde::Serialize;
 
-use crate::view::instant;
+use crate::words::instant;
 
 /// The way from HQ to the tables.
 #[derive(Debug, Serialize)]

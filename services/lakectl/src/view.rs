@@ -2,38 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use lake_proto::admin::v1 as proto;
-use prost_types::Timestamp;
 use serde::Serialize;
 
-/// An instant in RFC 3339, to the millisecond.
-pub(crate) fn instant(at: Option<Timestamp>) -> Option<String> {
-    let at = at?;
-    let instant = DateTime::<Utc>::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)?;
-    Some(instant.to_rfc3339_opts(SecondsFormat::Millis, true))
-}
-
-pub(crate) fn kind(kind: i32) -> &'static str {
-    match proto::Kind::try_from(kind) {
-        Ok(proto::Kind::Case) => "case",
-        Ok(proto::Kind::Form) => "form",
-        Ok(proto::Kind::Location) => "location",
-        Ok(proto::Kind::Unspecified) | Err(_) => "unknown",
-    }
-}
-
-/// A project and a kind, `demo/case`; a project alone, where no kind is meant.
-pub(crate) fn space(space: Option<proto::Space>) -> String {
-    match space {
-        None => "everything".into(),
-        Some(space) if space.kind != i32::from(proto::Kind::Unspecified) => {
-            format!("{}/{}", space.domain, kind(space.kind))
-        }
-        Some(space) if space.domain.is_empty() => "everything".into(),
-        Some(space) => space.domain,
-    }
-}
+use crate::catalog_view::CatalogEntry;
+use crate::words::{instant, kind, space};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Table {
@@ -92,6 +65,8 @@ pub(crate) struct TableDetail {
     in_memory: Option<InMemory>,
     /// What an operator has said about it.
     policy: Option<TablePolicy>,
+    /// The table in the catalog.
+    catalog: Option<CatalogEntry>,
     columns: Vec<Column>,
 }
 
@@ -131,6 +106,7 @@ impl From<proto::GetTableResponse> for TableDetail {
             table: answer.table.unwrap_or_default().into(),
             in_memory: answer.in_memory.map(in_memory),
             policy: answer.policy.map(Into::into),
+            catalog: answer.catalog.map(CatalogEntry::from),
             columns: answer.columns.into_iter().map(column).collect(),
         }
     }
@@ -254,6 +230,7 @@ impl From<proto::Operation> for Operation {
             proto::OperationKind::Backfill => "backfill",
             proto::OperationKind::ReplayQuarantine => "replay-quarantine",
             proto::OperationKind::DiscardQuarantine => "discard-quarantine",
+            proto::OperationKind::SyncCatalog => "sync-catalog",
             proto::OperationKind::Unspecified => "unknown",
         };
         let target = operation.target.unwrap_or_default();
@@ -496,13 +473,6 @@ pub(crate) struct Context {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn instants_are_rfc_3339() {
-        let at = |seconds, nanos| instant(Some(Timestamp { seconds, nanos }));
-        assert_eq!(at(0, 5_000_000).as_deref(), Some("1970-01-01T00:00:00.005Z"));
-        assert_eq!((at(i64::MAX, 0), at(0, -1), instant(None)), (None, None, None));
-    }
 
     #[test]
     fn operations_name_what_they_are_about() {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use lake_shared::identity::{Space, TableKey};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::catalog::status::{CatalogEntry, CatalogStatus};
 use crate::ingest::control::PauseScope;
 use crate::lease::{LEASE_NAME, LeaseClaimant};
 use crate::metastore::{Lease, Metastore, MetastoreError, TableRecord};
@@ -95,6 +96,24 @@ impl WriterHandle {
     /// This writer does not hold the lease or is stopping, the metastore failed, or it has no such table.
     pub async fn describe(&self, table: TableKey) -> Result<TableDescription, HandleError> {
         self.run(|operations| async move { operations.describe(&table).await }).await
+    }
+
+    /// How far the catalog is what the lake has, as it is known.
+    ///
+    /// # Errors
+    ///
+    /// This writer does not hold the lease or is stopping.
+    pub async fn catalog_status(&self) -> Result<CatalogStatus, HandleError> {
+        self.run(|operations| async move { Ok(operations.catalog_status()) }).await
+    }
+
+    /// What differs between the lake and the catalog, by reading all of the catalog, and the number of tables that do not differ.
+    ///
+    /// # Errors
+    ///
+    /// This writer does not hold the lease or is stopping, it has no catalog, or the catalog or the metastore failed.
+    pub async fn catalog_diff(&self) -> Result<(Vec<CatalogEntry>, u64), HandleError> {
+        self.run(|operations| async move { operations.catalog_diff().await }).await
     }
 
     /// Compacts what the policy asks for in one table, now instead of in the next round. Batches go on being applied. `more` in the answer:

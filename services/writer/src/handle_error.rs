@@ -4,6 +4,7 @@ use std::fmt;
 
 use lake_shared::identity::{Space, TableKey};
 
+use crate::catalog::registrar::RegistrarError;
 use crate::metastore::{Lease, MetastoreError};
 use crate::table_store::StoreError;
 
@@ -34,6 +35,9 @@ pub enum HandleError {
     /// The quarantine did not do it.
     #[error(transparent)]
     Quarantine(Box<dyn std::error::Error + Send + Sync>),
+    /// The catalog could not be used.
+    #[error(transparent)]
+    Catalog(RegistrarError),
     /// The store did not do it: the table cannot be used, or passing trouble.
     #[error(transparent)]
     Store(StoreError),

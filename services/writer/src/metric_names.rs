@@ -61,6 +61,12 @@ pub const QUARANTINE_STORED_TOTAL: &str = "lake_writer_quarantine_stored_total";
 pub const LEASE_HELD: &str = "lake_writer_lease_held";
 /// Counter: how often this writer lost the lease, or gave way to another one because the queue or the store was missing.
 pub const LEASES_LOST_TOTAL: &str = "lake_writer_leases_lost_total";
+/// Gauge: tables that are still to be created, altered or dropped in the catalog.
+pub const CATALOG_PENDING_TABLES: &str = "lake_writer_catalog_pending_tables";
+/// Gauge, seconds: how long the oldest of them waits.
+pub const CATALOG_LAG_SECONDS: &str = "lake_writer_catalog_lag_seconds";
+/// Counter: rounds that ended as the catalog or the metastore did not answer.
+pub const CATALOG_FAILURES_TOTAL: &str = "lake_writer_catalog_failures_total";
 /// Counter: entries that left the quarantine because they were too old or too many.
 pub const QUARANTINE_DROPPED_TOTAL: &str = "lake_writer_quarantine_dropped_total";
 /// Counter: entries that left the quarantine. Label `how`: `replayed` (a later reading of the record is in the lake), `discarded`.

@@ -11,6 +11,8 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::registrar::{Registrar, Synced};
+use crate::catalog::status::{CatalogEntry, CatalogStatus};
 use crate::consent::{Consent, Destroyed};
 use crate::handle_error::HandleError;
 use crate::ingest::control::{IngestRequest, IngestStatus, PauseScope, PendingRows};
@@ -67,6 +69,8 @@ pub struct TableDescription {
     pub loaded: Option<InMemoryTable>,
     /// What waits for its commit.
     pub pending: PendingRows,
+    /// The table in the catalog; `None`: there is no catalog.
+    pub catalog: Option<CatalogEntry>,
 }
 
 /// The operations of a writer that holds the lease.
@@ -75,6 +79,7 @@ pub(crate) struct Operations {
     metastore: Arc<dyn Metastore>,
     quarantine: Arc<Quarantine>,
     ingest: mpsc::Sender<IngestRequest>,
+    catalog: Arc<Registrar>,
     rewrites: Semaphore,
     rewrites_waiting: Semaphore,
     pauses_waiting: Semaphore,
@@ -82,18 +87,20 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    /// Operations on these tables, this quarantine and this ingest.
+    /// Operations on these tables, this quarantine, this ingest and this catalog.
     pub(crate) fn new(
         store: Arc<dyn TableStore>,
         metastore: Arc<dyn Metastore>,
         quarantine: Arc<Quarantine>,
         ingest: mpsc::Sender<IngestRequest>,
+        catalog: Arc<Registrar>,
     ) -> Self {
         Self {
             store,
             metastore,
             quarantine,
             ingest,
+            catalog,
             rewrites: Semaphore::new(REWRITES_AT_ONCE),
             rewrites_waiting: Semaphore::new(REWRITES_WAITING_MAX),
             pauses_waiting: Semaphore::new(PAUSES_WAITING_MAX),
@@ -114,7 +121,8 @@ impl Operations {
     pub(crate) async fn describe(&self, table: &TableKey) -> Result<TableDescription, HandleError> {
         let record = self.record(table).await?;
         let pending = self.ask_ingest(|answer| IngestRequest::Pending(table.clone(), answer)).await?;
-        Ok(TableDescription { record, loaded: self.store.describe(table).await, pending })
+        let catalog = self.catalog.entry(&record);
+        Ok(TableDescription { record, loaded: self.store.describe(table).await, pending, catalog })
     }
 
     pub(crate) async fn compact(&self, table: &TableKey) -> Result<Compacted, HandleError> {
@@ -195,6 +203,18 @@ impl Operations {
 
     pub(crate) async fn locate(&self, space: &Space, id: &str) -> Result<Option<LocatedRow>, HandleError> {
         self.store.locate(space, id).await.map_err(HandleError::Store)
+    }
+
+    pub(crate) fn catalog_status(&self) -> CatalogStatus {
+        self.catalog.status()
+    }
+
+    pub(crate) async fn catalog_diff(&self) -> Result<(Vec<CatalogEntry>, u64), HandleError> {
+        self.catalog.diff().await.map_err(HandleError::Catalog)
+    }
+
+    pub(crate) async fn sync_catalog(&self, consent: &Consent) -> Result<Synced, HandleError> {
+        self.catalog.sync(consent).await.map_err(HandleError::Catalog)
     }
 
     pub(crate) async fn pause(&self, scope: PauseScope) -> Result<(), HandleError> {

@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{AdminOptions, AdminServer, ServedParts};
+use crate::catalog::hive::HiveCatalog;
+use crate::catalog::registrar::Registrar;
+use crate::catalog::{Catalog, CatalogKind, CatalogOptions};
 use crate::handle::{WriterHandle, WriterRole};
 use crate::ingest::{self, IngestOptions};
 use crate::lease::{HeldLease, LeaseClaimant, LeaseEnd, LeaseOptions, Reach};
@@ -60,6 +63,9 @@ pub struct WriterOptions {
     /// Section `[lease]`: the right to commit.
     #[serde(default)]
     pub lease: LeaseOptions,
+    /// Section `[catalog]`: where readers find the tables by name.
+    #[serde(default)]
+    pub catalog: CatalogOptions,
     /// Section `[admin]`: the gRPC interface for operators; without it there is none.
     #[serde(default)]
     pub admin: Option<AdminOptions>,
@@ -74,6 +80,7 @@ impl WriterOptions {
     pub fn validate(&self) -> Result<(), String> {
         self.store.validate()?;
         self.metastore.validate()?;
+        self.catalog.validate()?;
         self.admin.as_ref().map_or(Ok(()), AdminOptions::validate)?;
         self.backfill.validate()?;
         self.tables.validate()
@@ -103,6 +110,7 @@ pub struct Writer {
     /// The lake's root, found to be usable.
     pub root: Arc<LakeStore>,
     options: WriterOptions,
+    catalog: Option<Arc<dyn Catalog>>,
     admin: Option<AdminServer>,
     pipeline: PipelineWatch,
     samples: Samples,
@@ -128,6 +136,10 @@ impl Writer {
             Some(admin) => Some(AdminServer::bind(admin).await?),
             None => None,
         };
+        let catalog: Option<Arc<dyn Catalog>> = match options.catalog.kind {
+            CatalogKind::None => None,
+            CatalogKind::Hive => Some(Arc::new(HiveCatalog::new(&options.catalog).map_err(anyhow::Error::msg)?)),
+        };
         let metastore = connect::open(&options.metastore)?;
         connect::migrate_when_there(&*metastore).await?;
         let root = Arc::new(LakeStore::open(&options.store)?);
@@ -140,7 +152,7 @@ impl Writer {
         let (ask, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         let claimant = options.lease.claimant();
         let (pipeline, samples) = (PipelineWatch::default(), Samples::default());
-        Ok(Self { metastore, root, options, admin, pipeline, samples, claimant, role, ask, requests })
+        Ok(Self { metastore, root, options, catalog, admin, pipeline, samples, claimant, role, ask, requests })
     }
 
     /// How the other parts of the process ask this writer.
@@ -246,7 +258,7 @@ impl Writer {
 
     /// Holds the lease again and again.
     async fn write(self, queue: Arc<dyn Queue>, reach: &Reach, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { metastore, root, options, claimant, role, requests, pipeline, .. } = self;
+        let Self { metastore, root, options, catalog, claimant, role, requests, pipeline, .. } = self;
         let requests = Arc::new(Mutex::new(requests));
         loop {
             let Some(mut held) = HeldLease::acquire(&metastore, &claimant, reach, &shutdown).await else {
@@ -255,9 +267,17 @@ impl Writer {
             let metastore = metastore.fenced(held.fence().clone());
             // What an earlier holding knew of the tables is forgotten: others may have written since.
             let store = DeltaTableStore::new(Arc::clone(&root), Arc::clone(&metastore), options.tables.clone());
+            let registrar = Registrar::new(
+                catalog.clone(),
+                Arc::clone(&metastore),
+                options.catalog.clone(),
+                &root.location(""),
+                store.changes().clone(),
+            );
             let leased = Leased {
                 metastore,
                 store: Arc::new(store),
+                registrar: Arc::new(registrar),
                 options: options.clone(),
                 queue: Arc::clone(&queue),
                 requests: Arc::clone(&requests),
@@ -299,6 +319,7 @@ impl Writer {
 struct Leased {
     metastore: Arc<dyn Metastore>,
     store: Arc<dyn TableStore>,
+    registrar: Arc<Registrar>,
     options: WriterOptions,
     queue: Arc<dyn Queue>,
     requests: Arc<Mutex<mpsc::Receiver<Request>>>,
@@ -337,7 +358,7 @@ impl Leased {
 
     /// Ingest, with maintenance and requests beside it, until `shutdown`.
     async fn work(&self, beside: &mut JoinSet<()>, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { metastore, store, options, queue, requests, pipeline } = self;
+        let Self { metastore, store, registrar, options, queue, requests, pipeline } = self;
         let (ask_ingest, asked) = mpsc::channel(INGEST_REQUESTS_MAX);
         let policies = options.tables.policies.clone();
         if !policy_keeper::at_start(&**metastore, &policies, &shutdown).await {
@@ -346,9 +367,16 @@ impl Leased {
         let Some(paused) = pause_keeper::at_start(&**metastore, &shutdown).await else { return Ok(()) };
         let quarantine = Quarantine::new(Arc::clone(store), Arc::clone(metastore), Arc::clone(queue));
         let quarantine = Arc::new(quarantine);
-        let operations = Operations::new(Arc::clone(store), Arc::clone(metastore), Arc::clone(&quarantine), ask_ingest);
+        let operations = Operations::new(
+            Arc::clone(store),
+            Arc::clone(metastore),
+            Arc::clone(&quarantine),
+            ask_ingest,
+            Arc::clone(registrar),
+        );
         let operations = Arc::new(operations);
         beside.spawn(quarantine_watch::run(quarantine, Arc::clone(metastore), shutdown.clone()));
+        beside.spawn(Arc::clone(registrar).run(shutdown.clone()));
         let (tables, rounds) = (Arc::clone(store), options.maintenance.clone());
         beside.spawn(maintenance::run(tables, Arc::clone(metastore), rounds, shutdown.clone()));
         beside.spawn(operations::serve(Arc::clone(&operations), Arc::clone(requests), shutdown.clone()));

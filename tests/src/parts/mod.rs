@@ -1,11 +1,12 @@
-//! Real parts for tests: Postgres, NATS, Apache Kafka, an S3 store, HDFS, Apache Spark and the binaries of this workspace.
+//! Real parts for tests: Postgres, NATS, Apache Kafka, an S3 store, HDFS, Apache Spark, the Hive Metastore and the binaries of this workspace.
 //!
-//! Invariants: everything listens on 127.0.0.1 only, on ports that no other test holds; every part keeps its data in a folder of its own;
+//! Invariants: everything listens on 127.0.0.1 only (but for Hive Metastores before 4, which cannot be told to), on ports that no other test holds; every part keeps its data in a folder of its own;
 //! a part ends when its value is dropped, and also when the test process dies without dropping it. Nothing else is ever stopped.
 //! The parts are installed by `tests/set-up`; a missing one is an error that says so.
 
 mod dialogue;
 mod hdfs;
+mod hive_metastore;
 mod kafka;
 mod link;
 mod nats;
@@ -25,6 +26,7 @@ use anyhow::{Context, bail};
 
 pub(crate) use self::dialogue::Dialogue;
 pub use self::hdfs::Hdfs;
+pub use self::hive_metastore::{HiveMetastore, HiveVersion, KeyStore, postgres_driver};
 pub use self::kafka::Kafka;
 pub use self::link::Link;
 pub use self::nats::Nats;

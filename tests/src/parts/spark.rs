@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::dialogue::Dialogue;
 use super::installed;
@@ -57,9 +57,20 @@ impl Spark {
     /// # Errors
     /// When it is not installed or does not come up.
     pub fn start(release: SparkRelease) -> anyhow::Result<Self> {
+        Self::start_with(release, &[])
+    }
+
+    /// The same with further settings of the session.
+    ///
+    /// # Errors
+    /// As [`Spark::start`].
+    pub fn start_with(release: SparkRelease, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let part = |name: &str| installed(&format!("{release}/{name}"));
         let mut command = Command::new(part("python/bin/python")?);
         command.arg(package_file("readers/spark.py")).arg(part("jars")?);
+        let settings: Map<String, Value> =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+        command.arg(Value::Object(settings).to_string());
         let name = match release {
             SparkRelease::Three => {
                 // Newer ones are not for it.

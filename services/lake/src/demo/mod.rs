@@ -24,6 +24,7 @@ use lake_shared::telemetry::{self, LogFormat, TelemetryConfig};
 use lake_simulated_hq::life::{Life, LifeOptions};
 use lake_simulated_hq::memory_hq::MemoryHq;
 use lake_simulated_hq::turn::Turn;
+use lake_writer::catalog::CatalogOptions;
 use lake_writer::ingest::IngestOptions;
 use lake_writer::lease::LeaseOptions;
 use lake_writer::maintenance::MaintenanceOptions;
@@ -147,6 +148,7 @@ fn writer_options(folder: &Path) -> WriterOptions {
         backfill: BackfillOptions::default(),
         lease: LeaseOptions::default(),
         admin: None,
+        catalog: CatalogOptions::default(),
     }
 }
 

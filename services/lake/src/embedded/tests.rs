@@ -11,6 +11,7 @@ use lake_hq::documents::case::CaseOptions;
 use lake_shared::identity::{Kind, Space};
 use lake_simulated_hq::memory_hq::MemoryHq;
 use lake_simulated_hq::turn::{Mutation, Table, Turn};
+use lake_writer::catalog::CatalogOptions;
 use lake_writer::consent::Consent;
 use lake_writer::ingest::IngestOptions;
 use lake_writer::key_index::id_hash;
@@ -58,6 +59,7 @@ impl Lake {
             backfill: BackfillOptions::default(),
             lease: LeaseOptions::default(),
             admin: None,
+            catalog: CatalogOptions::default(),
         })
         .await
         .unwrap();

@@ -4,7 +4,7 @@ use anyhow::Result;
 use lake_proto::admin::v1 as proto;
 use serde_json::{Value, json};
 
-use super::{lake, operation, table};
+use super::{catalog, lake, operation, table};
 use crate::client::Clients;
 use crate::command_line::{Global, TableFilter};
 use crate::exit;
@@ -26,6 +26,7 @@ pub(super) async fn run(global: &Global) -> Result<u8> {
         "gathered_at": chrono::Utc::now().to_rfc3339(),
         "status": part(lake::status(&mut clients).await),
         "pipeline": part(pipeline(&mut clients).await),
+        "catalog": part(catalog::status(&mut clients).await),
         "tables": part(table::all(&mut clients, &TableFilter::default()).await),
         "dropped": part(dropped(&mut clients).await),
         "operations": part(operation::list(&mut clients, Vec::new(), String::new(), NEWEST).await),

@@ -14,6 +14,7 @@ use crate::exit;
 use crate::output;
 
 mod backfill;
+mod catalog;
 mod contexts;
 mod gather;
 mod lake;
@@ -43,6 +44,7 @@ pub(crate) async fn run(line: CommandLine) -> Result<u8> {
         Noun::Operation(verb) => operation::run(&global, verb).await,
         Noun::Backfill(verb) => backfill::run(&global, verb).await,
         Noun::Lake(verb) => lake::run(&global, verb).await,
+        Noun::Catalog(verb) => catalog::run(&global, verb).await,
         Noun::Context(verb) => contexts::run(&global, verb),
         Noun::Token(verb) => token::run(verb),
         Noun::Completions { shell } => {

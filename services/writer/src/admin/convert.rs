@@ -111,8 +111,8 @@ pub(super) fn columns(schema: Option<&str>) -> Vec<proto::Column> {
     fields.iter().map(column).collect()
 }
 
-pub(super) fn in_memory(described: TableDescription) -> proto::TableInMemory {
-    let (pending, loaded) = (described.pending, described.loaded.unwrap_or_default());
+pub(super) fn in_memory(described: &TableDescription) -> proto::TableInMemory {
+    let (pending, loaded) = (&described.pending, described.loaded.clone().unwrap_or_default());
     proto::TableInMemory {
         rows_hidden: loaded.rows_hidden,
         files_with_deletion_vectors: loaded.files_with_deletion_vectors,
@@ -172,6 +172,7 @@ const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
         OperationKind::Backfill => proto::OperationKind::Backfill,
         OperationKind::ReplayQuarantine => proto::OperationKind::ReplayQuarantine,
         OperationKind::DiscardQuarantine => proto::OperationKind::DiscardQuarantine,
+        OperationKind::SyncCatalog => proto::OperationKind::SyncCatalog,
     }
 }
 
@@ -243,6 +244,7 @@ fn progress(record: &OperationRecord) -> proto::Progress {
         OperationKind::CleanUpSpace
         | OperationKind::DropTables
         | OperationKind::AllowTables
+        | OperationKind::SyncCatalog
         | OperationKind::RestoreTable => "tables",
         OperationKind::VacuumTable => "files",
         OperationKind::CheckpointTable => "checkpoints",

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lake_proto::admin::v1::FILE_DESCRIPTOR_SET;
+use lake_proto::admin::v1::catalog_service_server::CatalogServiceServer;
 use lake_proto::admin::v1::lake_service_server::LakeServiceServer;
 use lake_proto::admin::v1::operation_service_server::OperationServiceServer;
 use lake_proto::admin::v1::quarantine_service_server::QuarantineServiceServer;
@@ -28,7 +29,9 @@ use self::services::Services;
 use self::tls::Encryption;
 
 mod access;
+mod catalog;
 mod convert;
+mod convert_catalog;
 mod convert_pipeline;
 mod lake;
 mod operations;
@@ -108,6 +111,7 @@ impl AdminServer {
         health.set_serving::<TrustServiceServer<Services>>().await;
         health.set_serving::<QuarantineServiceServer<Services>>().await;
         health.set_serving::<RecordServiceServer<Services>>().await;
+        health.set_serving::<CatalogServiceServer<Services>>().await;
         // Clients ask for the one or the other version.
         let reflection = reflection_builder().build_v1().context(NO_REFLECTION)?;
         let older_reflection = reflection_builder().build_v1alpha().context(NO_REFLECTION)?;
@@ -116,6 +120,7 @@ impl AdminServer {
         let trust = TrustServiceServer::from_arc(Arc::clone(&services));
         let quarantine = QuarantineServiceServer::from_arc(Arc::clone(&services));
         let records = RecordServiceServer::from_arc(Arc::clone(&services));
+        let catalog = CatalogServiceServer::from_arc(Arc::clone(&services));
         let lake = LakeServiceServer::from_arc(services);
         let mut server = self.server;
         let router = server
@@ -125,6 +130,7 @@ impl AdminServer {
             .add_service(tables.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(trust.max_decoding_message_size(IDS_BYTES_MAX))
             .add_service(operations.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(catalog.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(quarantine.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(records.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(lake.max_decoding_message_size(MESSAGE_BYTES_MAX));

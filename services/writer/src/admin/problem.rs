@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::options::Role;
+use crate::catalog::registrar::RegistrarError;
 use crate::handle_error::HandleError;
 use crate::metastore::MetastoreError;
 
@@ -96,6 +97,8 @@ fn parts(problem: &Problem) -> (Code, &'static str, String) {
                 HandleError::Busy(_) => Code::ResourceExhausted,
                 HandleError::UnknownTable(_) | HandleError::UnknownSpace(_) => Code::NotFound,
                 HandleError::Quarantine(_) => Code::FailedPrecondition,
+                HandleError::Catalog(RegistrarError::NoCatalog) => Code::FailedPrecondition,
+                HandleError::Catalog(_) => Code::Unavailable,
                 HandleError::Store(_) => Code::Internal,
             };
             (code, "WRITER", Chain(error).to_string())

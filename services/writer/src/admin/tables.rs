@@ -7,10 +7,10 @@ use lake_proto::admin::v1::table_service_server::TableService;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::access::Caller;
-use super::convert;
 use super::options::Role;
 use super::problem::Problem;
 use super::services::{self, Services};
+use super::{convert, convert_catalog};
 use crate::metastore::TableRecord;
 use crate::metastore::steering::{DroppedRecord, TableFilter};
 
@@ -54,11 +54,13 @@ impl TableService for Services {
         let caller = self.gate.enter(&request, Role::Viewer).await?;
         let record = self.visible_table(&caller, &request.into_inner().name).await?;
         let described = tokio::time::timeout(IN_MEMORY_WITHIN, self.handle.describe(record.key.clone())).await;
+        let described = described.ok().and_then(Result::ok);
         Ok(Response::new(proto::GetTableResponse {
             table: Some(convert::table(&record)),
             columns: convert::columns(record.state.schema.as_deref()),
-            in_memory: described.ok().and_then(Result::ok).map(convert::in_memory),
             policy: self.policy_of(&record.name).await?,
+            in_memory: described.as_ref().map(convert::in_memory),
+            catalog: described.and_then(|described| described.catalog).as_ref().map(convert_catalog::entry),
         }))
     }
 

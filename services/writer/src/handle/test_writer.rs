@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{WriterHandle, WriterRole};
 use crate::admin::AdminOptions;
+use crate::catalog::CatalogOptions;
 use crate::ingest::IngestOptions;
 use crate::lease::LeaseOptions;
 use crate::maintenance::MaintenanceOptions;
@@ -75,6 +76,7 @@ impl Running {
             maintenance: MaintenanceOptions { compact_every_seconds: 0, ..MaintenanceOptions::default() },
             admin,
             backfill: BackfillOptions::default(),
+            catalog: CatalogOptions::default(),
             lease: LeaseOptions { owner: name.into(), address: address.into(), ..LeaseOptions::default() },
         });
         let writer = writer.await.unwrap();

@@ -13,6 +13,7 @@ use lake_shared::retry::Backoff;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::registrar::{RegistrarError, Synced};
 use crate::consent::{Consent, Destroyed};
 use crate::handle_error::HandleError;
 use crate::metastore::steering::{NewOperation, OperationEnd, OperationKind, OperationRecord, OperationState};
@@ -62,6 +63,8 @@ pub(super) enum End {
     Planned(Figures, String),
     /// What a table was brought back to, or would be.
     Restored(Restored),
+    /// What was done to the catalog, or would be.
+    Synced(Synced),
     Cancelled(Figures),
     Failed(String),
     /// The next holder of the lease begins it anew.
@@ -123,6 +126,7 @@ impl Worker {
             End::Destroyed(destroyed) => told(destroyed),
             End::Planned(figures, plan) => (OperationState::Succeeded, ONLY_PLANNED.to_owned(), figures, plan),
             End::Restored(restored) => told_of_version(restored),
+            End::Synced(synced) => told_of_catalog(synced),
             End::Cancelled(figures) => (OperationState::Cancelled, String::new(), figures, String::new()),
             End::Failed(reason) => (OperationState::Failed, reason, Figures::new(), String::new()),
             End::Left => return,
@@ -173,6 +177,10 @@ impl Worker {
             OperationKind::DropTables => {
                 let dropped = self.beside_heartbeats(id, 0, || operations.drop_tables(target, asked_by, consent)).await;
                 dropped.map_or_else(|end| end, End::Destroyed)
+            }
+            OperationKind::SyncCatalog => {
+                let synced = self.beside_heartbeats(id, 0, || operations.sync_catalog(consent)).await;
+                synced.map_or_else(|end| end, End::Synced)
             }
             OperationKind::AllowTables => {
                 match self.beside_heartbeats(id, 0, || operations.allow_tables(target)).await {
@@ -360,11 +368,33 @@ fn told_of_version(restored: Restored) -> (OperationState, String, Figures, Stri
     (OperationState::Succeeded, reason, figures.into(), plan)
 }
 
+/// What was done to the catalog, as an operation tells it. What the catalog has refused makes the operation fail: the status says what that is.
+fn told_of_catalog(synced: Synced) -> (OperationState, String, Figures, String) {
+    let Synced { plan, done, created, altered, dropped, taken, failed } = synced;
+    let figures = [
+        ("created", created),
+        ("altered", altered),
+        ("dropped", dropped),
+        ("taken", taken),
+        ("failed", failed),
+        ("done", done.into()),
+    ];
+    let (state, reason) = match (done, failed) {
+        (false, _) => (OperationState::Succeeded, ONLY_PLANNED.into()),
+        (true, 0) => (OperationState::Succeeded, String::new()),
+        (true, _) => {
+            (OperationState::Failed, format!("the catalog refused {failed} tables; lakectl catalog status shows why"))
+        }
+    };
+    (state, reason, figures.into(), plan)
+}
+
 /// Whether trying again may help: the store or the metastore does not answer, or others wait for the same turn.
 fn is_passing(error: &HandleError) -> bool {
     match error {
         HandleError::Busy(_) => true,
         HandleError::Metastore(error) => !error.is_lease_lost() && !error.is_refusal(),
+        HandleError::Catalog(RegistrarError::Catalog(_) | RegistrarError::Metastore(_)) => true,
         HandleError::Store(error) => matches!(error, StoreError::Unavailable { .. }),
         _ => false,
     }

@@ -26,6 +26,7 @@ pub mod foreign_type;
 pub mod index_home;
 pub mod lake_store;
 pub mod schema_plan;
+pub mod table_changes;
 
 /// Rows of one table. Field names are source paths; `/_id`, `+_lake_version` (int64, microseconds) and `+_lake_observed_at`
 /// (timestamp, microseconds, UTC) must be among them. The batches may differ in their fields.

@@ -41,11 +41,13 @@ pub enum OperationKind {
     ReplayQuarantine,
     /// Removes entries of the quarantine.
     DiscardQuarantine,
+    /// Makes the catalog what the lake has.
+    SyncCatalog,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::CompactTable,
         Self::CleanUpSpace,
         Self::VacuumTable,
@@ -56,6 +58,7 @@ impl OperationKind {
         Self::Backfill,
         Self::ReplayQuarantine,
         Self::DiscardQuarantine,
+        Self::SyncCatalog,
     ];
 
     /// The code by which it is stored.
@@ -71,6 +74,7 @@ impl OperationKind {
             Self::Backfill => "backfill",
             Self::ReplayQuarantine => "replay_quarantine",
             Self::DiscardQuarantine => "discard_quarantine",
+            Self::SyncCatalog => "sync_catalog",
         }
     }
 }
@@ -115,10 +119,10 @@ impl OperationState {
     }
 }
 
-/// What an operation is about: a space, or one table of it.
+/// What an operation is about: a space, one table of it, or the whole lake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperationTarget {
-    /// The space.
+    /// The space; with an empty domain, which no project has, the whole lake.
     pub space: Space,
     /// The type of the one table; `None`: all of the space.
     pub document_type: Option<DocumentType>,
@@ -141,11 +145,22 @@ impl OperationTarget {
     pub const fn space(space: Space) -> Self {
         Self { space, document_type: None }
     }
+
+    /// All that there is.
+    pub fn whole_lake() -> Self {
+        Self::space(Space { domain: "".into(), kind: Kind::Case })
+    }
+
+    /// Whether it is all that there is.
+    pub fn is_whole_lake(&self) -> bool {
+        self.space.domain.as_str().is_empty()
+    }
 }
 
 impl std::fmt::Display for OperationTarget {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.document_type {
+            _ if self.is_whole_lake() => formatter.write_str("the lake"),
             Some(document_type) => write!(formatter, "{}/{document_type}", self.space),
             None => self.space.fmt(formatter),
         }

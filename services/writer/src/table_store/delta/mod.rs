@@ -38,6 +38,7 @@ use self::upkeep::status_table::StatusTable;
 use self::upkeep::vacuum::Vacuum;
 use self::upsert::apply::Upserter;
 use super::lake_store::LakeStore;
+use super::table_changes::TableChanges;
 use super::{
     Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
     TableStatus, TableStore,
@@ -121,6 +122,11 @@ impl DeltaTableStore {
     /// When none of the tables is there, unless [`DeltaOptions::start_without_tables`] allows it; when the metastore or the store fails.
     pub async fn check_at_startup(&self) -> Result<(), StartupCheckError> {
         startup_check::check_at_startup(&self.access, &*self.metastore, &self.options).await
+    }
+
+    /// Where it is told that tables come, go, or have other columns.
+    pub fn changes(&self) -> &TableChanges {
+        self.loader.changes()
     }
 
     /// Forgets what is held in memory about a space; to be called when its ownership is lost. The next use loads it anew.
@@ -302,6 +308,7 @@ impl TableStore for DeltaTableStore {
     ) -> Result<Destroyed, StoreError> {
         let (space, cell) = (&target.space, self.spaces.cell(&target.space));
         let dropped = self.caught(space, self.dropper.drop_tables(&cell, target, asked_by, consent)).await;
+        self.changes().tell();
         dropped.map_err(|error| store_error(space, "dropping tables", error))
     }
 

@@ -7,6 +7,7 @@ use crate::table_store::delta::log::table_access::TableAccess;
 use crate::table_store::delta::options::DeltaOptions;
 use crate::table_store::delta::space::index::upkeep::KeyIndexes;
 use crate::table_store::delta::space::report::measured_tables::MeasuredTables;
+use crate::table_store::table_changes::TableChanges;
 
 /// Loads spaces and keeps them in step with the logs of their tables and with the metastore. Its methods stand with what they do: loading
 /// in `load`, new tables in `registration`, keys in `index::read_keys`, deletions in `tombstones`, telling the metastore in
@@ -17,6 +18,7 @@ pub(crate) struct SpaceLoader {
     indexes: KeyIndexes,
     types_max: usize,
     measured_tables: MeasuredTables,
+    changes: TableChanges,
 }
 
 impl SpaceLoader {
@@ -27,11 +29,17 @@ impl SpaceLoader {
             indexes: KeyIndexes::new(options),
             types_max: options.types_max,
             measured_tables: MeasuredTables::new(options.metrics_tables_max),
+            changes: TableChanges::default(),
         }
     }
 
     pub(crate) fn access(&self) -> &TableAccess {
         &self.access
+    }
+
+    /// Where changes of tables are told.
+    pub(crate) const fn changes(&self) -> &TableChanges {
+        &self.changes
     }
 
     pub(crate) fn metastore(&self) -> &dyn Metastore {

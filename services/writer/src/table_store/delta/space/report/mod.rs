@@ -32,6 +32,9 @@ impl SpaceLoader {
             );
             state.poison();
         }
+        if reports.iter().any(|(_, report)| report.schema.is_some()) {
+            self.changes().tell();
+        }
         for number in numbers {
             if self.measured_tables().has(state.table(number).name()) {
                 set_metrics(state.table(number));
