@@ -8,8 +8,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=lake");
     let queue = protox::compile(["lake/queue/v1/queue.proto"], ["."])?;
     prost_build::Config::new().bytes(["."]).compile_fds(queue)?;
-    let services =
-        ["catalog_service", "lake_service", "operation_service", "quarantine_service", "record_service", "table_service", "trust_service"];
+    let services = [
+        "catalog_service",
+        "lake_service",
+        "operation_service",
+        "quarantine_service",
+        "record_service",
+        "table_service",
+        "trust_service",
+    ];
     let admin = protox::compile(services.map(|name| format!("lake/admin/v1/{name}.proto")), ["."])?;
     // For reflection: clients can ask a writer what it understands.
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

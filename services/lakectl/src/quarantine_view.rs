@@ -3,7 +3,8 @@
 use lake_proto::admin::v1 as proto;
 use serde::Serialize;
 
-use crate::view::{self, instant};
+use crate::view;
+use crate::words::{self, instant};
 
 /// Entries with one reason, of one service and one project.
 #[derive(Debug, Serialize)]
@@ -63,7 +64,7 @@ pub(crate) struct Entry {
 impl From<proto::QuarantineEntry> for Entry {
     fn from(entry: proto::QuarantineEntry) -> Self {
         Self {
-            kind: view::kind(entry.kind),
+            kind: words::kind(entry.kind),
             id: entry.id,
             reason: entry.reason,
             stage: entry.stage,
@@ -170,7 +171,7 @@ struct Unsearched {
 
 impl Trace {
     pub(crate) fn of(id: String, answer: proto::TraceRecordResponse) -> Self {
-        let unsearched = |of: proto::UnsearchedSpace| Unsearched { space: view::space(of.space), reason: of.reason };
+        let unsearched = |of: proto::UnsearchedSpace| Unsearched { space: words::space(of.space), reason: of.reason };
         Self {
             id,
             state: answer.state,
@@ -194,7 +195,7 @@ impl From<proto::TracedRow> for Row {
         Self {
             table: row.table,
             domain: space.domain,
-            kind: view::kind(space.kind),
+            kind: words::kind(space.kind),
             r#type: key.r#type,
             version: row.version,
             file: row.file,
@@ -215,7 +216,7 @@ impl From<proto::TracedRow> for Row {
 impl From<proto::TracedDeletion> for Deletion {
     fn from(deletion: proto::TracedDeletion) -> Self {
         Self {
-            space: view::space(deletion.space),
+            space: words::space(deletion.space),
             reason: deletion.reason,
             meaning: deletion.meaning,
             is_left_out: deletion.is_left_out,

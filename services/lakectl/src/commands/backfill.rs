@@ -15,6 +15,7 @@ use crate::command_line::{BackfillArguments, BackfillVerb, Global, KindName};
 use crate::exit;
 use crate::output::{self, Columns};
 use crate::view;
+use crate::words;
 
 /// Most ids that one backfill takes.
 const IDS_MAX: usize = 10_000;
@@ -114,7 +115,7 @@ async fn start(global: &Global, clients: &mut Clients, arguments: BackfillArgume
     for (kind, (number, ids)) in kinds.iter().flat_map(|kind| portions.iter().enumerate().map(move |of| (kind, of))) {
         let kind_number = super::kind(Some(*kind));
         let request_id =
-            if is_one { request_id.clone() } else { format!("{request_id}-{}-{number}", view::kind(kind_number)) };
+            if is_one { request_id.clone() } else { format!("{request_id}-{}-{number}", words::kind(kind_number)) };
         let request = proto::StartBackfillRequest {
             request_id,
             space: Some(proto::Space { domain: domain.clone(), kind: kind_number }),
@@ -187,8 +188,8 @@ impl From<proto::GetBackfillResponse> for Backfill {
         Self {
             operation: answer.operation.unwrap_or_default().into(),
             types: answer.types,
-            from: view::instant(answer.from),
-            until: view::instant(answer.until),
+            from: words::instant(answer.from),
+            until: words::instant(answer.until),
             ids: answer.ids,
             parts: answer.parts.into_iter().map(part).collect(),
         }
@@ -197,7 +198,7 @@ impl From<proto::GetBackfillResponse> for Backfill {
 
 impl From<proto::BackfillOffer> for Offer {
     fn from(offer: proto::BackfillOffer) -> Self {
-        let kind = if offer.kind() == proto::Kind::Unspecified { "" } else { view::kind(offer.kind) };
+        let kind = if offer.kind() == proto::Kind::Unspecified { "" } else { words::kind(offer.kind) };
         let mut command = format!("lakectl backfill start {}", quoted(&offer.domain));
         if !kind.is_empty() {
             command += &format!(" --kind {kind}");
@@ -205,7 +206,7 @@ impl From<proto::BackfillOffer> for Offer {
         if !offer.r#type.is_empty() {
             command += &format!(" --type {}", quoted(&offer.r#type));
         }
-        Self { command, since: view::instant(offer.since), domain: offer.domain, kind, r#type: offer.r#type }
+        Self { command, since: words::instant(offer.since), domain: offer.domain, kind, r#type: offer.r#type }
     }
 }
 
