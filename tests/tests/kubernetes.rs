@@ -50,7 +50,13 @@ fn the_chart_is_sound_and_its_services_take_their_configuration() {
 fn scripts_have_no_lint() {
     let shellcheck = parts_dir().unwrap().join("tools/bin/shellcheck");
     assert!(shellcheck.exists(), "{} is missing: run tests/set-up", shellcheck.display());
-    let scripts = ["deploy/smoke-test", "deploy/playground/make-certificate", "tests/deployment/play-pods", "tests/run", "tests/set-up"];
+    let scripts = [
+        "deploy/smoke-test",
+        "deploy/playground/make-certificate",
+        "tests/deployment/play-pods",
+        "tests/run",
+        "tests/set-up",
+    ];
     let output = Command::new(shellcheck).args(scripts).current_dir(root()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
