@@ -130,7 +130,10 @@ impl RequestReader {
         let _room = unless_stopping(self.room.reserve(size), &self.shutdown).await?;
         let request = match wire::decode::<ChangeRequest>(&payload) {
             Ok(request) => request,
-            Err(error) => return self.refuse(subject, payload, &Chain(&error).to_string()).await,
+            Err(error) => {
+                let reason = Chain(&error).to_string();
+                return self.refuse(subject, payload, &reason).await;
+            }
         };
         let Some(kind) = Kind::from_proto(request.kind) else {
             return self.refuse(subject, payload, &format!("kind {} is not known", request.kind)).await;
