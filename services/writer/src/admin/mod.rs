@@ -31,7 +31,6 @@ use self::tls::Encryption;
 mod access;
 mod catalog;
 mod convert;
-mod convert_catalog;
 mod convert_pipeline;
 mod lake;
 mod operations;

@@ -10,7 +10,7 @@ use super::access::Caller;
 use super::options::Role;
 use super::problem::Problem;
 use super::services::{self, Services};
-use super::{convert, convert_catalog};
+use super::{catalog, convert};
 use crate::metastore::TableRecord;
 use crate::metastore::steering::{DroppedRecord, TableFilter};
 
@@ -60,7 +60,7 @@ impl TableService for Services {
             columns: convert::columns(record.state.schema.as_deref()),
             policy: self.policy_of(&record.name).await?,
             in_memory: described.as_ref().map(convert::in_memory),
-            catalog: described.and_then(|described| described.catalog).as_ref().map(convert_catalog::entry),
+            catalog: described.and_then(|described| described.catalog).as_ref().map(catalog::convert::entry),
         }))
     }
 

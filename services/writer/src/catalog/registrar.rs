@@ -327,7 +327,7 @@ impl Registrar {
             self.metastore.fence().map_or(Ok(()), Fence::check)?;
             match self.apply_one(&**catalog, work, name, *difference, compared.wanted.get(name)).await {
                 Ok(()) => {
-                    tracing::info!(table = %name, done = difference.word(), "table registered in the catalog");
+                    tracing::info!(table = %name, done = difference.word(), "the catalog follows the lake");
                     self.told().pending.done(name);
                 }
                 Err(error @ CatalogError::Refused { .. }) => {

@@ -139,7 +139,9 @@ fn value_within(from: &mut dyn TInputProtocol, kind: TType, depth: u32) -> thrif
         TType::Map => {
             let map = from.read_map_begin()?;
             let (names, values) = (map.key_type.unwrap_or(TType::String), map.value_type.unwrap_or(TType::String));
-            let entry = |_| Ok((value_within(from, names, depth)?, value_within(from, values, depth)?));
+            let entry = |_| -> thrift::Result<(Value, Value)> {
+                Ok((value_within(from, names, depth)?, value_within(from, values, depth)?))
+            };
             Value::Map(names, values, (0..map.size).map(entry).collect::<thrift::Result<Vec<_>>>()?)
         }
         TType::Stop | TType::Void | TType::Utf7 | TType::Uuid => {

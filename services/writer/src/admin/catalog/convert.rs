@@ -2,7 +2,7 @@
 
 use lake_proto::admin::v1 as proto;
 
-use super::convert;
+use super::super::convert;
 use crate::catalog::differences::Difference;
 use crate::catalog::status::{CatalogEntry, CatalogStatus};
 
@@ -72,8 +72,8 @@ pub(super) fn status(of: &CatalogStatus, now_us: i64) -> proto::GetCatalogStatus
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::catalog::CatalogName;
     use super::*;
+    use crate::catalog::CatalogName;
 
     fn differing(difference: Difference, error: &str) -> CatalogEntry {
         CatalogEntry {

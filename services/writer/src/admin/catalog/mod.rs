@@ -6,12 +6,14 @@ use lake_proto::admin::v1 as proto;
 use lake_proto::admin::v1::catalog_service_server::CatalogService;
 use tonic::{Request, Response, Status, async_trait};
 
+use super::convert::{count, operation};
 use super::options::Role;
 use super::problem::Problem;
 use super::services::Services;
-use super::{convert, convert_catalog};
 use crate::consent::Consent;
 use crate::metastore::steering::{OperationKind, OperationTarget};
+
+pub(super) mod convert;
 
 #[async_trait]
 impl CatalogService for Services {
@@ -23,7 +25,7 @@ impl CatalogService for Services {
         let status = self.handle.catalog_status().await.map_err(Problem::from)?;
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_us = i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX);
-        Ok(Response::new(convert_catalog::status(&status, now_us)))
+        Ok(Response::new(convert::status(&status, now_us)))
     }
 
     async fn get_catalog_diff(
@@ -33,8 +35,8 @@ impl CatalogService for Services {
         self.gate.enter(&request, Role::Viewer).await?.whole_lake("look at the catalog")?;
         let (entries, registered) = self.handle.catalog_diff().await.map_err(Problem::from)?;
         Ok(Response::new(proto::GetCatalogDiffResponse {
-            entries: entries.iter().map(convert_catalog::entry).collect(),
-            registered: convert::count(registered),
+            entries: entries.iter().map(convert::entry).collect(),
+            registered: count(registered),
         }))
     }
 
@@ -51,7 +53,7 @@ impl CatalogService for Services {
         }
         let consent = Consent::of(asked.dry_run, &asked.plan_id);
         let (kind, target) = (OperationKind::SyncCatalog, OperationTarget::whole_lake());
-        let operation = convert::operation(&self.ask(&caller, kind, target, &asked.request_id, consent).await?);
-        Ok(Response::new(proto::SyncCatalogResponse { operation: Some(operation) }))
+        let asked = operation(&self.ask(&caller, kind, target, &asked.request_id, consent).await?);
+        Ok(Response::new(proto::SyncCatalogResponse { operation: Some(asked) }))
     }
 }
