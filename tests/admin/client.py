@@ -4,6 +4,7 @@ Usage: client.py ADDRESS ROOT_CERTIFICATE PROTO_FOLDER TABLE
 The token stands in the variable LAKE_TOKEN. Prints one JSON object with what was answered.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import grpc_tools
+from google.protobuf import message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_tools import protoc
@@ -26,6 +28,29 @@ def generated(proto_folder):
     if code != 0:
         sys.exit("the contract cannot be compiled")
     return out
+
+
+def every_call(channel, proto_folder):
+    """Asks each call of the contract once, with an empty request and a request id: what it answers, by its name."""
+    answers = {}
+    for path in sorted(Path(proto_folder, "lake/admin/v1").glob("*_service.proto")):
+        module = importlib.import_module(f"lake.admin.v1.{path.stem}_pb2")
+        for service in module.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                request = message_factory.GetMessageClass(method.input_type)()
+                if "request_id" in method.input_type.fields_by_name:
+                    request.request_id = f"every-{method.name}"
+                call = channel.unary_stream(
+                    f"/{service.full_name}/{method.name}",
+                    request_serializer=lambda message: message.SerializeToString(),
+                    response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+                )
+                try:
+                    next(iter(call(request, timeout=30)), None)
+                    answers[method.name] = "OK"
+                except grpc.RpcError as error:
+                    answers[method.name] = error.code().name
+    return answers
 
 
 def main(address, root_certificate, proto_folder, table):
@@ -95,6 +120,7 @@ def main(address, root_certificate, proto_folder, table):
                 "entry": [entry.entry.document_id, entry.detail, entry.payload.decode()],
                 "replay": dict(replay.operation.result),
                 "trace": [trace.state, trace.rows[0].table, trace.rows[0].row],
+                "every_call": every_call(with_token, proto_folder),
                 "refused": refused,
                 "stranger": stranger,
                 "role": lake_service_pb2.WriterRole.Name(status.asked.role),

@@ -403,6 +403,14 @@ async fn a_client_in_another_language_is_generated_from_the_contract() {
     assert_eq!(answered["states"].as_array().unwrap().last().unwrap(), "OPERATION_STATE_SUCCEEDED");
     assert_eq!((&answered["newest_operation"], &answered["more_versions"]), (&"OPTIMIZE".into(), &true.into()));
     assert_eq!((&answered["rows"], &answered["plan"]), (&serde_json::json!([4]), &serde_json::json!([true, true])));
+    let calls = answered["every_call"].as_object().unwrap();
+    assert!(calls.len() >= 35, "{calls:?}");
+    let of_contract = ["OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "PERMISSION_DENIED"];
+    assert!(calls.values().all(|code| of_contract.contains(&code.as_str().unwrap())), "{calls:?}");
+    assert_eq!(
+        (&calls["ListTables"], &calls["GetStatus"], &calls["DropTables"]),
+        (&"OK".into(), &"OK".into(), &"PERMISSION_DENIED".into())
+    );
     assert_eq!((&answered["refused"], &answered["stranger"]), (&"NOT_FOUND".into(), &"UNAUTHENTICATED".into()));
     assert_eq!((&answered["role"], &answered["health"]), (&"WRITER_ROLE_HOLDING".into(), &"SERVING".into()));
     assert_eq!(answered["quarantined"], serde_json::json!([["row_fails", 1]]));
