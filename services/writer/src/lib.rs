@@ -27,8 +27,6 @@ pub mod order_guard;
 mod pipeline_watch;
 pub mod process;
 pub mod quarantine;
-pub mod restore_point;
 mod status_page;
-pub mod table_policy;
 pub mod table_store;
 pub mod writer;

@@ -200,7 +200,7 @@ mod tests {
     use crate::metastore::NewTable;
     use crate::metastore::sqlite::SqliteMetastore;
     use crate::metastore::steering::OperationTarget;
-    use crate::restore_point::RestorePoint;
+    use crate::metastore::steering::restore_point::RestorePoint;
     use crate::table_store::{
         Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
     };

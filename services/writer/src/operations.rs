@@ -17,9 +17,9 @@ use crate::consent::{Consent, Destroyed};
 use crate::handle_error::HandleError;
 use crate::ingest::control::{IngestRequest, IngestStatus, PauseScope, PendingRows};
 use crate::metastore::steering::OperationTarget;
+use crate::metastore::steering::restore_point::RestorePoint;
 use crate::metastore::{Metastore, TableRecord};
 use crate::quarantine::replay::Quarantine;
-use crate::restore_point::RestorePoint;
 use crate::table_store::{Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, TableStore};
 
 pub(crate) mod backfill;

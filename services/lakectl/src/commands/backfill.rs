@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::operation;
 use crate::client::Clients;
-use crate::command_line::{BackfillArguments, BackfillVerb, Global, KindName};
+use crate::command_line::backfill::{BackfillArguments, BackfillVerb};
+use crate::command_line::{Global, KindName};
 use crate::exit;
 use crate::output::{self, Columns};
 use crate::view;

@@ -8,12 +8,12 @@ use prost_types::Timestamp;
 use serde_json::Value;
 
 use crate::consent::Consent;
+use crate::metastore::steering::table_policy::{DeletionVectors, TablePolicy};
 use crate::metastore::steering::{
     AuditRecord, DroppedRecord, OperationKind, OperationRecord, OperationState, PauseRecord,
 };
 use crate::metastore::{RecordedDelays, TableRecord};
 use crate::operations::TableDescription;
-use crate::table_policy::{DeletionVectors, TablePolicy};
 use crate::table_store::delta::inspect::{TableFile, TableVersion};
 
 /// An instant, from microseconds since 1970.

@@ -12,9 +12,9 @@ use super::convert;
 use super::problem::Problem;
 use super::services::{self, Services};
 use crate::consent::Consent;
+use crate::metastore::steering::restore_point::RestorePoint;
+use crate::metastore::steering::table_policy::{DeletionVectors, TablePolicy};
 use crate::metastore::steering::{NewOperation, OperationKind, OperationTarget};
-use crate::restore_point::RestorePoint;
-use crate::table_policy::{DeletionVectors, TablePolicy};
 use crate::table_store::delta::inspect::InspectError;
 
 /// Versions of a page where none are asked for.

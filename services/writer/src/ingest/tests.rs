@@ -33,8 +33,8 @@ use crate::consent::{Consent, Destroyed};
 use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::steering::OperationTarget;
+use crate::metastore::steering::restore_point::RestorePoint;
 use crate::metastore::{Metastore, QuarantineFilter};
-use crate::restore_point::RestorePoint;
 use crate::table_store::{
     Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
     TableStatus, TableStore,

@@ -30,8 +30,8 @@ use super::{
 };
 use crate::consent::Consent;
 use crate::key_index::IdHash;
+use crate::metastore::steering::table_policy::{DeletionVectors, TablePolicy};
 use crate::order_guard::TombstoneOrder;
-use crate::table_policy::{DeletionVectors, TablePolicy};
 
 /// How long a call waits for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);

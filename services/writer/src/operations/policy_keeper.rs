@@ -7,8 +7,8 @@ use lake_shared::error_chain::Chain;
 use lake_shared::retry::Backoff;
 use tokio_util::sync::CancellationToken;
 
+use crate::metastore::steering::table_policy::Policies;
 use crate::metastore::{Metastore, MetastoreError};
-use crate::table_policy::Policies;
 
 /// Time between two looks at the policies.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

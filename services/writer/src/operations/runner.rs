@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::registrar::{RegistrarError, Synced};
 use crate::consent::{Consent, Destroyed};
 use crate::handle_error::HandleError;
+use crate::metastore::steering::restore_point::RestorePoint;
 use crate::metastore::steering::{NewOperation, OperationEnd, OperationKind, OperationRecord, OperationState};
 use crate::metastore::{Metastore, MetastoreError};
 use crate::operations::Operations;
-use crate::restore_point::RestorePoint;
 use crate::table_store::{Compacted, PlannedCompaction, Restored, StoreError};
 
 /// Time between two looks for new operations.

@@ -15,7 +15,7 @@ use lake_shared::identity::{DocumentType, Space, TableKey};
 use crate::consent::{Consent, Destroyed, StalePlan};
 use crate::metastore::TableRecord;
 use crate::metastore::steering::OperationTarget;
-use crate::restore_point::RestorePoint;
+use crate::metastore::steering::restore_point::RestorePoint;
 
 pub mod by_id_hash;
 pub mod column_name;

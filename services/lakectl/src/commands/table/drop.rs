@@ -6,7 +6,8 @@ use lake_proto::admin::v1::drop_tables_request::Target;
 use tonic::Code;
 
 use crate::client::Clients;
-use crate::command_line::{DropArguments, Global, KindName, Waiting};
+use crate::command_line::table::DropArguments;
+use crate::command_line::{Global, KindName, Waiting};
 use crate::commands::{self, operation};
 use crate::exit;
 use crate::output::{self, Columns};

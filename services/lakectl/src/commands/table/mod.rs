@@ -5,7 +5,8 @@ use lake_proto::admin::v1 as proto;
 
 use super::{PAGE_SIZE, WATCH_EVERY, operation};
 use crate::client::Clients;
-use crate::command_line::{DeletionVectorsName, Global, PolicyArguments, Switch, TableFilter, TableVerb};
+use crate::command_line::table::{DeletionVectorsName, PolicyArguments, Switch, TableVerb};
+use crate::command_line::{Global, TableFilter};
 use crate::exit;
 use crate::output::{self, Columns};
 use crate::view;

@@ -6,7 +6,8 @@ use lake_proto::admin::v1::restore_table_request::To;
 use prost_types::Timestamp;
 
 use crate::client::Clients;
-use crate::command_line::{Global, RestoreArguments};
+use crate::command_line::Global;
+use crate::command_line::table::RestoreArguments;
 use crate::commands::{self, operation};
 use crate::exit;
 use crate::output;

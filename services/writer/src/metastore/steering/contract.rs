@@ -11,8 +11,8 @@ use super::{
 use crate::boot_clock::BootInstant;
 use crate::consent::Consent;
 use crate::metastore::fence::Fence;
+use crate::metastore::steering::table_policy::{DeletionVectors, TablePolicy};
 use crate::metastore::{Metastore, NewTable};
-use crate::table_policy::{DeletionVectors, TablePolicy};
 
 const HOUR_US: i64 = 3_600_000_000;
 

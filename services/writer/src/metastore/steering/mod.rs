@@ -6,13 +6,15 @@ use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
 
 use super::{MetastoreError, QuarantineFilter, TableRecord};
 use crate::consent::Consent;
-use crate::table_policy::TablePolicy;
+use crate::metastore::steering::table_policy::TablePolicy;
 
 pub(super) mod contract;
 mod dropped_sql;
 mod policy_sql;
+pub mod restore_point;
 pub(super) mod rows;
 mod sql;
+pub mod table_policy;
 
 pub(super) use self::dropped_sql::dropped_statements;
 pub(super) use self::policy_sql::policy_statements;

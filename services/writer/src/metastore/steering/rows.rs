@@ -6,7 +6,7 @@ use super::{
 };
 use crate::consent::Consent;
 use crate::metastore::rows::{Fields, corrupt, kind};
-use crate::table_policy::{DeletionVectors, TablePolicy};
+use crate::metastore::steering::table_policy::{DeletionVectors, TablePolicy};
 use lake_shared::identity::Space;
 
 pub(in crate::metastore) fn operation(row: &impl Fields) -> Result<OperationRecord, sqlx::Error> {

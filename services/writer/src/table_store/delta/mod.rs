@@ -47,7 +47,7 @@ use crate::consent::{Consent, Destroyed};
 use crate::key_index::id_hash;
 use crate::metastore::Metastore;
 use crate::metastore::steering::OperationTarget;
-use crate::restore_point::RestorePoint;
+use crate::metastore::steering::restore_point::RestorePoint;
 
 pub use self::options::{DeletionVectors, DeltaOptions, NamedTableOptions, TableOptions};
 pub use self::upkeep::startup_check::StartupCheckError;

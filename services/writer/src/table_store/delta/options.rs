@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-pub use crate::table_policy::DeletionVectors;
-use crate::table_policy::Policies;
+pub use crate::metastore::steering::table_policy::DeletionVectors;
+use crate::metastore::steering::table_policy::Policies;
 use crate::table_store::schema_plan::COLUMNS_MAX;
 
 /// Settings of one table.
@@ -182,7 +182,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::table_policy::TablePolicy;
+    use crate::metastore::steering::table_policy::TablePolicy;
 
     #[test]
     fn limits_that_would_do_harm_are_refused() {

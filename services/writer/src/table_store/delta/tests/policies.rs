@@ -7,7 +7,7 @@ use lake_shared::identity::TableKey;
 use super::compaction::{files_of_rows, merging};
 use super::lake::{Lake, batch, numbered, space};
 use super::log::Log;
-use crate::table_policy::{DeletionVectors, TablePolicy};
+use crate::metastore::steering::table_policy::{DeletionVectors, TablePolicy};
 use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
 use crate::table_store::{PlannedCompaction, TableStore};
 

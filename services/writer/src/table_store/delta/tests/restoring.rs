@@ -4,7 +4,7 @@ use super::compaction::{assert_known, idle};
 use super::lake::{Cell, Lake, NewRow, batch, new_row, numbered, numbered_id, space, table, tombstone, versions};
 use super::log::Log;
 use crate::consent::Consent;
-use crate::restore_point::RestorePoint;
+use crate::metastore::steering::restore_point::RestorePoint;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions, DeltaTableStore};
 use crate::table_store::{Restored, StoreError, TableStore};
 

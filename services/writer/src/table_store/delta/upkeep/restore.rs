@@ -16,7 +16,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::consent::{Consent, plan_id};
-use crate::restore_point::RestorePoint;
+use crate::metastore::steering::restore_point::RestorePoint;
 use crate::table_store::Restored;
 use crate::table_store::delta::clock::now_us;
 use crate::table_store::delta::error::EngineError;
