@@ -10,7 +10,7 @@ use crate::catalog::status::{CatalogEntry, CatalogStatus};
 const ENTRIES_MAX: usize = 1_000;
 
 /// A table of the catalog.
-pub(super) fn entry(of: &CatalogEntry) -> proto::CatalogEntry {
+pub(in crate::admin) fn entry(of: &CatalogEntry) -> proto::CatalogEntry {
     proto::CatalogEntry {
         name: of.name.to_string(),
         state: state(of.difference).into(),
