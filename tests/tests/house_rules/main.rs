@@ -33,7 +33,7 @@ const CRATES: [&str; 8] = [
 const OPERATE: &str = "deploy/guide/operate.md";
 
 /// Texts whose links must lead somewhere.
-const TEXTS: [&str; 9] = [
+const TEXTS: [&str; 10] = [
     "README.md",
     "services/README.md",
     "tests/benches/README.md",
