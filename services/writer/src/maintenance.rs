@@ -199,8 +199,8 @@ mod tests {
     use crate::consent::{Consent, Destroyed};
     use crate::metastore::NewTable;
     use crate::metastore::sqlite::SqliteMetastore;
-    use crate::metastore::steering::OperationTarget;
     use crate::metastore::steering::restore_point::RestorePoint;
+    use crate::metastore::steering::{OperationTarget, Steering};
     use crate::table_store::{
         Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
     };

@@ -371,6 +371,7 @@ mod tests {
                 target: OperationTarget { space, document_type: Some("person".into()) },
                 asked_by: "ann".into(),
                 consent: Consent::Given,
+                details: String::new(),
             },
             state,
             since_us: 0,
@@ -385,6 +386,8 @@ mod tests {
             cancel_requested: false,
             result: r#"{"commits":3}"#.into(),
             plan: "0a".into(),
+            paused: false,
+            per_second: None,
         }
     }
 

@@ -90,9 +90,10 @@ impl Fetcher {
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
-        let mut stretches = self.stretches.lock().unwrap_or_else(PoisonError::into_inner);
-        stretches.entry(scan.shard.clone()).or_default().push(scan.after);
-        drop(stretches);
+        {
+            let mut stretches = self.stretches.lock().unwrap_or_else(PoisonError::into_inner);
+            stretches.entry(scan.shard.clone()).or_default().push(scan.after);
+        }
         let (_, last) = DOCUMENTS.into_iter().find(|(shard, _)| *shard == scan.shard).unwrap();
         let reached = (scan.after + STRETCH).min(last);
         let mut report = ScanReport {

@@ -69,6 +69,8 @@ mod tests {
             deletion_vectors: DeletionVectors::Auto,
             partition_by: Vec::new(),
             copy_on_write_below_bytes: 10,
+            compaction: true,
+            retention_hours: 48,
         };
         let take_at =
             |budget: &RewriteBudget, bytes, now| budget.decide_at(&options, 1, bytes, now) == Replacement::Rewrite;

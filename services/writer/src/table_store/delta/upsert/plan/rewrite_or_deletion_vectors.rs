@@ -56,6 +56,8 @@ mod tests {
             deletion_vectors,
             partition_by: Vec::new(),
             copy_on_write_below_bytes: 100,
+            compaction: true,
+            retention_hours: 48,
         };
         let auto = |table_bytes, rewritten_bytes, left| {
             replacement(&options(DeletionVectors::Auto), table_bytes, rewritten_bytes, left) == Replacement::Rewrite
