@@ -44,7 +44,8 @@ async fn a_table_has_the_rows_of_the_version_and_goes_on() {
         // What comes from HQ later goes on from there; what was known before is told again by whoever reads it again.
         store.apply(batch(&[("t", numbered(2..6, 3))], vec![])).await.unwrap();
         store.apply(batch(&[("t", numbered(0..1, 4))], vec![])).await.unwrap();
-        let now = versions(&lake.read("t").await);
+        let rows = lake.read("t").await;
+        let now = versions(&rows);
         assert_eq!(
             (now.len(), now[numbered_id(0).as_str()], now[numbered_id(3).as_str()], now[numbered_id(9).as_str()]),
             (10, 4, 3, 1)
