@@ -64,11 +64,13 @@ fn operation(services: &LakeServices, id: &str) -> Option<Value> {
 
 async fn until_state(services: &LakeServices, id: &str, states: &[&str]) -> anyhow::Result<Value> {
     let mut last = Value::Null;
-    let waited = wait_until(&format!("backfill {id} is {states:?}"), PATIENCE, async || {
+    let what = format!("backfill {id} is {states:?}");
+    let waited = wait_until(&what, PATIENCE, async || {
         last = operation(services, id).unwrap_or_default();
         Ok(states.iter().any(|state| last["state"] == *state))
     });
-    waited.await.with_context(|| format!("{last}"))?;
+    let outcome = waited.await;
+    outcome.with_context(|| format!("{last}"))?;
     Ok(last)
 }
 
