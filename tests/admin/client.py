@@ -119,7 +119,7 @@ def main(address, root_certificate, proto_folder, table):
                 "quarantined": [[group.reason, group.entries] for group in summary.groups],
                 "entry": [entry.entry.document_id, entry.detail, entry.payload.decode()],
                 "replay": dict(replay.operation.result),
-                "trace": [trace.state, trace.rows[0].table, trace.rows[0].row],
+                "trace": [trace.state, trace.rows[0].table],
                 "every_call": every_call(with_token, proto_folder),
                 "refused": refused,
                 "stranger": stranger,
