@@ -21,5 +21,9 @@ pub(super) async fn run(global: &Global, verb: RecordVerb) -> Result<u8> {
         eprintln!("lakectl: nothing is known of this record; the answer says what it cannot know");
         return Ok(exit::NOT_FOUND);
     }
+    if trace.state == "not_searched" {
+        eprintln!("lakectl: not everything could be searched; the answer says what and why, ask again");
+        return Ok(exit::UNAVAILABLE);
+    }
     Ok(exit::DONE)
 }

@@ -72,6 +72,7 @@ impl Traced {
             Some(_) => "deleted",
             None if is_quarantined => return "quarantined".into(),
             None if !self.left_out_by.is_empty() => "left_out",
+            None if self.elsewhere.is_some() || !self.not_searched.is_empty() => "not_searched",
             None => "not_found",
         };
         let added = if is_quarantined { ", quarantined" } else { "" };
@@ -256,6 +257,10 @@ mod tests {
         assert_eq!(of(vec![located(None)], &[], false), "in_lake");
         assert_eq!(of(vec![located(Some("form_xml_missing"))], &[], true), "in_lake, incomplete");
         assert_eq!(of(vec![located(None)], &[], true), "in_lake, quarantined");
+        let elsewhere = Traced { elsewhere: Some("ask b".into()), ..Traced::default() };
+        assert_eq!(elsewhere.state(), "not_searched", "it may be there");
+        let not_searched = vec![Unsearched { space: space("demo"), reason: "late".into() }];
+        assert_eq!(Traced { not_searched, ..Traced::default() }.state(), "not_searched");
         let of_another = Traced { tombstones: vec![gone("2", "deleted")], ..Traced::default() };
         assert_eq!(of_another.about("1").state(), "not_found", "another id with the same hash");
     }
