@@ -93,7 +93,8 @@ impl Stage {
         let subject = escaped_names::rows_subject(&key.space.domain, Kind::Case, Some(&key.document_type));
         let dedupe_id = format!("{domain}-{document_type}-{version}");
         self.queue.publish(Message { subject, payload, dedupe_id }).await.unwrap();
-        let there = wait_until(&format!("rows of {document_type} are in their table"), PATIENCE, async || {
+        let what = format!("rows of {document_type} are in their table");
+        let there = wait_until(&what, PATIENCE, async || {
             let record = self.metastore.table(&key).await?;
             Ok(record.is_some_and(|record| record.state.version > before))
         });

@@ -45,7 +45,7 @@ fn next_action(of: &CatalogEntry) -> &'static str {
 }
 
 /// The catalog as a whole, at an instant.
-pub(super) fn status(of: &CatalogStatus, now_us: i64) -> proto::GetCatalogStatusResponse {
+pub(in crate::admin) fn status(of: &CatalogStatus, now_us: i64) -> proto::GetCatalogStatusResponse {
     let (pending, all) = (of.pending().count(), of.entries.len());
     let is_there = !of.addresses.is_empty();
     let next_action = match (&of.trouble, is_there) {
