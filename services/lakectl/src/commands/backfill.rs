@@ -128,10 +128,10 @@ async fn start(global: &Global, clients: &mut Clients, arguments: BackfillArgume
         };
         let asked = clients.trust.start_backfill(request).await;
         let asked = asked.with_context(|| format!("backfill {domain}"))?.into_inner();
+        if is_one {
+            return operation::show(global, clients, asked.operation, waiting.no_wait).await;
+        }
         begun.push(view::Operation::from(asked.operation.unwrap_or_default()));
-    }
-    if is_one && !waiting.no_wait {
-        return operation::watch(global, clients, &begun[0].id).await;
     }
     let (mut ended, mut code) = (Vec::new(), exit::DONE);
     for operation in begun {
