@@ -43,6 +43,25 @@ fn check_every_form(contexts: &Path, token: &str, commands: &[(String, bool, &st
     }
 }
 
+/// One table is treated otherwise than the others, completed by a shell, and brought back to an earlier version.
+fn check_one_table(admin: &Path) {
+    let policy = json(admin, &format!("table get {PERSON}"))["policy"].clone();
+    assert_eq!((&policy["compaction"], &policy["retention_hours"]), (&"on".into(), &72.into()), "{policy}");
+    let policy = json(admin, &format!("table policy {PERSON} --as-configured --deletion-vectors off"));
+    assert_eq!(
+        (&policy["compaction"], &policy["deletion_vectors"]),
+        (&"as configured".into(), &"off".into()),
+        "{policy}"
+    );
+    // What a shell asks when somebody presses the key in the middle of a name.
+    let typed = ["--", "lakectl", "table", "get", "demo_case_sq"];
+    let of_shell = [("COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", "3"), ("LAKECTL_CONFIG", admin.to_str().unwrap())];
+    assert_eq!(invocation::run("lakectl", &typed, &of_shell).unwrap().stdout.trim(), PERSON);
+    let restored = json(admin, &format!("table restore {PERSON} --version 1 --yes"));
+    assert_eq!((&restored["result"]["rows_after"], &restored["result"]["done"]), (&2.into(), &1.into()), "{restored}");
+    assert_eq!(json(admin, &format!("table get {PERSON}"))["rows"], 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lakectl_has_every_answer_in_every_form() {
     let mut stage = Stage::start().await;
@@ -95,23 +114,9 @@ async fn lakectl_has_every_answer_in_every_form() {
         ("context list".to_owned(), true, "lake"),
     ];
     check_every_form(&admin, &token, &commands);
-    let policy = json(&admin, &format!("table get {PERSON}"))["policy"].clone();
-    assert_eq!((&policy["compaction"], &policy["retention_hours"]), (&"on".into(), &72.into()), "{policy}");
-    let policy = json(&admin, &format!("table policy {PERSON} --as-configured --deletion-vectors off"));
-    assert_eq!(
-        (&policy["compaction"], &policy["deletion_vectors"]),
-        (&"as configured".into(), &"off".into()),
-        "{policy}"
-    );
     let gathered = json(&admin, "lake gather");
     assert_eq!((&gathered["tables"][0]["name"], &gathered["status"]["tables"]), (&PERSON.into(), &1.into()));
-    // What a shell asks when somebody presses the key in the middle of a name.
-    let typed = ["--", "lakectl", "table", "get", "demo_case_sq"];
-    let of_shell = [("COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", "3"), ("LAKECTL_CONFIG", admin.to_str().unwrap())];
-    assert_eq!(invocation::run("lakectl", &typed, &of_shell).unwrap().stdout.trim(), PERSON);
-    let restored = json(&admin, &format!("table restore {PERSON} --version 1 --yes"));
-    assert_eq!((&restored["result"]["rows_after"], &restored["result"]["done"]), (&2.into(), &1.into()), "{restored}");
-    assert_eq!(json(&admin, &format!("table get {PERSON}"))["rows"], 2);
+    check_one_table(&admin);
     // Without a terminal it is shown once.
     let top = lakectl(&admin, "lake top");
     assert!(top.code == Some(0) && top.stdout.contains(PERSON) && top.stdout.contains("1 writers"), "{top:?}");
