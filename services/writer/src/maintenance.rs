@@ -73,7 +73,7 @@ pub async fn run(
     tokio::select! {
         () = compact(&*store, options.compact_every_seconds) => {}
         () = clean_up(&*store, &*metastore, waits(options.every_hours), &shutdown) => {}
-        () = tell_status(&*store, &*metastore, options.status_table_every_seconds) => {}
+        () = tell_status(&*store, &*metastore, Duration::from_secs(options.status_table_every_seconds), STATUS_TOLD_AGAIN_AFTER) => {}
         // What is under way is given up: files of a compaction that is not committed are found by a clean-up.
         () = shutdown.cancelled() => {}
     }
@@ -99,14 +99,14 @@ async fn compact(store: &dyn TableStore, every_seconds: u64) {
     }
 }
 
-/// Keeps the table of tables up to date.
-async fn tell_status(store: &dyn TableStore, metastore: &dyn Metastore, every_seconds: u64) {
-    if every_seconds == 0 {
+/// Keeps the table of tables up to date, and writes it anew after a while in which nothing has changed, so that readers see that somebody looks.
+async fn tell_status(store: &dyn TableStore, metastore: &dyn Metastore, every: Duration, again_after: Duration) {
+    if every.is_zero() {
         return std::future::pending().await;
     }
     let mut told: Option<(Vec<TableStatus>, Instant)> = None;
     loop {
-        tokio::time::sleep(Duration::from_secs(every_seconds)).await;
+        tokio::time::sleep(every).await;
         let now = match status(metastore).await {
             Ok(now) => now,
             Err(error) => {
@@ -114,8 +114,7 @@ async fn tell_status(store: &dyn TableStore, metastore: &dyn Metastore, every_se
                 continue;
             }
         };
-        // So that readers see that somebody looks, where nothing changes.
-        let is_told = told.as_ref().is_some_and(|(told, at)| *told == now && at.elapsed() < STATUS_TOLD_AGAIN_AFTER);
+        let is_told = told.as_ref().is_some_and(|(told, at)| *told == now && at.elapsed() < again_after);
         if is_told || (told.is_none() && now.is_empty()) {
             continue;
         }
@@ -301,8 +300,8 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_table_of_tables_is_written_when_something_has_changed_and_once_an_hour() {
+    #[tokio::test]
+    async fn the_table_of_tables_is_written_when_something_has_changed_and_once_in_a_while() {
         let metastore = SqliteMetastore::memory();
         metastore.migrate().await.unwrap();
         let space = Space { domain: "demo".into(), kind: Kind::Case };
@@ -311,26 +310,36 @@ mod tests {
             NewTable { key, path: name.into(), location: name.into(), suffix: String::new() }
         };
         let store = Counting::default();
-        let told = || store.1.lock().unwrap().iter().map(Vec::len).collect::<Vec<_>>();
+        let told = |times: usize| {
+            let store = &store;
+            async move {
+                while store.1.lock().unwrap().len() < times {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                store.1.lock().unwrap().last().cloned().unwrap_or_default()
+            }
+        };
+        let (often, never, soon) = (Duration::from_millis(1), Duration::from_secs(3_600), Duration::from_millis(5));
         let steps = async {
-            tokio::time::sleep(Duration::from_secs(25)).await;
-            assert_eq!(told(), [0; 0], "there is nothing to tell of");
+            // There is nothing to tell of.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(store.1.lock().unwrap().len(), 0);
             metastore.register_tables(&[table("t")]).await.unwrap();
-            tokio::time::sleep(Duration::from_secs(100)).await;
-            assert_eq!(told(), [1]);
+            assert_eq!(told(1).await.len(), 1);
             metastore.register_tables(&[table("u")]).await.unwrap();
-            tokio::time::sleep(Duration::from_secs(100)).await;
-            assert_eq!(told(), [1, 2]);
+            assert_eq!(told(2).await.len(), 2);
             metastore.pause(Some(&space), "ann", "").await.unwrap();
-            tokio::time::sleep(Duration::from_secs(100)).await;
-            assert_eq!(told(), [1, 2, 2]);
-            assert!(store.1.lock().unwrap()[2].iter().all(|row| row.paused));
-            tokio::time::sleep(STATUS_TOLD_AGAIN_AFTER).await;
-            assert_eq!(told(), [1, 2, 2, 2]);
+            assert!(told(3).await.iter().all(|row| row.paused));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(store.1.lock().unwrap().len(), 3, "nothing has changed");
         };
         tokio::select! {
-            () = tell_status(&store, &metastore, 10) => {}
+            () = tell_status(&store, &metastore, often, never) => {}
             () = steps => {}
+        }
+        tokio::select! {
+            () = tell_status(&store, &metastore, often, soon) => {}
+            rows = told(6) => assert_eq!(rows.len(), 2),
         }
     }
 }

@@ -106,15 +106,28 @@ fn parts(problem: &Problem) -> (Code, &'static str, String) {
     }
 }
 
+/// Longest text of an answer, bytes. It travels in a header, and clients close the connection over one that is too large: a request may have named
+/// something very long.
+const TEXT_BYTES_MAX: usize = 1_000;
+
+/// The beginning of a text that is too long.
+fn shortened(text: &str) -> String {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(TEXT_BYTES_MAX)])
+}
+
 /// The problem as gRPC tells it.
 pub(super) fn status(problem: &Problem) -> Status {
     let (code, reason, text) = parts(problem);
+    let text = shortened(&text);
     let mut details = ErrorDetails::with_error_info(reason, REASONS_OF, HashMap::new());
     if let Problem::Field { field, reason } = problem {
-        details.add_bad_request_violation(*field, reason.clone());
+        details.add_bad_request_violation(*field, shortened(reason));
     }
     if let Problem::NotFound { what, id, .. } = problem {
-        details.set_resource_info(*what, id.clone(), "", text.clone());
+        details.set_resource_info(*what, shortened(id), "", text.clone());
     }
     Status::with_error_details(code, text, details)
 }
@@ -143,6 +156,8 @@ mod tests {
         let details = told.get_error_details();
         assert_eq!(details.error_info().unwrap().reason, "NOT_FOUND");
         assert_eq!(details.resource_info().unwrap().resource_name, "demo_case_sql_x");
+        let long = Problem::NotFound { what: "table", id: "é".repeat(50_000), list: "ListTables" };
+        assert!(status(&long).message().len() < 1_100 && status(&long).details().len() < 4_000);
         let field = Problem::Field { field: "page_size", reason: "it is negative".into() };
         let details = status(&field).get_error_details();
         assert_eq!(details.bad_request().unwrap().field_violations[0].field, "page_size");

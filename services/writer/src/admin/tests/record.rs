@@ -58,7 +58,8 @@ async fn a_record_is_traced_to_its_row_its_deletion_and_its_entry() {
     assert!(a.quarantined[0].reason == "row_fails" && !format!("{a:?}").contains("secret"));
     assert!(a.unknown.iter().any(|sentence| sentence.contains("[take]")));
     let b = clients.trace("viewer", "b", "demo").await;
-    assert_eq!((b.state.as_str(), b.rows[0].row), ("in_lake", 1));
+    assert_eq!((b.state.as_str(), b.rows[0].table.as_str()), ("in_lake", "demo_case_sql_person"));
+    assert_ne!((&b.rows[0].file, b.rows[0].row), (&row.file, row.row));
 
     let gone = clients.trace("viewer", "gone", "").await;
     assert_eq!((gone.state.as_str(), gone.rows.len()), ("deleted", 0));

@@ -2,24 +2,22 @@
 
 use std::collections::HashMap;
 
-use lake_shared::identity::TableKey;
+use lake_shared::escaped_names;
 
 use super::compaction::{files_of_rows, merging};
-use super::lake::{Lake, batch, numbered, space};
+use super::lake::{Lake, batch, numbered, space, table};
 use super::log::Log;
 use crate::metastore::steering::table_policy::{DeletionVectors, TablePolicy};
 use crate::table_store::delta::{DeltaOptions, DeltaTableStore};
 use crate::table_store::{PlannedCompaction, TableStore};
 
-/// Name of the table of the type `t`.
-const TABLE: &str = "demo_case_sql_t";
-
+/// Says something about the table of the type `t`.
 fn say(options: &DeltaOptions, policy: TablePolicy) {
-    options.policies.replace(HashMap::from([(TABLE.to_owned(), policy)]));
+    options.policies.replace(HashMap::from([(escaped_names::table_name(&table("t")), policy)]));
 }
 
 async fn deletion_vectors(store: &DeltaTableStore, lake: &Lake) -> u64 {
-    let key = TableKey { space: space(), document_type: "t".into() };
+    let key = table("t");
     assert_eq!(lake.read("t").await.len(), 60);
     store.describe(&key).await.unwrap().files_with_deletion_vectors
 }
@@ -34,7 +32,7 @@ async fn rounds_of_compaction_leave_a_table_out_until_they_may_take_it_in() {
     assert_eq!(store.compact(&space()).await.unwrap().commits, 0);
     assert_eq!(Log::of(&lake, "t").active().len(), 6);
     // One that is asked for is done all the same.
-    let key = TableKey { space: space(), document_type: "t".into() };
+    let key = table("t");
     assert_eq!(store.compact_table(&key).await.unwrap().files_before, 6);
     for part in 0..6 {
         store.apply(batch(&[("t", numbered(60 + part * 10..70 + part * 10, 1))], vec![])).await.unwrap();
@@ -68,17 +66,18 @@ async fn the_properties_of_a_table_follow_its_retention() {
     store.apply(batch(&[("t", numbered(0..60, 1))], vec![])).await.unwrap();
     let log = Log::of(&lake, "t");
     let retention = || log.newest("metaData")["configuration"]["delta.deletedFileRetentionDuration"].clone();
-    assert_eq!(retention(), "interval 48 hours");
+    // The log speaks of removed files for a day longer.
+    assert_eq!(retention(), "interval 72 hours");
     say(&options, TablePolicy { retention_hours: Some(7), ..TablePolicy::default() });
     store.apply(batch(&[("t", numbered(0..60, 2))], vec![])).await.unwrap();
-    assert_eq!(retention(), "interval 7 hours");
+    assert_eq!(retention(), "interval 31 hours");
 }
 
 #[tokio::test]
 async fn a_compaction_is_planned_without_being_done() {
     let lake = Lake::new().await;
     let store = lake.open(merging());
-    let key = TableKey { space: space(), document_type: "t".into() };
+    let key = table("t");
     assert_eq!(store.plan_compaction(&key).await.unwrap(), PlannedCompaction::default(), "there is no such table");
     files_of_rows(&store, 6, 10).await;
     let planned = store.plan_compaction(&key).await.unwrap();
