@@ -13,7 +13,7 @@ use lake_tests::system::{LakeServices, RealParts};
 use serde_json::Value;
 
 /// Changes of the past, and as many while it is filled; `LAKE_TEST_BACKFILL_CHANGES` makes them others.
-const CHANGES: u64 = 20_000;
+const CHANGES: u64 = 5_000;
 /// A row's place columns may be any that its worker had in this life.
 const PLACE_SLACK_TURNS: u64 = u64::MAX;
 const PATIENCE: Duration = Duration::from_secs(900);
