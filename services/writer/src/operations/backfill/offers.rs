@@ -60,10 +60,13 @@ pub(super) async fn note_taken(metastore: &dyn Metastore, present: &[Heard]) {
     }
 }
 
+/// The entries of one allow-list.
+type EntriesOf = fn(&Taken) -> &[String];
+
 /// The entries of all allow-lists. A list that takes everything has none.
 fn entries(taken: &[&Taken]) -> Vec<(&'static str, String)> {
     let mut all = BTreeSet::new();
-    let lists: [(&'static str, fn(&Taken) -> &[String]); 3] = [
+    let lists: [(&'static str, EntriesOf); 3] = [
         (DOMAINS, |taken| &taken.domains),
         (CASE_TYPES, |taken| &taken.case_types),
         (FORM_XMLNS, |taken| &taken.form_xmlns),
