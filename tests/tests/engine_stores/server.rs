@@ -18,7 +18,7 @@ pub const PREFIX: &str = "some/tables";
 #[derive(Debug)]
 pub enum Server {
     /// SeaweedFS.
-    S3(ObjectStore),
+    S3(Box<ObjectStore>),
     /// A name node and a data node of Hadoop.
     Hdfs(Hdfs),
 }
@@ -28,7 +28,7 @@ impl Server {
     pub fn s3() -> anyhow::Result<Self> {
         let s3 = ObjectStore::start()?;
         s3.create_bucket(BUCKET)?;
-        Ok(Self::S3(s3))
+        Ok(Self::S3(Box::new(s3)))
     }
 
     /// An empty file system of Hadoop.
