@@ -20,7 +20,7 @@ pub enum Server {
     /// SeaweedFS.
     S3(Box<ObjectStore>),
     /// A name node and a data node of Hadoop.
-    Hdfs(Hdfs),
+    Hdfs(Box<Hdfs>),
 }
 
 impl Server {
@@ -33,7 +33,7 @@ impl Server {
 
     /// An empty file system of Hadoop.
     pub fn hdfs() -> anyhow::Result<Self> {
-        Hdfs::start().map(Self::Hdfs)
+        Ok(Self::Hdfs(Box::new(Hdfs::start()?)))
     }
 
     /// What a writer is told of it.
