@@ -335,10 +335,7 @@ fn the_lake_must_have_a_usable_place() {
         let root = "\"s3://lake/tables\"";
         for (by, words) in [
             ("\"\"", "key `store.root`: it is empty"),
-            (
-                "\"ftp://host/x\"",
-                "the scheme ftp is not supported; give a folder, file:///folder or s3://bucket/prefix",
-            ),
+            ("\"ftp://host/x\"", "the scheme ftp is not supported; give a folder, file:///folder, s3://bucket/prefix"),
             ("\"s3://\"", "key `store.root`"),
         ] {
             files.refuse(service, root, by, &[words]);

@@ -3,6 +3,7 @@
 use lake_tests::parts::{HiveMetastore, HiveVersion, Spark, SparkRelease, postgres_driver, wait_until};
 use lake_writer::catalog::hive::HiveCatalog;
 use lake_writer::catalog::{Catalog, CatalogKind, CatalogOptions};
+use serde_json::Value;
 
 use crate::stage::{PATIENCE, Stage};
 
@@ -108,7 +109,11 @@ async fn follows_changes(stage: &Stage, hive: &HiveMetastore) {
     ];
     spark.sql(&statements.each_ref().map(String::as_str)).unwrap();
     stage.fill("demo-space", "tree", &["t"], 1).await;
-    stage.until("the name is found to be taken", |status| status["taken"] == 1).await;
+    let is_refused = |status: &Value| {
+        let error = status["entries"][0]["error"].as_str();
+        error.is_some_and(|error| error.contains("already exists"))
+    };
+    stage.until("the name is refused", is_refused).await;
     // What leaves behind the lake's back is noticed by the next comparison of everything, or when somebody asks for the difference.
     spark.sql(&["DROP TABLE demo_space.case_sql_house"]).unwrap();
 
@@ -116,7 +121,7 @@ async fn follows_changes(stage: &Stage, hive: &HiveMetastore) {
     assert_eq!(drift.code, Some(1), "{drift:?}");
     assert_eq!(drift.stdout, "demo_space.case_sql_house\ndemo_space.case_sql_tree\n", "{drift:?}");
     let plan = stage.json("catalog sync --dry-run");
-    let figures = |operation: &serde_json::Value| {
+    let figures = |operation: &Value| {
         ["created", "altered", "dropped", "taken"].map(|name| operation["result"][name].as_i64().unwrap())
     };
     assert_eq!(figures(&plan), [1, 0, 0, 1], "{plan}");
