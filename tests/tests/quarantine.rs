@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use async_nats::jetstream;
+use lake_hq::source::answer_bytes_max;
 use lake_simulated_hq::turn::{ChangeMessage, Mutation, Table, Turn};
 use lake_tests::parts::wait_until;
 use lake_tests::system::{LakeServices, RealParts};
@@ -18,10 +19,16 @@ const XMLNS: &str = "http://openrosa.org/formdesigner/VISIT";
 /// Narrow limits of the services, and what they are widened to.
 const FEW_TYPES: (&str, &str) = ("types_max = 1\n", "types_max = 10\n");
 const FEW_COLUMNS: &str = "[enricher]\ncolumns_max = 200\n";
+const FEW_BYTES: &str = "record_bytes_max = 20000\n";
 
 /// The cases that cannot be handled, with why. The purged one leaves HQ before it is read again.
-const CASES: [(&str, &str); 3] =
-    [("purged", "record_too_wide"), ("wide", "record_too_wide"), ("late", "too_many_types")];
+const CASES: [(&str, &str); 5] = [
+    ("unreadable", "document_unreadable"),
+    ("purged", "document_unreadable"),
+    ("wide", "record_too_wide"),
+    ("large", "rows_too_large"),
+    ("late", "too_many_types"),
+];
 const FORMS: [(&str, &str); 2] = [("no-xml", "form_xml_missing"), ("bad-xml", "form_xml_not_well_formed")];
 /// Reasons of messages that nobody can read, also later.
 const UNREADABLE: [&str; 2] = ["change_malformed_json", "row_batch_malformed"];
@@ -72,9 +79,13 @@ fn wide() -> String {
 
 /// What nobody can handle, in one turn of HQ.
 fn bad_turn() -> Turn {
+    // More than an answer about several records may take, so it is asked for alone, and the limit of one record counts.
+    let large = json!({"photo": "x".repeat(answer_bytes_max(1) + 1)}).to_string();
     let mut mutations = vec![
-        case("purged", "person", &wide()),
+        case("unreadable", "person", "[1]"),
+        case("purged", "person", "[1]"),
         case("wide", "person", &wide()),
+        case("large", "person", &large),
         case("late", "household", "{}"),
         xml("bad-xml", "<data><open></data>"),
     ];
@@ -97,6 +108,7 @@ fn no_message(number: usize) -> ChangeMessage {
 /// HQ as it should be; nothing announces it.
 fn mended_turn() -> Turn {
     let mutations = vec![
+        case("unreadable", "person", r#"{"age": "7"}"#),
         Mutation::remove(Table::Case, json!({"case_id": "purged"})),
         xml("no-xml", &well_formed("no-xml")),
         xml("bad-xml", &well_formed("bad-xml")),
@@ -116,6 +128,8 @@ impl Lake {
         let sections = format!("[tables]\n{}", FEW_TYPES.0);
         let mut services = LakeServices::start_with(&parts, 1, 1, "s3://lake/tables", &sections).await?;
         services.get("enricher-1")?.reconfigure(|config| format!("{config}{FEW_COLUMNS}")).await?;
+        let fetcher = services.get("fetcher-1")?;
+        fetcher.reconfigure(|config| config.replace("[hq.database]\n", &format!("[hq.database]\n{FEW_BYTES}"))).await?;
         let lake = Self { parts, services };
         let messages = vec![announced("case-sql", "well", "CommCareCase", "person")];
         lake.follow(&Turn { mutations: vec![case("well", "person", "{}")], messages }).await?;
@@ -131,7 +145,8 @@ impl Lake {
     async fn widen(&mut self) -> anyhow::Result<()> {
         let writer = self.services.get("writer-1")?;
         writer.reconfigure(|config| config.replace(FEW_TYPES.0, FEW_TYPES.1)).await?;
-        self.services.get("enricher-1")?.reconfigure(|config| config.replace(FEW_COLUMNS, "")).await
+        self.services.get("enricher-1")?.reconfigure(|config| config.replace(FEW_COLUMNS, "")).await?;
+        self.services.get("fetcher-1")?.reconfigure(|config| config.replace(FEW_BYTES, "")).await
     }
 
     fn entries(&self) -> anyhow::Result<Vec<Value>> {
@@ -201,12 +216,18 @@ async fn what_cannot_be_handled_is_mended_replayed_and_released_or_given_up() ->
     lake.parts.hq.apply(&mended_turn()).await?;
     lake.widen().await?;
     // One at first, then by reason, then the rest.
-    assert_eq!(figures(&lake.replay("--id wide --domain clinic")?, OUTCOMES), [1, 0, 0, 0]);
+    assert_eq!(figures(&lake.replay("--id unreadable --domain clinic")?, OUTCOMES), [1, 0, 0, 0]);
     assert_eq!(figures(&lake.replay("--reason form_xml_missing --kind form")?, OUTCOMES), [1, 0, 0, 0]);
     assert_eq!(figures(&lake.replay("--all")?, OUTCOMES), [records - 2, 0, 0, unreadable]);
     let left: BTreeSet<String> = lake.entries()?.iter().map(|entry| entry["reason"].to_string()).collect();
     assert_eq!(left, UNREADABLE.map(|reason| json!(reason).to_string()).into());
-    for (id, state) in [("wide", "in_lake"), ("late", "in_lake"), ("bad-xml", "in_lake"), ("purged", "deleted")] {
+    for (id, state) in [
+        ("unreadable", "in_lake"),
+        ("wide", "in_lake"),
+        ("late", "in_lake"),
+        ("bad-xml", "in_lake"),
+        ("purged", "deleted"),
+    ] {
         let traced = lake.trace(id)?;
         assert_eq!(traced["state"], state, "{traced}");
     }
