@@ -150,6 +150,7 @@ impl Registrar {
     async fn follow(&self) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut compared: Option<Instant> = None;
+        let mut refused = 0;
         loop {
             let is_due = compared.is_none_or(|at| at.elapsed() >= self.options.compare_every());
             let is_done = match self.round(is_due).await {
@@ -157,7 +158,12 @@ impl Registrar {
                     if is_due {
                         compared = Some(Instant::now());
                     }
-                    synced.failed == 0
+                    if synced.failed > refused {
+                        // Perhaps because the catalog is not as it was read any more: others have taken the name, say.
+                        compared = None;
+                    }
+                    refused = synced.failed;
+                    refused == 0
                 }
                 Err(_) => {
                     // What was read may not be so any more.

@@ -72,10 +72,13 @@ impl Catalog for FakeCatalog {
     }
 
     async fn create_table(&self, table: &Registration) -> Result<(), CatalogError> {
+        if self.set(|fake| fake.tables.contains_key(&table.name)) {
+            let (action, reason) = (format!("create {}", table.name), "it already exists".into());
+            return Err(CatalogError::Refused { action, reason });
+        }
         self.change(&table.name, |fake| {
             assert!(fake.databases.contains_key(&table.name.database), "the database comes first");
-            let there = fake.tables.insert(table.name.clone(), differences::as_registered(table));
-            assert_eq!(there, None);
+            fake.tables.insert(table.name.clone(), differences::as_registered(table));
         })
     }
 
@@ -236,6 +239,27 @@ async fn an_outage_is_waited_out_and_changes_are_followed() {
     let next = tokio::spawn(lake.registrar(CatalogOptions::default()).run(CancellationToken::new()));
     until("the drift is repaired", || lake.names().len() == 2).await;
     next.abort();
+    running.abort();
+}
+
+#[tokio::test]
+async fn a_name_that_others_took_since_it_was_read_is_told_as_taken() {
+    let lake = Lake::new().await;
+    lake.table("demo", "person", "{}").await;
+    let registrar = lake.registrar(CatalogOptions::default());
+    let running = tokio::spawn(Arc::clone(&registrar).run(CancellationToken::new()));
+    until("the first is there", || lake.names().len() == 1).await;
+    lake.catalog.set(|fake| {
+        let house = name("demo", "case_sql_house");
+        let theirs =
+            HeldTable { name: house.clone(), mark: None, ..fake.tables[&name("demo", "case_sql_person")].clone() };
+        fake.tables.insert(house, theirs);
+    });
+    lake.table("demo", "house", "{}").await;
+    let is_taken = || registrar.status().entries.iter().any(|entry| entry.difference == Some(Difference::Taken));
+    until("it is told as taken", is_taken).await;
+    let theirs = lake.catalog.set(|fake| fake.tables[&name("demo", "case_sql_house")].clone());
+    assert!(theirs.mark.is_none() && registrar.status().pending().count() == 0, "{theirs:?}");
     running.abort();
 }
 
