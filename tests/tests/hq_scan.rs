@@ -36,11 +36,11 @@ async fn filled(others: usize) -> TwoShards {
              update form_processor_commcarecasesql set deleted = true where domain = 'demo' and case_id like '%2';
              update form_processor_commcarecasesql set server_modified_on = '2025-01-01' where domain = 'demo' and case_id like '%3';
              update form_processor_xforminstancesql set state = 2 where form_id like '%2';
-             update form_processor_xforminstancesql set xmlns = 'Y' where form_id like '%1';
-             vacuum analyze",
+             update form_processor_xforminstancesql set xmlns = 'Y' where form_id like '%1'",
         )
         .await
         .unwrap();
+        run(&url, "vacuum analyze").await.unwrap();
     }
     shards
 }
