@@ -36,7 +36,7 @@ fn is_refused(outcome: Result<(), CatalogError>) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_version_keeps_what_the_lake_registers() {
     let postgres = Postgres::start().unwrap();
-    for version in [HiveVersion::Two] {
+    for version in [HiveVersion::Two, HiveVersion::Three] {
         let hive = HiveMetastore::start(version, &postgres).unwrap();
         // The first address answers nobody.
         let catalog = HiveCatalog::new(&options(&["thrift://127.0.0.1:1".into(), hive.uri()])).unwrap();

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
 use super::port::Port;
@@ -61,6 +61,12 @@ pub struct HiveMetastore {
     folder: TempDir,
 }
 
+/// What it warns of goes to its log. It would be silent without.
+const LOGGING: &str = "log4j.rootLogger=WARN,console\n\
+    log4j.appender.console=org.apache.log4j.ConsoleAppender\n\
+    log4j.appender.console.layout=org.apache.log4j.PatternLayout\n\
+    log4j.appender.console.layout.ConversionPattern=%d %p %c %m%n\n";
+
 impl HiveMetastore {
     /// Makes a database and starts the service on it, in some ten seconds.
     ///
@@ -84,20 +90,22 @@ impl HiveMetastore {
         let name = format!("hive_{}", uuid::Uuid::new_v4().simple());
         let database = jdbc(&postgres.create_database(&name)?)?;
         std::fs::create_dir(folder.path().join("warehouse"))?;
-        let site = site(version, &database, &folder.path().join("warehouse").display().to_string(), tls)?;
+        let site = site(&database, &folder.path().join("warehouse").display().to_string(), tls)?;
         for file in ["hive-site.xml", "metastore-site.xml"] {
             std::fs::write(folder.path().join(file), &site)?;
         }
+        std::fs::write(folder.path().join("log4j.properties"), LOGGING)?;
         let jars = |version: HiveVersion| installed(&format!("{version}/jars"));
         let class_path = [folder.path().display().to_string(), jars(version)?.join("*").display().to_string()];
         // Spark 3 brings no driver for Postgres.
         let driver = postgres_driver()?.display().to_string();
-        let mut command = Command::new(installed("spark-3/java/bin/java")?);
-        command.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"]);
+        let class_path = class_path.join(":") + ":" + &driver;
+        make_tables(version, &database, &class_path, &folder)?;
+        let mut command = java()?;
         for module in ["java.net", "java.lang", "java.util", "java.util.concurrent", "java.nio", "sun.nio.ch"] {
             command.arg(format!("--add-opens=java.base/{module}=ALL-UNNAMED"));
         }
-        command.arg("-cp").arg(class_path.join(":") + ":" + &driver);
+        command.args(["-cp", &class_path]);
         command.args(["org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", &port.number().to_string()]);
         command.current_dir(folder.path());
         let number = port.number();
@@ -129,6 +137,32 @@ impl HiveMetastore {
     }
 }
 
+fn java() -> anyhow::Result<Command> {
+    let mut command = Command::new(installed("spark-3/java/bin/java")?);
+    command.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"]);
+    Ok(command)
+}
+
+/// Makes the tables of all classes of the model. The service would make each when it is first needed, in the middle of a transaction, and wait
+/// for itself, or fail.
+fn make_tables(version: HiveVersion, database: &str, class_path: &str, folder: &TempDir) -> anyhow::Result<()> {
+    let properties = folder.path().join("tables.properties");
+    let text = format!(
+        "javax.jdo.PersistenceManagerFactoryClass=org.datanucleus.api.jdo.JDOPersistenceManagerFactory\n\
+        javax.jdo.option.ConnectionURL={database}\njavax.jdo.option.ConnectionDriverName=org.postgresql.Driver\n\
+        datanucleus.schema.autoCreateAll=true\ndatanucleus.identifierFactory=datanucleus1\n\
+        datanucleus.rdbms.useLegacyNativeValueStrategy=true\n"
+    );
+    std::fs::write(&properties, text)?;
+    let mut tool = java()?;
+    tool.args(["-cp", class_path, "org.datanucleus.store.schema.SchemaTool", "-create", "-api", "JDO", "-props"]);
+    tool.arg(properties).arg(installed(&format!("{version}/package.jdo"))?).current_dir(folder.path());
+    let made = tool.output()?;
+    let told = String::from_utf8_lossy(&made.stdout).into_owned() + &String::from_utf8_lossy(&made.stderr);
+    ensure!(made.status.success(), "the tables of {version} were not made:\n{told}");
+    Ok(())
+}
+
 /// The JDBC driver for Postgres.
 ///
 /// # Errors
@@ -148,8 +182,7 @@ fn jdbc(url: &str) -> anyhow::Result<String> {
     Ok(format!("jdbc:postgresql://{place}?user={user}"))
 }
 
-fn site(version: HiveVersion, database: &str, warehouse: &str, tls: Option<&KeyStore>) -> anyhow::Result<String> {
-    let classes = std::fs::read_to_string(installed(&format!("{version}/model-classes"))?)?;
+fn site(database: &str, warehouse: &str, tls: Option<&KeyStore>) -> anyhow::Result<String> {
     let warehouse = format!("file://{warehouse}");
     let no_tasks = "org.apache.hadoop.hive.metastore.events.EventCleanerTask";
     let mut settings = vec![
@@ -162,11 +195,9 @@ fn site(version: HiveVersion, database: &str, warehouse: &str, tls: Option<&KeyS
         ("hive.metastore.uris", ""),
         // Its logger of 2.3 is not among Spark's jars.
         ("hive.async.log.enabled", "false"),
-        // It makes its tables itself, all of them at its start.
+        // The tool that made the tables wrote no version.
         ("datanucleus.schema.autoCreateAll", "true"),
         ("hive.metastore.schema.verification", "false"),
-        ("datanucleus.autoStartMechanism", "Classes"),
-        ("datanucleus.autoStartClassNames", &classes),
         // From 3 on: what else it would do beside needs all of Hive, or tables that are not made.
         ("metastore.thrift.bind.host", "127.0.0.1"),
         ("metastore.task.threads.always", no_tasks),
