@@ -36,7 +36,7 @@ fn is_refused(outcome: Result<(), CatalogError>) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_version_keeps_what_the_lake_registers() {
     let postgres = Postgres::start().unwrap();
-    for version in [HiveVersion::Two, HiveVersion::Three] {
+    for version in HiveVersion::ALL {
         let hive = HiveMetastore::start(version, &postgres).unwrap();
         // The first address answers nobody.
         let catalog = HiveCatalog::new(&options(&["thrift://127.0.0.1:1".into(), hive.uri()])).unwrap();
@@ -110,7 +110,7 @@ async fn leaves_alone_what_others_made(catalog: &dyn Catalog, version: HiveVersi
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_may_come_and_go() {
     let postgres = Postgres::start().unwrap();
-    let mut hive = HiveMetastore::start(HiveVersion::Two, &postgres).unwrap();
+    let mut hive = HiveMetastore::start(HiveVersion::Four, &postgres).unwrap();
     let catalog = HiveCatalog::new(&options(&[hive.uri()])).unwrap();
     catalog.create_database("demo", ROOT).await.unwrap();
     hive.server().kill_hard().unwrap();
@@ -137,7 +137,7 @@ async fn a_service_with_tls_is_known_by_its_certificate() {
         .arg(certificates.file("server.key"))
         .status();
     assert!(made.unwrap().success());
-    let hive = HiveMetastore::start_with(HiveVersion::Two, &postgres, Some(&store)).unwrap();
+    let hive = HiveMetastore::start_with(HiveVersion::Four, &postgres, Some(&store)).unwrap();
     let uris = [hive.uri().replace("127.0.0.1", "localhost")];
     let trusting = CatalogOptions { ca_file: Some(certificates.file("ca.pem")), ..options(&uris) };
     assert_eq!(HiveCatalog::new(&trusting).unwrap().databases().await.unwrap().len(), 1);

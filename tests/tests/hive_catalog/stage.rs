@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use arrow::ipc::writer::StreamWriter;
 use lake_proto::queue::v1::RowBatch;
 use lake_shared::identity::{Kind, Space, TableKey};
@@ -111,15 +112,20 @@ impl Stage {
 
     /// What a command prints as JSON, whatever its exit code is.
     pub fn json(&self, words: &str) -> Value {
+        self.try_json(words).unwrap()
+    }
+
+    fn try_json(&self, words: &str) -> anyhow::Result<Value> {
         let outcome = self.lakectl(&format!("{words} -o json"));
-        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{words}: {error}: {outcome:?}"))
+        serde_json::from_str(&outcome.stdout).with_context(|| format!("{words}: {outcome:?}"))
     }
 
     /// Waits until the catalog's status is as it should be.
     pub async fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         let waited = wait_until(what, PATIENCE, async || {
-            last = self.json("catalog status");
+            // A writer that does not hold the lease yet does not know it.
+            last = self.try_json("catalog status")?;
             Ok(is_so(&last))
         });
         let waited = waited.await;

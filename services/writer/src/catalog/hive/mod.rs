@@ -134,28 +134,29 @@ fn now_seconds() -> i32 {
 }
 
 impl Link {
-    /// Asks over the open connection, or else each server once.
+    /// Asks over the open connection, or else each server once. The error tells what was met at each.
     fn call(&mut self, method: &str, arguments: &Fields) -> Result<Fields, CallError> {
-        let mut last = CallError::Broken("no address is configured".into());
+        let mut met = Vec::new();
         // One that was left open may have been closed meanwhile, by a server that began anew; that is no try of it.
         if let Some(connection) = self.open.take() {
             match self.over(connection, method, arguments) {
-                Err(error @ CallError::Broken(_)) => last = error,
+                Err(CallError::Broken(error)) => met.push(format!("over the open connection: {error}")),
                 answered => return answered,
             }
         }
         for _ in 0..self.servers.len() {
             let Some(server) = self.servers.get(self.next) else { break };
+            let place = format!("{}:{}", server.host, server.port);
             match Connection::open(server) {
                 Ok(connection) => match self.over(connection, method, arguments) {
-                    Err(error @ CallError::Broken(_)) => last = error,
+                    Err(CallError::Broken(error)) => met.push(format!("{place}: {error}")),
                     answered => return answered,
                 },
-                Err(error) => last = error,
+                Err(error) => met.push(format!("{place}: {error}")),
             }
             self.next = (self.next + 1) % self.servers.len();
         }
-        Err(last)
+        Err(CallError::Broken(met.join("; ")))
     }
 
     fn over(&mut self, mut connection: Connection, method: &str, arguments: &Fields) -> Result<Fields, CallError> {
