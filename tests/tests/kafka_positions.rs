@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use lake_fetcher::change_feed::kafka::{KafkaConfig, KafkaFeed, StartFrom};
 use lake_fetcher::change_feed::{ChangeFeed, FeedMessage};
 use lake_fetcher::coalesce::coalesce;
 use lake_shared::telemetry;
-use lake_tests::parts::{Kafka, wait_until};
+use lake_tests::invocation;
+use lake_tests::parts::{Kafka, read_kafka_with_spark, wait_until};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::time::timeout;
@@ -316,3 +318,62 @@ async fn messages_without_a_value_pass() {
     committed("odd", "odd", 0, 4).await;
     fetcher.close().await;
 }
+
+/// The fetchers of a new lake go on where the predecessor stood, on the topics that it read; the others are read from their beginning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_group_begins_where_a_spark_job_stood() {
+    KAFKA.create_topic("spark-case", 2).await.unwrap();
+    KAFKA.create_topic("spark-form", 1).await.unwrap();
+    KAFKA.create_topic("spark-users", 1).await.unwrap();
+    publish("spark-case", 0, 0..100).await;
+    publish("spark-case", 1, 1_000..1_030).await;
+    publish("spark-form", 0, 2_000..2_050).await;
+    publish("spark-users", 0, 3_000..3_005).await;
+    let folder = tempfile::tempdir().unwrap();
+    read_kafka_with_spark(&KAFKA.bootstrap(), folder.path(), &["spark-case", "spark-form"]).unwrap();
+    publish("spark-case", 0, 100..110).await;
+    publish("spark-form", 0, 2_050..2_060).await;
+    // Meanwhile Kafka has forgotten some of what the job had not read.
+    KAFKA.delete_records("spark-form", 0, 2_053 - 2_000).await.unwrap();
+
+    let config = folder.path().join("fetcher.toml");
+    std::fs::write(&config, FETCHER.replace("BOOTSTRAP", &KAFKA.bootstrap())).unwrap();
+    let begin = |checkpoint: &Path| {
+        let arguments =
+            ["begin-at-spark-checkpoint", "--config", config.to_str().unwrap(), checkpoint.to_str().unwrap()];
+        invocation::run("fetcher", &arguments, &[]).unwrap()
+    };
+    let nothing = begin(&folder.path().join("spark-case/offsets"));
+    assert!(nothing.code == Some(1) && nothing.stderr.contains("a folder `offsets` is missing"), "{nothing:?}");
+    let begun = begin(folder.path());
+    assert_eq!(begun.code, Some(0), "{begun:?}");
+    let told = "spark-case 0: from 100 on\nspark-case 1: from 30 on\n\
+        spark-form 0: from 50 on; Kafka does not hold the 3 messages from there on any more: backfill the projects\n";
+    assert_eq!(begun.stdout, told);
+    let again = begin(folder.path());
+    assert!(again.code == Some(1) && again.stderr.contains("give kafka.group_id a new name"), "{again:?}");
+
+    let fetcher = feed(StartFrom::Latest, &["spark-case", "spark-form", "spark-users"], false);
+    let wanted: Vec<i64> = (100..110).chain(2_053..2_060).chain(3_000..3_005).collect();
+    assert_eq!(take(&fetcher, wanted.len()).await, wanted);
+    fetcher.close().await;
+}
+
+/// The group is named as `feed` names it.
+const FETCHER: &str = r#"
+[kafka]
+bootstrap_servers = ["BOOTSTRAP"]
+group_id = "spark-case"
+[hq.database]
+url = "postgres://hq@127.0.0.1:1/hq"
+[[hq.blobs.stores]]
+folder = "/nowhere"
+[hq.users]
+kind = "elasticsearch"
+url = "http://127.0.0.1:1"
+index = "users"
+[queue]
+servers = ["nats://127.0.0.1:1"]
+[take]
+domains = "everything"
+"#;

@@ -1,23 +1,73 @@
 //! The fetcher as a process of its own.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::{Parser, Subcommand};
 use lake_hq::connect::connect_when_there;
 use lake_shared::queue::Stream;
 use lake_shared::queue::jetstream::JetStreamQueue;
-use lake_shared::service;
+use lake_shared::service::{self, ConfigArgument, EXIT_FAILURE, Verb};
 use lake_shared::shutdown::TaskGroup;
 use lake_shared::telemetry::Check;
 
+use crate::change_feed::{kafka, spark_checkpoint};
 use crate::config::FetcherConfig;
 use crate::service::{FetcherOptions, FetcherService, subscribe};
 
 type NoMigration = fn(FetcherConfig) -> std::future::Ready<anyhow::Result<()>>;
 
+/// The fetcher of CommCare Lake
+#[derive(Parser)]
+#[command(disable_version_flag = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Service(Verb),
+    /// Have the configured consumer group, which must be new, begin where a Spark job stood
+    BeginAtSparkCheckpoint {
+        #[command(flatten)]
+        config: ConfigArgument,
+        /// The job's checkpoint, or the folder that has those of its topics: a copy in a local folder
+        folder: PathBuf,
+    },
+}
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    service::run("fetcher", build, None::<NoMigration>)
+    let line = match service::command_line::<CommandLine>() {
+        Ok(line) => line,
+        Err(exit) => return exit,
+    };
+    match line.command {
+        Command::Service(verb) => service::run_verb("fetcher", verb, build, None::<NoMigration>),
+        Command::BeginAtSparkCheckpoint { config, folder } => match begin_at_spark_checkpoint(&config, &folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("fetcher: {error:#}");
+                ExitCode::from(EXIT_FAILURE)
+            }
+        },
+    }
+}
+
+fn begin_at_spark_checkpoint(config: &ConfigArgument, folder: &Path) -> anyhow::Result<()> {
+    let config: FetcherConfig = service::load(config)?;
+    let positions = spark_checkpoint::positions(folder)?;
+    let gone = kafka::begin_at(&config.kafka, &positions)?;
+    for (place @ (topic, partition), offset) in &positions {
+        let gone = gone.get(place).map(|count| {
+            format!("; Kafka does not hold the {count} messages from there on any more: backfill the projects")
+        });
+        println!("{topic} {partition}: from {offset} on{}", gone.unwrap_or_default());
+    }
+    Ok(())
 }
 
 async fn build(config: FetcherConfig, mut tasks: TaskGroup) -> anyhow::Result<(TaskGroup, Vec<Check>)> {

@@ -36,7 +36,7 @@ pub use self::postgres::Postgres;
 pub use self::process::Process;
 pub use self::prometheus::Prometheus;
 pub use self::service::{Launch, Service, binary_path};
-pub use self::spark::{Spark, SparkRelease, sql_name};
+pub use self::spark::{Spark, SparkRelease, read_kafka_with_spark, sql_name};
 pub use self::waiting::wait_until;
 
 /// The folder that `tests/set-up` installs into: `LAKE_TEST_PARTS`, else `~/.cache/commcare-lake/parts`.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde_json::{Map, Value, json};
 
 use super::dialogue::Dialogue;
@@ -43,6 +43,19 @@ impl fmt::Display for SparkRelease {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.folder())
     }
+}
+
+/// Has a job of Spark 3.5 read topics to their ends, as the lake's predecessor did. The checkpoint of each is in the folder, by its name.
+///
+/// # Errors
+/// When it is not installed, or fails.
+pub fn read_kafka_with_spark(bootstrap: &str, checkpoints: &Path, topics: &[&str]) -> anyhow::Result<()> {
+    let mut job = Command::new(installed("spark-3/python/bin/python")?);
+    job.arg(package_file("readers/spark_kafka_job.py")).arg(installed("spark-3-kafka/jars")?);
+    job.arg(bootstrap).arg(checkpoints).args(topics).env("JAVA_HOME", installed("spark-3/java")?);
+    let outcome = job.output().context("start a job of Spark 3")?;
+    ensure!(outcome.status.success(), "the job of Spark 3 failed:\n{}", String::from_utf8_lossy(&outcome.stderr));
+    Ok(())
 }
 
 /// A running Spark.

@@ -33,6 +33,7 @@ use tokio::task::JoinHandle;
 use super::offsets::{Log, Offsets, Start};
 pub use super::positions::StartFrom;
 use super::positions::{self, Group};
+use super::spark_checkpoint::Positions;
 use super::waiting::{self, Placed, WaitingMessages};
 use super::{ChangeFeed, FeedMessage, Position};
 use crate::metric_names;
@@ -111,9 +112,7 @@ impl KafkaFeed {
         let context =
             FeedContext { offsets: Arc::clone(&offsets), doubts: Mutex::default(), is_full: AtomicBool::new(false) };
         let consumer: StreamConsumer<FeedContext> =
-            client_config(config).create_with_context(context).map_err(|error| {
-                anyhow::anyhow!("kafka: the configuration cannot be used: {}; check kafka.properties", unusable(&error))
-            })?;
+            client_config(config).create_with_context(context).map_err(|error| refused(&error))?;
         let consumer = Arc::new(consumer);
         let group = Group {
             id: config.group_id.clone(),
@@ -126,6 +125,21 @@ impl KafkaFeed {
         tokio::spawn(poll(Arc::clone(&consumer), group, offsets, sender, stopped));
         Ok(Arc::new(Self { consumer, messages: tokio::sync::Mutex::new(receiver), stop: Mutex::new(Some(stop)) }))
     }
+}
+
+/// Commits positions for the configured group, which must be new and have no member. Blocks. Returns how many of the messages from a position
+/// on Kafka does not hold any more, by topic and partition.
+///
+/// # Errors
+/// A group that has positions or members, a topic or partition that is not there, a position behind the end of its log, or brokers that do not
+/// answer.
+pub fn begin_at(config: &KafkaConfig, wanted: &Positions) -> anyhow::Result<Positions> {
+    let consumer: BaseConsumer = client_config(config).create().map_err(|error| refused(&error))?;
+    positions::begin_at(&consumer, &config.group_id, wanted)
+}
+
+fn refused(error: &KafkaError) -> anyhow::Error {
+    anyhow::anyhow!("kafka: the configuration cannot be used: {}; check kafka.properties", unusable(error))
 }
 
 fn client_config(config: &KafkaConfig) -> ClientConfig {

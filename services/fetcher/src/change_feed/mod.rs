@@ -13,6 +13,7 @@ pub mod kafka;
 pub mod memory;
 pub mod offsets;
 mod positions;
+pub mod spark_checkpoint;
 mod waiting;
 
 /// Position of a message in the feed.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, bail, ensure};
 use lake_shared::retry::{Backoff, milliseconds};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -15,6 +16,7 @@ use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
 
 use super::offsets::{Gone, Start};
+use super::spark_checkpoint::Positions;
 use crate::metric_names;
 
 /// Longest time for one answer of the brokers while a group is prepared.
@@ -135,6 +137,37 @@ fn begin_at_the_end<C: ConsumerContext>(
             Ok(())
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Commits positions for a new group without members; see [`super::kafka::begin_at`].
+pub(super) fn begin_at<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    group: &str,
+    wanted: &Positions,
+) -> anyhow::Result<Positions> {
+    let (mut list, mut gone) = (TopicPartitionList::new(), Positions::new());
+    for ((topic, partition), &offset) in wanted {
+        let place = || format!("partition {partition} of topic {topic}");
+        let ends = consumer.fetch_watermarks(topic, *partition, ANSWER_WITHIN);
+        let (low, high) = ends.with_context(|| format!("read what Kafka holds of {}", place()))?;
+        ensure!(
+            offset <= high,
+            "{} ends at {high}, before {offset} where the Spark job stood: the topic was made anew, or it is another Kafka",
+            place()
+        );
+        if offset < low {
+            gone.insert((topic.clone(), *partition), low - offset);
+        }
+        list.add_partition_offset(topic, *partition, Offset::Offset(offset))?;
+    }
+    let committed =
+        has_committed(consumer, list.clone()).with_context(|| format!("read where group {group} stands"))?;
+    ensure!(!committed, "group {group} has positions already; give kafka.group_id a new name");
+    match consumer.commit(&list, CommitMode::Sync) {
+        Ok(()) => Ok(gone),
+        Err(error) if has_members(&error) => bail!("group {group} has members ({error}); stop the fetchers first"),
+        Err(error) => Err(error).with_context(|| format!("commit where group {group} is to begin")),
     }
 }
 
