@@ -187,84 +187,13 @@ async fn spaces(metastore: &dyn Metastore) -> BTreeSet<Space> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use std::collections::HashSet;
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use async_trait::async_trait;
     use lake_shared::identity::{Kind, TableKey};
 
     use super::*;
-    use crate::consent::{Consent, Destroyed};
     use crate::metastore::NewTable;
     use crate::metastore::sqlite::SqliteMetastore;
-    use crate::metastore::steering::restore_point::RestorePoint;
-    use crate::metastore::steering::{OperationTarget, Steering};
-    use crate::table_store::{
-        Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
-    };
-
-    /// A store that counts its clean-ups, and keeps what it is to tell of the tables.
-    #[derive(Default)]
-    struct Counting(AtomicU64, Mutex<Vec<Vec<TableStatus>>>);
-
-    #[async_trait]
-    impl TableStore for Counting {
-        async fn apply(&self, _: SpaceBatch) -> Result<Applied, StoreError> {
-            Ok(Applied::default())
-        }
-        async fn compact(&self, _: &Space) -> Result<Compacted, StoreError> {
-            Ok(Compacted::default())
-        }
-        async fn compact_table(&self, _: &TableKey) -> Result<Compacted, StoreError> {
-            Ok(Compacted::default())
-        }
-        async fn describe(&self, _: &TableKey) -> Option<InMemoryTable> {
-            None
-        }
-        async fn vacuum_table(&self, _: &TableKey, _: &Consent) -> Result<Destroyed, StoreError> {
-            Ok(Destroyed::default())
-        }
-        async fn checkpoint_table(&self, _: &TableKey) -> Result<Option<u64>, StoreError> {
-            Ok(None)
-        }
-        async fn drop_tables(&self, _: &OperationTarget, _: &str, _: &Consent) -> Result<Destroyed, StoreError> {
-            Ok(Destroyed::default())
-        }
-        async fn plan_compaction(&self, _: &TableKey) -> Result<PlannedCompaction, StoreError> {
-            Ok(PlannedCompaction::default())
-        }
-        async fn restore_table(&self, _: &TableKey, _: RestorePoint, _: &Consent) -> Result<Restored, StoreError> {
-            Ok(Restored::default())
-        }
-        async fn observed(&self, _: &Space, ids: &[String]) -> Result<Vec<Option<i64>>, StoreError> {
-            Ok(vec![None; ids.len()])
-        }
-        async fn locate(&self, _: &Space, _: &str) -> Result<Option<LocatedRow>, StoreError> {
-            Ok(None)
-        }
-        async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
-            Ok(0)
-        }
-        async fn tell_status(&self, tables: &[TableStatus]) -> Result<(), StoreError> {
-            self.1.lock().unwrap().push(tables.to_vec());
-            Ok(())
-        }
-        async fn clean_up_status(&self) -> Result<Maintained, StoreError> {
-            Ok(Maintained::default())
-        }
-        async fn close(&self) {}
-        async fn present(&self, _: &Space, _: &[String]) -> Result<HashSet<String>, StoreError> {
-            Ok(HashSet::new())
-        }
-        fn spaces_in_use(&self) -> Vec<Space> {
-            Vec::new()
-        }
-        async fn maintain(&self, _: &Space) -> Result<Maintained, StoreError> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Ok(Maintained::default())
-        }
-    }
+    use crate::metastore::steering::Steering;
+    use crate::table_store::fake::FakeStore;
 
     #[test]
     fn the_first_clean_up_does_not_wait_for_its_round() {
@@ -286,17 +215,17 @@ mod tests {
         metastore.register_tables(&[table]).await.unwrap();
         let (soon, never) = (Duration::from_millis(1), Duration::from_secs(3_600));
         for (waits, at_least) in [((soon, never), 1), ((soon, soon), 3)] {
-            let store = Counting::default();
+            let store = FakeStore::new();
             let counted = async {
-                while store.0.load(Ordering::Relaxed) < at_least {
+                while store.cleaned() < at_least {
                     tokio::time::sleep(soon).await;
                 }
             };
             tokio::select! {
-                () = clean_up(&store, &metastore, waits, &shutdown) => {}
+                () = clean_up(&*store, &metastore, waits, &shutdown) => {}
                 () = counted => {}
             }
-            assert!(at_least > 1 || store.0.load(Ordering::Relaxed) == 1);
+            assert!(at_least > 1 || store.cleaned() == 1);
         }
     }
 
@@ -309,21 +238,21 @@ mod tests {
             let key = TableKey { space: space.clone(), document_type: name.into() };
             NewTable { key, path: name.into(), location: name.into(), suffix: String::new() }
         };
-        let store = Counting::default();
+        let store = FakeStore::new();
         let told = |times: usize| {
             let store = &store;
             async move {
-                while store.1.lock().unwrap().len() < times {
+                while store.told.lock().unwrap().len() < times {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                store.1.lock().unwrap().last().cloned().unwrap_or_default()
+                store.told.lock().unwrap().last().cloned().unwrap_or_default()
             }
         };
         let (often, never, soon) = (Duration::from_millis(1), Duration::from_secs(3_600), Duration::from_millis(5));
         let steps = async {
             // There is nothing to tell of.
             tokio::time::sleep(Duration::from_millis(50)).await;
-            assert_eq!(store.1.lock().unwrap().len(), 0);
+            assert_eq!(store.told.lock().unwrap().len(), 0);
             metastore.register_tables(&[table("t")]).await.unwrap();
             assert_eq!(told(1).await.len(), 1);
             metastore.register_tables(&[table("u")]).await.unwrap();
@@ -331,14 +260,14 @@ mod tests {
             metastore.pause(Some(&space), "ann", "").await.unwrap();
             assert!(told(3).await.iter().all(|row| row.paused));
             tokio::time::sleep(Duration::from_millis(50)).await;
-            assert_eq!(store.1.lock().unwrap().len(), 3, "nothing has changed");
+            assert_eq!(store.told.lock().unwrap().len(), 3, "nothing has changed");
         };
         tokio::select! {
-            () = tell_status(&store, &metastore, often, never) => {}
+            () = tell_status(&*store, &metastore, often, never) => {}
             () = steps => {}
         }
         tokio::select! {
-            () = tell_status(&store, &metastore, often, soon) => {}
+            () = tell_status(&*store, &metastore, often, soon) => {}
             rows = told(6) => assert_eq!(rows.len(), 2),
         }
     }

@@ -10,7 +10,7 @@ use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::queue::jetstream::{JetStreamConfig, JetStreamQueue};
 use lake_shared::queue::{Message, Queue};
 use lake_shared::{escaped_names, wire};
-use lake_test_kit::rows::{new_row, record_batch};
+use lake_test_kit::rows::{NewRow, new_row, record_batch};
 use lake_tests::invocation::{self, Outcome};
 use lake_tests::parts::{Nats, Port, Postgres, wait_until};
 use lake_tests::system::Running;
@@ -76,12 +76,17 @@ impl Stage {
 
     /// The same with their text in another column.
     pub async fn fill_column(&self, domain: &str, document_type: &str, ids: &[&str], version: i64, column: &str) {
+        let rows: Vec<_> =
+            ids.iter().map(|id| new_row(id, version, &[(column, format!("{id} {version}").as_str())])).collect();
+        self.fill_rows(domain, document_type, &rows).await;
+    }
+
+    /// The same with any values.
+    pub async fn fill_rows(&self, domain: &str, document_type: &str, rows: &[NewRow]) {
         let space = Space { domain: domain.into(), kind: Kind::Case };
         let key = TableKey { space, document_type: document_type.into() };
         let before = self.metastore.table(&key).await.unwrap().and_then(|record| record.state.version);
-        let rows: Vec<_> =
-            ids.iter().map(|id| new_row(id, version, &[(column, format!("{id} {version}").as_str())])).collect();
-        let batch = record_batch(&rows);
+        let batch = record_batch(rows);
         let mut stream = StreamWriter::try_new(Vec::new(), batch.schema_ref()).unwrap();
         stream.write(&batch).unwrap();
         let payload = wire::encode(&RowBatch {
@@ -92,7 +97,7 @@ impl Stage {
             tombstones: Vec::new(),
         });
         let subject = escaped_names::rows_subject(&key.space.domain, Kind::Case, Some(&key.document_type));
-        let dedupe_id = format!("{domain}-{document_type}-{version}");
+        let dedupe_id = uuid::Uuid::new_v4().to_string();
         self.queue.publish(Message { subject, payload, dedupe_id }).await.unwrap();
         let what = format!("rows of {document_type} are in their table");
         let there = wait_until(&what, PATIENCE, async || {

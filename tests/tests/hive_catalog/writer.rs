@@ -1,5 +1,7 @@
 //! A writer follows its tables into a Hive Metastore, and Spark 4 and 3.5 read them by name.
 
+use chrono::NaiveDate;
+use lake_test_kit::rows::{Cell, NewRow};
 use lake_tests::parts::{HiveMetastore, HiveVersion, Spark, SparkRelease, postgres_driver, wait_until};
 use lake_writer::catalog::hive::HiveCatalog;
 use lake_writer::catalog::{Catalog, CatalogKind, CatalogOptions};
@@ -170,5 +172,39 @@ async fn the_names_of_the_predecessor_and_columns_are_to_be_had() {
     registered.await.unwrap();
     let counted = spark.sql(&["SELECT count(age), count(*) FROM demo_case_sql_person"]).unwrap();
     assert_eq!(counted, [[Some("1".to_owned()), Some("2".to_owned())]]);
+
+    let visit = r#"[{"day":"1","weight":"2.5"},{"day":"2"}]"#;
+    let cells = [
+        ("+month", Cell::Date(NaiveDate::from_ymd_opt(2024, 5, 1).unwrap())),
+        ("/opened_on", Cell::Moment(1_714_550_400_120_000)),
+        ("/xform_ids", Cell::Text(r#"["f1","f2"]"#.into())),
+        ("/visits", Cell::Text(visit.into())),
+        ("+health-post_latitude", Cell::Real(26.5)),
+    ];
+    let cells = cells.map(|(source, cell)| (source.to_owned(), cell)).into();
+    stage.fill_rows("demo", "visit", &[NewRow { id: "v".into(), version_us: 1, observed_us: 1, cells }]).await;
+    shows_what_the_predecessor_showed(&stage);
     writer.end().unwrap();
+}
+
+/// The views that `lakectl` writes have the values and types that the predecessor's tables had, in both releases of Spark.
+fn shows_what_the_predecessor_showed(stage: &Stage) {
+    let printed = stage.lakectl(
+        "table spark-views --domain demo --contains visit --database old --array visits --location-type health-post=Health",
+    );
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    let statements: Vec<&str> = printed.stdout.split(";\n").filter(|statement| !statement.is_empty()).collect();
+    assert_eq!(statements.len(), 2, "the database and the view: {printed:?}");
+    let question = "SELECT month, opened_on, xform_ids[1], size(visits), visits[0].weight, Health_latitude, typeof(xform_ids), typeof(month)
+        FROM old.demo_case_sql_visit";
+    let wanted =
+        ["2024-05-1", "2024-05-01T08:00:00.120000Z", "f2", "2", "2.5", "26.5000000000", "array<string>", "string"];
+    for release in [SparkRelease::Four, SparkRelease::Three] {
+        // Its own zone changes nothing.
+        let mut spark = Spark::start_with(release, &[("spark.sql.session.timeZone", "Asia/Kolkata")]).unwrap();
+        spark.sql(&statements).unwrap();
+        assert_eq!(spark.sql(&[question]).unwrap(), [wanted.map(|cell| Some(cell.to_owned()))], "{release}");
+        let own = spark.sql(&["SHOW COLUMNS IN old.demo_case_sql_visit"]).unwrap();
+        assert!(!format!("{own:?}").contains("_lake_"), "{release}: {own:?}");
+    }
 }

@@ -98,6 +98,29 @@ pub(crate) struct PolicyArguments {
     pub(crate) as_configured: bool,
 }
 
+/// Which views are made, and how.
+#[derive(Args, Debug)]
+pub(crate) struct ViewArguments {
+    #[command(flatten)]
+    pub(crate) filter: TableFilter,
+    /// The database of the views
+    #[arg(long)]
+    pub(crate) database: String,
+    /// A column with a list of objects, such as a group of questions that repeats; may be given several times
+    #[arg(long = "array", value_name = "COLUMN")]
+    pub(crate) arrays: Vec<String>,
+    /// The name that the columns of a type of locations had: its code and its name in HQ, such as health-post="Health Post"
+    #[arg(long = "location-type", value_name = "CODE=NAME", value_parser = location_type)]
+    pub(crate) location_types: Vec<(String, String)>,
+}
+
+fn location_type(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((code, name)) if !code.is_empty() && !name.is_empty() => Ok((code.into(), name.into())),
+        _ => Err("give its code and its name with = between them, such as health-post=\"Health Post\"".into()),
+    }
+}
+
 #[derive(Subcommand, Debug)]
 pub(crate) enum TableVerb {
     /// List tables, by name
@@ -171,6 +194,8 @@ pub(crate) enum TableVerb {
     Drop(DropArguments),
     /// Bring one table back to an earlier version; what would change is shown first
     Restore(RestoreArguments),
+    /// Print Spark SQL of views that give tables the column types that the lake's predecessor had
+    SparkViews(ViewArguments),
     /// List what was dropped
     Dropped {
         /// Only of this project

@@ -8,15 +8,12 @@ mod room;
 mod trouble;
 mod unexplained;
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, Int64Array, StringArray};
+use arrow::array::{Array, Int64Array, StringArray};
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
-use async_trait::async_trait;
 use futures::future::join_all;
 use lake_proto::queue::v1::{RowBatch, Tombstone};
 use lake_shared::escaped_names;
@@ -29,158 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::{IngestRequest, Paused};
 use super::{IngestOptions, run};
-use crate::consent::{Consent, Destroyed};
 use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
-use crate::metastore::steering::OperationTarget;
-use crate::metastore::steering::restore_point::RestorePoint;
 use crate::metastore::{Metastore, QuarantineFilter};
-use crate::table_store::{
-    Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
-    TableStatus, TableStore,
-};
-
-/// Remembers ids by space; refuses ids that begin with `bad`, tables of type `broken`, and types that begin with `surplus`, all of them at once;
-/// panics at ids that begin with `panic`; fails as often as told, and for the domains and types it is told of.
-#[derive(Default)]
-pub(super) struct FakeStore {
-    ids: Mutex<BTreeMap<Space, Vec<String>>>,
-    pub(super) failing: Mutex<HashSet<String>>,
-    /// Domains and types for which it fails for no cause that it knows.
-    pub(super) unexplained: Mutex<HashSet<String>>,
-    applied: AtomicUsize,
-    failures_left: AtomicUsize,
-    busy: Mutex<HashSet<Space>>,
-    parallel_most: AtomicUsize,
-    gate: Option<tokio::sync::Semaphore>,
-}
-
-impl FakeStore {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::default()
-    }
-
-    /// Commits wait until they are let through.
-    pub(super) fn gated() -> Arc<Self> {
-        Arc::new(Self { gate: Some(tokio::sync::Semaphore::new(0)), ..Self::default() })
-    }
-
-    pub(super) fn let_through(&self, commits: usize) {
-        self.gate.as_ref().unwrap().add_permits(commits);
-    }
-
-    /// Number of calls.
-    pub(super) fn applied(&self) -> usize {
-        self.applied.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn ids(&self) -> Vec<String> {
-        let mut ids: Vec<String> = self.ids.lock().unwrap().values().flatten().cloned().collect();
-        ids.sort();
-        ids
-    }
-}
-
-fn ids_of(batch: &SpaceBatch) -> Vec<String> {
-    let rows = batch.upserts.iter().flat_map(|table| &table.rows);
-    let ids = rows.flat_map(|rows| rows.column_by_name("/_id").unwrap().as_string::<i32>().iter().flatten());
-    ids.map(str::to_owned).chain(batch.tombstones.iter().map(|tombstone| format!("-{}", tombstone.id))).collect()
-}
-
-#[async_trait]
-impl TableStore for FakeStore {
-    async fn apply(&self, batch: SpaceBatch) -> Result<Applied, StoreError> {
-        let space = batch.space.clone();
-        let ids = ids_of(&batch);
-        if let Some(id) = ids.iter().find(|id| id.starts_with("panic")) {
-            panic!("out of bounds at {id}");
-        }
-        {
-            let mut busy = self.busy.lock().unwrap();
-            assert!(busy.insert(space.clone()), "{space} overlaps with itself");
-            self.parallel_most.fetch_max(busy.len(), Ordering::SeqCst);
-        }
-        if let Some(gate) = &self.gate {
-            gate.acquire().await.unwrap().forget();
-        }
-        self.applied.fetch_add(1, Ordering::SeqCst);
-        let fails =
-            self.failures_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        let fails = fails || self.failing.lock().unwrap().contains(space.domain.as_str());
-        let types = batch.upserts.iter().map(|rows| rows.document_type.clone());
-        let surplus: Vec<DocumentType> = types.filter(|name| name.as_str().starts_with("surplus")).collect();
-        let strange = |name: &str| self.unexplained.lock().unwrap().contains(name);
-        let is_strange =
-            strange(space.domain.as_str()) || batch.upserts.iter().any(|rows| strange(rows.document_type.as_str()));
-        let outcome = if is_strange {
-            Err(StoreError::Unexplained { space: space.clone(), source: "overflow".into() })
-        } else if fails {
-            Err(StoreError::Unavailable { space: space.clone(), action: "test", source: "connection lost".into() })
-        } else if let Some(rows) = batch.upserts.iter().find(|rows| rows.document_type.to_string() == "broken") {
-            let table = TableKey { space: space.clone(), document_type: rows.document_type.clone() };
-            Err(StoreError::UnusableTable { table, reason: "a column of a strange type".into() })
-        } else if !surplus.is_empty() {
-            Err(StoreError::TooManyTypes { space: space.clone(), types_max: 7, refused: surplus })
-        } else if ids.iter().any(|id| id.starts_with("bad")) {
-            Err(StoreError::BadRows { space: space.clone(), reason: "bad id".into() })
-        } else {
-            self.ids.lock().unwrap().entry(space.clone()).or_default().extend(ids);
-            Ok(Applied::default())
-        };
-        self.busy.lock().unwrap().remove(&space);
-        outcome
-    }
-
-    async fn compact(&self, _: &Space) -> Result<Compacted, StoreError> {
-        Ok(Compacted::default())
-    }
-    async fn compact_table(&self, _: &TableKey) -> Result<Compacted, StoreError> {
-        Ok(Compacted::default())
-    }
-    async fn describe(&self, _: &TableKey) -> Option<InMemoryTable> {
-        None
-    }
-    async fn vacuum_table(&self, _: &TableKey, _: &Consent) -> Result<Destroyed, StoreError> {
-        Ok(Destroyed::default())
-    }
-    async fn checkpoint_table(&self, _: &TableKey) -> Result<Option<u64>, StoreError> {
-        Ok(None)
-    }
-    async fn drop_tables(&self, _: &OperationTarget, _: &str, _: &Consent) -> Result<Destroyed, StoreError> {
-        Ok(Destroyed::default())
-    }
-    async fn plan_compaction(&self, _: &TableKey) -> Result<PlannedCompaction, StoreError> {
-        Ok(PlannedCompaction::default())
-    }
-    async fn restore_table(&self, _: &TableKey, _: RestorePoint, _: &Consent) -> Result<Restored, StoreError> {
-        Ok(Restored::default())
-    }
-    async fn observed(&self, _: &Space, ids: &[String]) -> Result<Vec<Option<i64>>, StoreError> {
-        Ok(vec![None; ids.len()])
-    }
-    async fn locate(&self, _: &Space, _: &str) -> Result<Option<LocatedRow>, StoreError> {
-        Ok(None)
-    }
-    async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
-        Ok(0)
-    }
-    async fn tell_status(&self, _: &[TableStatus]) -> Result<(), StoreError> {
-        Ok(())
-    }
-    async fn clean_up_status(&self) -> Result<Maintained, StoreError> {
-        Ok(Maintained::default())
-    }
-    async fn close(&self) {}
-    async fn present(&self, _: &Space, _: &[String]) -> Result<HashSet<String>, StoreError> {
-        Ok(HashSet::new())
-    }
-    fn spaces_in_use(&self) -> Vec<Space> {
-        Vec::new()
-    }
-    async fn maintain(&self, _: &Space) -> Result<Maintained, StoreError> {
-        Ok(Maintained::default())
-    }
-}
+use crate::table_store::fake::FakeStore;
 
 pub(super) fn payload(domain: &str, ids: &[&str], tombstones: &[&str]) -> RowBatch {
     let id = StringArray::from(ids.to_vec());
@@ -272,20 +121,20 @@ async fn spaces_are_committed_in_parallel_within_the_limit() {
     let batches: Vec<_> = (0..12).map(|n| payload(&format!("d{}", n % 4), &[&n.to_string()], &[])).collect();
     let published = join_all(batches.iter().map(|batch| running.publish(batch)));
     let (outcomes, ()) = tokio::join!(published, async {
-        while store.busy.lock().unwrap().len() < 2 {
+        while store.busy() < 2 {
             tokio::task::yield_now().await;
         }
         store.let_through(1_000);
     });
     assert!(outcomes.iter().all(Result::is_ok));
-    assert_eq!((store.ids().len(), store.parallel_most.load(Ordering::SeqCst)), (12, 2));
+    assert_eq!((store.ids().len(), store.parallel_most()), (12, 2));
     running.stop().await;
 }
 
 #[tokio::test]
 async fn passing_trouble_is_waited_out() {
     let store = FakeStore::new();
-    store.failures_left.store(2, Ordering::SeqCst);
+    store.fail(2);
     let running = start(&store, quick());
     running.publish(&payload("d", &["1"], &["2"])).await.unwrap();
     assert_eq!(store.ids(), ["-2", "1"]);
@@ -409,7 +258,7 @@ async fn memory_is_bounded() {
 #[tokio::test]
 async fn stopping_during_trouble_gives_the_rows_back() {
     let store = FakeStore::new();
-    store.failures_left.store(usize::MAX, Ordering::SeqCst);
+    store.fail(usize::MAX);
     let running = start(&store, quick());
     let queue = Arc::clone(&running.queue);
     let published = tokio::spawn(async move { queue.publish(message(&payload("d", &["1"], &[]))).await });

@@ -22,6 +22,8 @@ pub mod column_name;
 pub mod conversion;
 pub mod delta;
 mod durable_files;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod foreign_type;
 pub mod index_home;
 pub mod lake_store;

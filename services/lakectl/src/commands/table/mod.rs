@@ -13,6 +13,7 @@ use crate::view;
 
 mod drop;
 mod restore;
+mod spark_views;
 
 const COLUMNS: Columns = Columns {
     table: &["name", "rows", "files", "bytes", "version", "newest_change_at"],
@@ -76,6 +77,7 @@ pub(super) async fn run(global: &Global, verb: TableVerb) -> Result<u8> {
         TableVerb::Policy(arguments) => set_policy(global, &mut clients, arguments).await,
         TableVerb::Drop(arguments) => drop::run(global, &mut clients, arguments).await,
         TableVerb::Restore(arguments) => restore::run(global, &mut clients, arguments).await,
+        TableVerb::SparkViews(arguments) => spark_views::run(&mut clients, arguments).await,
         TableVerb::Dropped { domain } => drop::list(global, &mut clients, domain).await,
         TableVerb::Allow { domain, kind, document_type, waiting } => {
             let space = proto::Space { domain, kind: super::kind(Some(kind)) };

@@ -8,9 +8,10 @@ use lake_shared::identity::{Kind, Space, TableKey};
 use lake_shared::queue::Queue;
 use tokio::sync::oneshot;
 
-use super::{FakeStore, Running, message, payload, quick, start};
+use super::{Running, message, payload, quick, start};
 use crate::ingest::IngestOptions;
 use crate::ingest::control::{IngestRequest, IngestStatus, PauseScope, Paused, PendingRows};
+use crate::table_store::fake::FakeStore;
 
 async fn ask<T>(running: &Running, request: impl FnOnce(oneshot::Sender<T>) -> IngestRequest) -> T {
     let (answer, answered) = oneshot::channel();

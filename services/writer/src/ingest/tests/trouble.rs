@@ -8,8 +8,9 @@ use lake_proto::queue::v1::{Quarantined, RowBatch};
 use lake_shared::queue::{ConsumerOptions, Queue, Stream};
 use lake_shared::wire;
 
-use super::{FakeStore, message, payload, quick, start};
+use super::{message, payload, quick, start};
 use crate::ingest::IngestOptions;
+use crate::table_store::fake::FakeStore;
 
 /// Messages of a space that cannot be committed, many more than the room has place for; then those of another space.
 async fn one_space_fails(options: IngestOptions) {

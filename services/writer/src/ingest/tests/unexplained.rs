@@ -9,11 +9,12 @@ use lake_proto::queue::v1::RowBatch;
 use lake_shared::queue::Queue;
 use tokio::task::JoinHandle;
 
-use super::{FakeStore, Running, message, payload, quick, start};
+use super::{Running, message, payload, quick, start};
 use crate::ingest::IngestOptions;
 use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
+use crate::table_store::fake::FakeStore;
 
 /// Stores what is quarantined.
 async fn quarantine(running: &Running) -> (Arc<SqliteMetastore>, JoinHandle<()>) {
