@@ -21,6 +21,7 @@ use crate::handle::test_writer::Running;
 mod quarantine;
 mod random_requests;
 mod record;
+mod scaler;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

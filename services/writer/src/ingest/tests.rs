@@ -221,6 +221,7 @@ pub(super) fn start(store: &Arc<FakeStore>, options: IngestOptions) -> Running {
         options,
         Paused::default(),
         asked,
+        Arc::default(),
         shutdown.clone(),
     ));
     Running { queue, requests, shutdown, task }
@@ -429,6 +430,7 @@ async fn stopping_during_trouble_gives_the_rows_back() {
         quick(),
         Paused::default(),
         asked,
+        Arc::default(),
         shutdown.clone(),
     ));
     published.await.unwrap().unwrap();

@@ -22,6 +22,9 @@ pub(super) const SETTLE: Duration = Duration::from_secs(180);
 /// Where there have been other replicas than wanted for so long, somebody else decides: that number is taken over.
 const FOLLOW_AFTER: Duration = Duration::from_secs(1_200);
 
+/// Who has not been asked for so long does not know what was decided meanwhile, by another writer: it begins with what there is.
+const FORGET_AFTER: Duration = Duration::from_secs(300);
+
 /// Observations are kept for so long.
 const KEPT: Duration = Duration::from_secs(1_260);
 
@@ -82,6 +85,7 @@ pub(crate) struct StageHistory {
     capacity: Option<f64>,
     wanted: Option<u32>,
     changed_at: Option<Duration>,
+    asked_at: Option<Duration>,
 }
 
 impl StageHistory {
@@ -95,6 +99,9 @@ impl StageHistory {
 
     /// How many replicas there should be. `None`: nothing is known yet.
     pub(crate) fn wanted(&mut self, now: Duration, target_seconds: f64) -> Option<u32> {
+        if self.asked_at.replace(now).is_some_and(|asked_at| now.saturating_sub(asked_at) > FORGET_AFTER) {
+            (self.wanted, self.changed_at) = (None, None);
+        }
         let Some(last) = self.last(now) else { return self.wanted };
         self.learn(&last, target_seconds);
         let held = *self.wanted.get_or_insert(last.replicas);

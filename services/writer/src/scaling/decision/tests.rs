@@ -51,7 +51,17 @@ fn who_has_seen_nothing_says_nothing() {
     assert_eq!(history.wanted(secs(9), TARGET), None, "nobody is there, or the writer has just begun");
     history.observe(Observation { at: secs(10), ..seen(3, 500.0) });
     assert_eq!(history.wanted(secs(10), TARGET), Some(3), "one look changes nothing");
-    assert_eq!(history.wanted(secs(9_000), TARGET), Some(3), "what was seen long ago says nothing of now");
+    assert_eq!(history.wanted(secs(200), TARGET), Some(3), "what was seen long ago says nothing of now");
+    assert_eq!(history.wanted(secs(9_000), TARGET), None, "nor what was decided then");
+}
+
+#[test]
+fn who_was_not_asked_for_long_begins_with_what_there_is() {
+    let mut stage = Observed::default();
+    assert_eq!(stage.during(300, seen(2, 1.0)), Some(2));
+    // Another writer was asked, and had more of them made.
+    stage.now += secs(3_600);
+    assert_eq!(stage.during(15, seen(6, 1.0)), Some(6));
 }
 
 #[test]
