@@ -17,7 +17,7 @@ const UP_AFTER: Duration = Duration::from_secs(60);
 const DOWN_AFTER: Duration = Duration::from_secs(600);
 
 /// No change within so long of one: its pods have to start, and share the work.
-pub(super) const SETTLE: Duration = Duration::from_secs(180);
+const SETTLE: Duration = Duration::from_secs(180);
 
 /// Where there have been other replicas than wanted for so long, somebody else decides: that number is taken over.
 const FOLLOW_AFTER: Duration = Duration::from_secs(1_200);
@@ -151,6 +151,9 @@ impl StageHistory {
 
     /// As many as have been there for long, other than wanted.
     fn others(&self, now: Duration, held: u32) -> Option<u32> {
+        if self.changed_at.is_some_and(|at| now.saturating_sub(at) < FOLLOW_AFTER) {
+            return None;
+        }
         let mut lately = self.lately(now, FOLLOW_AFTER)?;
         let replicas = lately.next()?.replicas;
         (replicas != held && replicas > 0 && lately.all(|seen| seen.replicas == replicas)).then_some(replicas)

@@ -80,7 +80,7 @@ fn a_stage_that_stays_behind_gets_at_most_twice_as_many() {
 #[test]
 fn who_catches_up_alone_gets_no_help() {
     let mut stage = Observed::default();
-    for behind in (0..40).map(|round| 900.0 - 22.0 * f64::from(round)) {
+    for behind in (0..40).map(|round| 400.0 - 22.0 * f64::from(round)) {
         stage.during(15, seen(3, behind.max(0.0)));
     }
     assert_eq!(stage.history.wanted, Some(3));

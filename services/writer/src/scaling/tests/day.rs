@@ -77,7 +77,8 @@ async fn a_day_is_worked_off_without_flapping_and_nothing_grows_against_a_slow_h
         assert!(!stage.grew_within(SLOW_HQ.0 + CARRIED_OUT, SLOW_HQ.1), "against a slow HQ: {told}");
         // The writer is told of as behind once rows have waited for a minute.
         assert!(!stage.grew_within(WRITER_DOWN.0 + 60 + CARRIED_OUT, WRITER_DOWN.1), "against a full stream: {told}");
-        assert!(stage.turns(2) <= 8, "flapping: {told}");
+        // Four loads come and go.
+        assert!(stage.turns(2) <= 7, "flapping: {told}");
         assert!(stage.replicas() <= 2, "the night needs few: {told}");
     }
     assert!(most[0] >= 6 && most[1] >= 4, "the peaks need many: {told}");
