@@ -156,7 +156,9 @@ impl StageHistory {
         }
         let mut lately = self.lately(now, FOLLOW_AFTER)?;
         let replicas = lately.next()?.replicas;
-        (replicas != held && replicas > 0 && lately.all(|seen| seen.replicas == replicas)).then_some(replicas)
+        let lasts = replicas > 0 && lately.all(|seen| seen.replicas == replicas);
+        let others = replicas.min(self.partitions().unwrap_or(u32::MAX));
+        (lasts && others != held).then_some(others)
     }
 
     fn is_behind(&self, now: Duration, target_seconds: f64) -> bool {
