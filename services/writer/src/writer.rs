@@ -153,7 +153,20 @@ impl Writer {
         let (ask, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         let claimant = options.lease.claimant();
         let (pipeline, samples, activity) = (PipelineWatch::default(), Samples::default(), Arc::default());
-        Ok(Self { metastore, root, options, catalog, admin, pipeline, samples, activity, claimant, role, ask, requests })
+        Ok(Self {
+            metastore,
+            root,
+            options,
+            catalog,
+            admin,
+            pipeline,
+            samples,
+            activity,
+            claimant,
+            role,
+            ask,
+            requests,
+        })
     }
 
     /// How the other parts of the process ask this writer.
