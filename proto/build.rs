@@ -6,6 +6,7 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=lake");
+    println!("cargo:rerun-if-changed=externalscaler");
     let queue = protox::compile(["lake/queue/v1/queue.proto"], ["."])?;
     prost_build::Config::new().bytes(["."]).compile_fds(queue)?;
     let services = [
@@ -22,5 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("lake.admin.v1.bin"), admin.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(admin)?;
+    let scaler = protox::compile(["externalscaler/externalscaler.proto"], ["."])?;
+    std::fs::write(out.join("externalscaler.bin"), scaler.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(scaler)?;
     Ok(())
 }

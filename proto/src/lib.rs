@@ -20,3 +20,12 @@ pub mod admin {
         pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lake.admin.v1.bin"));
     }
 }
+
+/// How KEDA asks for the replicas of a stage.
+#[allow(missing_docs, clippy::all, reason = "generated; the documentation stands in externalscaler.proto")]
+pub mod external_scaler {
+    tonic::include_proto!("externalscaler");
+
+    /// The contract itself, encoded, for reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/externalscaler.bin"));
+}

@@ -22,7 +22,7 @@ from grpc_tools import protoc
 def generated(proto_folder):
     """Generates the client and returns where it is."""
     out = tempfile.mkdtemp()
-    files = [str(path) for path in Path(proto_folder, "lake/admin/v1").glob("*.proto")]
+    files = [str(path) for folder in ["lake/admin/v1", "externalscaler"] for path in Path(proto_folder, folder).glob("*.proto")]
     well_known = str(Path(grpc_tools.__file__).parent / "_proto")
     code = protoc.main(["", f"-I{proto_folder}", f"-I{well_known}", f"--python_out={out}", f"--grpc_python_out={out}", *files])
     if code != 0:
@@ -51,6 +51,22 @@ def every_call(channel, proto_folder):
                 except grpc.RpcError as error:
                     answers[method.name] = error.code().name
     return answers
+
+
+def ask_as_keda(channel):
+    """What KEDA does, which has no token: whether a stage is active, its metric, and what that is while no fetcher is there."""
+    from externalscaler import externalscaler_pb2, externalscaler_pb2_grpc
+
+    scaler = externalscaler_pb2_grpc.ExternalScalerStub(channel)
+    scaled = externalscaler_pb2.ScaledObjectRef(name="lake", namespace="lake", scalerMetadata={"stage": "fetcher"})
+    specs = scaler.GetMetricSpec(scaled).metricSpecs
+    active = [scaler.IsActive(scaled).result, next(iter(scaler.StreamIsActive(scaled))).result]
+    try:
+        scaler.GetMetrics(externalscaler_pb2.GetMetricsRequest(scaledObjectRef=scaled, metricName=specs[0].metricName))
+        unknown = None
+    except grpc.RpcError as error:
+        unknown = error.code().name
+    return [active, [[spec.metricName, spec.targetSizeFloat] for spec in specs], unknown]
 
 
 def main(address, root_certificate, proto_folder, table):
@@ -121,6 +137,7 @@ def main(address, root_certificate, proto_folder, table):
                 "replay": dict(replay.operation.result),
                 "trace": [trace.state, trace.rows[0].table],
                 "every_call": every_call(with_token, proto_folder),
+                "keda": ask_as_keda(without),
                 "refused": refused,
                 "stranger": stranger,
                 "role": lake_service_pb2.WriterRole.Name(status.asked.role),

@@ -31,6 +31,8 @@ REFUSED_VALUES = [
     "fetcher.replicas=0",
     "writer.scaling.mode=keda",
     "enricher.scaling.mode=lag",
+    "fetcher.scaling.mode=keda",
+    "enricher.scaling.mode=keda",
     "image.digest=latest",
     "drainSeconds=soon",
     "fetcher.resources.limits=null",
@@ -38,6 +40,8 @@ REFUSED_VALUES = [
     "networkPolicies.nats.podLabels=null",
     "fetcher.egressPorts={70000}",
 ]
+# What the templates refuse, as a schema cannot compare two values.
+REFUSED_BY_TEMPLATES = [("fetcher.scaling.minReplicas=5", "minReplicas is above maxReplicas")]
 
 
 def misspelt(document):
@@ -112,6 +116,27 @@ class Chart:
         for value in REFUSED_VALUES:
             result = self.run("helm", "template", RELEASE, self.folder, "--set", value)
             self.expect(result.returncode != 0 and "schema" in result.stderr, "values.schema.json", f"lets {value} pass")
+        for value, reason in REFUSED_BY_TEMPLATES:
+            result = self.run("helm", "template", RELEASE, self.folder, "--set", value)
+            self.expect(result.returncode != 0 and reason in result.stderr, "templates", f"let {value} pass")
+
+    def check_scaling(self, every):
+        """Who is scaled has no number of its own, and KEDA is let in where the writer answers it."""
+        deployments = [document for document in every if document["kind"] == "Deployment"]
+        self.expect(all("replicas" not in document["spec"] for document in deployments), "every-kind", "a scaled Deployment has replicas")
+        writer = next(document for document in every if document["kind"] == "StatefulSet")
+        environment = writer["spec"]["template"]["spec"]["containers"][0]["env"]
+        self.expect({"name": "LAKE_ADMIN__SCALER", "value": "true"} in environment, "every-kind", "the writer does not answer KEDA")
+        scaled = next(document for document in every if document["kind"] == "ScaledObject")
+        trigger = scaled["spec"]["triggers"][0]
+        self.expect(trigger["metricType"] == "AverageValue", "ScaledObject", "its metric is not divided by the replicas")
+        host, port = trigger["metadata"]["scalerAddress"].split(":")
+        services = [document for document in every if document["kind"] == "Service" and host.startswith(document["metadata"]["name"] + ".")]
+        self.expect(any(str(of["port"]) == port for service in services for of in service["spec"]["ports"]), "ScaledObject", f"no Service is {host}:{port}")
+        policies = [document for document in every if document["kind"] == "NetworkPolicy" and document["metadata"]["name"].endswith("-writer")]
+        keda = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
+        rules = [rule for policy in policies for rule in policy["spec"]["ingress"] if keda in rule.get("from", [])]
+        self.expect(any({"port": int(port)} in rule["ports"] for rule in rules), "NetworkPolicy", "KEDA does not reach the writer")
 
     def check(self):
         for values in [[], ["--values", self.every_kind]]:
@@ -131,6 +156,7 @@ class Chart:
         for name, documents in [("default", default), ("every-kind", every)]:
             self.troubles += [f"{name}: {trouble}" for trouble in PodRules(documents).troubles()]
         self.check_values()
+        self.check_scaling(every)
         self.check_base(text, default)
         return default
 

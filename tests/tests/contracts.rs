@@ -29,7 +29,7 @@ fn changed(file: &str, from: &str, to: &str) -> tempfile::TempDir {
     for name in ["buf.yaml", PUBLISHED] {
         fs::copy(proto().join(name), copy.path().join(name)).unwrap();
     }
-    for folder in ["lake/admin/v1", "lake/queue/v1"] {
+    for folder in ["lake/admin/v1", "lake/queue/v1", "externalscaler"] {
         fs::create_dir_all(copy.path().join(folder)).unwrap();
         for entry in fs::read_dir(proto().join(folder)).unwrap() {
             let entry = entry.unwrap();

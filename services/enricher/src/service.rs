@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use lake_hq::source::Hq;
-use lake_proto::queue::v1::Announcement;
 use lake_shared::quarantine::{self, Stage};
+use lake_shared::queue::announcement::Activity;
 use lake_shared::queue::{Queue, announcement};
 use lake_shared::telemetry::Check;
 use tokio_util::sync::CancellationToken;
@@ -54,9 +54,11 @@ impl EnricherService {
     ///
     /// The options cannot be used.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let announcing =
-            announcement::run(Arc::clone(&self.queue), "enricher", Announcement::default, shutdown.clone());
+        let activity = Arc::new(Activity::default());
+        let told = Arc::clone(&activity);
+        let tells = move || told.announcement();
+        let announcing = announcement::run(Arc::clone(&self.queue), "enricher", tells, shutdown.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
-        pipeline::run(self.queue, self.hq, self.options, shutdown).await
+        pipeline::run_counted(self.queue, self.hq, self.options, activity, shutdown).await
     }
 }

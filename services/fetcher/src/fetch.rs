@@ -78,7 +78,10 @@ impl Fetcher {
         for entry in fetched.quarantined {
             quarantine::publish(&*self.queue, entry, shutdown).await?;
         }
-        Ok(fetched.outgoing.publish(&*self.queue, self.options.max_records, shutdown).await?)
+        let entries = fetched.outgoing.entries();
+        fetched.outgoing.publish(&*self.queue, self.options.max_records, shutdown).await?;
+        self.activity.passed(entries);
+        Ok(())
     }
 
     async fn fetch_cases(&self, changes: &Changes, shutdown: &CancellationToken) -> Result<(), NotFetched> {

@@ -1,13 +1,16 @@
 //! What every step of the fetcher works with: HQ, the queue, the options, and waiting for both until the process stops.
 
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use lake_hq::documents::case::CaseOptions;
+use lake_hq::pace::Pace;
 use lake_hq::source::{Hindrance, Hq, SourceError};
 use lake_hq::xml_watch::XmlWatch;
-use lake_proto::queue::v1::Invalidation;
+use lake_proto::queue::v1::{Announcement, Invalidation, SourcePace};
 use lake_shared::byte_budget::ByteBudget;
 use lake_shared::identity::Domain;
+use lake_shared::queue::announcement::Activity;
 use lake_shared::queue::{PublishError, Queue};
 use lake_shared::retry::Backoff;
 use lake_shared::{escaped_names, wire};
@@ -42,6 +45,8 @@ pub struct Fetcher {
     pub(crate) rows_budget: ByteBudget,
     /// Memory for XML of forms, and for what is made of it until it is published. Apart from the other, as rows are held while it is waited for.
     pub(crate) xml_budget: ByteBudget,
+    /// What it tells of its work.
+    pub(crate) activity: Activity,
 }
 
 /// Why a batch was not finished: the process is stopping. Its messages will be handed out again.
@@ -61,6 +66,18 @@ pub(crate) enum NotFetched {
 pub(crate) struct Unanswered {
     pub(crate) hindrance: Hindrance,
     pub(crate) detail: String,
+}
+
+fn told_pace(pace: Pace, now: SystemTime) -> SourcePace {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since_us = |held_back_for| i64::try_from(now.saturating_sub(held_back_for).as_micros()).unwrap_or(i64::MAX);
+    SourcePace {
+        source: pace.source.to_owned(),
+        at_once: pace.at_once as u64,
+        at_once_max: pace.at_once_max as u64,
+        in_flight: pace.in_flight as u64,
+        held_back_since_us: pace.held_back_for.map(since_us),
+    }
 }
 
 impl From<Stopping> for NotFetched {
@@ -97,7 +114,17 @@ impl Fetcher {
             alone: Semaphore::new(1),
             rows_budget,
             xml_budget,
+            activity: Activity::default(),
         }
+    }
+
+    /// What it announces of its work: records that it passed on, bytes that it holds, and how much it asks of HQ at once.
+    pub(crate) fn announcement(&self, now: SystemTime) -> Announcement {
+        let budgets = [&self.rows_budget, &self.xml_budget];
+        let held = budgets.iter().map(|budget| budget.held()).sum();
+        self.activity.holds(held, budgets.iter().map(|budget| budget.bytes_max()).sum());
+        let paces = [self.hq.database.pace(), self.hq.blobs.pace()].into_iter().flatten();
+        Announcement { paces: paces.map(|pace| told_pace(pace, now)).collect(), ..self.activity.announcement() }
     }
 
     /// Tells the caches that locations of a domain have changed.

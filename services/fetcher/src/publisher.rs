@@ -47,6 +47,11 @@ impl Outgoing {
         self.bytes
     }
 
+    /// Records and tombstones.
+    pub fn entries(&self) -> usize {
+        self.batches.values().map(|(records, tombstones)| records.len() + tombstones.len()).sum()
+    }
+
     /// Whether there is nothing to publish.
     pub fn is_empty(&self) -> bool {
         self.batches.is_empty()

@@ -1,6 +1,7 @@
 //! The fetcher put together, for its own process and for the lake in one process.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use lake_hq::connect::HqConfig;
 use lake_hq::documents::case::CaseOptions;
@@ -78,11 +79,16 @@ impl FetcherService {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let (feed, queue) = (Arc::clone(&self.feed), Arc::clone(&self.fetcher.queue));
         let taken = self.fetcher.take.told();
-        let tells =
-            move || Announcement { partitions: feed.progress(), taken: Some(taken.clone()), ..Announcement::default() };
+        let fetcher = Arc::new(self.fetcher);
+        let told = Arc::clone(&fetcher);
+        let tells = move || Announcement {
+            partitions: feed.progress(),
+            taken: Some(taken.clone()),
+            ..told.announcement(SystemTime::now())
+        };
         let announcing = announcement::run(queue, "fetcher", tells, shutdown.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
-        pipeline::run(self.feed, Arc::new(self.fetcher), shutdown).await
+        pipeline::run(self.feed, fetcher, shutdown).await
     }
 }
 

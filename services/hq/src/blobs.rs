@@ -22,7 +22,7 @@ use object_store::{BackoffConfig, ClientOptions, Error, GetOptions, ObjectStore,
 use serde::Deserialize;
 
 use crate::pace::limit::{Class, LimitOptions};
-use crate::pace::{Turn, TurnOptions, Turns};
+use crate::pace::{Pace, Turn, TurnOptions, Turns};
 use crate::source::{Blob, BlobReference, BlobStore, SourceError};
 
 /// Compressed blobs over this are expanded on a thread of their own, so that others are not held up.
@@ -164,6 +164,10 @@ impl ObjectBlobs {
 
 #[async_trait]
 impl BlobStore for ObjectBlobs {
+    fn pace(&self) -> Option<Pace> {
+        Some(self.turns.pace())
+    }
+
     async fn get(&self, blob: &BlobReference) -> Result<Blob, SourceError> {
         let Some(path) = path_of_key(&blob.key) else {
             tracing::warn!(key = blob.key, "blob key is not one that HQ makes; not read");

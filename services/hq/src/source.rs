@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use crate::pace::Pace;
 use crate::scan::{ScanScope, ScannedKeys, ShardEstimate};
 
 /// One row: column name → value. Datetimes are text `YYYY-MM-DDTHH:MM:SS.ffffffZ`, JSON columns are their text as stored,
@@ -361,6 +362,11 @@ pub trait HqDatabase: Send + Sync + 'static {
         RECORD_BYTES_MAX
     }
 
+    /// How much it is asked at once. `None`: that is not limited.
+    fn pace(&self) -> Option<Pace> {
+        None
+    }
+
     /// Reads cases. Answers each different id once, in any order; soft-deleted cases are found; domains are not checked. A single id is
     /// asked for alone.
     async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError>;
@@ -450,6 +456,11 @@ impl Blob {
 /// HQ's blob store, or several in the order in which HQ asks them.
 #[async_trait]
 pub trait BlobStore: Send + Sync + 'static {
+    /// How much they are asked at once. `None`: that is not limited.
+    fn pace(&self) -> Option<Pace> {
+        None
+    }
+
     /// What is under a key.
     async fn get(&self, blob: &BlobReference) -> Result<Blob, SourceError>;
 

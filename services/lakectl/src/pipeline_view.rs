@@ -24,6 +24,20 @@ struct Replica {
     started_at: Option<String>,
     heard_at: Option<String>,
     partitions: i32,
+    passed_per_second: Option<f64>,
+    held_bytes: Option<u64>,
+    held_bytes_max: Option<u64>,
+    paces: Vec<Pace>,
+}
+
+/// How much of HQ a process asks for at once.
+#[derive(Debug, Serialize)]
+struct Pace {
+    source: String,
+    at_once: u64,
+    at_once_max: u64,
+    in_flight: u64,
+    held_back_since: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,6 +58,9 @@ struct QueueStream {
     in_flight: i64,
     redelivered: i64,
     published_total: i64,
+    bytes_max: Option<i64>,
+    oldest_at: Option<String>,
+    in_flight_max: Option<i64>,
     unknown_reason: String,
 }
 
@@ -56,6 +73,10 @@ impl From<proto::GetPipelineResponse> for Pipeline {
             started_at: instant(of.started_at),
             heard_at: instant(of.heard_at),
             partitions: of.partitions,
+            passed_per_second: of.passed_per_second.map(|rate| (rate * 10.0).round() / 10.0),
+            held_bytes: of.held_bytes,
+            held_bytes_max: of.held_bytes_max,
+            paces: of.paces.into_iter().map(pace).collect(),
         };
         let partition = |of: proto::FeedPartition| Partition {
             topic: of.topic,
@@ -72,6 +93,9 @@ impl From<proto::GetPipelineResponse> for Pipeline {
             in_flight: of.in_flight,
             redelivered: of.redelivered,
             published_total: of.published_total,
+            bytes_max: of.bytes_max,
+            oldest_at: instant(of.oldest_at),
+            in_flight_max: of.in_flight_max,
             unknown_reason: of.unknown_reason,
         };
         let partitions: Vec<Partition> = answer.partitions.into_iter().map(partition).collect();
@@ -84,6 +108,16 @@ impl From<proto::GetPipelineResponse> for Pipeline {
             streams: answer.streams.into_iter().map(stream).collect(),
             partitions,
         }
+    }
+}
+
+fn pace(of: proto::SourcePace) -> Pace {
+    Pace {
+        source: of.source,
+        at_once: of.at_once,
+        at_once_max: of.at_once_max,
+        in_flight: of.in_flight,
+        held_back_since: instant(of.held_back_since),
     }
 }
 

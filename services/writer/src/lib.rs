@@ -27,6 +27,7 @@ pub mod order_guard;
 mod pipeline_watch;
 pub mod process;
 pub mod quarantine;
+mod scaling;
 mod status_page;
 pub mod table_store;
 pub mod writer;

@@ -33,6 +33,8 @@ pub const COMMIT_CONFLICTS_TOTAL: &str = "lake_writer_commit_conflicts_total";
 pub const FRESHNESS_SECONDS: &str = "lake_writer_table_freshness_timestamp_seconds";
 /// Gauge: rows of a table. Label `table`.
 pub const TABLE_ROWS: &str = "lake_writer_table_rows";
+/// Gauge: replicas that a stage should have, as KEDA was last told. Label `stage`.
+pub const SCALING_REPLICAS: &str = "lake_writer_scaling_replicas";
 /// Gauge: data files of a table. Label `table`.
 pub const TABLE_FILES: &str = "lake_writer_table_files";
 /// Gauge: bytes of the data files of a table. Label `table`.

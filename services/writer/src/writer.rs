@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use lake_proto::queue::v1::Announcement;
 use lake_shared::queue::Queue;
-use lake_shared::queue::announcement;
+use lake_shared::queue::announcement::{self, Activity};
 use lake_shared::telemetry::{Check, Endpoints};
 use serde::Deserialize;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -114,6 +113,8 @@ pub struct Writer {
     admin: Option<AdminServer>,
     pipeline: PipelineWatch,
     samples: Samples,
+    /// What it tells of its work.
+    activity: Arc<Activity>,
     claimant: LeaseClaimant,
     role: watch::Sender<WriterRole>,
     /// Both ends of the way of requests.
@@ -151,8 +152,21 @@ impl Writer {
         let (role, _) = watch::channel(WriterRole::StandingBy);
         let (ask, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         let claimant = options.lease.claimant();
-        let (pipeline, samples) = (PipelineWatch::default(), Samples::default());
-        Ok(Self { metastore, root, options, catalog, admin, pipeline, samples, claimant, role, ask, requests })
+        let (pipeline, samples, activity) = (PipelineWatch::default(), Samples::default(), Arc::default());
+        Ok(Self {
+            metastore,
+            root,
+            options,
+            catalog,
+            admin,
+            pipeline,
+            samples,
+            activity,
+            claimant,
+            role,
+            ask,
+            requests,
+        })
     }
 
     /// How the other parts of the process ask this writer.
@@ -209,7 +223,9 @@ impl Writer {
             AbortOnDropHandle::new(tokio::spawn(pipeline.clone().run(Arc::clone(&queue), shutdown.clone())));
         let sampling = self.samples.clone().run(Arc::clone(&queue), pipeline.clone(), shutdown.clone());
         let _sampling = AbortOnDropHandle::new(tokio::spawn(sampling));
-        let announcing = announcement::run(Arc::clone(&queue), "writer", Announcement::default, shutdown.clone());
+        let activity = Arc::clone(&self.activity);
+        let tells = move || activity.announcement();
+        let announcing = announcement::run(Arc::clone(&queue), "writer", tells, shutdown.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
         let answering = self.admin.take().map(|admin| {
             let parts = ServedParts {
@@ -258,7 +274,7 @@ impl Writer {
 
     /// Holds the lease again and again.
     async fn write(self, queue: Arc<dyn Queue>, reach: &Reach, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { metastore, root, options, catalog, claimant, role, requests, pipeline, .. } = self;
+        let Self { metastore, root, options, catalog, claimant, role, requests, pipeline, activity, .. } = self;
         let requests = Arc::new(Mutex::new(requests));
         loop {
             let Some(mut held) = HeldLease::acquire(&metastore, &claimant, reach, &shutdown).await else {
@@ -282,6 +298,7 @@ impl Writer {
                 queue: Arc::clone(&queue),
                 requests: Arc::clone(&requests),
                 pipeline: pipeline.clone(),
+                activity: Arc::clone(&activity),
             };
             leased.forget_requests().await;
             let (epoch, since_us) = (held.lease().epoch, held.lease().acquired_us);
@@ -324,6 +341,7 @@ struct Leased {
     queue: Arc<dyn Queue>,
     requests: Arc<Mutex<mpsc::Receiver<Request>>>,
     pipeline: PipelineWatch,
+    activity: Arc<Activity>,
 }
 
 impl Leased {
@@ -358,7 +376,7 @@ impl Leased {
 
     /// Ingest, with maintenance and requests beside it, until `shutdown`.
     async fn work(&self, beside: &mut JoinSet<()>, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { metastore, store, registrar, options, queue, requests, pipeline } = self;
+        let Self { metastore, store, registrar, options, queue, requests, pipeline, activity } = self;
         let (ask_ingest, asked) = mpsc::channel(INGEST_REQUESTS_MAX);
         let policies = options.tables.policies.clone();
         if !policy_keeper::at_start(&**metastore, &policies, &shutdown).await {
@@ -398,7 +416,8 @@ impl Leased {
             }
             anyhow::Ok(())
         };
-        let ingest = ingest::run(Arc::clone(queue), Arc::clone(store), options.ingest.clone(), paused, asked, shutdown);
+        let (tables, told, ingested) = (Arc::clone(store), Arc::clone(activity), options.ingest.clone());
+        let ingest = ingest::run(Arc::clone(queue), tables, ingested, paused, asked, told, shutdown);
         let outcome = tokio::try_join!(ingest, others);
         // The store is closed when nothing uses it any more.
         beside.shutdown().await;

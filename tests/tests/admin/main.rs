@@ -225,6 +225,8 @@ async fn a_client_in_another_language_is_generated_from_the_contract() {
         (&calls["ListTables"], &calls["GetStatus"], &calls["DropTables"]),
         (&"OK".into(), &"OK".into(), &"PERMISSION_DENIED".into())
     );
+    let keda = serde_json::json!([[true, true], [["lake-fetcher-replicas", 1.0]], "UNAVAILABLE"]);
+    assert_eq!(answered["keda"], keda);
     assert_eq!((&answered["refused"], &answered["stranger"]), (&"NOT_FOUND".into(), &"UNAUTHENTICATED".into()));
     assert_eq!((&answered["role"], &answered["health"]), (&"WRITER_ROLE_HOLDING".into(), &"SERVING".into()));
     assert_eq!(answered["quarantined"], serde_json::json!([["row_fails", 1]]));

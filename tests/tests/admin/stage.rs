@@ -94,7 +94,7 @@ impl Stage {
              [store]\nroot = \"{}\"\nsync = false\n[metastore]\nurl = \"{}\"\n[ingest]\nflush_age_ms = 20\nacknowledge_within_seconds = 5\n\
              [maintenance]\ncompact_every_seconds = 0\n[tables]\nindex_folder = \"{}\"\ndeletion_vectors = \"on\"\ntiny_file_bytes = 0\n\
              small_files_max = 2\n[lease]\nseconds = 3\nowner = \"{name}\"\n\
-             [admin]\naddress = \"127.0.0.1:{}\"\ntls = {{ certificate = \"{}\", key = \"{}\" }}\n{}",
+             [admin]\nscaler = true\naddress = \"127.0.0.1:{}\"\ntls = {{ certificate = \"{}\", key = \"{}\" }}\n{}",
             self.nats.url(),
             place("lake"),
             self.postgres.url("metastore"),

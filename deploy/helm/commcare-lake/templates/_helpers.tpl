@@ -146,3 +146,13 @@ scaleDown:
   stabilizationWindowSeconds: 900
   policies: [{ type: Pods, value: 1, periodSeconds: 300 }]
 {{- end }}
+
+{{/* The writer has decided slowly already; Kubernetes only follows. */}}
+{{- define "lake.kedaBehavior" -}}
+scaleUp:
+  stabilizationWindowSeconds: 0
+  policies: [{ type: Percent, value: 100, periodSeconds: 60 }]
+scaleDown:
+  stabilizationWindowSeconds: 120
+  policies: [{ type: Percent, value: 100, periodSeconds: 60 }]
+{{- end }}

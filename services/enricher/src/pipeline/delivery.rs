@@ -14,6 +14,7 @@ use lake_shared::byte_budget::ByteBudget;
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{Domain, Kind};
 use lake_shared::quarantine::{self, QuarantineEntry, Reason, Stage};
+use lake_shared::queue::announcement::Activity;
 use lake_shared::queue::{PublishError, Queue, publish_until_safe};
 use lake_shared::retry::Backoff;
 use lake_shared::{panics, wire};
@@ -60,6 +61,8 @@ pub struct Enricher {
     work_budget: ByteBudget,
     /// Compressed bytes of messages that wait for HQ without a permit.
     waiting_bytes: AtomicUsize,
+    /// What it tells of its work.
+    pub(super) activity: Arc<Activity>,
 }
 
 /// Why there are no messages of rows.
@@ -113,11 +116,13 @@ impl Enricher {
         queue: Arc<dyn Queue>,
         caches: Arc<Caches>,
         options: EnricherOptions,
+        activity: Arc<Activity>,
         shutdown: CancellationToken,
     ) -> Self {
         let workers = Semaphore::new(options.workers.min(Semaphore::MAX_PERMITS));
         let (work_budget, waiting_bytes) = (ByteBudget::new(options.work_bytes_max), AtomicUsize::new(0));
-        Self { queue, caches, options: Arc::new(options), shutdown, workers, work_budget, waiting_bytes }
+        let options = Arc::new(options);
+        Self { queue, caches, options, shutdown, workers, work_budget, waiting_bytes, activity }
     }
 
     /// Handles one message. `id` is the same each time it is handed out.
@@ -210,6 +215,7 @@ impl Enricher {
             match enriched {
                 Ok(Enriched::Made(row_messages)) => {
                     note_made(kind, &batch, &row_messages);
+                    self.activity.passed(batch.records.len() + batch.tombstones.len());
                     return Ok(Tried::Made(row_messages));
                 }
                 Ok(Enriched::Unasked(question)) => {

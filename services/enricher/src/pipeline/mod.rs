@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lake_hq::source::Hq;
+use lake_shared::queue::announcement::Activity;
 use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, Receipt, Stream, while_in_progress};
 use lake_shared::retry::Backoff;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -40,6 +41,20 @@ pub async fn run(
     options: EnricherOptions,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    run_counted(queue, hq, options, Arc::default(), shutdown).await
+}
+
+/// The same, with what it tells of its work.
+///
+/// # Errors
+/// Those of [`run`].
+pub async fn run_counted(
+    queue: Arc<dyn Queue>,
+    hq: Hq,
+    options: EnricherOptions,
+    activity: Arc<Activity>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     options.validate().map_err(anyhow::Error::msg).context("configuration")?;
     let caches = Arc::new(Caches::new(&hq, &options));
     let (says_listening, listening) = oneshot::channel();
@@ -56,7 +71,7 @@ pub async fn run(
         return Ok(());
     }
     let Some(consumer) = consumer(&*queue, &options, &shutdown).await else { return Ok(()) };
-    let enricher = Arc::new(Enricher::new(queue, caches, options, shutdown));
+    let enricher = Arc::new(Enricher::new(queue, caches, options, activity, shutdown));
     pull(enricher, consumer).await;
     Ok(())
 }
@@ -87,6 +102,7 @@ async fn pull(enricher: Arc<Enricher>, mut consumer: Box<dyn Consumer>) {
     let room = Arc::new(Semaphore::new(held_bytes_max));
     let mut held = JoinSet::new();
     let mut backoff = Backoff::default();
+    tell_held(&enricher, &room);
     loop {
         while let Some(ended) = held.try_join_next() {
             note_end(ended);
@@ -106,7 +122,10 @@ async fn pull(enricher: Arc<Enricher>, mut consumer: Box<dyn Consumer>) {
         let size = u32::try_from(delivery.payload.len().clamp(1, held_bytes_max)).unwrap_or(u32::MAX);
         let wait = enricher.shutdown.run_until_cancelled(Arc::clone(&room).acquire_many_owned(size));
         match while_in_progress(&*delivery.receipt, enricher.options.acknowledge_within(), wait).await {
-            Some(Ok(permit)) => drop(held.spawn(handle(Arc::clone(&enricher), delivery, permit))),
+            Some(Ok(permit)) => {
+                tell_held(&enricher, &room);
+                held.spawn(handle(Arc::clone(&enricher), delivery, permit));
+            }
             _ => give_back(delivery.receipt, Duration::ZERO).await,
         }
     }
@@ -122,7 +141,7 @@ fn note_end(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn handle(enricher: Arc<Enricher>, delivery: Delivery, _room: OwnedSemaphorePermit) {
+async fn handle(enricher: Arc<Enricher>, delivery: Delivery, permit: OwnedSemaphorePermit) {
     let in_flight = metrics::gauge!(metric_names::IN_FLIGHT);
     in_flight.increment(1);
     let Delivery { subject, payload, id, attempts, receipt } = delivery;
@@ -140,6 +159,15 @@ async fn handle(enricher: Arc<Enricher>, delivery: Delivery, _room: OwnedSemapho
         MessageOutcome::Later => give_back(receipt, LATER).await,
     }
     in_flight.decrement(1);
+    let room = Arc::clone(permit.semaphore());
+    drop(permit);
+    tell_held(&enricher, &room);
+}
+
+/// Says how much of the room is taken.
+fn tell_held(enricher: &Enricher, room: &Semaphore) {
+    let most = enricher.options.held_bytes_max.min(Semaphore::MAX_PERMITS);
+    enricher.activity.holds(most.saturating_sub(room.available_permits()), most);
 }
 
 async fn give_back(receipt: Box<dyn Receipt>, after: Duration) {

@@ -99,6 +99,11 @@ impl AdaptiveLimit {
         self.limit as usize
     }
 
+    /// The limit when all is well.
+    pub fn most(&self) -> usize {
+        self.options.in_flight_max.max(1)
+    }
+
     /// The limit as a part of the most, over 0 and at most 1.
     pub fn share(&self) -> f64 {
         self.limit / self.options.in_flight_max.max(1) as f64

@@ -9,4 +9,4 @@ pub mod bucket;
 pub mod limit;
 mod turns;
 
-pub use self::turns::{Turn, TurnOptions, Turns};
+pub use self::turns::{Pace, Turn, TurnOptions, Turns};

@@ -41,6 +41,23 @@ struct State {
     /// Turns that are allowed or, after the limit has fallen, still out.
     permits: usize,
     in_flight: usize,
+    /// When the limit fell below the most.
+    held_back_since: Option<Duration>,
+}
+
+/// How much a source is asked at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// `database` or `blobs`.
+    pub source: &'static str,
+    /// Turns that may be out at once now.
+    pub at_once: usize,
+    /// The same when all is well.
+    pub at_once_max: usize,
+    /// Turns that are out.
+    pub in_flight: usize,
+    /// For how long it has been asked less than when all is well; `None`: it is not.
+    pub held_back_for: Option<Duration>,
 }
 
 /// Permission for one request, given back when it is dropped.
@@ -69,7 +86,7 @@ impl Turns {
             per_second_max: options.per_second_max,
             clock,
             permits: Arc::new(Semaphore::new(permits)),
-            state: Mutex::new(State { limit, bucket, permits, in_flight: 0 }),
+            state: Mutex::new(State { limit, bucket, permits, in_flight: 0, held_back_since: None }),
         })
     }
 
@@ -102,6 +119,19 @@ impl Turns {
         self.lock().in_flight
     }
 
+    /// How much the source is asked at once now.
+    pub fn pace(&self) -> Pace {
+        let now = (self.clock)();
+        let state = self.lock();
+        Pace {
+            source: self.source,
+            at_once: state.limit.limit(),
+            at_once_max: state.limit.most(),
+            in_flight: state.in_flight,
+            held_back_for: state.held_back_since.map(|since| now.saturating_sub(since)),
+        }
+    }
+
     fn decided(&self, state: &mut State, decision: Decision, now: Duration) {
         let limit = state.limit.limit();
         match decision {
@@ -118,6 +148,7 @@ impl Turns {
                 tracing::info!(source = self.source, limit, times_usual, "hq answers slowly; asking less at once");
             }
         }
+        state.held_back_since = (limit < state.limit.most()).then(|| state.held_back_since.unwrap_or(now));
         let rate = f64::from(self.per_second_max) * state.limit.share();
         if let Some(bucket) = &mut state.bucket {
             bucket.set_rate(now, rate);
@@ -217,6 +248,9 @@ mod tests {
         now.store(1_000, Ordering::SeqCst);
         out[0].overloaded();
         assert_eq!((turns.limit(), turns.in_flight()), (4, 8));
+        now.store(1_500, Ordering::SeqCst);
+        let held_back_for = Some(Duration::from_millis(500));
+        assert_eq!(turns.pace(), Pace { source: "test", at_once: 4, at_once_max: 8, in_flight: 8, held_back_for });
         // Four come back and are not handed out again.
         for left in (4..8).rev() {
             out.pop();
@@ -243,7 +277,7 @@ mod tests {
             now.store(second * 5_000, Ordering::SeqCst);
             turns.take().now_or_never().unwrap().answered(1, Duration::from_millis(10));
         }
-        assert_eq!((turns.limit(), free_count(&turns)), (8, 8));
+        assert_eq!((turns.limit(), free_count(&turns), turns.pace().held_back_for), (8, 8, None));
     }
 
     #[tokio::test]

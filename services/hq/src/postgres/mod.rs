@@ -32,7 +32,7 @@ use self::locations::LocationReader;
 use self::routing::Routing;
 use self::shards::{Asked, Shard, Shards};
 use crate::metric_names;
-use crate::pace::Turns;
+use crate::pace::{Pace, Turns};
 use crate::scan::{ScanScope, ScannedKeys, ShardEstimate};
 use crate::source::{
     CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, LocationTypeRow, Observation, ReadFrom,
@@ -107,6 +107,10 @@ impl PostgresHq {
 impl HqDatabase for PostgresHq {
     fn record_bytes_max(&self) -> usize {
         self.shards.record_bytes_max()
+    }
+
+    fn pace(&self) -> Option<Pace> {
+        Some(self.turns.pace())
     }
 
     async fn cases(&self, ids: &[String], from: ReadFrom) -> Result<Vec<Observation<CaseRows>>, SourceError> {

@@ -161,6 +161,12 @@ fn head(look: &Look, before: &Look) -> Vec<String> {
         ),
         format!("quarantine {quarantined}"),
     ];
+    let held_back =
+        pipeline.replicas.iter().filter(|replica| replica.paces.iter().any(|pace| pace.held_back_since.is_some()));
+    let held_back = held_back.count();
+    if held_back > 0 {
+        lines.push(format!("SLOW HQ    {held_back} fetchers ask it less at once: lakectl lake pipeline"));
+    }
     let failing = status.ingest.iter().flat_map(|ingest| &ingest.failing).count();
     if failing > 0 {
         lines.push(format!("FAILING    {failing} projects cannot be committed: lakectl lake status"));
@@ -208,12 +214,13 @@ mod tests {
             newest_change_at: self::at(commit - 3),
             ..Default::default()
         };
+        let pace = proto::SourcePace { source: "database".into(), held_back_since: self::at(5), ..Default::default() };
         Look {
             status: proto::GetStatusResponse { tables: 2, ..Default::default() },
             pipeline: proto::GetPipelineResponse {
                 partitions: vec![partition(Some(3)), partition(Some(4)), partition(None)],
                 streams: vec![stream("LAKE_RECORDS"), stream("LAKE_ROWS")],
-                replicas: vec![proto::Replica { service: "fetcher".into(), ..Default::default() }],
+                replicas: vec![proto::Replica { service: "fetcher".into(), paces: vec![pace], ..Default::default() }],
             },
             operations: Vec::new(),
             tables: vec![table("new\u{1b}[31m", 100), table("old", 10)],
@@ -226,9 +233,14 @@ mod tests {
         let start = Instant::now();
         let (before, now) = (look_at(10, start), look_at(30, start + Duration::from_secs(2)));
         let text = screen(&now, &before, 110.0, 40, 200);
-        for told in
-            ["7 messages, 2 min behind HQ", "records 10.0/s", "4 batches", "1 fetchers", "no writer holds the lease"]
-        {
+        for told in [
+            "7 messages, 2 min behind HQ",
+            "SLOW HQ    1 fetchers",
+            "records 10.0/s",
+            "4 batches",
+            "1 fetchers",
+            "no writer holds the lease",
+        ] {
             assert!(text.contains(told), "{told} is not in\n{text}");
         }
         let newest = text.lines().find(|line| line.contains("new")).unwrap_or_default();

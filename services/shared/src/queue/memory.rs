@@ -7,7 +7,7 @@
 //! one full stage cannot starve the stage that would empty it; no lock is held while waiting.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -227,7 +227,10 @@ impl Queue for MemoryQueue {
     }
 
     async fn backlog(&self, stream: Stream) -> Result<Option<Backlog>, QueueError> {
-        Ok(Some(self.shared(stream).lock().backlog()))
+        let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let clock_us = i64::try_from(clock.as_micros()).unwrap_or(i64::MAX);
+        let backlog = self.shared(stream).lock().backlog(Instant::now(), clock_us);
+        Ok(Some(Backlog { bytes_max: Some(self.options.bytes_held_max.into()), ..backlog }))
     }
 
     fn message_size_max(&self) -> usize {

@@ -202,6 +202,12 @@ pub struct Backlog {
     pub redelivered: u64,
     /// Messages that were ever put on the stream: its growth is its rate.
     pub published_total: u64,
+    /// Most bytes that it takes; more has to wait outside. `None`: not bounded.
+    pub bytes_max: Option<u64>,
+    /// When the oldest message that is held was put on it, microseconds since 1970 by the queue's clock. `None`: there is none.
+    pub oldest_us: Option<i64>,
+    /// Most messages that are handed out at once. `None` while nobody reads.
+    pub in_flight_max: Option<u64>,
 }
 
 /// What a listener receives.

@@ -128,7 +128,13 @@ mod tests {
     fn gate(role: Role, domains: Option<&[&str]>) -> Gate {
         let domains = domains.map(|domains| domains.iter().map(|domain| (*domain).to_owned()).collect());
         let tokens = vec![AdminToken { name: "ann".into(), sha256: SECRET.into(), role, domains }];
-        Gate::new(&AdminOptions { address: "127.0.0.1:1".parse().unwrap(), status_page: true, tls: None, tokens })
+        Gate::new(&AdminOptions {
+            address: "127.0.0.1:1".parse().unwrap(),
+            status_page: true,
+            scaler: false,
+            tls: None,
+            tokens,
+        })
     }
 
     fn request(authorization: &str) -> Request<()> {
@@ -186,6 +192,7 @@ mod tests {
         let gate = Gate::new(&AdminOptions {
             address: "127.0.0.1:1".parse().unwrap(),
             status_page: true,
+            scaler: false,
             tls: None,
             tokens: Vec::new(),
         });

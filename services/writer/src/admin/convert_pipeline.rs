@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use lake_proto::admin::v1 as proto;
+use lake_proto::queue::v1::SourcePace;
 use lake_shared::queue::{Backlog, QueueError, Stream};
 
 use super::convert::{count, timestamp};
@@ -17,6 +18,20 @@ pub(super) fn replica(heard: &Heard, now: SystemTime) -> proto::Replica {
         started_at: Some(timestamp(announcement.started_us)),
         heard_at: now.checked_sub(heard.at.elapsed()).map(|at| timestamp(micros(at))),
         partitions: i32::try_from(announcement.partitions.len()).unwrap_or(i32::MAX),
+        passed_per_second: announcement.passed_per_second,
+        held_bytes: announcement.held_bytes,
+        held_bytes_max: announcement.held_bytes_max,
+        paces: announcement.paces.iter().map(pace).collect(),
+    }
+}
+
+fn pace(of: &SourcePace) -> proto::SourcePace {
+    proto::SourcePace {
+        source: of.source.clone(),
+        at_once: of.at_once,
+        at_once_max: of.at_once_max,
+        in_flight: of.in_flight,
+        held_back_since: of.held_back_since_us.map(timestamp),
     }
 }
 
@@ -35,7 +50,8 @@ pub(super) fn stream(stream: Stream, backlog: Result<Option<Backlog>, QueueError
     let name = stream.name().to_owned();
     Some(match backlog {
         Ok(backlog) => {
-            let Backlog { messages, bytes, undelivered, in_flight, redelivered, published_total } = backlog?;
+            let backlog = backlog?;
+            let Backlog { messages, bytes, undelivered, in_flight, redelivered, published_total, .. } = backlog;
             proto::QueueStream {
                 name,
                 messages: count(messages),
@@ -45,6 +61,9 @@ pub(super) fn stream(stream: Stream, backlog: Result<Option<Backlog>, QueueError
                 redelivered: count(redelivered),
                 published_total: count(published_total),
                 unknown_reason: String::new(),
+                bytes_max: backlog.bytes_max.map(count),
+                oldest_at: backlog.oldest_us.map(timestamp),
+                in_flight_max: backlog.in_flight_max.map(count),
             }
         }
         Err(error) => proto::QueueStream { name, unknown_reason: error.to_string(), ..Default::default() },
@@ -61,6 +80,21 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn how_much_hq_is_asked_is_told_of_each_kind_of_server() {
+        let held = SourcePace {
+            source: "database".into(),
+            at_once: 2,
+            at_once_max: 8,
+            in_flight: 3,
+            held_back_since_us: Some(5),
+        };
+        let told = pace(&held);
+        assert_eq!((told.source.as_str(), told.at_once, told.at_once_max, told.in_flight), ("database", 2, 8, 3));
+        assert_eq!(told.held_back_since, Some(timestamp(5)));
+        assert_eq!(pace(&SourcePace { held_back_since_us: None, ..held }).held_back_since, None);
+    }
 
     #[test]
     fn a_queue_that_does_not_answer_is_no_empty_queue() {

@@ -17,8 +17,11 @@ use lake_proto::admin::v1::quarantine_service_server::QuarantineServiceServer;
 use lake_proto::admin::v1::record_service_server::RecordServiceServer;
 use lake_proto::admin::v1::table_service_server::TableServiceServer;
 use lake_proto::admin::v1::trust_service_server::TrustServiceServer;
+use lake_proto::external_scaler;
+use lake_proto::external_scaler::external_scaler_server::ExternalScalerServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -27,6 +30,7 @@ pub use self::options::{AdminOptions, AdminTls, AdminToken, Role};
 pub(crate) use self::services::ServedParts;
 use self::services::Services;
 use self::tls::Encryption;
+use crate::scaling::{Scaler, ScalerService};
 
 mod access;
 mod catalog;
@@ -67,6 +71,8 @@ pub(crate) struct AdminServer {
     server: Server,
     encryption: Option<Encryption>,
     gate: Gate,
+    /// Whether KEDA may ask.
+    scaler: bool,
 }
 
 impl AdminServer {
@@ -86,7 +92,7 @@ impl AdminServer {
         let (address, listener) = (options.address, TcpListener::bind(options.address).await);
         let listener =
             listener.with_context(|| format!("admin.address {address} cannot be bound; choose a free address"))?;
-        Ok(Self { listener, server, encryption, gate: Gate::new(options) })
+        Ok(Self { listener, server, encryption, gate: Gate::new(options), scaler: options.scaler })
     }
 
     /// Where it listens.
@@ -102,6 +108,11 @@ impl AdminServer {
     /// # Errors
     /// The listener fails.
     pub(crate) async fn serve(self, parts: ServedParts, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let scaler = match self.scaler {
+            true => Some(scaler(&parts, &shutdown)),
+            false => None,
+        };
+        let (scaler, _observing) = scaler.unzip();
         let services = Arc::new(Services::new(self.gate, parts, shutdown.clone()));
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<TableServiceServer<Services>>().await;
@@ -112,8 +123,8 @@ impl AdminServer {
         health.set_serving::<RecordServiceServer<Services>>().await;
         health.set_serving::<CatalogServiceServer<Services>>().await;
         // Clients ask for the one or the other version.
-        let reflection = reflection_builder().build_v1().context(NO_REFLECTION)?;
-        let older_reflection = reflection_builder().build_v1alpha().context(NO_REFLECTION)?;
+        let reflection = reflection_builder(self.scaler).build_v1().context(NO_REFLECTION)?;
+        let older_reflection = reflection_builder(self.scaler).build_v1alpha().context(NO_REFLECTION)?;
         let tables = TableServiceServer::from_arc(Arc::clone(&services));
         let operations = OperationServiceServer::from_arc(Arc::clone(&services));
         let trust = TrustServiceServer::from_arc(Arc::clone(&services));
@@ -121,6 +132,9 @@ impl AdminServer {
         let records = RecordServiceServer::from_arc(Arc::clone(&services));
         let catalog = CatalogServiceServer::from_arc(Arc::clone(&services));
         let lake = LakeServiceServer::from_arc(services);
+        if scaler.is_some() {
+            health.set_serving::<ExternalScalerServer<ScalerService>>().await;
+        }
         let mut server = self.server;
         let router = server
             .add_service(health_service)
@@ -132,7 +146,8 @@ impl AdminServer {
             .add_service(catalog.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(quarantine.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(records.max_decoding_message_size(MESSAGE_BYTES_MAX))
-            .add_service(lake.max_decoding_message_size(MESSAGE_BYTES_MAX));
+            .add_service(lake.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_optional_service(scaler);
         let shutdown = shutdown.cancelled_owned();
         let served = match self.encryption {
             Some(encryption) => {
@@ -145,10 +160,25 @@ impl AdminServer {
     }
 }
 
+/// What answers KEDA, and the observing that it needs.
+fn scaler(
+    parts: &ServedParts,
+    shutdown: &CancellationToken,
+) -> (ExternalScalerServer<ScalerService>, AbortOnDropHandle<()>) {
+    let scaler = Scaler::new();
+    let observing = scaler.clone().run(Arc::clone(&parts.queue), parts.pipeline.clone(), shutdown.clone());
+    let service = ExternalScalerServer::new(ScalerService::new(scaler, shutdown.clone()));
+    (service.max_decoding_message_size(MESSAGE_BYTES_MAX), AbortOnDropHandle::new(tokio::spawn(observing)))
+}
+
 const NO_REFLECTION: &str = "admin: the contract cannot be offered for reflection";
 
-fn reflection_builder() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
+fn reflection_builder(scaler: bool) -> tonic_reflection::server::Builder<'static> {
+    let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    match scaler {
+        true => builder.register_encoded_file_descriptor_set(external_scaler::FILE_DESCRIPTOR_SET),
+        false => builder,
+    }
 }

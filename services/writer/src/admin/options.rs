@@ -15,6 +15,10 @@ pub struct AdminOptions {
     /// Whether the HTTP port of the process serves the page for people. Whoever reaches that port sees names and sizes of all tables.
     #[serde(default = "yes")]
     pub status_page: bool,
+    /// Whether KEDA may ask how many fetchers and enrichers there should be. It has no token: whoever reaches the address may ask it, and learns
+    /// these two numbers. With `client_ca` it needs a certificate as everybody does.
+    #[serde(default)]
+    pub scaler: bool,
     /// Section `[admin.tls]`; needed where the address can be reached from other machines.
     #[serde(default)]
     pub tls: Option<AdminTls>,
@@ -128,7 +132,13 @@ mod tests {
     }
 
     fn options(address: &str) -> AdminOptions {
-        AdminOptions { address: address.parse().unwrap(), status_page: true, tls: None, tokens: Vec::new() }
+        AdminOptions {
+            address: address.parse().unwrap(),
+            status_page: true,
+            scaler: false,
+            tls: None,
+            tokens: Vec::new(),
+        }
     }
 
     #[test]

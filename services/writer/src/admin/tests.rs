@@ -21,6 +21,7 @@ use crate::handle::test_writer::Running;
 mod quarantine;
 mod random_requests;
 mod record;
+mod scaler;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -38,7 +39,7 @@ fn options() -> AdminOptions {
         token("admin", Role::Admin, None),
         token("other", Role::Admin, Some("other")),
     ];
-    AdminOptions { address: "127.0.0.1:0".parse().unwrap(), status_page: true, tls: None, tokens }
+    AdminOptions { address: "127.0.0.1:0".parse().unwrap(), status_page: true, scaler: true, tls: None, tokens }
 }
 
 /// Clients of one writer.

@@ -11,6 +11,7 @@ use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Space, TableKey};
 use lake_shared::panics;
 use lake_shared::quarantine::{self, QuarantineEntry, Reason};
+use lake_shared::queue::announcement::Activity;
 use lake_shared::queue::{Queue, Receipt};
 use lake_shared::retry::{Backoff, milliseconds};
 use tokio::time::Instant;
@@ -29,6 +30,8 @@ pub(super) struct Flush {
     pub(super) store: Arc<dyn TableStore>,
     pub(super) shutdown: CancellationToken,
     pub(super) progress_every: Duration,
+    /// What the writer tells of its work.
+    pub(super) activity: Arc<Activity>,
 }
 
 /// How a commit ended.
@@ -91,6 +94,7 @@ impl Flush {
         let count = messages.len();
         let answers = match outcome {
             Ok(()) => {
+                self.activity.passed(rows);
                 tracing::debug!(%space, rows, messages = count, "space committed");
                 join_all(messages.into_iter().map(|message| message.receipt.acknowledge())).await
             }

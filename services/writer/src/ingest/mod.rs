@@ -15,6 +15,7 @@ use futures::FutureExt;
 use lake_shared::identity::Space;
 use lake_shared::panics;
 use lake_shared::quarantine::QuarantineEntry;
+use lake_shared::queue::announcement::Activity;
 use lake_shared::queue::{Consumer, ConsumerOptions, Delivery, Queue, QueueError, Receipt, Stream};
 use lake_shared::retry::{Backoff, milliseconds};
 use lake_shared::wire;
@@ -98,7 +99,7 @@ const SIZE_IN_WORK: usize = 2;
 const MALFORMED_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// Moves rows from the queue into the tables until `shutdown` (then what is held is committed first) or until the queue is closed, and
-/// answers requests meanwhile. `paused`: what is paused from the beginning. Passing trouble with the queue, the store or the metastore is waited out.
+/// answers requests meanwhile. `paused`: what is paused from the beginning; `activity`: what it tells of its work. Passing trouble with the queue, the store or the metastore is waited out.
 ///
 /// # Errors
 ///
@@ -109,6 +110,7 @@ pub async fn run(
     options: IngestOptions,
     paused: Paused,
     requests: mpsc::Receiver<IngestRequest>,
+    activity: Arc<Activity>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let consumer_options = ConsumerOptions {
@@ -117,7 +119,8 @@ pub async fn run(
         acknowledge_within: Duration::from_secs(options.acknowledge_within_seconds.max(1)),
     };
     let consumer = queue.consumer(Stream::Rows, consumer_options).await?;
-    let flush = Flush { queue, store, shutdown: shutdown.clone(), progress_every: options.progress_every() };
+    let progress_every = options.progress_every();
+    let flush = Flush { queue, store, shutdown: shutdown.clone(), progress_every, activity };
     let ingest = Ingest {
         buffer: IngestBuffer::of_new_process(Instant::now()),
         undecoded: None,
@@ -203,6 +206,7 @@ impl Ingest {
                 }
             }
             metrics::gauge!(metric_names::HELD_BYTES).set(self.buffer.bytes() as f64);
+            self.flush.activity.holds(self.buffer.bytes(), self.options.held_bytes_max);
             metrics::gauge!(metric_names::HELD_ROWS).set(self.buffer.rows() as f64);
         }
     }

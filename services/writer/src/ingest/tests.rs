@@ -70,6 +70,7 @@ pub(super) fn start(store: &Arc<FakeStore>, options: IngestOptions) -> Running {
         options,
         Paused::default(),
         asked,
+        Arc::default(),
         shutdown.clone(),
     ));
     Running { queue, requests, shutdown, task }
@@ -278,6 +279,7 @@ async fn stopping_during_trouble_gives_the_rows_back() {
         quick(),
         Paused::default(),
         asked,
+        Arc::default(),
         shutdown.clone(),
     ));
     published.await.unwrap().unwrap();

@@ -178,7 +178,8 @@ fn replica(heard: &Heard) -> Value {
     let of = &heard.announcement;
     json!({
         "service": of.service, "name": of.instance, "version": of.version, "started_us": of.started_us,
-        "partitions": of.partitions.len(),
+        "partitions": of.partitions.len(), "passed_per_second": of.passed_per_second,
+        "held_back": of.paces.iter().any(|pace| pace.held_back_since_us.is_some()),
     })
 }
 

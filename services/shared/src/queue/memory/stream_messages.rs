@@ -31,6 +31,7 @@ struct StoredMessage<R> {
     dedupe_id: String,
     attempts: u64,
     state: DeliveryState,
+    held_since: Instant,
     /// The publishers that wait for the acknowledgement.
     waiting: Vec<oneshot::Sender<()>>,
     /// The room that it takes up, given back with it.
@@ -102,8 +103,10 @@ impl<R> StreamMessages<R> {
     }
 
     /// What waits.
-    pub(super) fn backlog(&self) -> Backlog {
+    pub(super) fn backlog(&self, now: Instant, clock_us: i64) -> Backlog {
         let held = || self.messages.values();
+        let oldest = held().map(|stored| stored.held_since).min();
+        let age_us = |since| i64::try_from(now.saturating_duration_since(since).as_micros()).unwrap_or(i64::MAX);
         Backlog {
             messages: self.messages.len() as u64,
             bytes: held().map(|stored| stored.payload.len() as u64).sum(),
@@ -111,6 +114,9 @@ impl<R> StreamMessages<R> {
             in_flight: self.in_flight as u64,
             redelivered: held().filter(|stored| stored.attempts > 1).count() as u64,
             published_total: self.last_id,
+            bytes_max: None,
+            oldest_us: oldest.map(|since| clock_us.saturating_sub(age_us(since))),
+            in_flight_max: self.group.as_ref().map(|group| group.in_flight_max as u64),
         }
     }
 
@@ -146,6 +152,7 @@ impl<R> StreamMessages<R> {
                 dedupe_id: message.dedupe_id,
                 attempts: 0,
                 state: DeliveryState::Ready,
+                held_since: Instant::now(),
                 waiting: vec![sender],
                 _room: room,
             },

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use lake_proto::admin::v1::{self as proto, FILE_DESCRIPTOR_SET};
+use lake_proto::external_scaler;
 use prost_types::FileDescriptorSet;
 use prost_types::field_descriptor_proto::Type;
 use rand::rngs::StdRng;
@@ -64,7 +65,9 @@ type Field = (u64, Type);
 
 /// Paths of all calls of the contract, with the fields of their requests.
 fn calls() -> Vec<(String, Vec<Field>)> {
-    let set: FileDescriptorSet = prost::Message::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let mut set: FileDescriptorSet = prost::Message::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let scaler: FileDescriptorSet = prost::Message::decode(external_scaler::FILE_DESCRIPTOR_SET).unwrap();
+    set.file.extend(scaler.file);
     let fields_of = |name: &str| {
         let messages = set.file.iter().flat_map(|file| {
             let package = file.package().to_owned();
@@ -74,10 +77,10 @@ fn calls() -> Vec<(String, Vec<Field>)> {
         message.field.iter().map(|field| (field.number() as u64, field.r#type())).collect::<Vec<_>>()
     };
     let mut calls = Vec::new();
-    for file in set.file.iter().filter(|file| file.package() == "lake.admin.v1") {
+    for file in set.file.iter().filter(|file| ["lake.admin.v1", "externalscaler"].contains(&file.package())) {
         for service in &file.service {
             for method in &service.method {
-                let path = format!("/lake.admin.v1.{}/{}", service.name(), method.name());
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
                 calls.push((path, fields_of(method.input_type())));
             }
         }
