@@ -19,6 +19,9 @@ const SECONDS_BEHIND_TARGET: f64 = 60.0;
 /// Most streams at the same time.
 const STREAMS_MAX: usize = 16;
 
+/// Longest name of something in Kubernetes.
+const NAME_LETTERS_MAX: usize = 253;
+
 /// Answers KEDA.
 pub(crate) struct ScalerService {
     scaler: Scaler,
@@ -43,7 +46,7 @@ impl Trigger {
     /// Reads the trigger's metadata; the error says what to write there.
     fn of(scaled: &proto::ScaledObjectRef) -> Result<Self, Status> {
         let wrong = |reason: String| {
-            let (namespace, name) = (&scaled.namespace, &scaled.name);
+            let [namespace, name] = [&scaled.namespace, &scaled.name].map(|name| beginning(name));
             Status::invalid_argument(format!("trigger of the ScaledObject {namespace}/{name}: {reason}"))
         };
         let stage = scaled.scaler_metadata.get("stage").map_or("", String::as_str);
@@ -61,6 +64,11 @@ impl Trigger {
     fn metric_name(&self) -> String {
         format!("lake-{}-replicas", self.stage.name())
     }
+}
+
+/// As much of a name as Kubernetes allows: an answer with more would be larger than a client takes.
+fn beginning(name: &str) -> String {
+    name.chars().take(NAME_LETTERS_MAX).collect()
 }
 
 #[async_trait]
