@@ -17,7 +17,7 @@ use arrow::record_batch::RecordBatch;
 use futures::future::join_all;
 use lake_proto::queue::v1::{RowBatch, Tombstone};
 use lake_shared::escaped_names;
-use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
+use lake_shared::identity::Kind;
 use lake_shared::queue::memory::{MemoryQueue, MemoryQueueOptions};
 use lake_shared::queue::{Message, PublishError, Queue};
 use lake_shared::wire;
@@ -29,6 +29,7 @@ use super::{IngestOptions, run};
 use crate::maintenance::MaintenanceOptions;
 use crate::metastore::sqlite::SqliteMetastore;
 use crate::metastore::{Metastore, QuarantineFilter};
+use crate::table_store::TableStore;
 use crate::table_store::fake::FakeStore;
 
 pub(super) fn payload(domain: &str, ids: &[&str], tombstones: &[&str]) -> RowBatch {
@@ -102,7 +103,7 @@ async fn messages_are_gathered_and_acknowledged_after_the_commit() {
         outcome.unwrap();
     }
     assert_eq!(store.ids(), ["-x", "-y", "-z", "1", "2", "3"]);
-    assert_eq!(store.applied.load(Ordering::SeqCst), 1, "one commit for all");
+    assert_eq!(store.applied(), 1, "one commit for all");
     running.stop().await;
 }
 
@@ -139,7 +140,7 @@ async fn passing_trouble_is_waited_out() {
     let running = start(&store, quick());
     running.publish(&payload("d", &["1"], &["2"])).await.unwrap();
     assert_eq!(store.ids(), ["-2", "1"]);
-    assert_eq!(store.applied.load(Ordering::SeqCst), 3);
+    assert_eq!(store.applied(), 3);
     running.stop().await;
 }
 
@@ -252,7 +253,7 @@ async fn memory_is_bounded() {
     for outcome in join_all(batches.iter().map(|batch| running.publish(batch))).await {
         outcome.unwrap();
     }
-    assert_eq!(store.applied.load(Ordering::SeqCst), 5);
+    assert_eq!(store.applied(), 5);
     running.stop().await;
 }
 
@@ -263,7 +264,7 @@ async fn stopping_during_trouble_gives_the_rows_back() {
     let running = start(&store, quick());
     let queue = Arc::clone(&running.queue);
     let published = tokio::spawn(async move { queue.publish(message(&payload("d", &["1"], &[]))).await });
-    while store.applied.load(Ordering::SeqCst) == 0 {
+    while store.applied() == 0 {
         tokio::task::yield_now().await;
     }
     let queue = Arc::clone(&running.queue);
