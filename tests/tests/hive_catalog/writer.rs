@@ -143,7 +143,7 @@ async fn follows_changes(stage: &Stage, hive: &HiveMetastore) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_names_of_the_predecessor_and_columns_are_to_be_had() {
     let stage = Stage::start().await;
-    let hive = HiveMetastore::start(HiveVersion::Four, &stage.postgres).unwrap();
+    let hive = HiveMetastore::start(HiveVersion::Three, &stage.postgres).unwrap();
     let mut writer = stage.writer(&lines(&hive)).await;
     stage.fill("demo", "person", &["a"], 1).await;
     stage.until("it is registered", |status| status["registered"] == 1 && status["pending"] == 0).await;
