@@ -160,8 +160,8 @@ async fn main() {
 
     let queue: Arc<dyn Queue> = MemoryQueue::new(MemoryQueueOptions::default());
     let lake = Lake::start(&hq, ports.clone(), Arc::clone(&queue));
-    let enriching =
-        lake_enricher::pipeline::run(Arc::clone(&queue), ports, EnricherOptions::default(), lake.shutdown.clone());
+    let (options, shutdown) = (EnricherOptions::default(), lake.shutdown.clone());
+    let enriching = lake_enricher::pipeline::run(Arc::clone(&queue), ports, options, Arc::default(), shutdown);
     tokio::spawn(enriching);
     let options = ConsumerOptions {
         durable_name: "bench".into(),

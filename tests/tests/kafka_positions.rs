@@ -322,19 +322,19 @@ async fn messages_without_a_value_pass() {
 /// The fetchers of a new lake go on where the predecessor stood, on the topics that it read; the others are read from their beginning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_group_begins_where_a_spark_job_stood() {
-    KAFKA.create_topic("spark-case", 2).await.unwrap();
-    KAFKA.create_topic("spark-form", 1).await.unwrap();
-    KAFKA.create_topic("spark-users", 1).await.unwrap();
-    publish("spark-case", 0, 0..100).await;
-    publish("spark-case", 1, 1_000..1_030).await;
-    publish("spark-form", 0, 2_000..2_050).await;
-    publish("spark-users", 0, 3_000..3_005).await;
+    KAFKA.create_topic("case-sql", 2).await.unwrap();
+    KAFKA.create_topic("form-sql", 1).await.unwrap();
+    KAFKA.create_topic("web-user", 1).await.unwrap();
+    publish("case-sql", 0, 0..100).await;
+    publish("case-sql", 1, 1_000..1_030).await;
+    publish("form-sql", 0, 2_000..2_050).await;
+    publish("web-user", 0, 3_000..3_005).await;
     let folder = tempfile::tempdir().unwrap();
-    read_kafka_with_spark(&KAFKA.bootstrap(), folder.path(), &["spark-case", "spark-form"]).unwrap();
-    publish("spark-case", 0, 100..110).await;
-    publish("spark-form", 0, 2_050..2_060).await;
+    read_kafka_with_spark(&KAFKA.bootstrap(), folder.path(), &["case-sql", "form-sql"]).unwrap();
+    publish("case-sql", 0, 100..110).await;
+    publish("form-sql", 0, 2_050..2_060).await;
     // Meanwhile Kafka has forgotten some of what the job had not read.
-    KAFKA.delete_records("spark-form", 0, 2_053 - 2_000).await.unwrap();
+    KAFKA.delete_records("form-sql", 0, 2_053 - 2_000).await.unwrap();
 
     let config = folder.path().join("fetcher.toml");
     std::fs::write(&config, FETCHER.replace("BOOTSTRAP", &KAFKA.bootstrap())).unwrap();
@@ -343,17 +343,26 @@ async fn a_new_group_begins_where_a_spark_job_stood() {
             ["begin-at-spark-checkpoint", "--config", config.to_str().unwrap(), checkpoint.to_str().unwrap()];
         invocation::run("fetcher", &arguments, &[]).unwrap()
     };
-    let nothing = begin(&folder.path().join("spark-case/offsets"));
+    let nothing = begin(&folder.path().join("case-sql/offsets"));
     assert!(nothing.code == Some(1) && nothing.stderr.contains("a folder `offsets` is missing"), "{nothing:?}");
+    KAFKA.create_topic("other", 1).await.unwrap();
+    publish("other", 0, 0..1).await;
+    let others = tempfile::tempdir().unwrap();
+    read_kafka_with_spark(&KAFKA.bootstrap(), others.path(), &["other"]).unwrap();
+    let strange = begin(others.path());
+    assert!(strange.code == Some(1) && strange.stderr.contains("do not read topic other, but case-sql"), "{strange:?}");
     let begun = begin(folder.path());
     assert_eq!(begun.code, Some(0), "{begun:?}");
-    let told = "spark-case 0: from 100 on\nspark-case 1: from 30 on\n\
-        spark-form 0: from 50 on; Kafka does not hold the 3 messages from there on any more: backfill the projects\n";
+    let told = "case-sql 0: from 100 on\ncase-sql 1: from 30 on\n\
+        form-sql 0: from 50 on; Kafka does not hold the 3 messages from there on any more: backfill the projects\n";
     assert_eq!(begun.stdout, told);
+    let wrong =
+        invocation::run("fetcher", &["begin-at-spark-checkpoint", "--config", "/nowhere", "/nowhere"], &[]).unwrap();
+    assert_eq!(wrong.code, Some(64), "{wrong:?}");
     let again = begin(folder.path());
     assert!(again.code == Some(1) && again.stderr.contains("give kafka.group_id a new name"), "{again:?}");
 
-    let fetcher = feed(StartFrom::Latest, &["spark-case", "spark-form", "spark-users"], false);
+    let fetcher = feed(StartFrom::Latest, &["case-sql", "form-sql", "web-user"], false);
     let wanted: Vec<i64> = (100..110).chain(2_053..2_060).chain(3_000..3_005).collect();
     assert_eq!(take(&fetcher, wanted.len()).await, wanted);
     fetcher.close().await;
@@ -363,7 +372,7 @@ async fn a_new_group_begins_where_a_spark_job_stood() {
 const FETCHER: &str = r#"
 [kafka]
 bootstrap_servers = ["BOOTSTRAP"]
-group_id = "spark-case"
+group_id = "case-sql"
 [hq.database]
 url = "postgres://hq@127.0.0.1:1/hq"
 [[hq.blobs.stores]]

@@ -92,7 +92,13 @@ impl Lake {
         let fetcher = Fetcher::new(ports.clone(), Arc::clone(&queue), take, case_options, options);
         tokio::spawn(lake_fetcher::pipeline::run(feed.clone(), Arc::new(fetcher), shutdown.clone()));
         let options = EnricherOptions::default();
-        tokio::spawn(lake_enricher::pipeline::run(Arc::clone(&queue), ports, options, shutdown.clone()));
+        tokio::spawn(lake_enricher::pipeline::run(
+            Arc::clone(&queue),
+            ports,
+            options,
+            Arc::default(),
+            shutdown.clone(),
+        ));
         let lake = Self { hq, feed, out, shutdown };
         tokio::spawn(take_rows(queue, Arc::clone(&lake.out)));
         lake

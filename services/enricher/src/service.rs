@@ -59,6 +59,6 @@ impl EnricherService {
         let tells = move || told.announcement();
         let announcing = announcement::run(Arc::clone(&self.queue), "enricher", tells, shutdown.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
-        pipeline::run_counted(self.queue, self.hq, self.options, activity, shutdown).await
+        pipeline::run(self.queue, self.hq, self.options, activity, shutdown).await
     }
 }

@@ -8,13 +8,13 @@ use clap::{Parser, Subcommand};
 use lake_hq::connect::connect_when_there;
 use lake_shared::queue::Stream;
 use lake_shared::queue::jetstream::JetStreamQueue;
-use lake_shared::service::{self, ConfigArgument, EXIT_FAILURE, Verb};
+use lake_shared::service::{self, ConfigArgument, EXIT_FAILURE, EXIT_USAGE, Verb};
 use lake_shared::shutdown::TaskGroup;
 use lake_shared::telemetry::Check;
 
 use crate::change_feed::{kafka, spark_checkpoint};
 use crate::config::FetcherConfig;
-use crate::service::{FetcherOptions, FetcherService, subscribe};
+use crate::service::{FetcherOptions, FetcherService, subscribe, topics};
 
 type NoMigration = fn(FetcherConfig) -> std::future::Ready<anyhow::Result<()>>;
 
@@ -47,20 +47,25 @@ pub fn main() -> ExitCode {
     };
     match line.command {
         Command::Service(verb) => service::run_verb("fetcher", verb, build, None::<NoMigration>),
-        Command::BeginAtSparkCheckpoint { config, folder } => match begin_at_spark_checkpoint(&config, &folder) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("fetcher: {error:#}");
-                ExitCode::from(EXIT_FAILURE)
+        Command::BeginAtSparkCheckpoint { config, folder } => {
+            let (outcome, code) = match service::load(&config) {
+                Ok(config) => (begin_at_spark_checkpoint(&config, &folder), EXIT_FAILURE),
+                Err(error) => (Err(error), EXIT_USAGE),
+            };
+            match outcome {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("fetcher: {error:#}");
+                    ExitCode::from(code)
+                }
             }
-        },
+        }
     }
 }
 
-fn begin_at_spark_checkpoint(config: &ConfigArgument, folder: &Path) -> anyhow::Result<()> {
-    let config: FetcherConfig = service::load(config)?;
+fn begin_at_spark_checkpoint(config: &FetcherConfig, folder: &Path) -> anyhow::Result<()> {
     let positions = spark_checkpoint::positions(folder)?;
-    let gone = kafka::begin_at(&config.kafka, &positions)?;
+    let gone = kafka::begin_at(&config.kafka, &topics(&config.hq), &positions)?;
     for (place @ (topic, partition), offset) in &positions {
         let gone = gone.get(place).map(|count| {
             format!("; Kafka does not hold the {count} messages from there on any more: backfill the projects")

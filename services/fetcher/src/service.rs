@@ -92,6 +92,12 @@ impl FetcherService {
     }
 }
 
+/// What a fetcher reads on Kafka.
+pub(crate) fn topics(hq: &HqConfig) -> Vec<&'static str> {
+    let ledger = hq.database.ledger_values.then_some(LEDGER_TOPIC);
+    Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).chain(ledger).collect()
+}
+
 /// Joins the readers of HQ's change feed on Kafka: of documents, of users, and of ledger values where they are part of cases.
 /// `lake_has_records` says whether the lake has taken records before: a consumer group that has committed nothing is new only if it has not.
 ///
@@ -99,8 +105,7 @@ impl FetcherService {
 ///
 /// The Kafka client refuses the configuration.
 pub fn subscribe(kafka: &KafkaConfig, hq: &HqConfig, lake_has_records: bool) -> anyhow::Result<Arc<dyn ChangeFeed>> {
-    let ledger = hq.database.ledger_values.then_some(LEDGER_TOPIC);
-    let topics: Vec<&str> = Kind::ALL.map(Kind::topic).into_iter().chain(USER_TOPICS).chain(ledger).collect();
+    let topics = topics(hq);
     // An alert on growth would not see the first position of a counter that appears with it.
     for &topic in &topics {
         metrics::counter!(metric_names::POSITIONS_GONE_TOTAL, "topic" => topic.to_owned()).increment(0);

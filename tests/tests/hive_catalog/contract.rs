@@ -107,6 +107,14 @@ async fn leaves_alone_what_others_made(catalog: &dyn Catalog, version: HiveVersi
     assert!(file.exists(), "{version}: files are never touched");
 }
 
+#[tokio::test]
+async fn what_was_met_at_each_address_is_told() {
+    let catalog = HiveCatalog::new(&options(&["thrift://127.0.0.1:1".into(), "thrift://127.0.0.1:2".into()])).unwrap();
+    let Err(CatalogError::Unreachable { source, .. }) = catalog.databases().await else { panic!("nobody is there") };
+    let told = source.to_string();
+    assert!(told.contains("127.0.0.1:1: ") && told.contains("; 127.0.0.1:2: "), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_may_come_and_go() {
     let postgres = Postgres::start().unwrap();

@@ -39,19 +39,6 @@ pub async fn run(
     queue: Arc<dyn Queue>,
     hq: Hq,
     options: EnricherOptions,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    run_counted(queue, hq, options, Arc::default(), shutdown).await
-}
-
-/// The same, with what it tells of its work.
-///
-/// # Errors
-/// Those of [`run`].
-pub async fn run_counted(
-    queue: Arc<dyn Queue>,
-    hq: Hq,
-    options: EnricherOptions,
     activity: Arc<Activity>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {

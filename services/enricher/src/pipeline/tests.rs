@@ -297,7 +297,8 @@ async fn at_shutdown_what_cannot_be_finished_is_handed_back() {
     assert!(lake.rows.try_recv().is_err() && !publishing.is_finished());
     // The next enricher gets it.
     lake.hq.script.failures_left.store(0, Ordering::SeqCst);
-    let next = run(Arc::clone(&lake.queue), lake.hq.hq(), EnricherOptions::default(), CancellationToken::new());
+    let (queue, options) = (Arc::clone(&lake.queue), EnricherOptions::default());
+    let next = run(queue, lake.hq.hq(), options, Arc::default(), CancellationToken::new());
     let next = AbortOnDropHandle::new(tokio::spawn(next));
     safe(publishing).await;
     assert_eq!(column(&lake.row_batch().await.1, "+district_id"), [some("c", "d")]);
@@ -325,7 +326,8 @@ async fn transforms_apply_before_rows_are_made() {
 async fn a_closed_queue_ends_the_run() {
     let memory = MemoryQueue::new(MemoryQueueOptions::default());
     let hq = fake_hq();
-    let run = tokio::spawn(run(memory.clone(), hq.hq(), EnricherOptions::default(), CancellationToken::new()));
+    let (options, shutdown) = (EnricherOptions::default(), CancellationToken::new());
+    let run = tokio::spawn(run(memory.clone(), hq.hq(), options, Arc::default(), shutdown));
     memory.close();
     // Whether the enricher reads already or not: it must neither hang nor fail.
     tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap().unwrap();

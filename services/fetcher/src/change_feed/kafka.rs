@@ -127,15 +127,15 @@ impl KafkaFeed {
     }
 }
 
-/// Commits positions for the configured group, which must be new and have no member. Blocks. Returns how many of the messages from a position
-/// on Kafka does not hold any more, by topic and partition.
+/// Commits positions for the configured group, which must be new and have no member, and is to read these topics. Blocks. Returns how many of the
+/// messages from a position on Kafka does not hold any more, by topic and partition.
 ///
 /// # Errors
-/// A group that has positions or members, a topic or partition that is not there, a position behind the end of its log, or brokers that do not
-/// answer.
-pub fn begin_at(config: &KafkaConfig, wanted: &Positions) -> anyhow::Result<Positions> {
+/// A group that has positions or members, a topic that is not read or a partition that is not there, a position behind the end of its log, or
+/// brokers that do not answer. Nothing was committed then.
+pub fn begin_at(config: &KafkaConfig, topics: &[&str], wanted: &Positions) -> anyhow::Result<Positions> {
     let consumer: BaseConsumer = client_config(config).create().map_err(|error| refused(&error))?;
-    positions::begin_at(&consumer, &config.group_id, wanted)
+    positions::begin_at(&consumer, &config.group_id, topics, wanted)
 }
 
 fn refused(error: &KafkaError) -> anyhow::Error {

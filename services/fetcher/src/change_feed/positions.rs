@@ -144,8 +144,13 @@ fn begin_at_the_end<C: ConsumerContext>(
 pub(super) fn begin_at<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     group: &str,
+    topics: &[&str],
     wanted: &Positions,
 ) -> anyhow::Result<Positions> {
+    let strange = wanted.keys().find(|(topic, _)| !topics.contains(&topic.as_str()));
+    if let Some((topic, _)) = strange {
+        bail!("fetchers do not read topic {topic}, but {}; give the checkpoints of those alone", topics.join(", "));
+    }
     let (mut list, mut gone) = (TopicPartitionList::new(), Positions::new());
     for ((topic, partition), &offset) in wanted {
         let place = || format!("partition {partition} of topic {topic}");
@@ -161,8 +166,9 @@ pub(super) fn begin_at<C: ConsumerContext>(
         }
         list.add_partition_offset(topic, *partition, Offset::Offset(offset))?;
     }
-    let committed =
-        has_committed(consumer, list.clone()).with_context(|| format!("read where group {group} stands"))?;
+    let read = topics.iter().map(|&topic| topic.to_owned()).collect::<Vec<_>>();
+    let committed = partitions(consumer, &read).and_then(|all| has_committed(consumer, all));
+    let committed = committed.with_context(|| format!("read where group {group} stands"))?;
     ensure!(!committed, "group {group} has positions already; give kafka.group_id a new name");
     match consumer.commit(&list, CommitMode::Sync) {
         Ok(()) => Ok(gone),

@@ -65,9 +65,10 @@ impl Seen<'_> {
         u32::try_from(self.of(service).count()).unwrap_or(u32::MAX)
     }
 
-    /// Of those who tell it: one that has just begun does not.
+    /// Of those who tell it: one that has just begun does not. What is no number would spoil what is learnt of them for good.
     fn rate(&self, service: &str) -> Option<f64> {
-        self.of(service).filter_map(|heard| heard.announcement.passed_per_second).reduce(|all, rate| all + rate)
+        let rates = self.of(service).filter_map(|heard| heard.announcement.passed_per_second);
+        rates.filter(|rate| rate.is_finite()).reduce(|all, rate| all + rate)
     }
 
     /// How long the oldest message of a stream has waited, seconds; 0 where all are handed out.
@@ -94,5 +95,28 @@ impl Seen<'_> {
             return Some(PushBack::StreamFull);
         }
         (self.waits(self.rows) > BEHIND_SECONDS).then_some(PushBack::WriterBehind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use lake_proto::queue::v1::Announcement;
+
+    use super::*;
+
+    #[test]
+    fn a_rate_that_is_no_number_is_none() {
+        let heard = |rate: Option<f64>| {
+            let announcement =
+                Announcement { service: "fetcher".into(), passed_per_second: rate, ..Announcement::default() };
+            Heard { announcement, at: Instant::now() }
+        };
+        let present = [Some(f64::NAN), Some(3.0), Some(f64::INFINITY), None, Some(4.0)].map(heard);
+        let seen =
+            Seen { at: Duration::ZERO, clock_us: 0, present: &present, partitions: &[], records: None, rows: None };
+        assert_eq!((seen.fetchers().rate, seen.fetchers().replicas), (Some(7.0), 5));
+        assert_eq!(seen.enrichers().rate, None);
     }
 }

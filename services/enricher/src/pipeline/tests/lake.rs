@@ -163,7 +163,7 @@ impl Lake {
         let quarantine = collect(&memory, Stream::Quarantine).await;
         let queue = wrap(memory);
         let shutdown = CancellationToken::new();
-        let enricher = tokio::spawn(run(Arc::clone(&queue), hq.hq(), options, shutdown.clone()));
+        let enricher = tokio::spawn(run(Arc::clone(&queue), hq.hq(), options, Arc::default(), shutdown.clone()));
         Self { hq, queue, rows, quarantine, shutdown, enricher, published: 0 }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lake_shared::identity::{Kind, Space, TableKey};
-use lake_shared::queue::Queue;
+use lake_shared::queue::{Backlog, Queue, Stream};
 use tokio::sync::oneshot;
 
 use super::{Running, message, payload, quick, start};
@@ -47,6 +47,16 @@ async fn until_rows_wait(running: &Running, rows: usize) {
     }
 }
 
+/// Waits until the queue holds what is meant.
+async fn until_backlog(running: &Running, is_meant: impl Fn(Backlog) -> bool) {
+    let waiting = async {
+        while !running.queue.backlog(Stream::Rows).await.unwrap().is_some_and(&is_meant) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+}
+
 #[tokio::test]
 async fn while_everything_is_paused_nothing_is_taken_and_what_waited_goes_back() {
     let store = FakeStore::new();
@@ -55,7 +65,7 @@ async fn while_everything_is_paused_nothing_is_taken_and_what_waited_goes_back()
     until_rows_wait(&running, 2).await;
     pause(&running, PauseScope::Everything).await;
     let second = publish(&running, "e", "2");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until_backlog(&running, |backlog| (backlog.messages, backlog.in_flight) == (2, 0)).await;
     let paused = Paused { everything: true, ..Paused::default() };
     assert_eq!(status(&running).await, IngestStatus { paused, ..IngestStatus::default() });
     assert!(store.ids().is_empty() && !first.is_finished() && !second.is_finished());
@@ -74,7 +84,7 @@ async fn a_paused_space_does_not_stop_the_others() {
     let running = start(&store, quick());
     pause(&running, PauseScope::Space(space("quiet"))).await;
     let quiet = publish(&running, "quiet", "1");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until_backlog(&running, |backlog| backlog.redelivered == 1).await;
     publish(&running, "loud", "2").await.unwrap();
     assert_eq!(store.ids(), ["-gone", "2"]);
     // To resume everything ends also the pause of one space.
