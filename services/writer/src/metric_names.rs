@@ -15,6 +15,8 @@ pub const COMMIT_SECONDS: &str = "lake_writer_commit_seconds";
 pub const ROWS_UPSERTED_TOTAL: &str = "lake_writer_rows_upserted_total";
 /// Counter: rows that left a table. Label `kind`.
 pub const ROWS_DELETED_TOTAL: &str = "lake_writer_rows_deleted_total";
+/// Counter: rows and deletions of erased records that were not let in. Label `kind`.
+pub const KEPT_OUT_TOTAL: &str = "lake_writer_kept_out_total";
 /// Counter: bytes of data files written. Label `kind`.
 pub const BYTES_WRITTEN_TOTAL: &str = "lake_writer_bytes_written_total";
 /// Histogram, seconds: one commit of compaction, files written included. Label `kind`.

@@ -20,11 +20,13 @@ use crate::metastore::steering::OperationTarget;
 use crate::metastore::steering::restore_point::RestorePoint;
 use crate::metastore::{Metastore, TableRecord};
 use crate::quarantine::replay::Quarantine;
+use crate::table_store::erasure::{Erased, Erasure};
 use crate::table_store::{Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, TableStore};
 
 pub(crate) mod backfill;
 pub(crate) mod pause_keeper;
 pub(crate) mod policy_keeper;
+mod erasing;
 mod quarantine_work;
 pub(crate) mod runner;
 
@@ -189,6 +191,22 @@ impl Operations {
 
     pub(crate) async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, HandleError> {
         self.store.allow_tables(target).await.map_err(HandleError::Store)
+    }
+
+    pub(crate) async fn erase(&self, asked: &Erasure, consent: &Consent) -> Result<Erased, HandleError> {
+        let _waiting =
+            self.rewrites_waiting.try_acquire().map_err(|_| HandleError::Busy("compactions and clean-ups"))?;
+        let _permit = self.rewrites.acquire().await;
+        self.store.erase(asked, consent).await.map_err(HandleError::Store)
+    }
+
+    pub(crate) async fn allow_records(
+        &self,
+        space: &Space,
+        hashes: &[String],
+        allowed_by: &str,
+    ) -> Result<u64, HandleError> {
+        self.store.allow_records(space, hashes, allowed_by).await.map_err(HandleError::Store)
     }
 
     /// Those of the ids that have a row.

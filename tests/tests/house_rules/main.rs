@@ -56,6 +56,7 @@ const ENGINE_STOREYS: &[&[&str]] = &[
     &["log"],
     &["space"],
     &["upsert", "compact", "upkeep", "inspect"],
+    &["erase"],
     &[imports::FACE],
 ];
 

@@ -149,8 +149,16 @@ pub(super) fn operation(record: &OperationRecord) -> proto::Operation {
         result,
         dry_run: record.asked.consent == Consent::DryRun,
         plan_id: record.plan.clone(),
-        selection: record.asked.selection().map(|selection| selection.to_string()).unwrap_or_default(),
+        selection: selection(record),
     }
+}
+
+/// Which entries or how many records it is about. Ids of records are not told: they are not to be kept by whoever reads this.
+fn selection(record: &OperationRecord) -> String {
+    if let Some(records) = record.asked.records() {
+        return format!("{} records", records.len());
+    }
+    record.asked.selection().map(|selection| selection.to_string()).unwrap_or_default()
 }
 
 /// What an operation is about; of one on the quarantine as much as its filter names.
@@ -170,6 +178,8 @@ const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
         OperationKind::AllowTables => proto::OperationKind::AllowTables,
         OperationKind::RestoreTable => proto::OperationKind::RestoreTable,
         OperationKind::Backfill => proto::OperationKind::Backfill,
+        OperationKind::EraseRecords => proto::OperationKind::EraseRecords,
+        OperationKind::AllowRecords => proto::OperationKind::AllowRecords,
         OperationKind::ReplayQuarantine => proto::OperationKind::ReplayQuarantine,
         OperationKind::DiscardQuarantine => proto::OperationKind::DiscardQuarantine,
         OperationKind::SyncCatalog => proto::OperationKind::SyncCatalog,
@@ -231,6 +241,9 @@ fn next_action(record: &OperationRecord) -> &'static str {
         OperationState::Succeeded if record.asked.kind == OperationKind::RestoreTable => {
             "what was changed in HQ since that version has to be read from HQ again"
         }
+        OperationState::Succeeded if record.asked.kind == OperationKind::AllowRecords => {
+            "they come with their next change in HQ, or by a backfill of their ids"
+        }
         OperationState::Paused => "resume it when it may go on: lakectl backfill resume",
         OperationState::Failed => "mend the cause, then ask for it again with a new request id",
         OperationState::Pending => "if it waits for long, see whether a writer holds the lease: lakectl lake status",
@@ -249,6 +262,7 @@ fn progress(record: &OperationRecord) -> proto::Progress {
         OperationKind::VacuumTable => "files",
         OperationKind::CheckpointTable => "checkpoints",
         OperationKind::Backfill => "documents",
+        OperationKind::EraseRecords | OperationKind::AllowRecords => "records",
         OperationKind::ReplayQuarantine | OperationKind::DiscardQuarantine => "entries",
     };
     let at_rate = || {

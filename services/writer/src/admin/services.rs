@@ -97,7 +97,10 @@ impl Services {
         audited.map_err(Problem::from)?;
         let asked = self.metastore.ask_operation(&new).await.map_err(Problem::from)?;
         let kept = &asked.asked;
-        if (kept.kind, &kept.target, &kept.consent, &kept.details) != (*kind, target, consent, details) {
+        // Ids of erased records are not kept any longer than their operation is open.
+        let are_gone = kind.is_about_records() && asked.state.is_end();
+        let is_same = are_gone || kept.details == *details;
+        if (kept.kind, &kept.target, &kept.consent) != (*kind, target, consent) || !is_same {
             let reason = "another operation was asked for with it; make a new one for each request".to_owned();
             return Err(Problem::Field { field: "request_id", reason }.into());
         }

@@ -180,6 +180,32 @@ impl TrustService for Services {
         };
         Ok(Response::new(proto::ListBackfillOffersResponse { offers: seen.map(offer).collect() }))
     }
+
+    async fn erase_records(
+        &self,
+        request: Request<proto::EraseRecordsRequest>,
+    ) -> Result<Response<proto::EraseRecordsResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Admin).await?;
+        let operation = Some(self.ask_erasure(&caller, request.into_inner()).await?);
+        Ok(Response::new(proto::EraseRecordsResponse { operation }))
+    }
+
+    async fn allow_records(
+        &self,
+        request: Request<proto::AllowRecordsRequest>,
+    ) -> Result<Response<proto::AllowRecordsResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Admin).await?;
+        let operation = Some(self.ask_record_allowance(&caller, request.into_inner()).await?);
+        Ok(Response::new(proto::AllowRecordsResponse { operation }))
+    }
+
+    async fn list_erased_records(
+        &self,
+        request: Request<proto::ListErasedRecordsRequest>,
+    ) -> Result<Response<proto::ListErasedRecordsResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Viewer).await?;
+        Ok(Response::new(self.erased_records(&caller, request.into_inner()).await?))
+    }
 }
 
 #[cfg(test)]

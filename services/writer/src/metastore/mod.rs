@@ -19,6 +19,7 @@ pub mod backfills;
 pub mod connect;
 #[doc(hidden)]
 pub mod contract;
+pub mod erasures;
 pub mod fence;
 mod lease_sql;
 mod migrations;
@@ -33,6 +34,7 @@ pub mod steering;
 mod tombstone_sql;
 
 use self::backfills::Backfills;
+use self::erasures::Erasures;
 use self::fence::{Fence, LeaseLost};
 pub use self::quarantine_filter::QuarantineFilter;
 use self::steering::{Behind, Steering};
@@ -286,7 +288,7 @@ pub fn quarantine_fingerprint(stage: &str, entry: &Quarantined) -> String {
 /// Each call answers with [`MetastoreError`] when the database cannot be reached or refuses the statement; nothing has changed then, or, after
 /// a lost connection, everything that the call stands for.
 #[async_trait]
-pub trait Metastore: Steering + Backfills + Send + Sync {
+pub trait Metastore: Steering + Backfills + Erasures + Send + Sync {
     /// The same metastore for what is written under a lease: calls that change tables or tombstones are refused with [`LeaseLost`], and
     /// change nothing, as soon as the lease was taken again. Who takes it afterwards sees all that was written before. The quarantine is not
     /// fenced: every process fills it, and the same entry twice is one.
@@ -360,7 +362,7 @@ pub trait Metastore: Steering + Backfills + Send + Sync {
     async fn tombstones_in_spaces(&self, ids: &[(Space, IdHash)]) -> Result<Vec<RememberedTombstone>, MetastoreError>;
 
     /// Stores an entry of the quarantine. If it is there already (same fingerprint) and came before this, its attempts are counted up, and what
-    /// is known of it is replaced.
+    /// is known of it is replaced. An entry about a record that is kept out ([`Erasures::keep_out`]) is not stored.
     async fn quarantine(&self, stage: &str, entry: &Quarantined) -> Result<(), MetastoreError>;
 
     /// Entries of the quarantine, newest first: at most `limit`, without the first `offset` ones.

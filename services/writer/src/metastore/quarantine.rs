@@ -136,11 +136,18 @@ macro_rules! quarantine_statements {
 
             async fn store_quarantined(&self, stage: &str, entry: &lake_proto::queue::v1::Quarantined) -> Result<(), sqlx::Error> {
                 let lineage = entry.lineage.clone().unwrap_or_default();
-                let kind = lake_shared::identity::Kind::from_proto(entry.kind).map_or("", |kind| kind.name());
+                let kind = lake_shared::identity::Kind::from_proto(entry.kind);
+                // Of a record that is kept out nothing is stored; where its kind is not known, it may be any.
+                let hash = |of: lake_shared::identity::Kind| {
+                    let space = lake_shared::identity::Space { domain: entry.domain.as_str().into(), kind: kind.unwrap_or(of) };
+                    $crate::metastore::erasures::record_ids::erasure_hash(&space, &entry.id)
+                };
+                let hashes = lake_shared::identity::Kind::ALL.map(hash);
                 sqlx::query(
                     "INSERT INTO quarantine (fingerprint, stage, reason, detail, domain, kind, type, document_id, payload, \
                      topic, partition_id, offset_id, published_us, fetched_us, at_us, first_us) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15) \
+                     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15 WHERE NOT EXISTS \
+                     (SELECT 1 FROM lake_erasure WHERE id_hash IN ($16, $17, $18) AND allowed_us IS NULL) \
                      ON CONFLICT (fingerprint) DO UPDATE SET attempts = quarantine.attempts + 1, detail = excluded.detail, \
                      payload = excluded.payload, topic = excluded.topic, partition_id = excluded.partition_id, \
                      offset_id = excluded.offset_id, published_us = excluded.published_us, fetched_us = excluded.fetched_us, \
@@ -151,7 +158,7 @@ macro_rules! quarantine_statements {
                 .bind(storable(&entry.reason).into_owned())
                 .bind(storable(&entry.detail).into_owned())
                 .bind(storable(&entry.domain).into_owned())
-                .bind(kind)
+                .bind(kind.map_or("", |kind| kind.name()))
                 .bind(storable(&entry.r#type).into_owned())
                 .bind(storable(&entry.id).into_owned())
                 .bind(entry.payload.to_vec())
@@ -161,6 +168,9 @@ macro_rules! quarantine_statements {
                 .bind(lineage.published_us)
                 .bind(lineage.fetched_us)
                 .bind(entry.quarantined_us)
+                .bind(hashes[0].clone())
+                .bind(hashes[1].clone())
+                .bind(hashes[2].clone())
                 .execute(&self.pool)
                 .await
                 .map(drop)

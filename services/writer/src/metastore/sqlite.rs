@@ -12,6 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 
 use super::backfills::{BackfillPart, BackfillProgress, Backfills, StretchRead, TakenEntry, Wish, backfills_adapter};
+use super::erasures::{ErasureRecord, Erasures, erasures_adapter};
 use super::fence::{Fence, LeaseLost};
 use super::lease_sql::{LeaseConnection, lease_statements};
 use super::migrations;
@@ -54,6 +55,8 @@ impl SqliteMetastore {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
+            // What is deleted is overwritten: an erased record shall not be found in the file any more.
+            .pragma("secure_delete", "on")
             .busy_timeout(BUSY_WITHIN);
         // One connection: SQLite has one writer anyway, and waiting here is fairer than its busy handler.
         Self::new(SqlitePoolOptions::new(), options)
@@ -91,6 +94,7 @@ dropped_statements!(SqliteMetastore, sqlx::Sqlite);
 policy_statements!(SqliteMetastore, sqlx::Sqlite);
 steering_adapter!(SqliteMetastore, sqlx::Sqlite, "");
 backfills_adapter!(SqliteMetastore, sqlx::Sqlite, "");
+erasures_adapter!(SqliteMetastore, sqlx::Sqlite);
 
 #[cfg(test)]
 mod tests {

@@ -41,7 +41,7 @@ const KEPT_US: i64 = 90 * 86_400 * 1_000_000;
 const FORGET_EVERY_ROUNDS: u32 = 3_600;
 
 /// Why an operation that only plans has no effect.
-const ONLY_PLANNED: &str = "it was only planned: nothing was changed";
+pub(super) const ONLY_PLANNED: &str = "it was only planned: nothing was changed";
 /// Why work on the quarantine cannot be done.
 const NO_SELECTION: &str = "the operation does not say which entries it is about";
 
@@ -111,7 +111,7 @@ pub(crate) async fn run(operations: Arc<Operations>, metastore: Arc<dyn Metastor
 /// Works on one operation.
 pub(super) struct Worker {
     pub(super) operations: Arc<Operations>,
-    metastore: Arc<dyn Metastore>,
+    pub(super) metastore: Arc<dyn Metastore>,
 }
 
 impl Worker {
@@ -192,6 +192,8 @@ impl Worker {
                     Err(end) => end,
                 }
             }
+            OperationKind::EraseRecords => self.erase(begun).await,
+            OperationKind::AllowRecords => self.allow_records(begun).await,
             OperationKind::ReplayQuarantine => match asked.selection() {
                 Some(filter) => self.replay(begun, &filter).await,
                 None => End::Failed(NO_SELECTION.into()),

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use lake_shared::identity::{DocumentType, Space, TableKey};
 use tokio::sync::Semaphore;
 
+use super::erasure::{Erased, Erasure};
 use super::{
     Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
     TableStatus, TableStore,
@@ -165,6 +166,13 @@ impl TableStore for FakeStore {
         Ok(None)
     }
     async fn allow_tables(&self, _: &OperationTarget) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+    async fn erase(&self, asked: &Erasure, consent: &Consent) -> Result<Erased, StoreError> {
+        let records = asked.ids.len() as u64;
+        Ok(Erased { records, done: *consent != Consent::DryRun, ..Erased::default() })
+    }
+    async fn allow_records(&self, _: &Space, _: &[String], _: &str) -> Result<u64, StoreError> {
         Ok(0)
     }
     async fn tell_status(&self, tables: &[TableStatus]) -> Result<(), StoreError> {

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use lake_proto::queue::v1::Tombstone;
 use lake_shared::identity::{DocumentType, Space, TableKey};
 
+use self::erasure::{Erased, Erasure};
 use crate::consent::{Consent, Destroyed, StalePlan};
 use crate::metastore::TableRecord;
 use crate::metastore::steering::OperationTarget;
@@ -22,6 +23,7 @@ pub mod column_name;
 pub mod conversion;
 pub mod delta;
 mod durable_files;
+pub mod erasure;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod foreign_type;
@@ -380,6 +382,13 @@ pub trait TableStore: Send + Sync {
 
     /// Lets a dropped table, or a dropped space with its tables, be made anew by the next rows for it. Answers how many of them there were.
     async fn allow_tables(&self, target: &OperationTarget) -> Result<u64, StoreError>;
+
+    /// Takes records out of all tables of a space, with every file of every version that holds them and what the logs and the metastore keep of
+    /// them, and keeps them out: what comes of them later counts as applied. To be repeated when it was interrupted.
+    async fn erase(&self, asked: &Erasure, consent: &Consent) -> Result<Erased, StoreError>;
+
+    /// Lets erased records in again, each given by the hash of its id. Answers how many of them were kept out.
+    async fn allow_records(&self, space: &Space, hashes: &[String], allowed_by: &str) -> Result<u64, StoreError>;
 
     /// Puts these rows in place of all that are in the table of tables ([`STATUS_TABLE`]).
     async fn tell_status(&self, tables: &[TableStatus]) -> Result<(), StoreError>;

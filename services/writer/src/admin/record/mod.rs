@@ -19,6 +19,7 @@ use super::services::{self, Services};
 use crate::handle_error::HandleError;
 use crate::key_index::id_hash;
 use crate::metastore::QuarantineFilter;
+use crate::metastore::erasures::record_ids::erasure_hash;
 use crate::metastore::steering::{OperationFilter, OperationState};
 
 mod rules;
@@ -60,15 +61,17 @@ impl Services {
             ..QuarantineFilter::default()
         };
         let ids: Vec<_> = spaces.iter().map(|space| (space.clone(), id_hash(&asked.id))).collect();
+        let hashes: Vec<String> = spaces.iter().map(|space| erasure_hash(space, &asked.id)).collect();
         let open = OperationFilter {
             states: vec![OperationState::Pending, OperationState::Running, OperationState::Paused],
             domains,
         };
-        let (searched, tombstones, quarantined, operations) = tokio::join!(
+        let (searched, tombstones, quarantined, operations, erasures) = tokio::join!(
             self.search(&asked.id, with_tables),
             self.metastore.tombstones_in_spaces(&ids),
             self.metastore.quarantine_page(&filter, None, LISTED_MAX),
             self.metastore.operations(&open, None, LISTED_MAX),
+            self.metastore.erasures_of(&hashes),
         );
         let heard = self.pipeline.present(Instant::now());
         let rules = Rules::of(heard.iter().filter_map(|heard| heard.announcement.taken.as_ref()));
@@ -76,6 +79,7 @@ impl Services {
             tombstones: tombstones?,
             quarantined: quarantined?,
             operations: operations?,
+            erasures: erasures?,
             dropped,
             left_out_by: if caller.sees(&asked.domain) { rules.leave_out(&asked.domain) } else { Vec::new() },
             rules_unknown: rules.unknown(&asked.domain, kind, |domain| caller.sees(domain)),

@@ -4,7 +4,8 @@ use lake_proto::admin::v1 as proto;
 use lake_shared::identity::Space;
 
 use crate::admin::convert::{self, timestamp};
-use crate::admin::quarantine;
+use crate::admin::{erasures, quarantine};
+use crate::metastore::erasures::ErasureRecord;
 use crate::metastore::steering::{DroppedRecord, OperationRecord};
 use crate::metastore::{QuarantineRecord, RememberedTombstone};
 use crate::table_store::LocatedRow;
@@ -31,6 +32,7 @@ pub(super) struct Traced {
     pub(super) quarantined: Vec<QuarantineRecord>,
     pub(super) operations: Vec<OperationRecord>,
     pub(super) dropped: Vec<DroppedRecord>,
+    pub(super) erasures: Vec<ErasureRecord>,
     pub(super) spaces_searched: i64,
     pub(super) not_searched: Vec<Unsearched>,
     /// Why rows could not be searched at all.
@@ -52,6 +54,9 @@ impl Traced {
             if let Some(filter) = record.asked.selection() {
                 return filter.document_id.as_deref() == Some(id);
             }
+            if let Some(records) = record.asked.records() {
+                return records.ids.iter().any(|of| of == id);
+            }
             let is_of_table = |table: &lake_shared::identity::TableKey| {
                 let is_of_type = target.document_type.as_ref().is_none_or(|name| *name == table.document_type);
                 table.space == target.space && is_of_type
@@ -66,8 +71,10 @@ impl Traced {
         let is_incomplete = self.rows.iter().any(|row| row.incomplete.is_some());
         let is_quarantined = !self.quarantined.is_empty();
         let meaning = self.tombstones.first().map(|remembered| meaning(&remembered.tombstone.reason));
+        let is_kept_out = self.erasures.iter().any(|erasure| erasure.allowed_us.is_none());
         let place = match meaning {
             _ if !self.rows.is_empty() => "in_lake",
+            _ if is_kept_out => "erased",
             Some(Meaning { is_left_out: true, .. }) => "left_out",
             Some(_) => "deleted",
             None if is_quarantined => return "quarantined".into(),
@@ -98,6 +105,7 @@ impl Traced {
             quarantined: self.quarantined.iter().map(quarantine::convert::entry).collect(),
             operations: self.operations.iter().map(convert::operation).collect(),
             dropped: self.dropped.iter().map(convert::dropped).collect(),
+            erasures: self.erasures.iter().map(erasures::traced).collect(),
             spaces_searched: self.spaces_searched,
             left_out_by: self.left_out_by.clone(),
             not_searched: self.not_searched.iter().map(unsearched).collect(),

@@ -4,6 +4,7 @@
 use async_trait::async_trait;
 use lake_shared::identity::{DocumentType, Kind, Space, TableKey};
 
+use super::erasures::record_ids::RecordIds;
 use super::{MetastoreError, QuarantineFilter, TableRecord};
 use crate::consent::Consent;
 use crate::metastore::steering::table_policy::TablePolicy;
@@ -39,6 +40,10 @@ pub enum OperationKind {
     RestoreTable,
     /// Fills a space with what HQ has.
     Backfill,
+    /// Takes records out of the lake wholly.
+    EraseRecords,
+    /// Lets erased records in again.
+    AllowRecords,
     /// Has the records of quarantine entries read again.
     ReplayQuarantine,
     /// Removes entries of the quarantine.
@@ -49,7 +54,7 @@ pub enum OperationKind {
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::CompactTable,
         Self::CleanUpSpace,
         Self::VacuumTable,
@@ -58,10 +63,17 @@ impl OperationKind {
         Self::AllowTables,
         Self::RestoreTable,
         Self::Backfill,
+        Self::EraseRecords,
+        Self::AllowRecords,
         Self::ReplayQuarantine,
         Self::DiscardQuarantine,
         Self::SyncCatalog,
     ];
+
+    /// Whether its details are ids of records that are not kept when it has ended.
+    pub const fn is_about_records(self) -> bool {
+        matches!(self, Self::EraseRecords | Self::AllowRecords)
+    }
 
     /// The code by which it is stored.
     pub const fn code(self) -> &'static str {
@@ -74,6 +86,8 @@ impl OperationKind {
             Self::AllowTables => "allow_tables",
             Self::RestoreTable => "restore_table",
             Self::Backfill => "backfill",
+            Self::EraseRecords => "erase_records",
+            Self::AllowRecords => "allow_records",
             Self::ReplayQuarantine => "replay_quarantine",
             Self::DiscardQuarantine => "discard_quarantine",
             Self::SyncCatalog => "sync_catalog",
@@ -182,7 +196,7 @@ pub struct NewOperation {
     pub asked_by: String,
     /// What has to be so that something is destroyed.
     pub consent: Consent,
-    /// What exactly is asked for, as JSON; empty where the target says it all. Lists of operations do not show it.
+    /// What exactly is asked for, as JSON; empty where the target says it all, and of operations about records that have ended. Lists of operations do not show it.
     pub details: String,
 }
 
@@ -193,8 +207,17 @@ impl NewOperation {
         is_about_entries.then(|| QuarantineFilter::from_json(&self.details)).flatten()
     }
 
+    /// Which records it erases or allows; `None` for other work, and when it has ended: their ids are kept no longer.
+    pub fn records(&self) -> Option<RecordIds> {
+        self.kind.is_about_records().then(|| RecordIds::of_details(&self.details)).flatten()
+    }
+
     /// What it is about, for people.
     pub fn subject(&self) -> String {
+        if let Some(records) = self.records() {
+            // Who may read this need not know the ids, and they are not to stay in the audit.
+            return format!("{}, {} records", self.target, records.len());
+        }
         self.selection().map_or_else(|| self.target.to_string(), |selection| selection.to_string())
     }
 }

@@ -105,7 +105,9 @@ macro_rules! steering_adapter {
             async fn ends(&self, id: &str, end: &OperationEnd) -> Result<(), sql::Failure> {
                 let mut transaction = self.begin().await?;
                 let text = Self::statement(
+                    // The ids of erased records are kept no longer than they are needed.
                     "UPDATE lake_operation SET state = $2, reason = $3, result = $4, plan = $5, since_us = {now}, finished_us = {now}, \
+                     details = CASE WHEN kind IN ('erase_records', 'allow_records') THEN '' ELSE details END, \
                      heartbeat_us = {now} WHERE id = $1 AND state = 'running'",
                 );
                 sqlx::query(text)
@@ -124,6 +126,7 @@ macro_rules! steering_adapter {
                     "UPDATE lake_operation SET cancel_requested = 1, \
                      since_us = CASE WHEN state = 'running' THEN since_us ELSE {now} END, \
                      finished_us = CASE WHEN state = 'running' THEN finished_us ELSE {now} END, \
+                     details = CASE WHEN state <> 'running' AND kind IN ('erase_records', 'allow_records') THEN '' ELSE details END, \
                      state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END \
                      WHERE id = $1 AND state IN ('pending', 'running', 'paused')",
                 );

@@ -5,7 +5,7 @@
 //! instead and stay free of deletion vectors. Tables between which no rows move are committed beside each other.
 //! Compaction (`compact`) runs beside batches; `upkeep` cleans up and follows what other programs do.
 //!
-//! Each folder imports only what stands below it: `files` < `log` < `space` < `upsert`, `compact`, `upkeep` < this face.
+//! Each folder imports only what stands below it: `files` < `log` < `space` < `upsert`, `compact`, `upkeep` < `erase` < this face.
 //!
 //! Order of durability, each step before the next: tombstones in the metastore, data files and deletion vectors, the commit (a put
 //! that fails when the version exists), the index in memory, the metastore's record of the table, the answer. A crash between
@@ -25,6 +25,7 @@ use futures::FutureExt;
 use lake_shared::identity::{Space, TableKey};
 
 use self::compact::run::{Compactor, Scope};
+use self::erase::run::Eraser;
 use self::error::EngineError;
 use self::log::table_access::TableAccess;
 use self::space::cell::{SpaceCell, Spaces};
@@ -37,6 +38,7 @@ use self::upkeep::startup_check;
 use self::upkeep::status_table::StatusTable;
 use self::upkeep::vacuum::Vacuum;
 use self::upsert::apply::Upserter;
+use super::erasure::{Erased, Erasure};
 use super::lake_store::LakeStore;
 use super::table_changes::TableChanges;
 use super::{
@@ -54,6 +56,7 @@ pub use self::upkeep::startup_check::StartupCheckError;
 
 mod clock;
 mod compact;
+mod erase;
 mod error;
 mod files;
 pub mod inspect;
@@ -76,6 +79,7 @@ pub struct DeltaTableStore {
     loader: Arc<SpaceLoader>,
     upserter: Upserter,
     compactor: Compactor,
+    eraser: Eraser,
     external_changes: Arc<ExternalChanges>,
     vacuum: Vacuum,
     dropper: TableDropper,
@@ -102,6 +106,7 @@ impl DeltaTableStore {
             spaces: Spaces::default(),
             upserter: Upserter::new(Arc::clone(&loader), Arc::clone(&options)),
             compactor: Compactor::new(Arc::clone(&loader), Arc::clone(&options)),
+            eraser: Eraser::new(Arc::clone(&loader), Arc::clone(&options)),
             locator: RowLocator::new(Arc::clone(&loader)),
             dropper: TableDropper::new(Arc::clone(&access), Arc::clone(&metastore)),
             restorer: TableRestorer::new(Arc::clone(&loader)),
@@ -340,6 +345,29 @@ impl TableStore for DeltaTableStore {
         // The marks are read with the space.
         self.forget(space).await;
         Ok(allowed)
+    }
+
+    async fn erase(&self, asked: &Erasure, consent: &Consent) -> Result<Erased, StoreError> {
+        let space = &asked.space;
+        let work = async {
+            self.loader.load_if_absent(&self.spaces, space).await?;
+            let cell = self.spaces.cell(space);
+            for table in self.metastore.tables(Some(space)).await.map_err(EngineError::Metastore)? {
+                self.external_changes.follow(&cell, &table.key).await?;
+            }
+            self.eraser.erase(&cell, &self.upserter, self.compactor.batches(), asked, consent).await
+        };
+        let outcome = self.caught(space, work).await;
+        self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
+        outcome.map_err(|error| store_error(space, "erasing records", error))
+    }
+
+    async fn allow_records(&self, space: &Space, hashes: &[String], allowed_by: &str) -> Result<u64, StoreError> {
+        let let_in = self.metastore.let_in(space, hashes, allowed_by).await.map_err(EngineError::Metastore);
+        let let_in = let_in.map_err(|error| store_error(space, "letting erased records in again", error))?;
+        // What is kept out is read with the space.
+        self.forget(space).await;
+        Ok(let_in)
     }
 
     async fn tell_status(&self, tables: &[TableStatus]) -> Result<(), StoreError> {

@@ -33,6 +33,20 @@ pub(crate) struct DeletionVector {
     pub(crate) rows: Arc<RoaringBitmap>,
 }
 
+impl DeletionVector {
+    /// One that is stored nowhere: of a file that is rewritten without these rows.
+    pub(crate) fn unstored(rows: RoaringBitmap) -> Self {
+        let descriptor = DeletionVectorDescriptor {
+            storage_type: StorageType::Inline,
+            path_or_inline_dv: String::new(),
+            offset: None,
+            size_in_bytes: 0,
+            cardinality: i64::try_from(rows.len()).unwrap_or(i64::MAX),
+        };
+        Self { descriptor, rows: Arc::new(rows) }
+    }
+}
+
 /// Writes the vectors of one commit into one file; nothing for none. The answers have the order of the vectors.
 pub(crate) async fn store(
     store: &Arc<dyn ObjectStore>,

@@ -61,6 +61,11 @@ impl CheckpointFiles {
         Ok(Self::among(files))
     }
 
+    /// Whether a whole checkpoint of a version is there.
+    pub(crate) fn has(&self, version: u64) -> bool {
+        self.complete.contains(&version)
+    }
+
     fn among(files: Vec<ObjectMeta>) -> Self {
         let mut found = Self::default();
         let mut parts: BTreeMap<(u64, u32), BTreeMap<u32, ObjectMeta>> = BTreeMap::new();

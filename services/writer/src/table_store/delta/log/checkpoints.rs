@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use deltalake::logstore::LogStoreRef;
 use deltalake::{DeltaTable, DeltaTableError, checkpoints};
 use lake_shared::identity::TableKey;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::table_store::delta::error::EngineError;
 use crate::table_store::delta::log::checkpoint_files;
@@ -109,6 +109,12 @@ impl LogCheckpoints {
             let last = make(&key, version, table, handles, last).await;
             checkpoints.end(&key, Some(last));
         });
+    }
+
+    /// Waits until no checkpoint is being made, and keeps others from being made as long as the answer is held.
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // Nobody closes it.
+        Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 
     /// Whether there is something to do, or to look up first. Then other callers are told that there is not, until the work has ended.

@@ -41,6 +41,8 @@ pub(crate) enum Label {
     Compaction,
     /// The rows of an earlier version.
     Restore,
+    /// Nothing: the entry before it is to leave, and a log cannot do without its newest one.
+    Erasure,
 }
 
 impl Label {
@@ -55,6 +57,7 @@ impl Label {
             },
             Self::Compaction => DeltaOperation::Optimize { predicate: None, target_size: 0 },
             Self::Restore => DeltaOperation::Restore { version: None, datetime: None },
+            Self::Erasure => DeltaOperation::Delete { predicate: None },
         }
     }
 }

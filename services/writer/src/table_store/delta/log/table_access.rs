@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use deltalake::{DeltaTable, checkpoints};
 use lake_shared::identity::TableKey;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::metastore::fence::Fence;
 use crate::table_store::delta::error::EngineError;
@@ -186,9 +187,23 @@ impl TableAccess {
     /// # Errors
     /// When the log cannot be read or written.
     pub(crate) async fn checkpoint(&self, path: &str) -> Result<Option<u64>, EngineError> {
+        let _turn = self.checkpoints.turn().await;
         let Some(table) = self.latest(path).await? else { return Ok(None) };
         checkpoints::create_checkpoint(&table, None).await.map_err(EngineError::delta)?;
         Ok(table.version())
+    }
+
+    /// No checkpoint of any table is made by this process as long as the answer is held.
+    pub(crate) async fn no_checkpoints(&self) -> Option<OwnedSemaphorePermit> {
+        self.checkpoints.turn().await
+    }
+
+    /// Whether the lease is still held.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(crate) fn check_lease(&self) -> Result<(), EngineError> {
+        self.fence.as_ref().map_or(Ok(()), Fence::check).map_err(EngineError::LeaseLost)
     }
 
     /// Keeps a handle open for its next use.

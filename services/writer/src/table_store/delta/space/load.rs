@@ -21,6 +21,7 @@ use crate::table_store::delta::space::loader::SpaceLoader;
 use crate::table_store::delta::space::state::SpaceState;
 use crate::table_store::delta::space::table::{LostRows, TableState};
 use crate::table_store::delta::space::tombstones::dropped_types::DroppedTypes;
+use crate::table_store::delta::space::tombstones::kept_out::KeptOut;
 use crate::table_store::delta::table_number::TableNumber;
 
 /// Logs opened at once.
@@ -68,6 +69,7 @@ impl SpaceLoader {
         self.load_tombstones(&mut state).await?;
         let dropped = self.metastore().dropped(Some(space)).await.map_err(EngineError::Metastore)?;
         state.set_dropped(DroppedTypes::of(dropped));
+        self.load_kept_out(&mut state).await?;
         tracing::info!(
             %space, tables = state.tables().len(), keys = state.index().entries(), tombstones = state.tombstones().held(),
             files_read, rows_read, index_is_new, milliseconds = lake_shared::retry::milliseconds(began.elapsed()),
@@ -79,6 +81,13 @@ impl SpaceLoader {
             upkeep.set_saved(state.numbers().last());
         }
         Ok(state)
+    }
+
+    /// Learns which records of a space are kept out.
+    pub(crate) async fn load_kept_out(&self, state: &mut SpaceState) -> Result<(), EngineError> {
+        let kept_out = self.metastore().kept_out(state.space()).await.map_err(EngineError::Metastore)?;
+        state.set_kept_out(KeptOut::of(kept_out));
+        Ok(())
     }
 
     async fn open(&self, record: TableRecord) -> (TableRecord, Result<Option<DeltaTable>, EngineError>) {

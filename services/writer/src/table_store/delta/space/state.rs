@@ -21,6 +21,7 @@ use crate::table_store::delta::space::live_files::LiveFiles;
 use crate::table_store::delta::space::table::{CommittedFiles, Freshness, LoadedTable, LostRows, TableState};
 use crate::table_store::delta::space::tombstones::dropped_types::DroppedTypes;
 use crate::table_store::delta::space::tombstones::filter::TombstoneFilter;
+use crate::table_store::delta::space::tombstones::kept_out::KeptOut;
 use crate::table_store::delta::space::unusable::reason::Unusable;
 use crate::table_store::delta::table_number::TableNumber;
 use crate::table_store::schema_plan::TableSchema;
@@ -60,6 +61,7 @@ pub(crate) struct SpaceState {
     poisoned: bool,
     keys_counted: KeysCounted,
     dropped: DroppedTypes,
+    kept_out: KeptOut,
 }
 
 /// Keys that count in the metric as long as the state is there.
@@ -96,12 +98,22 @@ impl SpaceState {
             poisoned: false,
             keys_counted: KeysCounted::default(),
             dropped: DroppedTypes::default(),
+            kept_out: KeptOut::default(),
         }
     }
 
     /// Types that have no table, as an operator has dropped it.
     pub(crate) const fn dropped(&self) -> &DroppedTypes {
         &self.dropped
+    }
+
+    /// Records that were erased and may not come back.
+    pub(crate) const fn kept_out(&self) -> &KeptOut {
+        &self.kept_out
+    }
+
+    pub(crate) fn set_kept_out(&mut self, kept_out: KeptOut) {
+        self.kept_out = kept_out;
     }
 
     pub(super) fn set_dropped(&mut self, dropped: DroppedTypes) {

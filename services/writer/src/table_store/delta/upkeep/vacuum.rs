@@ -266,7 +266,7 @@ async fn delete_expired(table: &DeltaTable, expired: Expired) -> Result<u64, Eng
 }
 
 /// Deletes files. Answers how many; those that were gone already are counted as well.
-pub(super) async fn delete(store: &Arc<dyn ObjectStore>, files: Vec<Path>) -> Result<u64, EngineError> {
+pub(crate) async fn delete(store: &Arc<dyn ObjectStore>, files: Vec<Path>) -> Result<u64, EngineError> {
     let count = files.len() as u64;
     let mut deletions = store.delete_stream(stream::iter(files.into_iter().map(Ok)).boxed());
     while let Some(deleted) = deletions.next().await {

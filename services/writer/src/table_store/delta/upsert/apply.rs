@@ -65,7 +65,7 @@ impl Upserter {
             // Where the disk does not take it the state goes, and memory with it: the next call begins with what is on disk.
             indexes.flush(&state).await?;
         }
-        let stripped = match state.dropped().stripped(batch).and_then(with_entries) {
+        let stripped = match admitted(&state, batch) {
             Ok(stripped) => stripped,
             Err(reason) => {
                 *held = Some(state);
@@ -121,6 +121,7 @@ impl Upserter {
                 rows => rows?,
             };
             let batch = SpaceBatch { space: batch.space.clone(), upserts: vec![rows], tombstones: Vec::new() };
+            let batch = state.kept_out().stripped(&batch).map_err(EngineError::BadRows)?.unwrap_or(batch);
             let entries = BatchEntries::of(&batch).map_err(EngineError::BadRows)?;
             self.plans(state, &batch, &entries, progress).await?;
             state.lost_rows_restored(number);
@@ -203,7 +204,9 @@ impl Upserter {
     }
 }
 
-/// A batch without the rows of dropped tables, with its entries.
-fn with_entries(stripped: Option<SpaceBatch>) -> Result<Option<(SpaceBatch, BatchEntries)>, String> {
+/// A batch without what is kept out and without the rows of dropped tables, with its entries. `None`: it has neither.
+fn admitted(state: &SpaceState, batch: &SpaceBatch) -> Result<Option<(SpaceBatch, BatchEntries)>, String> {
+    let kept = state.kept_out().stripped(batch)?;
+    let stripped = state.dropped().stripped(kept.as_ref().unwrap_or(batch))?.or(kept);
     stripped.map(|batch| BatchEntries::of(&batch).map(|entries| (batch, entries))).transpose()
 }
