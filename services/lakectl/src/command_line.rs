@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::backfill::BackfillVerb;
-use self::quarantine::{QuarantineVerb, RecordVerb};
+use self::quarantine::QuarantineVerb;
+use self::record::RecordVerb;
 use self::table::TableVerb;
 use crate::output::Format;
 
 pub(crate) mod backfill;
 pub(crate) mod quarantine;
+pub(crate) mod record;
 pub(crate) mod table;
 
 /// Shows and steers a CommCare Lake

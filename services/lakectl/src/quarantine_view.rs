@@ -1,5 +1,7 @@
 //! What the interface answers about the quarantine and about single records, as it is shown.
 
+use std::collections::BTreeMap;
+
 use lake_proto::admin::v1 as proto;
 use serde::Serialize;
 
@@ -126,6 +128,7 @@ pub(crate) struct Trace {
     unknown: Vec<String>,
     rows: Vec<Row>,
     deletions: Vec<Deletion>,
+    erasures: Vec<Erasure>,
     quarantined: Vec<Entry>,
     operations: Vec<view::Operation>,
     dropped: Vec<view::DroppedTable>,
@@ -163,6 +166,17 @@ struct Deletion {
     remembered_at: Option<String>,
 }
 
+/// That a record was erased.
+#[derive(Debug, Serialize)]
+struct Erasure {
+    space: String,
+    kept_out: bool,
+    since: Option<String>,
+    erased_at: Option<String>,
+    allowed_at: Option<String>,
+    operation: String,
+}
+
 #[derive(Debug, Serialize)]
 struct Unsearched {
     space: String,
@@ -180,6 +194,7 @@ impl Trace {
             unknown: answer.unknown,
             rows: answer.rows.into_iter().map(Row::from).collect(),
             deletions: answer.deletions.into_iter().map(Deletion::from).collect(),
+            erasures: answer.erasures.into_iter().map(Erasure::from).collect(),
             quarantined: answer.quarantined.into_iter().map(Entry::from).collect(),
             operations: answer.operations.into_iter().map(Into::into).collect(),
             dropped: answer.dropped.into_iter().map(Into::into).collect(),
@@ -223,6 +238,51 @@ impl From<proto::TracedDeletion> for Deletion {
             observed_at: instant(deletion.observed_at),
             saved_at: instant(deletion.saved_at),
             remembered_at: instant(deletion.remembered_at),
+        }
+    }
+}
+
+impl From<proto::TracedErasure> for Erasure {
+    fn from(erasure: proto::TracedErasure) -> Self {
+        Self {
+            space: words::space(erasure.space),
+            kept_out: erasure.allowed_at.is_none(),
+            since: instant(erasure.since),
+            erased_at: instant(erasure.erased_at),
+            allowed_at: instant(erasure.allowed_at),
+            operation: erasure.operation_id,
+        }
+    }
+}
+
+/// A record that was erased.
+#[derive(Debug, Serialize)]
+pub(crate) struct ErasedRecord {
+    id_hash: String,
+    space: String,
+    kept_out: bool,
+    since: Option<String>,
+    asked_by: String,
+    erased_at: Option<String>,
+    allowed_at: Option<String>,
+    allowed_by: String,
+    operation: String,
+    report: BTreeMap<String, i64>,
+}
+
+impl From<proto::ErasedRecord> for ErasedRecord {
+    fn from(record: proto::ErasedRecord) -> Self {
+        Self {
+            id_hash: record.id_hash,
+            space: words::space(record.space),
+            kept_out: record.allowed_at.is_none(),
+            since: instant(record.since),
+            asked_by: record.asked_by,
+            erased_at: instant(record.erased_at),
+            allowed_at: instant(record.allowed_at),
+            allowed_by: record.allowed_by,
+            operation: record.operation_id,
+            report: record.report.into_iter().collect(),
         }
     }
 }

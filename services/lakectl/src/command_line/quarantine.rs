@@ -1,4 +1,4 @@
-//! The command line of the quarantine and of single records.
+//! The command line of the quarantine.
 
 use std::path::PathBuf;
 
@@ -132,19 +132,4 @@ pub(crate) enum QuarantineVerb {
     Replay(ReplayArguments),
     /// Remove entries for good; what would go is shown first
     Discard(DiscardArguments),
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum RecordVerb {
-    /// Show where a record is or was, and why it is not in the lake
-    Trace {
-        /// Case id, form id or location id
-        id: String,
-        /// Only in this project
-        #[arg(long)]
-        domain: Option<String>,
-        /// Only of this kind
-        #[arg(long, value_enum)]
-        kind: Option<KindName>,
-    },
 }

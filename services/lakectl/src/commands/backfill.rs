@@ -158,7 +158,10 @@ async fn offers(global: &Global, clients: &mut Clients) -> Result<u8> {
 }
 
 /// The ids of a file, each once.
-fn ids_of(path: &Path) -> Result<BTreeSet<String>> {
+///
+/// # Errors
+/// It cannot be read, or holds none.
+pub(super) fn ids_of(path: &Path) -> Result<BTreeSet<String>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let ids: BTreeSet<String> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();

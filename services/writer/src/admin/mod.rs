@@ -36,6 +36,7 @@ mod access;
 mod catalog;
 mod convert;
 mod convert_pipeline;
+mod erasures;
 mod lake;
 mod operations;
 mod options;

@@ -10,6 +10,7 @@ mod cleanup;
 mod compaction;
 mod compaction_conflicts;
 mod dropping;
+mod erasing;
 mod eviction;
 mod external_commits;
 mod foreign;
