@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod quarantine;
+mod records;
 mod stage;
 
 use std::path::Path;
@@ -317,6 +318,7 @@ async fn what_was_planned_is_done_although_its_writer_is_killed() {
     stage.fill("demo", "person", 6).await;
     stage.fill("other", "house", 3).await;
     let verbs = [
+        "record erase other id-0 --kind case".to_owned(),
         format!("table restore {PERSON} --version 2"),
         "table drop --domain other --kind case".to_owned(),
         format!("table drop {PERSON}"),

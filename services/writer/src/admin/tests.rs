@@ -10,6 +10,7 @@ use lake_proto::admin::v1::operation_service_client::OperationServiceClient;
 use lake_proto::admin::v1::quarantine_service_client::QuarantineServiceClient;
 use lake_proto::admin::v1::record_service_client::RecordServiceClient;
 use lake_proto::admin::v1::table_service_client::TableServiceClient;
+use lake_proto::admin::v1::trust_service_client::TrustServiceClient;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -18,6 +19,7 @@ use tonic::{Code, Request};
 use super::options::{AdminOptions, AdminToken, Role};
 use crate::handle::test_writer::Running;
 
+mod erasures;
 mod quarantine;
 mod random_requests;
 mod record;
@@ -49,6 +51,7 @@ struct Clients {
     quarantine: QuarantineServiceClient<Channel>,
     records: RecordServiceClient<Channel>,
     lake: LakeServiceClient<Channel>,
+    trust: TrustServiceClient<Channel>,
 }
 
 impl Clients {
@@ -60,7 +63,8 @@ impl Clients {
             operations: OperationServiceClient::new(channel.clone()),
             quarantine: QuarantineServiceClient::new(channel.clone()),
             records: RecordServiceClient::new(channel.clone()),
-            lake: LakeServiceClient::new(channel),
+            lake: LakeServiceClient::new(channel.clone()),
+            trust: TrustServiceClient::new(channel),
         }
     }
 

