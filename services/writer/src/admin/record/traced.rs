@@ -269,6 +269,21 @@ mod tests {
         assert_eq!(elsewhere.state(), "not_searched", "it may be there");
         let not_searched = vec![Unsearched { space: space("demo"), reason: "late".into() }];
         assert_eq!(Traced { not_searched, ..Traced::default() }.state(), "not_searched");
+        let erasure = |allowed_us| ErasureRecord {
+            space: space("demo"),
+            id_hash: "0".into(),
+            since_us: 1,
+            asked_by: "ann".into(),
+            operation_id: "o".into(),
+            erased_us: Some(2),
+            report: "{}".into(),
+            allowed_us,
+            allowed_by: String::new(),
+        };
+        let erased = |allowed_us, rows| Traced { rows, erasures: vec![erasure(allowed_us)], ..Traced::default() };
+        assert_eq!(erased(None, Vec::new()).state(), "erased");
+        assert_eq!(erased(None, vec![located(None)]).state(), "in_lake", "it is not gone yet");
+        assert_eq!(erased(Some(3), Vec::new()).state(), "not_found", "it may come back");
         let of_another = Traced { tombstones: vec![gone("2", "deleted")], ..Traced::default() };
         assert_eq!(of_another.about("1").state(), "not_found", "another id with the same hash");
     }
