@@ -54,9 +54,6 @@ impl Traced {
             if let Some(filter) = record.asked.selection() {
                 return filter.document_id.as_deref() == Some(id);
             }
-            if let Some(records) = record.asked.records() {
-                return records.ids.iter().any(|of| of == id);
-            }
             let is_of_table = |table: &lake_shared::identity::TableKey| {
                 let is_of_type = target.document_type.as_ref().is_none_or(|name| *name == table.document_type);
                 table.space == target.space && is_of_type
