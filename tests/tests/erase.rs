@@ -161,7 +161,8 @@ async fn past(lake: &Lake) -> anyhow::Result<()> {
     lake.follow(&turn(others.iter().map(|id| case(id, "{}")).chain([case(CASE, r#"{"age": "7"}"#)]))).await?;
     lake.follow(&turn(others.iter().map(|id| form(id)).chain([form(FORM)]))).await?;
     for age in 8..11 {
-        let changed = [case(CASE, &format!("{{\"age\": \"{age}\"}}")), case(&others[0], "{\"age\": \"1\"}"), form(FORM)];
+        let changed =
+            [case(CASE, &format!("{{\"age\": \"{age}\"}}")), case(&others[0], "{\"age\": \"1\"}"), form(FORM)];
         lake.follow(&turn(changed)).await?;
     }
     lake.follow(&turn([case(CASE, "[1]")])).await?;

@@ -26,7 +26,10 @@ async fn lakectl_erases_and_allows_records_in_every_form() {
     ];
     check_every_form(&admin, &token, &commands);
     assert_eq!(json(&admin, "record trace id-1")["state"], "erased");
-    assert!(!json(&admin, "lake audit").to_string().contains("id-1") && !json(&admin, "operation list").to_string().contains("id-1"));
+    assert!(
+        !json(&admin, "lake audit").to_string().contains("id-1")
+            && !json(&admin, "operation list").to_string().contains("id-1")
+    );
     let stale = lakectl(&admin, "record erase demo id-2 --kind case --plan 0123");
     assert!(stale.code == Some(1) && stale.stdout.contains("stale"), "{stale:?}");
     assert_eq!(json(&admin, &format!("record allow demo --hash {hash} --kind case"))["result"]["allowed"], 1);

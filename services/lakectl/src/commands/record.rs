@@ -104,11 +104,8 @@ async fn erase(global: &Global, clients: &mut Clients, arguments: EraseArguments
 /// What a plan has found, in words.
 fn told(planned: &view::Operation) -> String {
     let figure = |name: &str| planned.result.get(name).copied().unwrap_or_default();
-    let history = if figure("log_files_found") > 0 {
-        "; logs name them: the history of their tables begins anew"
-    } else {
-        ""
-    };
+    let history =
+        if figure("log_files_found") > 0 { "; logs name them: the history of their tables begins anew" } else { "" };
     format!(
         "{}, {} records: {} rows in {} files of {} tables ({} files searched), {} remembered deletions, {} entries in quarantine; versions that \
          have these files cannot be read any more{history}; plan {}",

@@ -68,9 +68,9 @@ impl Worker {
         let allowing = || self.operations.allow_records(space, &hashes, &asked.asked_by);
         match self.beside_heartbeats(&begun.id, 0, allowing).await {
             // Begun anew, it finds that a writer had done it before it ended.
-            Ok(0) if begun.attempts <= 1 => {
-                End::Failed(format!("none of these records is kept out of {space}; `lakectl record erased` lists those that are"))
-            }
+            Ok(0) if begun.attempts <= 1 => End::Failed(format!(
+                "none of these records is kept out of {space}; `lakectl record erased` lists those that are"
+            )),
             Ok(allowed) => End::Succeeded(Figures::from([("allowed", allowed)])),
             Err(end) => end,
         }

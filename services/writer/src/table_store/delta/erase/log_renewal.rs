@@ -97,12 +97,13 @@ async fn delete_before(loader: &SpaceLoader, search: &TableSearch, version: u64)
     let table = access.latest(&search.path).await?.filter(|table| table.version() == Some(version));
     let table = table.ok_or_else(|| EngineError::Contended(search.key.clone()))?;
     let store = table.object_store();
-    let before: Vec<ObjectMeta> =
-        store.list(Some(&Path::from(LOG))).try_collect().await.map_err(EngineError::Store)?;
+    let before: Vec<ObjectMeta> = store.list(Some(&Path::from(LOG))).try_collect().await.map_err(EngineError::Store)?;
     let had_checkpoint = CheckpointFiles::list(&store).await?.has(version);
     checkpoints::create_checkpoint(&table, None).await.map_err(EngineError::delta)?;
     if !CheckpointFiles::list(&store).await?.has(version) {
-        return Err(EngineError::corrupt(format!("the log has no checkpoint of version {version}, which was just made")));
+        return Err(EngineError::corrupt(format!(
+            "the log has no checkpoint of version {version}, which was just made"
+        )));
     }
     // Readers that believe it must find what it names; without it they list the log.
     if checkpoint_files::hint(&store).await?.is_some_and(|named| named != version) {

@@ -107,11 +107,7 @@ pub(super) async fn rewrite_live_files(
 }
 
 /// What is left to be done to a table.
-fn next(
-    state: &SpaceState,
-    search: &TableSearch,
-    store: &Arc<dyn ObjectStore>,
-) -> Result<Next, EngineError> {
+fn next(state: &SpaceState, search: &TableSearch, store: &Arc<dyn ObjectStore>) -> Result<Next, EngineError> {
     let Some(number) = state.number_of(&search.key.document_type) else { return Ok(Next::Done) };
     state.check_usable(&[number])?;
     let held = state.table(number);

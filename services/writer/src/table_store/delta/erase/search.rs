@@ -128,7 +128,8 @@ impl TableSearch {
 
     /// What was found, for the id of the plan.
     pub(super) fn objects(&self) -> Vec<String> {
-        let rows = self.found().map(|(path, file)| format!("{}/{path} {:?}", self.path, file.rows.iter().collect::<Vec<_>>()));
+        let rows =
+            self.found().map(|(path, file)| format!("{}/{path} {:?}", self.path, file.rows.iter().collect::<Vec<_>>()));
         rows.chain(self.naming().into_iter().map(|path| format!("{}/{path}", self.path))).collect()
     }
 }
@@ -168,7 +169,8 @@ async fn rows_of(
         match batch.column_by_name(id_column).and_then(|ids| converted(ids, ColumnType::String)) {
             Some(ids) => {
                 let ids = ids.as_string::<i32>();
-                let found = (0..batch.num_rows()).filter(|row| ids.is_valid(*row) && wanted.ids.contains(ids.value(*row)));
+                let found =
+                    (0..batch.num_rows()).filter(|row| ids.is_valid(*row) && wanted.ids.contains(ids.value(*row)));
                 rows.extend(found.map(|row| first + row as u32));
             }
             None if all_are => {

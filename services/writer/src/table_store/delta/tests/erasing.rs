@@ -68,9 +68,8 @@ fn naming(folder: &Path, id: &str) -> Vec<PathBuf> {
         })
     };
     let is_parquet = |path: &Path| path.extension().is_some_and(|extension| extension == "parquet");
-    let names = |path: &Path| {
-        path.to_string_lossy().contains(id) || in_bytes(path) || (is_parquet(path) && in_cells(path))
-    };
+    let names =
+        |path: &Path| path.to_string_lossy().contains(id) || in_bytes(path) || (is_parquet(path) && in_cells(path));
     files_in(folder).into_iter().filter(|path| names(path)).collect()
 }
 
