@@ -9,8 +9,8 @@ use lake_tests::parts::wait_until;
 use lake_tests::system::{LakeServices, RealParts, Running};
 use serde_json::Value;
 
-/// Changes of one life.
-const CHANGES: u64 = 20_000;
+/// Changes of one life; `LAKE_TEST_CHANGES` sets another number, 100,000 by hand.
+const CHANGES: u64 = 8_000;
 /// A row's place columns may be any that its worker had in this life: played as fast as possible, messages of different topics overtake one
 /// another by any time. Workers who never moved leave no choice.
 const PLACE_SLACK_TURNS: u64 = u64::MAX;
@@ -27,6 +27,10 @@ const BAD_INPUT: [&str; 6] = [
 const MAY_BE_UNUSED: [&str; 3] = ["LAKE_QUARANTINE", "LAKE_CHANGES", "LAKE_REPORTS"];
 /// How long the lake may take to catch up.
 const DRAIN_WITHIN: Duration = Duration::from_secs(600);
+
+fn changes() -> u64 {
+    std::env::var("LAKE_TEST_CHANGES").map_or(CHANGES, |told| told.parse().expect("LAKE_TEST_CHANGES is a number"))
+}
 
 /// A life; `LAKE_TEST_SEED` makes it another one, to look for trouble by hand.
 fn life(seed: u64, sabotage: bool) -> Life {
@@ -67,7 +71,7 @@ async fn the_lake_equals_hq() -> anyhow::Result<()> {
     let mut services = LakeServices::start(&parts, 1, 1, "s3://lake/tables").await?;
     let mut life = life(11, false);
     let started = Instant::now();
-    live(&parts, &mut life, CHANGES, |_| {}).await?;
+    live(&parts, &mut life, changes(), |_| {}).await?;
     println!("{} changes played in {:.1} s", life.changes(), started.elapsed().as_secs_f64());
     parts.drained(DRAIN_WITHIN).await?;
     println!("drained after {:.1} s", started.elapsed().as_secs_f64());
@@ -88,7 +92,7 @@ async fn killed_services_lose_and_duplicate_nothing() -> anyhow::Result<()> {
     let opening = life.opening();
     parts.hq.apply(&opening).await?;
     for (share, victim) in [(1, "fetcher-1"), (2, "enricher-2"), (3, "writer-1"), (4, "fetcher-2")] {
-        let played = std::pin::pin!(parts.play(&mut life, CHANGES * share / 4, |_| {}));
+        let played = std::pin::pin!(parts.play(&mut life, changes() * share / 4, |_| {}));
         // Killed while changes are being played, not between.
         let (played, killed) = tokio::join!(played, async { services.get(victim)?.kill_and_restart().await });
         played?;
@@ -113,7 +117,7 @@ async fn one_process_does_the_same() -> anyhow::Result<()> {
     let root = parts.folder.path().join("tables");
     let mut lake = Running::start("lake", "lake", &lake_config(&parts, &root), Vec::new(), parts.folder.path()).await?;
     let mut life = life(13, false);
-    live(&parts, &mut life, CHANGES, |_| {}).await?;
+    live(&parts, &mut life, changes(), |_| {}).await?;
     parts.committed(DRAIN_WITHIN).await?;
     println!("{}", parts.compare(&life, PLACE_SLACK_TURNS, &root.display().to_string())?);
     lake.end()
@@ -128,7 +132,7 @@ async fn one_process_survives_being_killed() -> anyhow::Result<()> {
     let opening = life.opening();
     parts.hq.apply(&opening).await?;
     for share in 1..=2 {
-        let played = std::pin::pin!(parts.play(&mut life, 3_000 * share, |_| {}));
+        let played = std::pin::pin!(parts.play(&mut life, changes() * share / 4, |_| {}));
         let (played, killed) = tokio::join!(played, lake.kill_and_restart());
         played?;
         killed?;
