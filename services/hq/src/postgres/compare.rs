@@ -15,6 +15,9 @@ use crate::scan::ScanScope;
 use crate::scan::compared::{Compared, ComparedScope, ComparedStretch, DocumentState, NumberedSum};
 use crate::source::{Hindrance, SourceError};
 
+/// Documents that are looked at for a few of them.
+const LOOKED_AT_ONCE: usize = 200_000;
+
 /// What is read of a stretch.
 #[derive(Clone, Copy)]
 enum Wanted {
@@ -142,7 +145,7 @@ pub(super) async fn states(
     buckets: &[u32],
 ) -> Result<Compared<DocumentState>, SourceError> {
     let buckets: Vec<i32> = buckets.iter().filter_map(|bucket| i32::try_from(*bucket).ok()).collect();
-    let mut way = scan::way(database, &scope.scan, stretch.documents_max).await?;
+    let mut way = scan::way(database, &scope.scan, LOOKED_AT_ONCE.max(stretch.documents_max)).await?;
     loop {
         match states_of(database, scope, stretch, &buckets, way).await {
             Err(error) if is_too_slow(&error) && way != way.shorter() => way = shorter(way, &error),

@@ -22,7 +22,7 @@ use lake_writer::metastore::connect::MetastoreConfig;
 use lake_writer::metastore::steering::{NewOperation, OperationKind, OperationState, OperationTarget};
 use lake_writer::table_store::delta::DeltaOptions;
 use lake_writer::table_store::lake_store::LakeStoreConfig;
-use lake_writer::writer::{BackfillOptions, WriterOptions};
+use lake_writer::writer::{BackfillOptions, ReconcileOptions, WriterOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -57,6 +57,7 @@ impl Lake {
             ingest: IngestOptions { flush_age_ms: 5, ..IngestOptions::default() },
             maintenance: MaintenanceOptions::default(),
             backfill: BackfillOptions::default(),
+            reconcile: ReconcileOptions::default(),
             lease: LeaseOptions::default(),
             admin: None,
             catalog: CatalogOptions::default(),
