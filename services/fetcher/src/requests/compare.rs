@@ -66,6 +66,8 @@ impl RequestReader {
 
     async fn compared(&self, asker: &Asker, asked: Compare) -> Result<CompareAnswer, Unanswered> {
         let proto::ComparedScope { types, from_id, until_id } = asked.scope.unwrap_or_default();
+        // A document may have another type by now.
+        let types = if matches!(asked.what, Some(What::Ids(_))) { Vec::new() } else { types };
         let asked_types = proto::ScanScope { types, ..proto::ScanScope::default() };
         let scan = scope_of(&self.fetcher.take, asker, &asked_types).map_err(Unanswered::Refused)?;
         let compared = scan.types.as_ref().map(|names| types_of(asker, names));

@@ -8,6 +8,7 @@ use lake_proto::queue::v1::{ChangeCause, CompareAnswer, ComparedIds, ComparedSta
 use lake_shared::comparison::{self, BucketSum, BucketSums};
 use lake_shared::error_chain::Chain;
 use lake_shared::identity::{DocumentType, Space};
+use lake_shared::queue::PublishError;
 use lake_shared::retry::Backoff;
 
 use super::beats::Beats;
@@ -119,7 +120,7 @@ impl<'c> Comparing<'c> {
     }
 
     async fn sums_of_hq(&self, parts: &[BackfillPart], bucket_count: u32) -> Result<HqSums, End> {
-        let asking = parts.iter().map(|part| self.sums_of_part(&part.part, bucket_count));
+        let asking: Vec<_> = parts.iter().map(|part| self.sums_of_part(&part.part, bucket_count)).collect();
         let mut all = HqSums { sums: BucketSums::new(bucket_count), types: None };
         let mut answers = stream::iter(asking).buffer_unordered(PARTS_AT_ONCE);
         while let Some(HqSums { sums, types }) = answers.try_next().await? {
@@ -206,7 +207,10 @@ impl<'c> Comparing<'c> {
             let documents = RequestedDocuments { space: self.space.clone(), ids, in_lake };
             let asking = request_changes(&*self.tools.queue, &requester, documents, &self.tools.shutdown);
             let asked = self.beats.beside(asking).await?;
-            healed += asked.map_err(|error| End::Failed(format!("documents cannot be asked for: {error}")))? as u64;
+            healed += asked.map_err(|error| match error {
+                PublishError::Closed => End::Left,
+                error => End::Failed(format!("documents cannot be asked for: {error}")),
+            })? as u64;
         }
         Ok(healed)
     }

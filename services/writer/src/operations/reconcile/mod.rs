@@ -146,7 +146,10 @@ async fn work(tools: ReconcileTools, begun: OperationRecord) {
     let kind = asked.target.space.kind.name();
     tracing::info!(operation = %id, target = %asked.target, asked_by = asked.asked_by, attempts, "comparison with HQ begun");
     let (end, heals) = match ReconcileScope::of_details(&asked.details) {
-        Ok(scope) => (Comparing::new(&tools, &begun, &scope).compare().await.unwrap_or_else(|end| end), scope.heal),
+        Ok(scope) => {
+            let (Ok(end) | Err(end)) = Comparing::new(&tools, &begun, &scope).compare().await;
+            (end, scope.heal)
+        }
         Err(reason) => (End::Failed(format!("what is to be compared cannot be read: {reason}")), false),
     };
     let (state, reason, figures) = match end {

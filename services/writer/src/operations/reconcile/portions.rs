@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lake_shared::comparison::BucketSums;
+use lake_shared::comparison::{BucketSum, BucketSums};
 
 /// A bucket in which HQ and the lake differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +14,12 @@ pub(super) struct DifferingBucket {
 
 /// The buckets that differ.
 pub(super) fn differing(hq: &BucketSums, lake: &BucketSums) -> Vec<DifferingBucket> {
-    let both = hq.iter().zip(lake.iter()).filter(|((_, of_hq), (_, of_lake))| of_hq != of_lake);
-    let differing = |((bucket, of_hq), (_, of_lake)): ((u32, lake_shared::comparison::BucketSum), (u32, _))| {
-        let of_lake: lake_shared::comparison::BucketSum = of_lake;
-        DifferingBucket { bucket, documents: of_hq.documents.max(of_lake.documents) }
+    let both = hq.iter().zip(lake.iter()).map(|((bucket, of_hq), (_, of_lake))| (bucket, of_hq, of_lake));
+    let differing = |(bucket, of_hq, of_lake): (u32, BucketSum, BucketSum)| DifferingBucket {
+        bucket,
+        documents: of_hq.documents.max(of_lake.documents),
     };
-    both.map(differing).collect()
+    both.filter(|(_, of_hq, of_lake)| of_hq != of_lake).map(differing).collect()
 }
 
 /// Buckets in portions of about so many documents, at least one bucket in each.
@@ -40,8 +40,6 @@ pub(super) fn portions(buckets: &[DifferingBucket], documents_max: u64) -> Vec<B
 
 #[cfg(test)]
 mod tests {
-    use lake_shared::comparison::BucketSum;
-
     use super::*;
 
     #[test]

@@ -63,7 +63,8 @@ impl<'q> Questioner<'q> {
         let queue = &*self.tools.queue;
         let listening = queue.listen(&format!("lake.answer.{question_id}")).await;
         let answers = listening.map_err(|error| error.to_string())?;
-        let (mut answering, mut asked) = (std::pin::pin!(first(answers)), false);
+        let mut answering = std::pin::pin!(first(answers));
+        let mut asked = false;
         let message = self.message(question_id, what);
         // In one process that ends only when the question was answered.
         let mut asking = std::pin::pin!(publish_until_safe(queue, message, &self.tools.shutdown));
