@@ -87,6 +87,11 @@ async fn lakectl_has_every_answer_in_every_form() {
     assert_eq!(lakectl(&admin, "table drop --domain other --yes").code, Some(66), "nothing is left");
     assert_eq!(json(&admin, "lake pause --domain demo --kind case --reason test").as_array().unwrap().len(), 1);
 
+    // Nobody is there who could say what HQ has.
+    let compared = json(&admin, "reconcile start demo --kind case --no-wait");
+    assert_eq!((&compared["kind"], &compared["target"]), (&"reconcile".into(), &"demo/case".into()), "{compared}");
+    let compared = compared["id"].as_str().unwrap();
+
     // Every command that answers: (command, is it a list, what a name of it is).
     let commands = [
         ("table list".to_owned(), true, PERSON),
@@ -105,6 +110,9 @@ async fn lakectl_has_every_answer_in_every_form() {
         (format!("operation get {id}"), false, id),
         (format!("operation watch {id}"), false, id),
         (format!("operation cancel {id}"), false, id),
+        ("reconcile list --domain demo".to_owned(), true, compared),
+        (format!("reconcile get {compared}"), false, compared),
+        (format!("reconcile cancel {compared}"), false, compared),
         ("lake status".to_owned(), false, "w-"),
         ("lake pipeline".to_owned(), false, "1"),
         ("lake gather".to_owned(), false, "20"),
@@ -171,6 +179,11 @@ async fn lakectl_says_by_its_code_what_happened() {
         (&viewer, &of_person("restore --version 0 --yes"), 77),
         (&admin, &of_person("restore --version 99 --yes"), 1),
         (&admin, &of_person("restore --before yesterday"), 64),
+        (&viewer, "reconcile start demo --kind case --no-wait", 77),
+        (&other, "reconcile start demo --kind case --no-wait", 66),
+        (&admin, "reconcile start demo --type person", 64),
+        (&admin, "reconcile start demo --kind location --type person --no-wait", 64),
+        (&admin, "reconcile get nothing", 66),
         (&viewer, "lake pause --all", 77),
         (&viewer, "lake audit", 77),
         (&wrong, "table list", 77),
