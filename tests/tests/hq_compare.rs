@@ -68,9 +68,9 @@ async fn states(shards: &TwoShards, kind: Kind) -> BTreeMap<String, DocumentStat
         }
     };
     let text = format!(
-        "select *, case when isfinite(first) then (extract(epoch from first)::numeric * 1000000)::bigint end as first_us, \
-         case when isfinite(second) then (extract(epoch from second)::numeric * 1000000)::bigint end as second_us \
-         from ({text}) as t (id, name, first, second)"
+        "select *, case when isfinite(saved) then (extract(epoch from saved)::numeric * 1000000)::bigint end as first_us, \
+         case when isfinite(changed) then (extract(epoch from changed)::numeric * 1000000)::bigint end as second_us \
+         from ({text}) as t (id, name, saved, changed)"
     );
     let mut states = BTreeMap::new();
     for (database, ..) in RANGES {

@@ -107,11 +107,13 @@ async fn bury(parts: &RealParts, domain: &str, id: &str) -> anyhow::Result<()> {
 /// A comparison at its end, with what differs.
 async fn ended(services: &LakeServices, id: &str) -> anyhow::Result<Value> {
     let mut last = Value::Null;
-    let waited = wait_until(&format!("comparison {id} has ended"), PATIENCE, async || {
+    let what = format!("comparison {id} has ended");
+    let waited = wait_until(&what, PATIENCE, async || {
         last = services.lakectl(&format!("reconcile get {id} --limit 100000")).unwrap_or_default();
         Ok(["succeeded", "failed", "cancelled"].iter().any(|state| last["state"] == *state))
     });
-    waited.await.with_context(|| format!("{last}"))?;
+    let outcome = waited.await;
+    outcome.with_context(|| format!("{last}"))?;
     ensure!(last["state"] == "succeeded", "{last}");
     println!("{} {}: {}", last["target"], last["heal"], last["result"]);
     Ok(last)
