@@ -18,10 +18,10 @@ use crate::metric_names;
 
 /// Documents that a statement sums up: less than a second of a database that has them in memory.
 const SUMMED_AT_ONCE: usize = 200_000;
-/// Documents of a statement that are told one by one, and of an answer: about 300 kB.
-const TOLD_AT_ONCE: usize = 5_000;
+/// Documents of a statement that are told one by one, and of an answer: about 200 kB.
+const TOLD_AT_ONCE: usize = 2_000;
 /// Most ids of a question.
-const IDS_MAX: usize = 5_000;
+const IDS_MAX: usize = 2_000;
 /// An answer about a stretch comes after this time at the latest, and where it ends says how long the stretch was.
 const ANSWER_AFTER: Duration = Duration::from_secs(5);
 
