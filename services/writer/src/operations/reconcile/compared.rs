@@ -64,9 +64,12 @@ impl<'c> Comparing<'c> {
     /// Compares, and heals where that is asked for. The error is an early end.
     pub(super) async fn compare(&self) -> Result<End, End> {
         let parts = self.parts().await?;
-        let documents = parts.iter().map(|part| part.estimate.unsigned_abs()).sum();
+        let documents: u64 = parts.iter().map(|part| part.estimate.unsigned_abs()).sum();
         self.beats.set_total(documents);
-        let bucket_count = comparison::bucket_count(documents);
+        // HQ's planner knows nothing of a table that was never analyzed.
+        let tables = self.of_lake(|| self.tools.operations.tables(Some(self.space))).await?;
+        let rows = tables.iter().map(|table| table.state.rows.unsigned_abs()).sum();
+        let bucket_count = comparison::bucket_count(documents.max(rows));
         let HqSums { sums: in_hq, types } = self.sums_of_hq(&parts, bucket_count).await?;
         let Self { space, scope: asked, .. } = self;
         let (from_id, until_id) = (asked.from_id.clone(), asked.until_id.clone());
