@@ -41,7 +41,10 @@ fn columns(kind: Kind) -> String {
     let document_type = match (kind, table.document_type) {
         (Kind::Form, Some(column)) => {
             let (prefix, length) = (FORM_DESIGNER_PREFIX, FORM_DESIGNER_PREFIX.len());
-            format!("case when left({column}, {length}) = '{prefix}' then substr({column}, {}) else {column} end", length + 1)
+            format!(
+                "case when left({column}, {length}) = '{prefix}' then substr({column}, {}) else {column} end",
+                length + 1
+            )
         }
         (_, Some(column)) => column.to_owned(),
         (_, None) => format!("'{}'", DocumentType::location()),

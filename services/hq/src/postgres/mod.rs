@@ -34,9 +34,7 @@ use self::routing::Routing;
 use self::shards::{Asked, Shard, Shards};
 use crate::metric_names;
 use crate::pace::{Pace, Turns};
-use crate::scan::compared::{
-    Compared, ComparedScope, ComparedStretch, DocumentState, HqComparison, NumberedSum,
-};
+use crate::scan::compared::{Compared, ComparedScope, ComparedStretch, DocumentState, HqComparison, NumberedSum};
 use crate::scan::{ScanScope, ScannedKeys, ShardEstimate};
 use crate::source::{
     CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, LocationTypeRow, Observation, ReadFrom,

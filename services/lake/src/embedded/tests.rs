@@ -19,9 +19,7 @@ use lake_writer::lease::LeaseOptions;
 use lake_writer::maintenance::MaintenanceOptions;
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::connect::MetastoreConfig;
-use lake_writer::metastore::steering::{
-    NewOperation, OperationKind, OperationRecord, OperationState, OperationTarget,
-};
+use lake_writer::metastore::steering::{NewOperation, OperationKind, OperationRecord, OperationState, OperationTarget};
 use lake_writer::table_store::delta::DeltaOptions;
 use lake_writer::table_store::lake_store::LakeStoreConfig;
 use lake_writer::writer::{BackfillOptions, ReconcileOptions, WriterOptions};
@@ -183,7 +181,8 @@ async fn what_hq_did_without_a_word_is_found_by_a_comparison_and_healed() {
         let ended = lake.ask(OperationKind::Reconcile, request_id, "demo", details).await;
         assert_eq!(ended.state, OperationState::Succeeded, "{ended:?}");
         let found = lake.metastore.differences(&ended.id, "", 100).await.unwrap();
-        let found = found.into_iter().map(|of| format!("{} {} {}>{}", of.id, of.class.code(), of.lake_type, of.hq_type));
+        let found =
+            found.into_iter().map(|of| format!("{} {} {}>{}", of.id, of.class.code(), of.lake_type, of.hq_type));
         found.collect::<Vec<_>>()
     };
     assert_eq!(compare("nothing", "{}").await, [""; 0]);
@@ -196,7 +195,13 @@ async fn what_hq_did_without_a_word_is_found_by_a_comparison_and_healed() {
         row("new", json!({})),
     ];
     lake.play(silent, &[]).await;
-    let all = ["c1 extra person>", "c2 moved person>child", "c3 stale person>person", "c4 extra person>", "new missing >person"];
+    let all = [
+        "c1 extra person>",
+        "c2 moved person>child",
+        "c3 stale person>person",
+        "c4 extra person>",
+        "new missing >person",
+    ];
     assert_eq!(compare("found", "{}").await, all);
     assert_eq!(compare("some", r#"{"from_id":"c2","until_id":"c3"}"#).await, all[1..2]);
     assert_eq!(compare("typed", r#"{"types":["child"]}"#).await, all[1..2]);

@@ -129,9 +129,7 @@ impl BucketSums {
     /// As messages; empty buckets are left out.
     pub fn to_proto(&self) -> Vec<proto::BucketSum> {
         let filled = self.iter().filter(|(_, of)| *of != BucketSum::default());
-        filled
-            .map(|(bucket, of)| proto::BucketSum { bucket, documents: of.documents, sum: of.sum })
-            .collect()
+        filled.map(|(bucket, of)| proto::BucketSum { bucket, documents: of.documents, sum: of.sum }).collect()
     }
 }
 

@@ -112,7 +112,10 @@ impl<'c> Comparing<'c> {
             match self.beats.beside(asking).await?.map_err(End::Failed)? {
                 Some(parts) => return Ok(parts),
                 None => {
-                    tracing::info!(operation = self.operation_id, "no fetcher says how much there is to be compared; it is asked again");
+                    tracing::info!(
+                        operation = self.operation_id,
+                        "no fetcher says how much there is to be compared; it is asked again"
+                    );
                 }
             }
         }
@@ -187,7 +190,11 @@ impl<'c> Comparing<'c> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        tracing::info!(operation = self.operation_id, ids = ids.len(), "documents differ; they are looked at again soon");
+        tracing::info!(
+            operation = self.operation_id,
+            ids = ids.len(),
+            "documents differ; they are looked at again soon"
+        );
         self.beats.beside(tokio::time::sleep(self.tools.options.settle())).await?;
         let mut states: Vec<ComparedState> = Vec::new();
         let all: Vec<String> = ids.iter().cloned().collect();
@@ -196,7 +203,8 @@ impl<'c> Comparing<'c> {
         }
         self.of_lake(|| self.tools.operations.follow_tables(self.space)).await?;
         // Whatever table a row is in, also of a type that is not compared.
-        let (whole, wanted): (_, HashSet<String>) = (ComparedScope::whole(self.space.clone()), all.into_iter().collect());
+        let (whole, wanted): (_, HashSet<String>) =
+            (ComparedScope::whole(self.space.clone()), all.into_iter().collect());
         let rows: Vec<RowState> =
             self.of_lake(|| self.tools.operations.row_states(&whole, WantedRows::Ids(&wanted))).await?;
         Ok(differences(ids, rows, states))

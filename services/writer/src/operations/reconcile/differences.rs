@@ -50,8 +50,7 @@ pub(super) fn differences(ids: &BTreeSet<String>, rows: Vec<RowState>, states: V
             is_twice.insert(other.id);
         }
     }
-    let mut in_hq: HashMap<String, ComparedState> =
-        states.into_iter().map(|state| (state.id.clone(), state)).collect();
+    let mut in_hq: HashMap<String, ComparedState> = states.into_iter().map(|state| (state.id.clone(), state)).collect();
     let difference = |id: &String| {
         let (row, state) = (in_lake.remove(id), in_hq.remove(id));
         let class = match (&row, &state) {

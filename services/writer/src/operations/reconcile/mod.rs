@@ -92,8 +92,12 @@ impl Found {
     fn reason(&self, heals: bool) -> String {
         let mut reason = match (self.differences.len(), heals) {
             (0, _) => String::new(),
-            (count, true) => format!("{count} documents differ; they are read from HQ again: compare again to see that they are healed"),
-            (count, false) => format!("{count} documents differ; nothing was changed: ask for it with heal to have them read from HQ again"),
+            (count, true) => format!(
+                "{count} documents differ; they are read from HQ again: compare again to see that they are healed"
+            ),
+            (count, false) => format!(
+                "{count} documents differ; nothing was changed: ask for it with heal to have them read from HQ again"
+            ),
         };
         if self.buckets_left > 0 {
             reason += &format!("; {} buckets that differ were not looked at: heal these first", self.buckets_left);

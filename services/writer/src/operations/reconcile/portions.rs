@@ -45,7 +45,9 @@ mod tests {
     #[test]
     fn only_what_differs_is_looked_at() {
         let (mut hq, mut lake) = (BucketSums::new(64), BucketSums::new(64));
-        for (bucket, of_hq, of_lake) in [(1, (2, 7), (2, 7)), (2, (2, 7), (2, 8)), (3, (0, 0), (5, 1)), (4, (9, 9), (1, 1))] {
+        for (bucket, of_hq, of_lake) in
+            [(1, (2, 7), (2, 7)), (2, (2, 7), (2, 8)), (3, (0, 0), (5, 1)), (4, (9, 9), (1, 1))]
+        {
             hq.include(bucket, BucketSum { documents: of_hq.0, sum: of_hq.1 });
             lake.include(bucket, BucketSum { documents: of_lake.0, sum: of_lake.1 });
         }

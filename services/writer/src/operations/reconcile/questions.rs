@@ -47,10 +47,17 @@ impl<'q> Questioner<'q> {
                 Ok(Ok(Some(answer))) if answer.refused.is_empty() => return Ok(answer),
                 Ok(Ok(Some(answer))) => return Err(answer.refused),
                 Ok(Ok(None)) | Err(_) => {
-                    tracing::info!(operation = self.operation_id, "an answer of a fetcher may be lost; it is asked again");
+                    tracing::info!(
+                        operation = self.operation_id,
+                        "an answer of a fetcher may be lost; it is asked again"
+                    );
                 }
                 Ok(Err(reason)) => {
-                    tracing::warn!(operation = self.operation_id, reason, "fetchers cannot be asked now; it is tried again");
+                    tracing::warn!(
+                        operation = self.operation_id,
+                        reason,
+                        "fetchers cannot be asked now; it is tried again"
+                    );
                 }
             }
             tokio::time::sleep(AGAIN_SOON_AFTER).await;

@@ -58,8 +58,7 @@ mod tests {
 
     #[test]
     fn a_scope_is_kept() {
-        let scope =
-            ReconcileScope { types: vec!["t".into()], from_id: "a\"".into(), until_id: "b".into(), heal: true };
+        let scope = ReconcileScope { types: vec!["t".into()], from_id: "a\"".into(), until_id: "b".into(), heal: true };
         assert_eq!(ReconcileScope::of_details(&scope.details()).unwrap(), scope);
         assert_eq!(ReconcileScope::default().details(), "{}");
         assert!(ReconcileScope::of_details("{\"other\":1}").is_err());

@@ -76,12 +76,12 @@ async fn rows_of_buckets_and_of_ids_are_told_with_their_table() {
     let told: BTreeMap<String, RowState> = told.into_iter().map(|state| (state.id.clone(), state)).collect();
     assert_eq!(told.keys().cloned().collect::<Vec<_>>(), [numbered_id(5), numbered_id(55)]);
     let state = &told[&numbered_id(5)];
-    let document =
-        ComparedDocument { id: &state.id, document_type: "t", times_us: [Some(2_005), Some(-5)] };
+    let document = ComparedDocument { id: &state.id, document_type: "t", times_us: [Some(2_005), Some(-5)] };
     assert_eq!((state.fingerprint, state.saved_us), (document.fingerprint(), Some(2_005)));
     assert_eq!(told[&numbered_id(55)].document_type.as_str(), "u");
     let buckets = BTreeSet::from([bucket(&numbered_id(3), BUCKETS)]);
-    let told = store.row_states(&whole, WantedRows::Buckets { bucket_count: BUCKETS, buckets: &buckets }).await.unwrap();
+    let told =
+        store.row_states(&whole, WantedRows::Buckets { bucket_count: BUCKETS, buckets: &buckets }).await.unwrap();
     assert!(told.iter().any(|state| state.id == numbered_id(3)));
     assert!(told.iter().all(|state| buckets.contains(&bucket(&state.id, BUCKETS))));
 }
@@ -93,10 +93,8 @@ async fn what_another_program_did_is_seen_after_the_tables_were_followed() {
     store.apply(batch(&[("t", rows(0..20, 1))], vec![])).await.unwrap();
     // With an index of its own, so that neither knows of the other.
     let index = tempfile::TempDir::new().unwrap();
-    let other = lake.open_elsewhere(DeltaOptions {
-        index_folder: Some(index.path().to_owned()),
-        ..options(DeletionVectors::Off)
-    });
+    let other = lake
+        .open_elsewhere(DeltaOptions { index_folder: Some(index.path().to_owned()), ..options(DeletionVectors::Off) });
     other.apply(batch(&[("t", rows(30..31, 1))], vec![tombstone(&numbered_id(4), None, 9)])).await.unwrap();
     store.follow_tables(&space()).await.unwrap();
     let sums = store.bucket_sums(&ComparedScope::whole(space()), BUCKETS).await.unwrap();
