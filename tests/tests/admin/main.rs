@@ -62,6 +62,20 @@ fn check_one_table(admin: &Path) {
     assert_eq!(json(admin, &format!("table get {PERSON}"))["rows"], 2);
 }
 
+/// A comparison with HQ, for which nobody is there who could say what HQ has.
+fn check_a_comparison(admin: &Path, token: &str) {
+    let compared = json(admin, "reconcile start demo --kind case --no-wait");
+    assert_eq!((&compared["kind"], &compared["target"]), (&"reconcile".into(), &"demo/case".into()), "{compared}");
+    let id = compared["id"].as_str().unwrap();
+    let commands = [
+        ("reconcile list --domain demo".to_owned(), true, id),
+        (format!("reconcile get {id}"), false, id),
+        (format!("reconcile cancel {id}"), false, id),
+    ];
+    check_every_form(admin, token, &commands);
+    assert_eq!(lakectl(admin, &format!("reconcile watch {id}")).code, Some(1), "it was cancelled");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lakectl_has_every_answer_in_every_form() {
     let mut stage = Stage::start().await;
@@ -87,11 +101,6 @@ async fn lakectl_has_every_answer_in_every_form() {
     assert_eq!(lakectl(&admin, "table drop --domain other --yes").code, Some(66), "nothing is left");
     assert_eq!(json(&admin, "lake pause --domain demo --kind case --reason test").as_array().unwrap().len(), 1);
 
-    // Nobody is there who could say what HQ has.
-    let compared = json(&admin, "reconcile start demo --kind case --no-wait");
-    assert_eq!((&compared["kind"], &compared["target"]), (&"reconcile".into(), &"demo/case".into()), "{compared}");
-    let compared = compared["id"].as_str().unwrap();
-
     // Every command that answers: (command, is it a list, what a name of it is).
     let commands = [
         ("table list".to_owned(), true, PERSON),
@@ -110,9 +119,6 @@ async fn lakectl_has_every_answer_in_every_form() {
         (format!("operation get {id}"), false, id),
         (format!("operation watch {id}"), false, id),
         (format!("operation cancel {id}"), false, id),
-        ("reconcile list --domain demo".to_owned(), true, compared),
-        (format!("reconcile get {compared}"), false, compared),
-        (format!("reconcile cancel {compared}"), false, compared),
         ("lake status".to_owned(), false, "w-"),
         ("lake pipeline".to_owned(), false, "1"),
         ("lake gather".to_owned(), false, "20"),
@@ -125,6 +131,7 @@ async fn lakectl_has_every_answer_in_every_form() {
     let gathered = json(&admin, "lake gather");
     assert_eq!((&gathered["tables"][0]["name"], &gathered["status"]["tables"]), (&PERSON.into(), &1.into()));
     check_one_table(&admin);
+    check_a_comparison(&admin, &token);
     // Without a terminal it is shown once.
     let top = lakectl(&admin, "lake top");
     assert!(top.code == Some(0) && top.stdout.contains(PERSON) && top.stdout.contains("1 writers"), "{top:?}");
