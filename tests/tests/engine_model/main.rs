@@ -411,10 +411,7 @@ fn work_off(left: &Mutex<VecDeque<u64>>, ended: &AtomicUsize) -> (Vec<u64>, Tall
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => "a panic, shown above".to_owned(),
         };
-        println!(
-            "history {seed}: {trouble}\n  repeat: LAKE_MODEL_SEEDS={seed}..{} tests/run -p lake-tests --test engine_model",
-            seed + 1
-        );
+        println!("history {seed}: {trouble}\n  repeat: LAKE_MODEL_SEEDS={seed}..{} tests/run engine_model", seed + 1);
         failed.push(seed);
     }
 }

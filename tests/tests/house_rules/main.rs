@@ -10,6 +10,7 @@ mod length;
 mod links;
 mod modules;
 mod sources;
+mod unrun_tests;
 
 use crate::imports::CrateModules;
 use crate::sources::{Source, read, sources_below};
@@ -57,6 +58,16 @@ const ENGINE_STOREYS: &[&[&str]] = &[
     &["space"],
     &["upsert", "compact", "upkeep", "inspect"],
     &[imports::FACE],
+];
+
+/// What the manifests say `test = false` of, so that no empty program of tests is linked.
+const UNTESTED: [&str; 6] = [
+    "proto/src",
+    "tests/src",
+    "services/fetcher/src/main.rs",
+    "services/enricher/src/main.rs",
+    "services/writer/src/main.rs",
+    "tests/simulated-hq/src/main.rs",
 ];
 
 /// It only ever gets shorter: an entry without a circle fails the test.
@@ -164,4 +175,26 @@ fn every_reason_of_the_quarantine_is_documented() {
 fn every_link_leads_somewhere() {
     let dead: Vec<String> = TEXTS.iter().flat_map(|text| links::dead(text, &read(text), &sources::root())).collect();
     assert_none(&dead, "correct these links:");
+}
+
+#[test]
+fn every_test_is_run() {
+    let sources = all_sources();
+    let advice = "rustdoc is not run: say ```text, or make a unit test of this code:";
+    assert_none(&unrun_tests::in_doc_comments(&sources), advice);
+    let advice = "take `test = false` out of the manifest, and the path out of UNTESTED:";
+    assert_none(&unrun_tests::in_untested_targets(&sources, &UNTESTED), advice);
+}
+
+#[test]
+fn the_longest_programs_of_tests_exist() {
+    let run = read("tests/run");
+    let longest = run.lines().find_map(|line| line.strip_prefix("longest=(")?.strip_suffix(')')).unwrap();
+    let exists = |name: &str| {
+        let of_system = sources::root().join("tests/tests").join(name);
+        let of_crate = sources::root().join("services").join(name.trim_start_matches("lake_"));
+        of_system.is_dir() || of_system.with_extension("rs").is_file() || of_crate.is_dir()
+    };
+    let gone: Vec<String> = longest.split(' ').filter(|name| !exists(name)).map(str::to_owned).collect();
+    assert_none(&gone, "correct the list of the longest programs in tests/run:");
 }
