@@ -184,9 +184,6 @@ const fn operation_state(state: OperationState) -> proto::OperationState {
         OperationState::Succeeded => proto::OperationState::Succeeded,
         OperationState::Failed => proto::OperationState::Failed,
         OperationState::Cancelled => proto::OperationState::Cancelled,
-        OperationState::Succeeded if record.asked.kind == OperationKind::Reconcile && !record.reason.is_empty() => {
-            "look at what differs: lakectl reconcile get"
-        }
         OperationState::Paused => proto::OperationState::Paused,
     }
 }
@@ -239,6 +236,9 @@ fn next_action(record: &OperationRecord) -> &'static str {
         }
         OperationState::Succeeded if record.asked.kind == OperationKind::RestoreTable => {
             "what was changed in HQ since that version has to be read from HQ again"
+        }
+        OperationState::Succeeded if record.asked.kind == OperationKind::Reconcile && !record.reason.is_empty() => {
+            "look at what differs: lakectl reconcile get"
         }
         OperationState::Paused => "resume it when it may go on: lakectl backfill resume",
         OperationState::Failed => "mend the cause, then ask for it again with a new request id",

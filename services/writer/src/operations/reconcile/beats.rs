@@ -63,8 +63,9 @@ impl<'b> Beats<'b> {
         let total = Some(self.total.load(Ordering::Relaxed)).filter(|total| *total != UNKNOWN);
         let per_second = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            told.0 = Instant::now();
-            told.1.at(told.0, done)
+            let now = Instant::now();
+            told.0 = now;
+            told.1.at(now, done)
         };
         // An estimate that turns out too low has been reached at least.
         let progress = BackfillProgress { done, total: total.map(|total| total.max(done)), per_second };
