@@ -21,7 +21,7 @@ fn rows(ids: std::ops::Range<usize>, version: i64) -> Vec<NewRow> {
     let row = |number: usize| {
         let mut row = new_row(&numbered_id(number), version, &[("/name", "A")]);
         row.cells.insert("/server_modified_on".into(), Cell::Moment(version * 1_000 + number as i64));
-        if number % 3 > 0 {
+        if !number.is_multiple_of(3) {
             row.cells.insert("/modified_on".into(), Cell::Moment(-(number as i64)));
         }
         row
