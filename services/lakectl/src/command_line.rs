@@ -6,11 +6,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::backfill::BackfillVerb;
 use self::quarantine::{QuarantineVerb, RecordVerb};
+use self::reconcile::ReconcileVerb;
 use self::table::TableVerb;
 use crate::output::Format;
 
 pub(crate) mod backfill;
 pub(crate) mod quarantine;
+pub(crate) mod reconcile;
 pub(crate) mod table;
 
 /// Shows and steers a CommCare Lake
@@ -59,6 +61,9 @@ pub(crate) enum Noun {
     /// Fill the lake with what HQ has and Kafka does not remember
     #[command(subcommand)]
     Backfill(BackfillVerb),
+    /// Compare the lake with what HQ has, and heal what differs
+    #[command(subcommand)]
+    Reconcile(ReconcileVerb),
     /// The lake as a whole
     #[command(subcommand)]
     Lake(LakeVerb),

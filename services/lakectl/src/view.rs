@@ -228,6 +228,7 @@ impl From<proto::Operation> for Operation {
             proto::OperationKind::AllowTables => "allow-tables",
             proto::OperationKind::RestoreTable => "restore-table",
             proto::OperationKind::Backfill => "backfill",
+            proto::OperationKind::Reconcile => "reconcile",
             proto::OperationKind::ReplayQuarantine => "replay-quarantine",
             proto::OperationKind::DiscardQuarantine => "discard-quarantine",
             proto::OperationKind::SyncCatalog => "sync-catalog",

@@ -39,6 +39,8 @@ pub enum OperationKind {
     RestoreTable,
     /// Fills a space with what HQ has.
     Backfill,
+    /// Compares a space with HQ, and heals what differs.
+    Reconcile,
     /// Has the records of quarantine entries read again.
     ReplayQuarantine,
     /// Removes entries of the quarantine.
@@ -49,7 +51,7 @@ pub enum OperationKind {
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::CompactTable,
         Self::CleanUpSpace,
         Self::VacuumTable,
@@ -58,6 +60,7 @@ impl OperationKind {
         Self::AllowTables,
         Self::RestoreTable,
         Self::Backfill,
+        Self::Reconcile,
         Self::ReplayQuarantine,
         Self::DiscardQuarantine,
         Self::SyncCatalog,
@@ -74,6 +77,7 @@ impl OperationKind {
             Self::AllowTables => "allow_tables",
             Self::RestoreTable => "restore_table",
             Self::Backfill => "backfill",
+            Self::Reconcile => "reconcile",
             Self::ReplayQuarantine => "replay_quarantine",
             Self::DiscardQuarantine => "discard_quarantine",
             Self::SyncCatalog => "sync_catalog",
@@ -369,7 +373,7 @@ pub trait Steering {
     /// Number of operations that have not ended; on these domains, or on all.
     async fn open_operations(&self, domains: Option<&[String]>) -> Result<u64, MetastoreError>;
 
-    /// Begins the oldest operation but for backfills, which are begun apart, that waits, or that a writer began which does not hold the lease any more. Fenced. `None`: there is nothing to do.
+    /// Begins the oldest operation but for backfills and comparisons, which are begun apart, that waits, or that a writer began which does not hold the lease any more. Fenced. `None`: there is nothing to do.
     async fn begin_operation(&self) -> Result<Option<OperationRecord>, MetastoreError>;
 
     /// Says how far an operation is that this writer works on. Fenced. Answers whether it was asked to end early.
