@@ -20,6 +20,8 @@ pub const BATCH_SECONDS: &str = "lake_fetcher_batch_seconds";
 pub const DOMAIN_WAIT_SECONDS: &str = "lake_fetcher_domain_wait_seconds";
 /// Counter: documents that the lake itself asked for and that were read; labels `kind`, `cause`.
 pub const REQUESTED_TOTAL: &str = "lake_fetcher_requested_total";
+/// Counter: documents in HQ's databases that were compared with the lake; label `kind`.
+pub const COMPARED_TOTAL: &str = "lake_fetcher_compared_total";
 /// Histogram: seconds that such a portion has to wait, because HQ's own messages come first or its domain has had its share.
 pub const REQUEST_WAIT_SECONDS: &str = "lake_fetcher_request_wait_seconds";
 /// Gauge: records that wait because their domains have had their share.

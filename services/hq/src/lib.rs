@@ -16,7 +16,8 @@
 //!   ties (writer: `order_guard`, `delta/tests/model`). A clock that steps back: ([`clock`]; `a_step_back_is_told_once_…`,
 //!   tests: `a_clock_that_steps_back_…`, `clock_steps`).
 //! * *Lost messages, silent purges and hard deletes, repairs by SQL.* The lake cannot know of them. A replay or a
-//!   reconciliation that names the id gets what is true: a row, or none, which is a deletion (`every_operation_of_hq_on_cases`).
+//!   reconciliation that names the id gets what is true: a row, or none, which is a deletion (`every_operation_of_hq_on_cases`). A comparison of sums
+//!   finds the ids ([`scan::compared`]; tests: `hq_compare`, `reconcile`).
 //! * *Old forms of the message, unknown keys.* Only the id is needed ([`change_meta`]; `missing_fields_are_defaulted_and_unknown_ones_ignored`).
 //!
 //! Fetching

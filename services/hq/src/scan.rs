@@ -5,6 +5,8 @@
 
 use lake_shared::identity::{Domain, Kind};
 
+pub mod compared;
+
 /// Which documents are meant: live ones only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanScope {

@@ -356,7 +356,7 @@ pub enum SourceError {
 /// HQ's databases, shards and main together. Each method fails with [`SourceError::Unavailable`] where trying again later helps, with
 /// [`SourceError::AskLess`] where asking for fewer ids helps, and with [`SourceError::Refused`] where only an operator helps.
 #[async_trait]
-pub trait HqDatabase: Send + Sync + 'static {
+pub trait HqDatabase: crate::scan::compared::HqComparison + Send + Sync + 'static {
     /// Most bytes of memory that the rows of a record take which is asked for alone.
     fn record_bytes_max(&self) -> usize {
         RECORD_BYTES_MAX

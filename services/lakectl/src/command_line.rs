@@ -6,12 +6,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::backfill::BackfillVerb;
 use self::quarantine::QuarantineVerb;
+use self::reconcile::ReconcileVerb;
 use self::record::RecordVerb;
 use self::table::TableVerb;
 use crate::output::Format;
 
 pub(crate) mod backfill;
 pub(crate) mod quarantine;
+pub(crate) mod reconcile;
 pub(crate) mod record;
 pub(crate) mod table;
 
@@ -61,6 +63,9 @@ pub(crate) enum Noun {
     /// Fill the lake with what HQ has and Kafka does not remember
     #[command(subcommand)]
     Backfill(BackfillVerb),
+    /// Compare the lake with what HQ has, and heal what differs
+    #[command(subcommand)]
+    Reconcile(ReconcileVerb),
     /// The lake as a whole
     #[command(subcommand)]
     Lake(LakeVerb),

@@ -228,6 +228,7 @@ impl From<proto::Operation> for Operation {
             proto::OperationKind::AllowTables => "allow-tables",
             proto::OperationKind::RestoreTable => "restore-table",
             proto::OperationKind::Backfill => "backfill",
+            proto::OperationKind::Reconcile => "reconcile",
             proto::OperationKind::EraseRecords => "erase-records",
             proto::OperationKind::AllowRecords => "allow-records",
             proto::OperationKind::ReplayQuarantine => "replay-quarantine",

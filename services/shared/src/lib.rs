@@ -2,6 +2,7 @@
 //! telemetry and orderly shutdown. Nothing here knows HQ, Kafka or Delta.
 
 pub mod byte_budget;
+pub mod comparison;
 pub mod config;
 pub mod error_chain;
 pub mod escaped_names;

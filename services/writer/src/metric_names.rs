@@ -9,6 +9,10 @@ pub const REQUESTED_TOTAL: &str = "lake_writer_requested_total";
 pub const BACKFILLED_TOTAL: &str = "lake_writer_backfilled_total";
 /// Gauge: backfills that are worked on.
 pub const BACKFILLS_RUNNING: &str = "lake_writer_backfills_running";
+/// Gauge: comparisons with HQ that are worked on.
+pub const RECONCILES_RUNNING: &str = "lake_writer_reconciles_running";
+/// Counter: documents in which comparisons have found that HQ and the lake differ. Labels `kind`, `class`: `missing`, `stale`, `extra`, `moved`.
+pub const DIFFERENCES_TOTAL: &str = "lake_writer_differences_total";
 /// Histogram, seconds: one Delta commit, files written included. Label `kind`.
 pub const COMMIT_SECONDS: &str = "lake_writer_commit_seconds";
 /// Counter: rows that entered a table or replaced an older one. Label `kind`.

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use lake_shared::comparison::BucketSums;
 use lake_shared::identity::{Space, TableKey};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -20,17 +21,20 @@ use crate::metastore::steering::OperationTarget;
 use crate::metastore::steering::restore_point::RestorePoint;
 use crate::metastore::{Metastore, TableRecord};
 use crate::quarantine::replay::Quarantine;
+use crate::table_store::compared_rows::{ComparedScope, RowState, WantedRows};
 use crate::table_store::erasure::{Erased, Erasure};
 use crate::table_store::{Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, TableStore};
 
 pub(crate) mod backfill;
+mod erasing;
 pub(crate) mod pause_keeper;
 pub(crate) mod policy_keeper;
-mod erasing;
 mod quarantine_work;
+pub(crate) mod reconcile;
 pub(crate) mod runner;
 
 pub use self::backfill::BackfillOptions;
+pub use self::reconcile::ReconcileOptions;
 
 /// A request, with the answer's way back in it.
 pub(crate) type Request = Box<dyn FnOnce(Arc<Operations>) -> BoxFuture<'static, ()> + Send>;
@@ -212,6 +216,29 @@ impl Operations {
     /// Those of the ids that have a row.
     pub(crate) async fn present(&self, space: &Space, ids: &[String]) -> Result<HashSet<String>, HandleError> {
         self.store.present(space, ids).await.map_err(HandleError::Store)
+    }
+
+    /// Brings a space in step with what other programs did to its tables.
+    pub(crate) async fn follow_tables(&self, space: &Space) -> Result<(), HandleError> {
+        self.store.follow_tables(space).await.map_err(HandleError::Store)
+    }
+
+    /// Sums of rows, to be compared with those of HQ.
+    pub(crate) async fn bucket_sums(
+        &self,
+        scope: &ComparedScope,
+        bucket_count: u32,
+    ) -> Result<BucketSums, HandleError> {
+        self.store.bucket_sums(scope, bucket_count).await.map_err(HandleError::Store)
+    }
+
+    /// Rows that are compared with HQ's documents one by one.
+    pub(crate) async fn row_states(
+        &self,
+        scope: &ComparedScope,
+        wanted: WantedRows<'_>,
+    ) -> Result<Vec<RowState>, HandleError> {
+        self.store.row_states(scope, wanted).await.map_err(HandleError::Store)
     }
 
     /// The work on the quarantine.

@@ -27,9 +27,10 @@ use crate::maintenance::{self, MaintenanceOptions};
 use crate::metastore::Metastore;
 use crate::metastore::connect::{self, MetastoreConfig};
 use crate::metric_names;
-pub use crate::operations::BackfillOptions;
 use crate::operations::backfill::{self, BackfillTools};
+use crate::operations::reconcile::{self, ReconcileTools};
 use crate::operations::{self, INGEST_REQUESTS_MAX, Operations, Request, pause_keeper, policy_keeper, runner};
+pub use crate::operations::{BackfillOptions, ReconcileOptions};
 use crate::pipeline_watch::PipelineWatch;
 use crate::quarantine::replay::Quarantine;
 use crate::quarantine::{sink, watch as quarantine_watch};
@@ -59,6 +60,9 @@ pub struct WriterOptions {
     /// Section `[backfill]`: how much backfills ask fetchers for at once.
     #[serde(default)]
     pub backfill: BackfillOptions,
+    /// Section `[reconcile]`: how comparisons with HQ are made.
+    #[serde(default)]
+    pub reconcile: ReconcileOptions,
     /// Section `[lease]`: the right to commit.
     #[serde(default)]
     pub lease: LeaseOptions,
@@ -82,6 +86,7 @@ impl WriterOptions {
         self.catalog.validate()?;
         self.admin.as_ref().map_or(Ok(()), AdminOptions::validate)?;
         self.backfill.validate()?;
+        self.reconcile.validate()?;
         self.tables.validate()
     }
 }
@@ -407,6 +412,13 @@ impl Leased {
             queue: Arc::clone(queue),
             pipeline: pipeline.clone(),
             options: options.backfill.clone(),
+            shutdown: shutdown.clone(),
+        }));
+        beside.spawn(reconcile::run(ReconcileTools {
+            operations: Arc::clone(&operations),
+            metastore: Arc::clone(metastore),
+            queue: Arc::clone(queue),
+            options: options.reconcile.clone(),
             shutdown: shutdown.clone(),
         }));
         beside.spawn(pause_keeper::run(keeper, Arc::clone(metastore), paused.clone(), shutdown.clone()));

@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::database_clock::DatabaseClock;
 use crate::turn::{Mutation, Table, Turn};
 
+mod compare;
 mod scan;
 
 /// Rows of a table by the value of their shard column (for locations and their types: by domain).

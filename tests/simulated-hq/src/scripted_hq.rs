@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use lake_hq::scan::compared::{Compared, ComparedScope, ComparedStretch, DocumentState, HqComparison, NumberedSum};
 use lake_hq::scan::{ScanScope, ScannedKeys, ShardEstimate};
 use lake_hq::source::{
     Blob, BlobReference, BlobStore, CaseRows, FormRows, Hq, HqDatabase, LocationKeys, LocationRows, LocationStep,
@@ -51,6 +52,22 @@ pub enum Question {
         /// The key.
         after: i64,
     },
+    /// Sums over documents of a domain, after a key.
+    Sums {
+        /// Name of the domain.
+        domain: String,
+        /// The key.
+        after: i64,
+    },
+    /// Documents of a domain in buckets, after a key.
+    States {
+        /// Name of the domain.
+        domain: String,
+        /// The key.
+        after: i64,
+    },
+    /// Documents that are compared, by their ids.
+    StatesOf(Vec<String>),
     /// The blob of a key.
     Blob(String),
     /// Locations of users, by the users' ids.
@@ -137,6 +154,32 @@ impl<S: Script> ScriptedHq<S> {
         let answer = answer.await?;
         self.script.after(&question)?;
         Ok(answer)
+    }
+}
+
+#[async_trait]
+impl<S: Script> HqComparison for ScriptedHq<S> {
+    async fn sum_stretch(
+        &self,
+        scope: &ComparedScope,
+        stretch: ComparedStretch<'_>,
+    ) -> Result<Option<Compared<NumberedSum>>, SourceError> {
+        let question = Question::Sums { domain: scope.scan.domain.to_string(), after: stretch.after };
+        self.answer(question, self.memory.sum_stretch(scope, stretch)).await
+    }
+
+    async fn stretch_states(
+        &self,
+        scope: &ComparedScope,
+        stretch: ComparedStretch<'_>,
+        buckets: &[u32],
+    ) -> Result<Option<Compared<DocumentState>>, SourceError> {
+        let question = Question::States { domain: scope.scan.domain.to_string(), after: stretch.after };
+        self.answer(question, self.memory.stretch_states(scope, stretch, buckets)).await
+    }
+
+    async fn read_states(&self, scope: &ScanScope, ids: &[String]) -> Result<Vec<DocumentState>, SourceError> {
+        self.answer(Question::StatesOf(ids.to_vec()), self.memory.read_states(scope, ids)).await
     }
 }
 

@@ -63,6 +63,20 @@ fn check_one_table(admin: &Path) {
     assert_eq!(json(admin, &format!("table get {PERSON}"))["rows"], 2);
 }
 
+/// A comparison with HQ, for which nobody is there who could say what HQ has.
+fn check_a_comparison(admin: &Path, token: &str) {
+    let compared = json(admin, "reconcile start demo --kind case --no-wait");
+    assert_eq!((&compared["kind"], &compared["target"]), (&"reconcile".into(), &"demo/case".into()), "{compared}");
+    let id = compared["id"].as_str().unwrap();
+    let commands = [
+        ("reconcile list --domain demo".to_owned(), true, id),
+        (format!("reconcile get {id}"), false, id),
+        (format!("reconcile cancel {id}"), false, id),
+    ];
+    check_every_form(admin, token, &commands);
+    assert_eq!(lakectl(admin, &format!("reconcile watch {id}")).code, Some(1), "it was cancelled");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lakectl_has_every_answer_in_every_form() {
     let mut stage = Stage::start().await;
@@ -118,6 +132,7 @@ async fn lakectl_has_every_answer_in_every_form() {
     let gathered = json(&admin, "lake gather");
     assert_eq!((&gathered["tables"][0]["name"], &gathered["status"]["tables"]), (&PERSON.into(), &1.into()));
     check_one_table(&admin);
+    check_a_comparison(&admin, &token);
     // Without a terminal it is shown once.
     let top = lakectl(&admin, "lake top");
     assert!(top.code == Some(0) && top.stdout.contains(PERSON) && top.stdout.contains("1 writers"), "{top:?}");
@@ -172,6 +187,11 @@ async fn lakectl_says_by_its_code_what_happened() {
         (&viewer, &of_person("restore --version 0 --yes"), 77),
         (&admin, &of_person("restore --version 99 --yes"), 1),
         (&admin, &of_person("restore --before yesterday"), 64),
+        (&viewer, "reconcile start demo --kind case --no-wait", 77),
+        (&other, "reconcile start demo --kind case --no-wait", 66),
+        (&admin, "reconcile start demo --type person", 64),
+        (&admin, "reconcile start demo --kind location --type person --no-wait", 64),
+        (&admin, "reconcile get nothing", 66),
         (&viewer, "lake pause --all", 77),
         (&viewer, "lake audit", 77),
         (&wrong, "table list", 77),

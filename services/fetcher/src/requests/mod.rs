@@ -25,6 +25,7 @@ use crate::domain_pace::DomainPace;
 use crate::fetcher::{Fetcher, Stopping, unless_stopping};
 
 mod behind_live;
+mod compare;
 mod ids;
 mod scan;
 mod scope;
@@ -143,6 +144,8 @@ impl RequestReader {
         match request.what {
             // What is scanned is reported, taken or not.
             Some(What::Scan(scan)) => self.scan(&asker, &request.operation_id, scan).await,
+            // And what is compared is answered.
+            Some(What::Compare(compare)) => self.compare(&asker, compare).await,
             _ if !self.fetcher.take.domain(asker.domain.as_str()) => {
                 tracing::info!(domain = %asker.domain, "the lake asks for documents of a domain that is not taken; they are left out");
                 Ok(())

@@ -136,7 +136,7 @@ pub(super) fn scope_of(take: &TakeConfig, asker: &Asker, scope: &proto::ScanScop
     Ok(ScanScope { domain: domain.clone(), kind: *kind, types, from_us: scope.from_us, until_us: scope.until_us })
 }
 
-fn type_of(kind: Kind, name: &str) -> DocumentType {
+pub(super) fn type_of(kind: Kind, name: &str) -> DocumentType {
     match kind {
         Kind::Form => DocumentType::of_form(name),
         Kind::Case | Kind::Location => name.into(),

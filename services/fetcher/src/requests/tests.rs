@@ -17,18 +17,18 @@ use crate::options::FetchOptions;
 use crate::pipeline;
 
 /// A fetcher in one process, with an enricher that only notes what comes.
-struct World {
-    queue: Arc<MemoryQueue>,
+pub(super) struct World {
+    pub(super) queue: Arc<MemoryQueue>,
     shutdown: CancellationToken,
     fetcher: tokio::task::JoinHandle<anyhow::Result<()>>,
     records: Box<dyn Consumer>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 impl World {
     /// Domain `d` is taken, and so is `e`.
-    async fn start(hq: Hq) -> Self {
+    pub(super) async fn start(hq: Hq) -> Self {
         let queue = MemoryQueue::new(MemoryQueueOptions::default());
         let domains = AllowList::Only(["d", "e"].map(str::to_owned).into());
         let take = TakeConfig { domains, ..TakeConfig::EVERYTHING };
@@ -40,11 +40,11 @@ impl World {
         Self { queue, shutdown, fetcher, records }
     }
 
-    fn ask(&self, payload: Bytes) -> tokio::task::JoinHandle<()> {
+    pub(super) fn ask(&self, payload: Bytes) -> tokio::task::JoinHandle<()> {
         let queue = Arc::clone(&self.queue);
         tokio::spawn(async move {
             let subject = "lake.changes.d.case".into();
-            queue.publish(Message { subject, payload, dedupe_id: "1".into() }).await.unwrap();
+            queue.publish(Message { subject, payload, dedupe_id: uuid::Uuid::new_v4().to_string() }).await.unwrap();
         })
     }
 
@@ -53,7 +53,7 @@ impl World {
         (wire::decode(&delivery.payload).unwrap(), delivery.receipt)
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.shutdown.cancel();
         self.fetcher.await.unwrap().unwrap();
     }

@@ -8,6 +8,7 @@
 //! asked about nothing: where that is answered quickly, the database is well, no less is asked of it at once, and the caller is told to
 //! ask for fewer ids ([`SourceError::AskLess`]). Otherwise the database is the trouble.
 
+mod compare;
 mod config;
 mod database;
 mod failure;
@@ -33,6 +34,7 @@ use self::routing::Routing;
 use self::shards::{Asked, Shard, Shards};
 use crate::metric_names;
 use crate::pace::{Pace, Turns};
+use crate::scan::compared::{Compared, ComparedScope, ComparedStretch, DocumentState, HqComparison, NumberedSum};
 use crate::scan::{ScanScope, ScannedKeys, ShardEstimate};
 use crate::source::{
     CaseRows, FormRows, HqDatabase, LocationKeys, LocationRows, LocationStep, LocationTypeRow, Observation, ReadFrom,
@@ -100,6 +102,51 @@ impl PostgresHq {
             Kind::Case | Kind::Form => self.shards.primaries().collect(),
             Kind::Location => vec![(MAIN, &*self.main)],
         }
+    }
+
+    /// The database of that name from which documents of a kind are compared: its replica where it has one.
+    fn compared(&self, kind: Kind, shard: &str) -> Option<&Database> {
+        match kind {
+            Kind::Case | Kind::Form => self.shards.replica_of(shard).or_else(|| self.primary(kind, shard)),
+            Kind::Location => self.primary(kind, shard),
+        }
+    }
+
+    fn primary(&self, kind: Kind, shard: &str) -> Option<&Database> {
+        self.scanned(kind).into_iter().find(|(name, _)| *name == shard).map(|(_, database)| database)
+    }
+}
+
+#[async_trait]
+impl HqComparison for PostgresHq {
+    async fn sum_stretch(
+        &self,
+        scope: &ComparedScope,
+        stretch: ComparedStretch<'_>,
+    ) -> Result<Option<Compared<NumberedSum>>, SourceError> {
+        match self.compared(scope.scan.kind, stretch.shard) {
+            Some(database) => compare::sums(database, &storable_range(scope), stretch).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn stretch_states(
+        &self,
+        scope: &ComparedScope,
+        stretch: ComparedStretch<'_>,
+        buckets: &[u32],
+    ) -> Result<Option<Compared<DocumentState>>, SourceError> {
+        match self.compared(scope.scan.kind, stretch.shard) {
+            Some(database) => compare::states(database, &storable_range(scope), stretch, buckets).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn read_states(&self, scope: &ScanScope, ids: &[String]) -> Result<Vec<DocumentState>, SourceError> {
+        let scope = &storable_scope(scope);
+        let ids: &Vec<String> = &ids.iter().filter(|id| !id.contains('\0')).cloned().collect();
+        let reads = self.scanned(scope.kind).into_iter().map(|(_, database)| compare::read(database, scope, ids));
+        Ok(try_join_all(reads).await?.into_iter().flatten().collect())
     }
 }
 
@@ -174,8 +221,8 @@ impl HqDatabase for PostgresHq {
         after: i64,
         keys_max: usize,
     ) -> Result<Option<ScannedKeys>, SourceError> {
-        match self.scanned(scope.kind).into_iter().find(|(name, _)| *name == shard) {
-            Some((_, database)) => scan::keys(database, &storable_scope(scope), after, keys_max).await.map(Some),
+        match self.primary(scope.kind, shard) {
+            Some(database) => scan::keys(database, &storable_scope(scope), after, keys_max).await.map(Some),
             None => Ok(None),
         }
     }
@@ -193,4 +240,11 @@ fn storable_scope(scope: &ScanScope) -> ScanScope {
     let domain = if scope.domain.as_str().contains('\0') { "".into() } else { scope.domain.clone() };
     let types = scope.types.as_ref().map(|types| types.iter().filter(|name| !name.contains('\0')).cloned().collect());
     ScanScope { domain, types, ..scope.clone() }
+}
+
+/// And no id is: what is behind it is between the same ids.
+fn storable_range(scope: &ComparedScope) -> ComparedScope {
+    let storable = |id: &str| id.split('\0').next().unwrap_or_default().to_owned();
+    let (from_id, until_id) = (storable(&scope.from_id), storable(&scope.until_id));
+    ComparedScope { scan: storable_scope(&scope.scan), from_id, until_id }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lake_shared::identity::Kind;
 use sqlx::Row;
 
-use super::database::Database;
+use super::database::{Database, Snapshot};
 use super::key::Key;
 use crate::scan::{ScanScope, ScannedKeys};
 use crate::source::{Hindrance, SourceError};
@@ -21,16 +21,16 @@ const SPAN_LEAST: i64 = 1_000;
 const SPAN_MOST: i64 = 2_000_000;
 
 /// A table with documents, by the kind.
-struct ScannedTable {
-    name: &'static str,
-    id: &'static str,
+pub(super) struct ScannedTable {
+    pub(super) name: &'static str,
+    pub(super) id: &'static str,
     /// Whether a row is live, as far as an index or a plain column says: the document rules have the last word.
     is_live: &'static str,
     time: &'static str,
-    document_type: Option<&'static str>,
+    pub(super) document_type: Option<&'static str>,
 }
 
-const fn table(kind: Kind) -> ScannedTable {
+pub(super) const fn table(kind: Kind) -> ScannedTable {
     match kind {
         Kind::Case => ScannedTable {
             name: "form_processor_commcarecasesql",
@@ -58,7 +58,7 @@ const fn table(kind: Kind) -> ScannedTable {
 
 impl ScannedTable {
     /// The conditions of a scope, and the number of the next parameter. In the order of [`Key::Scope`].
-    fn conditions(&self, scope: &ScanScope) -> (String, usize) {
+    pub(super) fn conditions(&self, scope: &ScanScope) -> (String, usize) {
         let (mut conditions, mut next) = (format!("domain = $1 and {}", self.is_live), 2);
         let mut add = |condition: &dyn Fn(usize) -> String| {
             conditions.push_str(&condition(next));
@@ -80,11 +80,7 @@ impl ScannedTable {
 
     fn stretch(&self, scope: &ScanScope, way: Way) -> Arc<str> {
         let (conditions, next) = self.conditions(scope);
-        // An expression that no index has keeps the planner from walking the primary key over the rows of everybody else.
-        let order = match way {
-            Way::ByProject => "(id + 0)",
-            Way::ByKey { .. } => "id",
-        };
+        let order = way.order();
         let Self { name, id, .. } = self;
         let [after, up_to, limit] = [next, next + 1, next + 2];
         format!(
@@ -97,12 +93,39 @@ impl ScannedTable {
 
 /// How a stretch is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     ByProject,
     /// Within so many primary keys.
     ByKey {
         span: i64,
     },
+}
+
+impl Way {
+    /// By what the rows of a stretch are sorted.
+    pub(super) const fn order(self) -> &'static str {
+        match self {
+            // An expression that no index has keeps the planner from walking the primary key over the rows of everybody else.
+            Self::ByProject => "(id + 0)",
+            Self::ByKey { .. } => "id",
+        }
+    }
+
+    /// The last primary key that is looked at.
+    pub(super) const fn up_to(self, after: i64) -> i64 {
+        match self {
+            Self::ByProject => i64::MAX,
+            Self::ByKey { span } => after.saturating_add(span),
+        }
+    }
+
+    /// What is tried after a stretch took too long.
+    pub(super) fn shorter(self) -> Self {
+        match self {
+            Self::ByProject => Self::ByKey { span: SPAN_MOST / 4 },
+            Self::ByKey { span } => Self::ByKey { span: (span / 4).max(SPAN_LEAST) },
+        }
+    }
 }
 
 /// What a table is guessed to hold.
@@ -128,6 +151,11 @@ fn cheaper_way(guess: Guess, keys_max: usize) -> Way {
 /// How many live documents of a scope a database has, as its planner guesses.
 pub(super) async fn estimate(database: &Database, scope: &ScanScope) -> Result<u64, SourceError> {
     Ok(guess(database, scope).await?.of_scope)
+}
+
+/// The way that costs least for stretches of so many documents.
+pub(super) async fn way(database: &Database, scope: &ScanScope, documents_max: usize) -> Result<Way, SourceError> {
+    Ok(cheaper_way(guess(database, scope).await?, documents_max))
 }
 
 async fn guess(database: &Database, scope: &ScanScope) -> Result<Guess, SourceError> {
@@ -164,23 +192,15 @@ pub(super) async fn keys(
     after: i64,
     keys_max: usize,
 ) -> Result<ScannedKeys, SourceError> {
-    let mut way = cheaper_way(guess(database, scope).await?, keys_max);
+    let mut way = way(database, scope, keys_max).await?;
     loop {
         match stretch(database, scope, way, after, keys_max).await {
-            Err(SourceError::AskLess { hindrance: Hindrance::TooSlow, action, .. }) if way != shorter(way) => {
-                way = shorter(way);
+            Err(SourceError::AskLess { hindrance: Hindrance::TooSlow, action, .. }) if way != way.shorter() => {
+                way = way.shorter();
                 tracing::info!(action, ?way, "a shorter stretch is asked for");
             }
             outcome => return outcome,
         }
-    }
-}
-
-/// What is tried after a stretch took too long.
-fn shorter(way: Way) -> Way {
-    match way {
-        Way::ByProject => Way::ByKey { span: SPAN_MOST / 4 },
-        Way::ByKey { span } => Way::ByKey { span: (span / 4).max(SPAN_LEAST) },
     }
 }
 
@@ -194,10 +214,7 @@ async fn stretch(
     let scanned = table(scope.kind);
     let mut snapshot = database.snapshot(&format!("read keys of {}s", scope.kind)).await?;
     let limit = i64::try_from(keys_max.max(1)).unwrap_or(i64::MAX);
-    let up_to = match way {
-        Way::ByProject => i64::MAX,
-        Way::ByKey { span } => after.saturating_add(span),
-    };
+    let up_to = way.up_to(after);
     let mut keys: Vec<(i64, String)> = Vec::new();
     let key = Key::Stretch { scope, after, up_to, limit };
     snapshot
@@ -206,26 +223,38 @@ async fn stretch(
             Ok(())
         })
         .await?;
-    let mut last = after;
-    let newest = format!("select coalesce(max(id), 0)::bigint from {}", scanned.name).into();
+    let last = last_key(&mut snapshot, scanned.name, after).await?;
+    snapshot.finish().await;
+    Ok(scanned_keys(keys, keys_max, after, up_to, last))
+}
+
+/// The greatest primary key of a table.
+pub(super) async fn last_key(snapshot: &mut Snapshot<'_>, name: &str, after: i64) -> Result<i64, SourceError> {
+    let (mut last, newest) = (after, format!("select coalesce(max(id), 0)::bigint from {name}").into());
     snapshot
         .read(&newest, Key::None, |row| {
             last = row.try_get(0)?;
             Ok(())
         })
         .await?;
-    snapshot.finish().await;
-    Ok(scanned_keys(keys, keys_max, after, up_to, last))
+    Ok(last)
 }
 
 /// How far a stretch comes with these keys, where `last` is the greatest key of the table.
 fn scanned_keys(keys: Vec<(i64, String)>, keys_max: usize, after: i64, up_to: i64, last: i64) -> ScannedKeys {
-    if keys.len() >= keys_max.max(1) {
-        let reached = keys.last().map_or(after, |(key, _)| *key);
-        return ScannedKeys { keys, reached, finished: false };
+    let last_found = keys.last().map_or(after, |(key, _)| *key);
+    let is_full = keys.len() >= keys_max.max(1);
+    let (reached, finished) = reached(is_full.then_some(last_found), after, up_to, last);
+    ScannedKeys { keys, reached, finished }
+}
+
+/// Where the next stretch begins, and whether there is none. `full_at`: the last key that was found, where there may be more up to `up_to`.
+pub(super) fn reached(full_at: Option<i64>, after: i64, up_to: i64, last: i64) -> (i64, bool) {
+    match full_at {
+        Some(last_found) => (last_found, false),
+        // Keys beyond the last one are still to be given away: their documents have messages.
+        None => (up_to.min(last).max(after), up_to >= last),
     }
-    // Keys beyond the last one are still to be given away: their documents have messages.
-    ScannedKeys { keys, reached: up_to.min(last).max(after), finished: up_to >= last }
 }
 
 #[cfg(test)]
@@ -269,8 +298,8 @@ mod tests {
         assert_eq!(way(0, 0), Way::ByProject, "nothing is known of a table that was never analyzed");
         assert_eq!(way(1_000_000, 1_000_000), Way::ByKey { span: 10_000 });
         let (mut slow, mut tries) = (Way::ByProject, 0);
-        while slow != shorter(slow) {
-            (slow, tries) = (shorter(slow), tries + 1);
+        while slow != slow.shorter() {
+            (slow, tries) = (slow.shorter(), tries + 1);
         }
         assert_eq!(slow, Way::ByKey { span: SPAN_LEAST });
         assert!(tries < 10);

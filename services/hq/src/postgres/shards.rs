@@ -166,6 +166,12 @@ impl Shards {
         self.routing.names().iter().map(String::as_str).zip(primaries)
     }
 
+    /// The replica of a database with this name in the configuration, if it has one.
+    pub fn replica_of(&self, name: &str) -> Option<&Database> {
+        let place = self.routing.names().iter().position(|known| known == name)?;
+        self.shards.get(place)?.replica.as_ref().map(Records::database)
+    }
+
     /// Most bytes of memory that the rows of a record may take which is asked for alone.
     pub fn record_bytes_max(&self) -> usize {
         self.record_bytes_max

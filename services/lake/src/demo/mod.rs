@@ -32,7 +32,7 @@ use lake_writer::metastore::Metastore;
 use lake_writer::metastore::connect::MetastoreConfig;
 use lake_writer::table_store::delta::DeltaOptions;
 use lake_writer::table_store::lake_store::LakeStoreConfig;
-use lake_writer::writer::{BackfillOptions, Writer, WriterOptions};
+use lake_writer::writer::{BackfillOptions, ReconcileOptions, Writer, WriterOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::embedded_fetch;
@@ -146,6 +146,7 @@ fn writer_options(folder: &Path) -> WriterOptions {
         ingest: IngestOptions::default(),
         maintenance: MaintenanceOptions::default(),
         backfill: BackfillOptions::default(),
+        reconcile: ReconcileOptions::default(),
         lease: LeaseOptions::default(),
         admin: None,
         catalog: CatalogOptions::default(),

@@ -19,10 +19,10 @@ use lake_writer::lease::LeaseOptions;
 use lake_writer::maintenance::MaintenanceOptions;
 use lake_writer::metastore::Metastore;
 use lake_writer::metastore::connect::MetastoreConfig;
-use lake_writer::metastore::steering::{NewOperation, OperationKind, OperationState, OperationTarget};
+use lake_writer::metastore::steering::{NewOperation, OperationKind, OperationRecord, OperationState, OperationTarget};
 use lake_writer::table_store::delta::DeltaOptions;
 use lake_writer::table_store::lake_store::LakeStoreConfig;
-use lake_writer::writer::{BackfillOptions, WriterOptions};
+use lake_writer::writer::{BackfillOptions, ReconcileOptions, WriterOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -57,6 +57,7 @@ impl Lake {
             ingest: IngestOptions { flush_age_ms: 5, ..IngestOptions::default() },
             maintenance: MaintenanceOptions::default(),
             backfill: BackfillOptions::default(),
+            reconcile: ReconcileOptions { settle_seconds: 0 },
             lease: LeaseOptions::default(),
             admin: None,
             catalog: CatalogOptions::default(),
@@ -97,6 +98,28 @@ impl Lake {
         rows.filter(|(_, rows)| *rows > 0).collect()
     }
 
+    /// Has something done to the cases of a project, and waits for its end.
+    async fn ask(&self, kind: OperationKind, request_id: &str, domain: &str, details: &str) -> OperationRecord {
+        let new = NewOperation {
+            request_id: request_id.into(),
+            kind,
+            target: OperationTarget::space(Space { domain: domain.into(), kind: Kind::Case }),
+            asked_by: "test".into(),
+            consent: Consent::Given,
+            details: details.into(),
+        };
+        let asked = self.metastore.ask_operation(&new).await.unwrap();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let now = self.metastore.operation(&asked.id).await.unwrap().unwrap();
+            if now.state.is_end() {
+                return now;
+            }
+            assert!(tokio::time::Instant::now() < deadline && !self.running.is_finished(), "it stands still: {now:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn end(self) {
         self.shutdown.cancel();
         self.running.await.unwrap().unwrap();
@@ -122,24 +145,7 @@ async fn what_hq_never_announced_is_filled_from_its_tables() {
     lake.play(past, &[]).await;
     assert_eq!(lake.rows().await, BTreeMap::new());
     let ask = async |request_id: &str, domain: &str, details: &str| {
-        let new = NewOperation {
-            request_id: request_id.into(),
-            kind: OperationKind::Backfill,
-            target: OperationTarget::space(Space { domain: domain.into(), kind: Kind::Case }),
-            asked_by: "test".into(),
-            consent: Consent::Given,
-            details: details.into(),
-        };
-        let asked = lake.metastore.ask_operation(&new).await.unwrap();
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let now = lake.metastore.operation(&asked.id).await.unwrap().unwrap();
-            if now.state.is_end() {
-                return now;
-            }
-            assert!(tokio::time::Instant::now() < deadline && !lake.running.is_finished(), "it stands still: {now:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        lake.ask(OperationKind::Backfill, request_id, domain, details).await
     };
     // In one process the requests are done when their rows are in the tables.
     let typed = ask("1", "demo", "{\"types\":[\"child\"]}").await;
@@ -157,6 +163,53 @@ async fn what_hq_never_announced_is_filled_from_its_tables() {
     let (space, ids) = (Space { domain: "demo".into(), kind: Kind::Case }, ["nothing", "c9"].map(id_hash));
     let unknown = lake.metastore.tombstones_of(&space, &ids).await.unwrap();
     assert_eq!(unknown, [], "what was never there left nothing behind");
+    lake.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_hq_did_without_a_word_is_found_by_a_comparison_and_healed() {
+    let lake = Lake::start().await;
+    let row = |id: &str, changes: Value| {
+        let mut row = json!({"case_id": id, "domain": "demo", "type": "person", "name": "Asha", "modified_by": "u1", "closed": false,
+            "deleted": false, "opened_on": instant(0), "modified_on": instant(0), "server_modified_on": instant(30), "case_json": "{}"});
+        row.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        put(Table::Case, row)
+    };
+    lake.play((0..300).map(|number| row(&format!("c{number}"), json!({}))).collect(), &[]).await;
+    lake.ask(OperationKind::Backfill, "filled", "demo", "{}").await;
+    let compare = async |request_id: &str, details: &str| {
+        let ended = lake.ask(OperationKind::Reconcile, request_id, "demo", details).await;
+        assert_eq!(ended.state, OperationState::Succeeded, "{ended:?}");
+        let found = lake.metastore.differences(&ended.id, "", 100).await.unwrap();
+        let found =
+            found.into_iter().map(|of| format!("{} {} {}>{}", of.id, of.class.code(), of.lake_type, of.hq_type));
+        found.collect::<Vec<_>>()
+    };
+    assert_eq!(compare("nothing", "{}").await, [""; 0]);
+    let silent = vec![
+        remove(Table::Case, json!({"case_id": "c1"})),
+        row("c2", json!({"type": "child"})),
+        // Its time goes back.
+        row("c3", json!({"name": "Binta", "server_modified_on": instant(20)})),
+        row("c4", json!({"deleted": true, "deleted_on": instant(31)})),
+        row("new", json!({})),
+    ];
+    lake.play(silent, &[]).await;
+    let all = [
+        "c1 extra person>",
+        "c2 moved person>child",
+        "c3 stale person>person",
+        "c4 extra person>",
+        "new missing >person",
+    ];
+    assert_eq!(compare("found", "{}").await, all);
+    assert_eq!(compare("some", r#"{"from_id":"c2","until_id":"c3"}"#).await, all[1..2]);
+    assert_eq!(compare("typed", r#"{"types":["child"]}"#).await, all[1..2]);
+    assert_eq!(lake.rows().await, BTreeMap::from([("person".to_owned(), 300)]), "nothing was changed");
+    assert_eq!(compare("healed", r#"{"heal":true}"#).await, all);
+    let healed = BTreeMap::from([("child".to_owned(), 1), ("person".to_owned(), 298)]);
+    assert_eq!(lake.rows().await, healed);
+    assert_eq!(compare("again", "{}").await, [""; 0]);
     lake.end().await;
 }
 

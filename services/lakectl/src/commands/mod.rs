@@ -20,6 +20,7 @@ mod gather;
 mod lake;
 mod operation;
 mod quarantine;
+mod reconcile;
 mod record;
 mod table;
 mod token;
@@ -43,6 +44,7 @@ pub(crate) async fn run(line: CommandLine) -> Result<u8> {
         Noun::Quarantine(verb) => quarantine::run(&global, verb).await,
         Noun::Operation(verb) => operation::run(&global, verb).await,
         Noun::Backfill(verb) => backfill::run(&global, verb).await,
+        Noun::Reconcile(verb) => reconcile::run(&global, verb).await,
         Noun::Lake(verb) => lake::run(&global, verb).await,
         Noun::Catalog(verb) => catalog::run(&global, verb).await,
         Noun::Context(verb) => contexts::run(&global, verb),

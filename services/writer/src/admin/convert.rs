@@ -178,6 +178,7 @@ const fn operation_kind(kind: OperationKind) -> proto::OperationKind {
         OperationKind::AllowTables => proto::OperationKind::AllowTables,
         OperationKind::RestoreTable => proto::OperationKind::RestoreTable,
         OperationKind::Backfill => proto::OperationKind::Backfill,
+        OperationKind::Reconcile => proto::OperationKind::Reconcile,
         OperationKind::EraseRecords => proto::OperationKind::EraseRecords,
         OperationKind::AllowRecords => proto::OperationKind::AllowRecords,
         OperationKind::ReplayQuarantine => proto::OperationKind::ReplayQuarantine,
@@ -215,7 +216,7 @@ fn reason(record: &OperationRecord) -> String {
         OperationState::Running if record.cancel_requested => "it ends after its present step".into(),
         OperationState::Paused => "it rests, as it was asked to".into(),
         OperationState::Running if record.paused => "it rests after its present step".into(),
-        OperationState::Running if record.asked.kind == OperationKind::Backfill && record.total.is_none() => {
+        OperationState::Running if reads_hq(record) && record.total.is_none() => {
             "it waits for a fetcher to say how much there is".into()
         }
         OperationState::Running if record.asked.kind == OperationKind::Backfill && record.attempts > 1 => {
@@ -226,6 +227,11 @@ fn reason(record: &OperationRecord) -> String {
         }
         _ => record.reason.clone(),
     }
+}
+
+/// Whether it goes over HQ's tables.
+const fn reads_hq(record: &OperationRecord) -> bool {
+    matches!(record.asked.kind, OperationKind::Backfill | OperationKind::Reconcile)
 }
 
 fn next_action(record: &OperationRecord) -> &'static str {
@@ -240,6 +246,9 @@ fn next_action(record: &OperationRecord) -> &'static str {
         }
         OperationState::Succeeded if record.asked.kind == OperationKind::RestoreTable => {
             "what was changed in HQ since that version has to be read from HQ again"
+        }
+        OperationState::Succeeded if record.asked.kind == OperationKind::Reconcile && !record.reason.is_empty() => {
+            "look at what differs: lakectl reconcile get"
         }
         OperationState::Succeeded if record.asked.kind == OperationKind::AllowRecords => {
             "they come with their next change in HQ, or by a backfill of their ids"
@@ -261,7 +270,7 @@ fn progress(record: &OperationRecord) -> proto::Progress {
         | OperationKind::RestoreTable => "tables",
         OperationKind::VacuumTable => "files",
         OperationKind::CheckpointTable => "checkpoints",
-        OperationKind::Backfill => "documents",
+        OperationKind::Backfill | OperationKind::Reconcile => "documents",
         OperationKind::EraseRecords | OperationKind::AllowRecords => "records",
         OperationKind::ReplayQuarantine | OperationKind::DiscardQuarantine => "entries",
     };
@@ -275,7 +284,7 @@ fn progress(record: &OperationRecord) -> proto::Progress {
         (record.done > 0 && total >= record.done).then(|| spent / record.done as f64 * (total - record.done) as f64)
     };
     // A backfill may have rested, so only its rate lately tells.
-    let seconds_left = if record.asked.kind == OperationKind::Backfill { at_rate() } else { left() };
+    let seconds_left = if reads_hq(record) { at_rate() } else { left() };
     proto::Progress {
         done: record.done,
         total: record.total,

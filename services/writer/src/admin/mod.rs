@@ -42,6 +42,7 @@ mod operations;
 mod options;
 mod problem;
 mod quarantine;
+mod reconcile;
 mod record;
 mod services;
 mod table_work;

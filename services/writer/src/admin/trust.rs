@@ -181,6 +181,22 @@ impl TrustService for Services {
         Ok(Response::new(proto::ListBackfillOffersResponse { offers: seen.map(offer).collect() }))
     }
 
+    async fn start_reconcile(
+        &self,
+        request: Request<proto::StartReconcileRequest>,
+    ) -> Result<Response<proto::StartReconcileResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Operator).await?;
+        Ok(Response::new(self.ask_to_reconcile(&caller, request.into_inner()).await?))
+    }
+
+    async fn get_reconcile(
+        &self,
+        request: Request<proto::GetReconcileRequest>,
+    ) -> Result<Response<proto::GetReconcileResponse>, Status> {
+        let caller = self.gate.enter(&request, Role::Viewer).await?;
+        Ok(Response::new(self.reconciled(&caller, request.into_inner()).await?))
+    }
+
     async fn erase_records(
         &self,
         request: Request<proto::EraseRecordsRequest>,

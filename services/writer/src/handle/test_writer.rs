@@ -27,7 +27,7 @@ use crate::metastore::Metastore;
 use crate::metastore::connect::MetastoreConfig;
 use crate::table_store::delta::{DeletionVectors, DeltaOptions};
 use crate::table_store::lake_store::LakeStoreConfig;
-use crate::writer::{BackfillOptions, Writer, WriterOptions};
+use crate::writer::{BackfillOptions, ReconcileOptions, Writer, WriterOptions};
 
 /// How long something that happens by itself may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -76,6 +76,7 @@ impl Running {
             maintenance: MaintenanceOptions { compact_every_seconds: 0, ..MaintenanceOptions::default() },
             admin,
             backfill: BackfillOptions::default(),
+            reconcile: ReconcileOptions { settle_seconds: 0 },
             catalog: CatalogOptions::default(),
             lease: LeaseOptions { owner: name.into(), address: address.into(), ..LeaseOptions::default() },
         });

@@ -29,6 +29,7 @@ pub async fn holds(metastore: &dyn Metastore) {
     leases_have_one_owner(metastore).await;
     super::steering::contract::holds(metastore).await;
     super::backfills::contract::holds(metastore).await;
+    super::comparisons::contract::holds(metastore).await;
     super::erasures::contract::holds(metastore).await;
 }
 

@@ -20,7 +20,8 @@ pub(super) const POSTGRES: &[MigrationText] = &[
     (7, "policies", include_str!("../../migrations/postgres/0007_policies.sql")),
     (8, "backfills", include_str!("../../migrations/postgres/0008_backfills.sql")),
     (9, "quarantine_replay", include_str!("../../migrations/postgres/0009_quarantine_replay.sql")),
-    (10, "erasures", include_str!("../../migrations/postgres/0010_erasures.sql")),
+    (10, "comparisons", include_str!("../../migrations/postgres/0010_comparisons.sql")),
+    (11, "erasures", include_str!("../../migrations/postgres/0011_erasures.sql")),
 ];
 
 /// Those for SQLite.
@@ -34,7 +35,8 @@ pub(super) const SQLITE: &[MigrationText] = &[
     (7, "policies", include_str!("../../migrations/sqlite/0007_policies.sql")),
     (8, "backfills", include_str!("../../migrations/sqlite/0008_backfills.sql")),
     (9, "quarantine_replay", include_str!("../../migrations/sqlite/0009_quarantine_replay.sql")),
-    (10, "erasures", include_str!("../../migrations/sqlite/0010_erasures.sql")),
+    (10, "comparisons", include_str!("../../migrations/sqlite/0010_comparisons.sql")),
+    (11, "erasures", include_str!("../../migrations/sqlite/0011_erasures.sql")),
 ];
 
 /// Runs what a database lacks of these migrations.

@@ -16,6 +16,7 @@ use crate::key_index::IdHash;
 use crate::order_guard::TombstoneOrder;
 
 pub mod backfills;
+pub mod comparisons;
 pub mod connect;
 #[doc(hidden)]
 pub mod contract;
@@ -34,6 +35,7 @@ pub mod steering;
 mod tombstone_sql;
 
 use self::backfills::Backfills;
+use self::comparisons::Comparisons;
 use self::erasures::Erasures;
 use self::fence::{Fence, LeaseLost};
 pub use self::quarantine_filter::QuarantineFilter;
@@ -288,7 +290,7 @@ pub fn quarantine_fingerprint(stage: &str, entry: &Quarantined) -> String {
 /// Each call answers with [`MetastoreError`] when the database cannot be reached or refuses the statement; nothing has changed then, or, after
 /// a lost connection, everything that the call stands for.
 #[async_trait]
-pub trait Metastore: Steering + Backfills + Erasures + Send + Sync {
+pub trait Metastore: Steering + Backfills + Comparisons + Erasures + Send + Sync {
     /// The same metastore for what is written under a lease: calls that change tables or tombstones are refused with [`LeaseLost`], and
     /// change nothing, as soon as the lease was taken again. Who takes it afterwards sees all that was written before. The quarantine is not
     /// fenced: every process fills it, and the same entry twice is one.

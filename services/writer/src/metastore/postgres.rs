@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
 use super::backfills::{BackfillPart, BackfillProgress, Backfills, StretchRead, TakenEntry, Wish, backfills_adapter};
+use super::comparisons::{Comparisons, Difference, DifferenceClass, comparisons_adapter};
 use super::erasures::{ErasureRecord, Erasures, erasures_adapter};
 use super::fence::{Fence, LeaseLost};
 use super::lease_sql::{LeaseConnection, lease_statements};
@@ -101,4 +102,5 @@ dropped_statements!(PostgresMetastore, sqlx::Postgres);
 policy_statements!(PostgresMetastore, sqlx::Postgres);
 steering_adapter!(PostgresMetastore, sqlx::Postgres, " FOR UPDATE SKIP LOCKED");
 backfills_adapter!(PostgresMetastore, sqlx::Postgres, " FOR UPDATE SKIP LOCKED");
+comparisons_adapter!(PostgresMetastore, sqlx::Postgres);
 erasures_adapter!(PostgresMetastore, sqlx::Postgres);

@@ -12,6 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 
 use super::backfills::{BackfillPart, BackfillProgress, Backfills, StretchRead, TakenEntry, Wish, backfills_adapter};
+use super::comparisons::{Comparisons, Difference, DifferenceClass, comparisons_adapter};
 use super::erasures::{ErasureRecord, Erasures, erasures_adapter};
 use super::fence::{Fence, LeaseLost};
 use super::lease_sql::{LeaseConnection, lease_statements};
@@ -94,6 +95,7 @@ dropped_statements!(SqliteMetastore, sqlx::Sqlite);
 policy_statements!(SqliteMetastore, sqlx::Sqlite);
 steering_adapter!(SqliteMetastore, sqlx::Sqlite, "");
 backfills_adapter!(SqliteMetastore, sqlx::Sqlite, "");
+comparisons_adapter!(SqliteMetastore, sqlx::Sqlite);
 erasures_adapter!(SqliteMetastore, sqlx::Sqlite);
 
 #[cfg(test)]

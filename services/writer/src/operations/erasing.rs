@@ -36,6 +36,14 @@ impl Worker {
         let mut figures: Figures = erased.figures();
         figures.insert("quarantined", quarantined);
         if erased.done {
+            let masking = || async {
+                self.metastore.mask_ids(&erasure.space, &erasure.ids).await.map_err(HandleError::Metastore)
+            };
+            let masked = match self.beside_heartbeats(id, erased.records, masking).await {
+                Ok(masked) => masked,
+                Err(end) => return end,
+            };
+            figures.insert("mentions", masked);
             let report = serde_json::to_string(&figures).unwrap_or_else(|_| "{}".into());
             let kept = || async { self.metastore.records_erased(id, &report).await.map_err(HandleError::Metastore) };
             if let Err(end) = self.beside_heartbeats(id, erased.records, kept).await {

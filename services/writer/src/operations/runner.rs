@@ -173,7 +173,7 @@ impl Worker {
                 (Err(end), _) => end,
             },
             // They have a runner of their own.
-            OperationKind::Backfill => End::Left,
+            OperationKind::Backfill | OperationKind::Reconcile => End::Left,
             OperationKind::DropTables => {
                 let dropped = self.beside_heartbeats(id, 0, || operations.drop_tables(target, asked_by, consent)).await;
                 dropped.map_or_else(|end| end, End::Destroyed)
@@ -392,7 +392,7 @@ fn told_of_catalog(synced: Synced) -> (OperationState, String, Figures, String) 
 }
 
 /// Whether trying again may help: the store or the metastore does not answer, or others wait for the same turn.
-fn is_passing(error: &HandleError) -> bool {
+pub(super) fn is_passing(error: &HandleError) -> bool {
     match error {
         HandleError::Busy(_) => true,
         HandleError::Metastore(error) => !error.is_lease_lost() && !error.is_refusal(),

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::AsArray;
 use async_trait::async_trait;
+use lake_shared::comparison::BucketSums;
 use lake_shared::identity::{DocumentType, Space, TableKey};
 use tokio::sync::Semaphore;
 
+use super::compared_rows::{ComparedScope, RowState, WantedRows};
 use super::erasure::{Erased, Erasure};
 use super::{
     Applied, Compacted, InMemoryTable, LocatedRow, Maintained, PlannedCompaction, Restored, SpaceBatch, StoreError,
@@ -185,6 +187,15 @@ impl TableStore for FakeStore {
     async fn close(&self) {}
     async fn present(&self, _: &Space, _: &[String]) -> Result<HashSet<String>, StoreError> {
         Ok(HashSet::new())
+    }
+    async fn follow_tables(&self, _: &Space) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn bucket_sums(&self, _: &ComparedScope, bucket_count: u32) -> Result<BucketSums, StoreError> {
+        Ok(BucketSums::new(bucket_count))
+    }
+    async fn row_states(&self, _: &ComparedScope, _: WantedRows<'_>) -> Result<Vec<RowState>, StoreError> {
+        Ok(Vec::new())
     }
     fn spaces_in_use(&self) -> Vec<Space> {
         Vec::new()

@@ -10,8 +10,10 @@ use std::time::Duration;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use lake_proto::queue::v1::Tombstone;
+use lake_shared::comparison::BucketSums;
 use lake_shared::identity::{DocumentType, Space, TableKey};
 
+use self::compared_rows::{ComparedScope, RowState, WantedRows};
 use self::erasure::{Erased, Erasure};
 use crate::consent::{Consent, Destroyed, StalePlan};
 use crate::metastore::TableRecord;
@@ -20,6 +22,7 @@ use crate::metastore::steering::restore_point::RestorePoint;
 
 pub mod by_id_hash;
 pub mod column_name;
+pub mod compared_rows;
 pub mod conversion;
 pub mod delta;
 mod durable_files;
@@ -347,6 +350,15 @@ pub trait TableStore: Send + Sync {
 
     /// Where the row of an id is; `None`: the space has no row of it. Loads a space that is not in memory, and reads the one row.
     async fn locate(&self, space: &Space, id: &str) -> Result<Option<LocatedRow>, StoreError>;
+
+    /// Brings a space in step with what other programs did to its tables, before its rows are compared with HQ's documents.
+    async fn follow_tables(&self, space: &Space) -> Result<(), StoreError>;
+
+    /// What the rows of a scope come to that readers see, in so many buckets. Beside batches, with memory for the buckets and a few thousand rows.
+    async fn bucket_sums(&self, scope: &ComparedScope, bucket_count: u32) -> Result<BucketSums, StoreError>;
+
+    /// Those rows of a scope that are wanted, as [`TableStore::bucket_sums`] reads them.
+    async fn row_states(&self, scope: &ComparedScope, wanted: WantedRows<'_>) -> Result<Vec<RowState>, StoreError>;
 
     /// The spaces that were used since the start.
     fn spaces_in_use(&self) -> Vec<Space>;

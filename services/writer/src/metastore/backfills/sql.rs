@@ -4,18 +4,22 @@
 macro_rules! backfills_adapter {
     ($adapter:ident, $database:ty, $skip_locked:literal) => {
         impl $adapter {
-            async fn begin_next_backfill(&self) -> Result<Option<OperationRecord>, sql::Failure> {
+            /// Begins the next operation of a kind that has a runner of its own.
+            async fn begin_next_apart(
+                &self,
+                kind: steering::OperationKind,
+            ) -> Result<Option<OperationRecord>, sql::Failure> {
                 let mut transaction = self.begin().await?;
                 let next = Self::statement(concat!(
                     "UPDATE lake_operation SET state = 'running', attempts = attempts + 1, epoch = $1, heartbeat_us = {now}, \
                      since_us = CASE WHEN state = 'running' THEN since_us ELSE {now} END, started_us = COALESCE(started_us, {now}), \
                      rate_milli = NULL \
-                     WHERE id = (SELECT id FROM lake_operation WHERE kind = 'backfill' \
+                     WHERE id = (SELECT id FROM lake_operation WHERE kind = $2 \
                      AND (state = 'pending' OR (state = 'running' AND epoch <> $1)) ORDER BY created_us, id LIMIT 1",
                     $skip_locked,
                     ") RETURNING *"
                 ));
-                let begun = sqlx::query(next).bind(self.epoch()).fetch_optional(&mut *transaction).await?;
+                let begun = sqlx::query(next).bind(self.epoch()).bind(kind.code()).fetch_optional(&mut *transaction).await?;
                 transaction.commit().await?;
                 Ok(begun.map(|row| steering::rows::operation(&row)).transpose()?)
             }
@@ -166,7 +170,8 @@ macro_rules! backfills_adapter {
         #[async_trait::async_trait]
         impl Backfills for $adapter {
             async fn begin_backfill(&self) -> Result<Option<OperationRecord>, MetastoreError> {
-                self.begin_next_backfill().await.map_err(failed(|| "begin the next backfill".into()))
+                let begun = self.begin_next_apart(steering::OperationKind::Backfill).await;
+                begun.map_err(failed(|| "begin the next backfill".into()))
             }
 
             async fn backfill_goes_on(&self, id: &str, progress: &BackfillProgress) -> Result<Wish, MetastoreError> {

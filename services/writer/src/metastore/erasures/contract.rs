@@ -12,6 +12,7 @@ use super::ErasureRecord;
 use super::record_ids::{RecordIds, erasure_hash};
 use crate::boot_clock::BootInstant;
 use crate::consent::Consent;
+use crate::metastore::comparisons::{Difference, DifferenceClass};
 use crate::metastore::fence::Fence;
 use crate::metastore::steering::{
     Behind, NewOperation, OperationEnd, OperationFilter, OperationKind, OperationState, OperationTarget,
@@ -24,6 +25,7 @@ pub(in crate::metastore) async fn holds(metastore: &dyn Metastore) {
     erasures_are_listed_in_pages(metastore).await;
     nothing_of_a_record_that_is_kept_out_comes_into_quarantine(metastore).await;
     ids_go_with_the_end_of_their_operation(metastore).await;
+    ids_are_masked_wherever_they_were_named(metastore).await;
 }
 
 fn space(domain: &str, kind: Kind) -> Space {
@@ -157,4 +159,40 @@ async fn ids_go_with_the_end_of_their_operation(metastore: &dyn Metastore) {
     assert_eq!(metastore.cancel_operation(&cancelled.id).await.unwrap().unwrap().asked.details, "");
     let all = metastore.operations(&OperationFilter::default(), None, 1_000).await.unwrap();
     assert!(!format!("{all:?}").contains("secret-id"));
+}
+
+async fn ids_are_masked_wherever_they_were_named(metastore: &dyn Metastore) {
+    let fenced = held(metastore).await;
+    let cases = space("masked", Kind::Case);
+    let backfill = NewOperation {
+        request_id: "m1".into(),
+        kind: OperationKind::Backfill,
+        target: OperationTarget::space(cases.clone()),
+        asked_by: "ann".into(),
+        consent: Consent::Given,
+        details: "{\"ids\":[\"told-id\",\"told-id-2\"]}".into(),
+    };
+    let backfill = metastore.ask_operation(&backfill).await.unwrap();
+    metastore.cancel_operation(&backfill.id).await.unwrap();
+    metastore.audit("ann", "replay_quarantine", "domain=masked id=told-id", "").await.unwrap();
+    let difference = |id: &str| Difference {
+        id: id.into(),
+        class: DifferenceClass::Missing,
+        lake_type: String::new(),
+        hq_type: "t".into(),
+        lake_saved_us: None,
+        hq_saved_us: Some(1),
+    };
+    fenced.keep_differences(&backfill.id, &[difference("told-id"), difference("told-id-2")]).await.unwrap();
+    let ids = ["told-id".to_owned()];
+    assert_eq!(fenced.mask_ids(&cases, &ids).await.unwrap(), 3);
+    assert_eq!(fenced.mask_ids(&cases, &ids).await.unwrap(), 0);
+    let details = metastore.operation(&backfill.id).await.unwrap().unwrap().asked.details;
+    assert!(details.starts_with("{\"ids\":[\"erased ") && details.ends_with("\"told-id-2\"]}"), "{details}");
+    let audited = metastore.audited(None, 1).await.unwrap();
+    assert!(audited[0].target.starts_with("domain=masked id=erased "), "{audited:?}");
+    let left = metastore.differences(&backfill.id, "", 10).await.unwrap();
+    assert_eq!(left, [difference("told-id-2")]);
+    held(metastore).await;
+    assert!(fenced.mask_ids(&cases, &ids).await.unwrap_err().is_lease_lost());
 }

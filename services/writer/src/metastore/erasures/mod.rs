@@ -7,6 +7,7 @@ use super::MetastoreError;
 use super::steering::Behind;
 
 pub(super) mod contract;
+pub(super) mod masked;
 pub mod record_ids;
 pub(super) mod rows;
 mod sql;
@@ -52,6 +53,10 @@ pub trait Erasures {
         asked_by: &str,
         operation_id: &str,
     ) -> Result<(), MetastoreError>;
+
+    /// Removes the ids of records from what operations and the audit say, and from what comparisons have found. Fenced. Answers in how many rows that
+    /// was.
+    async fn mask_ids(&self, space: &Space, ids: &[String]) -> Result<u64, MetastoreError>;
 
     /// Keeps that nothing is left of the records of an operation, and what it did. Fenced.
     async fn records_erased(&self, operation_id: &str, report: &str) -> Result<(), MetastoreError>;

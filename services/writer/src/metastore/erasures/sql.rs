@@ -33,6 +33,46 @@ macro_rules! erasures_adapter {
                 Ok(transaction.commit().await?)
             }
 
+            async fn masks_ids(&self, space: &Space, ids: &[String]) -> Result<u64, sql::Failure> {
+                let masks = $crate::metastore::erasures::masked::Masks::of(space, ids);
+                let mut transaction = self.begin().await?;
+                let mut changed = 0;
+                // Those that erase and allow records forget their ids when they end.
+                let operations = sqlx::query(
+                    "SELECT id, details, reason FROM lake_operation WHERE kind NOT IN ('erase_records', 'allow_records') \
+                     AND (details <> '' OR reason <> '')",
+                );
+                for row in operations.fetch_all(&mut *transaction).await? {
+                    let (id, details, reason) = (row.text("id")?, row.text("details")?, row.text("reason")?);
+                    let (other_details, other_reason) = (masks.masked(&details), masks.masked(&reason));
+                    if other_details.is_none() && other_reason.is_none() {
+                        continue;
+                    }
+                    let text = Self::statement("UPDATE lake_operation SET details = $2, reason = $3 WHERE id = $1");
+                    let update = sqlx::query(text).bind(id).bind(other_details.unwrap_or(details));
+                    update.bind(other_reason.unwrap_or(reason)).execute(&mut *transaction).await?;
+                    changed += 1;
+                }
+                for row in sqlx::query("SELECT id, target FROM lake_audit").fetch_all(&mut *transaction).await? {
+                    let (id, target) = (row.text("id")?, row.text("target")?);
+                    let Some(masked) = masks.masked(&target) else { continue };
+                    let text = Self::statement("UPDATE lake_audit SET target = $2 WHERE id = $1");
+                    sqlx::query(text).bind(id).bind(masked).execute(&mut *transaction).await?;
+                    changed += 1;
+                }
+                for chunk in ids.chunks(1_000) {
+                    let mut query = sqlx::QueryBuilder::<$database>::new(
+                        "DELETE FROM lake_difference WHERE operation_id IN (SELECT id FROM lake_operation WHERE domain = ",
+                    );
+                    query.push_bind(storable(space.domain.as_str()).into_owned());
+                    query.push(" AND target_kind = ").push_bind(space.kind.name()).push(")");
+                    Self::push_among(&mut query, "id", chunk.iter().map(|id| storable(id).into_owned()));
+                    changed += query.build().execute(&mut *transaction).await?.rows_affected();
+                }
+                transaction.commit().await?;
+                Ok(changed)
+            }
+
             async fn erasures_end(&self, operation_id: &str, report: &str) -> Result<(), sql::Failure> {
                 let mut transaction = self.begin().await?;
                 let text = Self::statement("UPDATE lake_erasure SET erased_us = {now}, report = $2 WHERE operation_id = $1");
@@ -113,6 +153,11 @@ macro_rules! erasures_adapter {
             ) -> Result<(), MetastoreError> {
                 let kept = self.insert_erasures(space, hashes, asked_by, operation_id).await;
                 kept.map_err(failed(|| format!("keep records out of {space}")))
+            }
+
+            async fn mask_ids(&self, space: &Space, ids: &[String]) -> Result<u64, MetastoreError> {
+                let masked = self.masks_ids(space, ids).await;
+                masked.map_err(failed(|| format!("remove ids of erased records of {space}")))
             }
 
             async fn records_erased(&self, operation_id: &str, report: &str) -> Result<(), MetastoreError> {

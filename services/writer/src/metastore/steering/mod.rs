@@ -40,6 +40,8 @@ pub enum OperationKind {
     RestoreTable,
     /// Fills a space with what HQ has.
     Backfill,
+    /// Compares a space with HQ, and heals what differs.
+    Reconcile,
     /// Takes records out of the lake wholly.
     EraseRecords,
     /// Lets erased records in again.
@@ -54,7 +56,7 @@ pub enum OperationKind {
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::CompactTable,
         Self::CleanUpSpace,
         Self::VacuumTable,
@@ -63,6 +65,7 @@ impl OperationKind {
         Self::AllowTables,
         Self::RestoreTable,
         Self::Backfill,
+        Self::Reconcile,
         Self::EraseRecords,
         Self::AllowRecords,
         Self::ReplayQuarantine,
@@ -86,6 +89,7 @@ impl OperationKind {
             Self::AllowTables => "allow_tables",
             Self::RestoreTable => "restore_table",
             Self::Backfill => "backfill",
+            Self::Reconcile => "reconcile",
             Self::EraseRecords => "erase_records",
             Self::AllowRecords => "allow_records",
             Self::ReplayQuarantine => "replay_quarantine",
@@ -392,7 +396,7 @@ pub trait Steering {
     /// Number of operations that have not ended; on these domains, or on all.
     async fn open_operations(&self, domains: Option<&[String]>) -> Result<u64, MetastoreError>;
 
-    /// Begins the oldest operation but for backfills, which are begun apart, that waits, or that a writer began which does not hold the lease any more. Fenced. `None`: there is nothing to do.
+    /// Begins the oldest operation but for backfills and comparisons, which are begun apart, that waits, or that a writer began which does not hold the lease any more. Fenced. `None`: there is nothing to do.
     async fn begin_operation(&self) -> Result<Option<OperationRecord>, MetastoreError>;
 
     /// Says how far an operation is that this writer works on. Fenced. Answers whether it was asked to end early.

@@ -81,7 +81,7 @@ macro_rules! steering_adapter {
                     "UPDATE lake_operation SET state = 'running', attempts = attempts + 1, epoch = $1, heartbeat_us = {now}, \
                      since_us = CASE WHEN state = 'running' THEN since_us ELSE {now} END, \
                      started_us = COALESCE(started_us, {now}), done = 0, total = NULL \
-                     WHERE id = (SELECT id FROM lake_operation WHERE kind <> 'backfill' \
+                     WHERE id = (SELECT id FROM lake_operation WHERE kind NOT IN ('backfill', 'reconcile') \
                      AND (state = 'pending' OR (state = 'running' AND epoch <> $1)) ORDER BY created_us, id LIMIT 1",
                     $skip_locked,
                     ") RETURNING *"
@@ -141,6 +141,8 @@ macro_rules! steering_adapter {
                     "DELETE FROM lake_operation WHERE finished_us < {now} - $1 \
                      AND NOT (kind = 'backfill' AND state = 'succeeded' AND dry_run = 0)",
                     "DELETE FROM lake_backfill_part WHERE $1 IS NOT NULL \
+                     AND operation_id NOT IN (SELECT id FROM lake_operation)",
+                    "DELETE FROM lake_difference WHERE $1 IS NOT NULL \
                      AND operation_id NOT IN (SELECT id FROM lake_operation)",
                     "DELETE FROM lake_audit WHERE at_us < {now} - $1",
                 ] {

@@ -30,8 +30,8 @@ use crate::pipeline_watch::PipelineWatch;
 mod asking;
 pub(crate) mod offers;
 mod options;
-mod questions;
-mod rate;
+pub(super) mod questions;
+pub(super) mod rate;
 pub(crate) mod reports;
 pub(crate) mod scope;
 
@@ -139,7 +139,7 @@ async fn work(tools: BackfillTools, begun: OperationRecord) {
 }
 
 /// Repeats a call until the metastore answers. `None`: the lease is lost.
-async fn insist<T, Call>(mut call: impl FnMut() -> Call) -> Option<T>
+pub(super) async fn insist<T, Call>(mut call: impl FnMut() -> Call) -> Option<T>
 where
     Call: Future<Output = Result<T, MetastoreError>>,
 {
@@ -148,7 +148,7 @@ where
         match call().await {
             Ok(answer) => return Some(answer),
             Err(error) if error.is_lease_lost() => return None,
-            Err(error) => tracing::warn!(error = %Chain(&error), "a backfill waits for the metastore"),
+            Err(error) => tracing::warn!(error = %Chain(&error), "an operation waits for the metastore"),
         }
         tokio::time::sleep(backoff.next_wait()).await;
     }

@@ -21,7 +21,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Why there is nothing to fill, for people.
-pub(super) async fn parts(
+pub(in crate::operations) async fn parts(
     queue: &dyn Queue,
     space: &Space,
     scope: &BackfillScope,

@@ -12,11 +12,11 @@ const LEAST: Duration = Duration::from_secs(2);
 
 /// Figures of the last minute.
 #[derive(Debug, Default)]
-pub(super) struct Rate(VecDeque<(Instant, i64)>);
+pub(in crate::operations) struct Rate(VecDeque<(Instant, i64)>);
 
 impl Rate {
     /// The rate, a second, now that so many are done; `None` while it is not known.
-    pub(super) fn at(&mut self, now: Instant, done: i64) -> Option<f64> {
+    pub(in crate::operations) fn at(&mut self, now: Instant, done: i64) -> Option<f64> {
         if self.0.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= STEP) {
             self.0.push_back((now, done));
         }

@@ -86,6 +86,7 @@ impl Fetcher {
         let scan = match request.what.unwrap() {
             What::Ids(ids) => return self.ids.lock().unwrap_or_else(PoisonError::into_inner).push(ids),
             What::Scan(scan) => scan,
+            What::Compare(compare) => panic!("nothing is compared: {compare:?}"),
         };
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::FutureExt;
+use lake_shared::comparison::BucketSums;
 use lake_shared::identity::{Space, TableKey};
 
 use self::compact::run::{Compactor, Scope};
@@ -30,6 +31,7 @@ use self::error::EngineError;
 use self::log::table_access::TableAccess;
 use self::space::cell::{SpaceCell, Spaces};
 use self::space::loader::SpaceLoader;
+use self::upkeep::compared_rows::RowComparer;
 use self::upkeep::drop_tables::TableDropper;
 use self::upkeep::external_changes::ExternalChanges;
 use self::upkeep::locate::RowLocator;
@@ -38,6 +40,7 @@ use self::upkeep::startup_check;
 use self::upkeep::status_table::StatusTable;
 use self::upkeep::vacuum::Vacuum;
 use self::upsert::apply::Upserter;
+use super::compared_rows::{ComparedScope, RowState, WantedRows};
 use super::erasure::{Erased, Erasure};
 use super::lake_store::LakeStore;
 use super::table_changes::TableChanges;
@@ -86,6 +89,7 @@ pub struct DeltaTableStore {
     restorer: TableRestorer,
     status_table: StatusTable,
     locator: RowLocator,
+    comparer: RowComparer,
 }
 
 impl DeltaTableStore {
@@ -108,6 +112,7 @@ impl DeltaTableStore {
             compactor: Compactor::new(Arc::clone(&loader), Arc::clone(&options)),
             eraser: Eraser::new(Arc::clone(&loader), Arc::clone(&options)),
             locator: RowLocator::new(Arc::clone(&loader)),
+            comparer: RowComparer::new(Arc::clone(&loader), Arc::clone(&external_changes)),
             dropper: TableDropper::new(Arc::clone(&access), Arc::clone(&metastore)),
             restorer: TableRestorer::new(Arc::clone(&loader)),
             status_table: StatusTable::new(Arc::clone(&access), metastore.fence().cloned(), Arc::clone(&options)),
@@ -404,6 +409,26 @@ impl TableStore for DeltaTableStore {
         let located = self.caught(space, self.locator.locate(&self.spaces, space, id)).await;
         self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
         located.map_err(|error| store_error(space, "looking up an id", error))
+    }
+
+    async fn follow_tables(&self, space: &Space) -> Result<(), StoreError> {
+        let work = async {
+            self.comparer.follow(&self.spaces, space).await?;
+            self.remove_stale_rows(space, &self.spaces.cell(space)).await
+        };
+        let followed = self.caught(space, work).await;
+        self.loader.evict_to_fit(&self.spaces, self.options.spaces_bytes_max).await;
+        followed.map_err(|error| store_error(space, "following the tables", error))
+    }
+
+    async fn bucket_sums(&self, scope: &ComparedScope, bucket_count: u32) -> Result<BucketSums, StoreError> {
+        let sums = self.caught(&scope.space, self.comparer.sums(&self.spaces, scope, bucket_count)).await;
+        sums.map_err(|error| store_error(&scope.space, "summing up rows", error))
+    }
+
+    async fn row_states(&self, scope: &ComparedScope, wanted: WantedRows<'_>) -> Result<Vec<RowState>, StoreError> {
+        let states = self.caught(&scope.space, self.comparer.states(&self.spaces, scope, wanted)).await;
+        states.map_err(|error| store_error(&scope.space, "comparing rows", error))
     }
 
     async fn close(&self) {

@@ -9,6 +9,7 @@ mod checkpoints_of_others;
 mod cleanup;
 mod compaction;
 mod compaction_conflicts;
+mod comparing;
 mod dropping;
 mod erasing;
 mod eviction;

@@ -1,5 +1,7 @@
-//! Upkeep of tables: cleaning up, dropping, restoring, commits of other programs, the check at the start, and where single rows are.
+//! Upkeep of tables: cleaning up, dropping, restoring, commits of other programs, the check at the start, where single rows are,
+//! and what is compared of rows.
 
+pub(crate) mod compared_rows;
 pub(crate) mod drop_tables;
 pub(crate) mod external_changes;
 pub(crate) mod locate;
