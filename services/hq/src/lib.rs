@@ -90,6 +90,7 @@ pub mod postgres;
 pub mod scan;
 pub mod sharding;
 pub mod source;
+pub mod source_error;
 pub mod timestamp;
 pub mod users;
 pub mod xform;

@@ -11,7 +11,10 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::pace::Pace;
+use crate::scan::compared::HqComparison;
 use crate::scan::{ScanScope, ScannedKeys, ShardEstimate};
+
+pub use crate::source_error::{Hindrance, SourceError};
 
 /// One row: column name → value. Datetimes are text `YYYY-MM-DDTHH:MM:SS.ffffffZ`, JSON columns are their text as stored,
 /// numerics are text, everything else as JSON has it.
@@ -290,17 +293,6 @@ pub enum TreeExtent<'e> {
     },
 }
 
-/// Why a source cannot answer about some ids, although it answers about others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hindrance {
-    /// The statement takes longer than it may.
-    TooSlow,
-    /// The rows take more memory than they may: [`answer_bytes_max`], or for an id that is asked for as [`Wanted::alone`] a configured limit.
-    TooLarge,
-    /// A row cannot be read by the server, or not be decoded here.
-    Undecodable,
-}
-
 /// What [`HqDatabase::record_bytes_max`] is where nothing else is configured.
 pub const RECORD_BYTES_MAX: usize = 48 << 20;
 
@@ -321,42 +313,10 @@ pub fn memory_of(row: &Columns) -> usize {
     row.iter().map(|(name, value)| ENTRY + name.len() + text(value)).sum()
 }
 
-/// Trouble with HQ or its stores.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum SourceError {
-    /// Passing: not reachable, time-out, overloaded. Try again later.
-    #[error("cannot {action} now ({reason}); will be tried again")]
-    Unavailable {
-        /// What was tried, for example `read 500 cases from shard database p1`.
-        action: String,
-        /// What the other side says, without secrets.
-        reason: String,
-    },
-    /// What was asked for is the trouble, not the source, which answers about other things: ask for fewer ids. About a single id it says that this
-    /// one cannot be read, as far as can be told from one try.
-    #[error("cannot {action}: {reason}")]
-    AskLess {
-        /// What was tried, for example `read 500 cases from shard database p1`.
-        action: String,
-        /// What stood in the way.
-        hindrance: Hindrance,
-        /// What the other side says, without secrets.
-        reason: String,
-    },
-    /// Lasting: missing table or column, no permission, wrong password. An operator has to act.
-    #[error("cannot {action}: {reason}")]
-    Refused {
-        /// What was tried, for example `list bucket blobdb`.
-        action: String,
-        /// What the other side says and what to do, without secrets.
-        reason: String,
-    },
-}
-
 /// HQ's databases, shards and main together. Each method fails with [`SourceError::Unavailable`] where trying again later helps, with
 /// [`SourceError::AskLess`] where asking for fewer ids helps, and with [`SourceError::Refused`] where only an operator helps.
 #[async_trait]
-pub trait HqDatabase: crate::scan::compared::HqComparison + Send + Sync + 'static {
+pub trait HqDatabase: HqComparison + Send + Sync + 'static {
     /// Most bytes of memory that the rows of a record take which is asked for alone.
     fn record_bytes_max(&self) -> usize {
         RECORD_BYTES_MAX

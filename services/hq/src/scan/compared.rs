@@ -5,7 +5,7 @@ use lake_shared::comparison::{BucketSum, ComparedDocument};
 use lake_shared::identity::DocumentType;
 
 use super::ScanScope;
-use crate::source::SourceError;
+use crate::source_error::SourceError;
 
 /// Which documents are compared: live ones only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl DocumentState {
     }
 }
 
-/// The part of [`crate::source::HqDatabase`] that compares. Fails as its other methods do.
+/// The part of `HqDatabase` that compares. Fails as its other methods do.
 #[async_trait]
 pub trait HqComparison {
     /// Sums over a stretch, of a replica where there is one; perhaps none, although it is not finished. `None`: there is no database of that name.
