@@ -212,7 +212,7 @@ impl Eraser {
             }
         }
         access.check_lease()?;
-        let paths = doomed.into_iter().map(|path| Path::parse(path));
+        let paths = doomed.into_iter().map(Path::parse);
         let paths = paths.collect::<Result<Vec<_>, _>>().map_err(|error| EngineError::corrupt(error.to_string()))?;
         vacuum::delete(&access.unloaded(&search.path)?.object_store(), paths).await
     }
