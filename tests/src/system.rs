@@ -16,14 +16,14 @@ use lake_simulated_hq::play::{Pace, RealHq};
 use lake_simulated_hq::postgres::PostgresSink;
 use lake_simulated_hq::users::UserServer;
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 use sqlx::Connection;
 use tempfile::TempDir;
 
 use crate::invocation;
-use crate::parts::{Kafka, Launch, Nats, ObjectStore, Port, Postgres, Service, wait_until};
+use crate::parts::{Kafka, Launch, Nats, ObjectStore, Port, Postgres, Service, wait_until, with_consumer};
 use crate::readers;
 
 /// How the logical shards are spread over HQ's two shard databases.
@@ -219,25 +219,27 @@ fn start_servers() -> anyhow::Result<(Postgres, Nats, Kafka, ObjectStore)> {
 /// Messages that the fetchers' group has not committed yet.
 fn kafka_lag(bootstrap: &str) -> anyhow::Result<i64> {
     const PATIENCE: Duration = Duration::from_secs(10);
-    let consumer: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", bootstrap).set("group.id", GROUP).create()?;
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("group.id", GROUP);
     let mut asked = TopicPartitionList::new();
     for topic in TOPICS {
         for partition in 0..PARTITIONS {
             asked.add_partition(topic, partition);
         }
     }
-    let committed = consumer.committed_offsets(asked, PATIENCE)?;
-    let mut behind = 0;
-    for element in committed.elements() {
-        let (low, high) = consumer.fetch_watermarks(element.topic(), element.partition(), PATIENCE)?;
-        let at = match element.offset() {
-            Offset::Offset(offset) => offset,
-            _ => low,
-        };
-        behind += high - at;
-    }
-    Ok(behind)
+    with_consumer(&config, move |consumer| {
+        let committed = consumer.committed_offsets(asked, PATIENCE)?;
+        let mut behind = 0;
+        for element in committed.elements() {
+            let (low, high) = consumer.fetch_watermarks(element.topic(), element.partition(), PATIENCE)?;
+            let at = match element.offset() {
+                Offset::Offset(offset) => offset,
+                _ => low,
+            };
+            behind += high - at;
+        }
+        Ok(behind)
+    })
 }
 
 /// A running service of the lake.

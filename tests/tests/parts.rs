@@ -3,15 +3,18 @@
 
 use std::net::TcpListener;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use async_nats::jetstream;
 use futures::StreamExt;
-use lake_tests::parts::{Kafka, Launch, Nats, ObjectStore, Port, Postgres, Spark, SparkRelease, sql_name, wait_until};
+use lake_tests::parts::{
+    Kafka, Launch, Nats, ObjectStore, Port, Postgres, Spark, SparkRelease, sql_name, wait_until, with_consumer,
+};
 use object_store::path::Path as Key;
 use object_store::{ObjectStore as _, ObjectStoreExt, PutMode, PutPayload};
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::Connection;
@@ -68,21 +71,25 @@ async fn nats_keeps_a_stream_over_a_hard_restart() {
     assert_eq!(payloads, ["one", "two"]);
 }
 
-async fn consume(bootstrap: &str, count: usize) -> Vec<(i32, String)> {
-    let consumer: StreamConsumer = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .set("group.id", uuid::Uuid::new_v4().to_string())
-        .set("auto.offset.reset", "earliest")
-        .create()
-        .unwrap();
-    consumer.subscribe(&["case-sql"]).unwrap();
-    let mut received = Vec::new();
-    while received.len() < count {
-        let message = tokio::time::timeout(PATIENCE, consumer.recv()).await.unwrap().unwrap();
-        received.push((message.partition(), String::from_utf8(message.payload().unwrap().to_vec()).unwrap()));
-    }
-    received.sort();
-    received
+/// Messages of a topic: partition and value, sorted.
+fn consume(bootstrap: &str, count: usize) -> Vec<(i32, String)> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("group.id", uuid::Uuid::new_v4().to_string());
+    config.set("auto.offset.reset", "earliest");
+    let consumed = with_consumer(&config, move |consumer| {
+        consumer.subscribe(&["case-sql"])?;
+        let (mut received, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+        while received.len() < count {
+            anyhow::ensure!(Instant::now() < deadline, "{} of {count} messages came", received.len());
+            let Some(message) = consumer.poll(Duration::from_secs(1)) else { continue };
+            let message = message?;
+            let value = message.payload().context("a message with a value")?.to_vec();
+            received.push((message.partition(), String::from_utf8(value)?));
+        }
+        received.sort();
+        Ok(received)
+    });
+    consumed.unwrap()
 }
 
 #[tokio::test]
@@ -96,10 +103,10 @@ async fn kafka_keeps_messages_over_a_hard_restart() {
         producer.send(record, PATIENCE).await.unwrap();
     }
     let sent = vec![(0, "{}".to_owned()), (1, "{}".to_owned())];
-    assert_eq!(consume(&kafka.bootstrap(), 2).await, sent);
+    assert_eq!(consume(&kafka.bootstrap(), 2), sent);
 
     kafka.server().restart().unwrap();
-    assert_eq!(consume(&kafka.bootstrap(), 2).await, sent);
+    assert_eq!(consume(&kafka.bootstrap(), 2), sent);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use lake_hq::source::{Hq, ReadFrom};
 use lake_simulated_hq::blobs::{BlobSink, BucketAddress};
 use lake_simulated_hq::kafka::{KafkaSink, TOPICS};
@@ -15,10 +16,10 @@ use lake_simulated_hq::play::{Pace, RealHq, TurnSource};
 use lake_simulated_hq::postgres::PostgresSink;
 use lake_simulated_hq::turn::{ChangeMessage, Mutation, Table, Turn};
 use lake_simulated_hq::users::{DATABASE, UserDocuments, UserServer};
-use lake_tests::parts::{Kafka, ObjectStore, Postgres};
+use lake_tests::parts::{Kafka, ObjectStore, Postgres, with_consumer};
 use object_store::ObjectStoreExt;
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::message::Message;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -249,25 +250,25 @@ async fn thousands_of_rows_are_one_transaction() {
 
 /// What a topic holds: key and value of each message with its partition.
 fn consume(bootstrap: &str, count: usize) -> Vec<(String, i32, Option<String>, Vec<u8>)> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .set("group.id", "test")
-        .set("auto.offset.reset", "earliest")
-        .set("enable.auto.commit", "false")
-        .create()
-        .unwrap();
-    consumer.subscribe(&TOPICS).unwrap();
-    let mut found = Vec::new();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while found.len() < count {
-        assert!(Instant::now() < deadline, "{} of {count} messages in a minute", found.len());
-        // Other events of the client end a poll as well.
-        let Some(message) = consumer.poll(Duration::from_secs(1)) else { continue };
-        let message = message.unwrap();
-        let key = message.key().map(|key| String::from_utf8(key.to_vec()).unwrap());
-        found.push((message.topic().to_owned(), message.partition(), key, message.payload().unwrap().to_vec()));
-    }
-    found
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("group.id", "test");
+    config.set("auto.offset.reset", "earliest").set("enable.auto.commit", "false");
+    let consumed = with_consumer(&config, move |consumer| {
+        consumer.subscribe(&TOPICS)?;
+        let mut found = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while found.len() < count {
+            anyhow::ensure!(Instant::now() < deadline, "{} of {count} messages in a minute", found.len());
+            // Other events of the client end a poll as well.
+            let Some(message) = consumer.poll(Duration::from_secs(1)) else { continue };
+            let message = message?;
+            let key = message.key().map(|key| String::from_utf8(key.to_vec())).transpose()?;
+            let value = message.payload().context("a message with a value")?.to_vec();
+            found.push((message.topic().to_owned(), message.partition(), key, value));
+        }
+        Ok(found)
+    });
+    consumed.unwrap()
 }
 
 #[tokio::test]

@@ -130,7 +130,7 @@ impl Kafka {
         let mut asked = TopicPartitionList::new();
         asked.add_partition(topic, partition);
         let asking = tokio::task::spawn_blocking(move || {
-            config.create::<BaseConsumer>()?.committed_offsets(asked, REQUEST_TIMEOUT)
+            with_consumer(&config, move |consumer| Ok(consumer.committed_offsets(asked, REQUEST_TIMEOUT)?))
         });
         let committed = asking.await?.context("ask for a group's offsets")?;
         Ok(committed.elements().first().and_then(|element| match element.offset() {
@@ -143,6 +143,24 @@ impl Kafka {
     pub fn server(&mut self) -> &mut Process {
         &mut self.server
     }
+}
+
+/// Asks something of a consumer that is there for nothing else. Blocks.
+///
+/// It is made and destroyed in a thread of its own: librdkafka sometimes waits for itself for ever when a consumer closes, and no test would end.
+///
+/// # Errors
+/// When the configuration is refused, and the errors of `ask`.
+pub fn with_consumer<T: Send + 'static>(
+    config: &ClientConfig,
+    ask: impl FnOnce(&BaseConsumer) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let consumer: BaseConsumer = config.create()?;
+    let (answer, answered) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = answer.send(ask(&consumer));
+    });
+    answered.recv().context("the thread that asks Kafka panicked")?
 }
 
 fn bootstrap(port: &Port) -> String {

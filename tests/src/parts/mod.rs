@@ -27,7 +27,7 @@ use anyhow::{Context, bail};
 pub(crate) use self::dialogue::Dialogue;
 pub use self::hdfs::Hdfs;
 pub use self::hive_metastore::{HiveMetastore, HiveVersion, KeyStore, postgres_driver};
-pub use self::kafka::Kafka;
+pub use self::kafka::{Kafka, with_consumer};
 pub use self::link::Link;
 pub use self::nats::Nats;
 pub use self::object_store::ObjectStore;

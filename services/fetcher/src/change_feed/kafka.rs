@@ -30,6 +30,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::group_member::GroupMember;
 use super::offsets::{Log, Offsets, Start};
 pub use super::positions::StartFrom;
 use super::positions::{self, Group};
@@ -94,9 +95,11 @@ const WATERMARKS_WITHIN: Duration = Duration::from_secs(5);
 /// How often finished offsets are committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
+type Member = GroupMember<StreamConsumer<FeedContext>>;
+
 /// The group member. Dropping it leaves the group without a last commit; use [`ChangeFeed::close`].
 pub struct KafkaFeed {
-    consumer: Arc<StreamConsumer<FeedContext>>,
+    consumer: Arc<Member>,
     messages: tokio::sync::Mutex<mpsc::Receiver<Placed>>,
     stop: Mutex<Option<oneshot::Sender<oneshot::Sender<()>>>>,
 }
@@ -113,7 +116,7 @@ impl KafkaFeed {
             FeedContext { offsets: Arc::clone(&offsets), doubts: Mutex::default(), is_full: AtomicBool::new(false) };
         let consumer: StreamConsumer<FeedContext> =
             client_config(config).create_with_context(context).map_err(|error| refused(&error))?;
-        let consumer = Arc::new(consumer);
+        let consumer = Arc::new(GroupMember::new(consumer)?);
         let group = Group {
             id: config.group_id.clone(),
             topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
@@ -135,7 +138,8 @@ impl KafkaFeed {
 /// brokers that do not answer. Nothing was committed then.
 pub fn begin_at(config: &KafkaConfig, topics: &[&str], wanted: &Positions) -> anyhow::Result<Positions> {
     let consumer: BaseConsumer = client_config(config).create().map_err(|error| refused(&error))?;
-    positions::begin_at(&consumer, &config.group_id, topics, wanted)
+    let consumer = GroupMember::new(consumer)?;
+    positions::begin_at(&*consumer, &config.group_id, topics, wanted)
 }
 
 fn refused(error: &KafkaError) -> anyhow::Error {
@@ -179,7 +183,7 @@ fn client_config(config: &KafkaConfig) -> ClientConfig {
 
 /// Reads the broker until told to stop; keeps polling while the pipeline is full.
 async fn poll(
-    consumer: Arc<StreamConsumer<FeedContext>>,
+    consumer: Arc<Member>,
     group: Group,
     offsets: Arc<Mutex<Offsets>>,
     sender: mpsc::Sender<Placed>,
@@ -211,7 +215,7 @@ async fn poll(
                 Err(error) => note(&error),
             },
             _ = commit_tick.tick() => {
-                commit(&*consumer, &offsets, CommitMode::Async);
+                commit(&**consumer, &offsets, CommitMode::Async);
                 settle_doubts(&consumer, &mut settling);
                 // Resuming may have failed in the middle of a rebalance.
                 if paused && waiting.is_empty() {
@@ -226,7 +230,7 @@ async fn poll(
         arrived = false;
     };
     drop(sender);
-    commit(&*consumer, &offsets, CommitMode::Sync);
+    commit(&**consumer, &offsets, CommitMode::Sync);
     consumer.unsubscribe();
     if let Ok(answer) = told {
         // `close` may have been cancelled while it waited for this.
@@ -235,7 +239,7 @@ async fn poll(
 }
 
 /// Joins the group when it is known where a new one begins.
-async fn join(consumer: &Arc<StreamConsumer<FeedContext>>, group: Group) {
+async fn join(consumer: &Arc<Member>, group: Group) {
     let topics = group.topics.clone();
     positions::prepare(Arc::clone(consumer), group).await;
     let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
@@ -245,7 +249,7 @@ async fn join(consumer: &Arc<StreamConsumer<FeedContext>>, group: Group) {
 }
 
 /// Asks the broker about the partitions whose position seems to be gone; one round at a time.
-fn settle_doubts(consumer: &Arc<StreamConsumer<FeedContext>>, settling: &mut Option<JoinHandle<()>>) {
+fn settle_doubts(consumer: &Arc<Member>, settling: &mut Option<JoinHandle<()>>) {
     if settling.as_ref().is_some_and(|settling| !settling.is_finished()) {
         return;
     }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lake_proto::queue::v1::FeedPartition;
 
+mod group_member;
 pub mod kafka;
 pub mod memory;
 pub mod offsets;

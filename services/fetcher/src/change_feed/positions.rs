@@ -15,6 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
 
+use super::group_member::GroupMember;
 use super::offsets::{Gone, Start};
 use super::spark_checkpoint::Positions;
 use crate::metric_names;
@@ -49,11 +50,11 @@ pub(super) struct Group {
 }
 
 /// Resolves where a new group begins. Waits for brokers that do not answer.
-pub(super) async fn prepare<C: ConsumerContext + 'static>(consumer: Arc<StreamConsumer<C>>, group: Group) {
+pub(super) async fn prepare<C: ConsumerContext + 'static>(consumer: Arc<GroupMember<StreamConsumer<C>>>, group: Group) {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     loop {
         let (asked, asking) = (Arc::clone(&consumer), group.clone());
-        let error = match tokio::task::spawn_blocking(move || prepare_once(&*asked, &asking)).await {
+        let error = match tokio::task::spawn_blocking(move || prepare_once(&**asked, &asking)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(panicked) => panicked.to_string(),

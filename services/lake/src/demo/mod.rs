@@ -92,28 +92,26 @@ async fn play(arguments: &DemoArguments) -> anyhow::Result<()> {
         FetcherOptions { take: TakeConfig::EVERYTHING, case_options: CaseOptions::default(), fetch: embedded_fetch() };
     let embedded = Embedded::build(feed.clone(), hq.hq(), fetcher, EnricherOptions::default(), writer);
     let shutdown = CancellationToken::new();
-    let lake = tokio::spawn(embedded.run(shutdown.clone()));
-    let mut stage = Stage { feed, hq, life: Life::new(LifeOptions { seed: arguments.seed, ..LifeOptions::default() }) };
+    let mut lake = tokio::spawn(embedded.run(shutdown.clone()));
+    let life = Life::new(LifeOptions { seed: arguments.seed, ..LifeOptions::default() });
+    let mut stage = Stage { feed, hq, life };
 
-    let interrupted = tokio::select! {
-        () = stage.perform(arguments.changes) => false,
-        () = shutdown::signal() => true,
+    // Nothing comes into a lake that has ended: it is not waited for then.
+    let ended = tokio::select! {
+        performed = stage.perform_and_report(arguments, &*metastore, &folder) => performed.map(|()| None)?,
+        () = shutdown::signal() => None,
+        ended = &mut lake => Some(ended),
     };
-    if !interrupted {
-        report::print(&*metastore, &folder, stage.life.changes()).await?;
-        if arguments.keep_running {
-            println!("\nThe programme goes on; interrupt to end it.");
-            tokio::select! {
-                () = stage.live_on(&*metastore) => {}
-                () = shutdown::signal() => {}
-            }
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            shutdown.cancel();
+            let draining = tokio::time::timeout(DRAIN_WITHIN, lake).await;
+            draining.context("the lake could not write everything that was on its way in time; see --verbose")?
         }
-    }
-    shutdown.cancel();
-    let ended = tokio::time::timeout(DRAIN_WITHIN, lake).await;
-    ended
-        .context("the lake could not write everything that was on its way in time; see --verbose")?
-        .context("the lake panicked")??;
+    };
+    ended.context("the lake panicked")??;
+    anyhow::ensure!(shutdown.is_cancelled(), "the lake ended by itself; see --verbose");
     println!("\nEnded cleanly. The tables stay in {}.", folder.display());
     Ok(())
 }
@@ -161,6 +159,22 @@ struct Stage {
 }
 
 impl Stage {
+    /// Plays the changes that are asked for, says what came of them, and goes on where that is asked for.
+    async fn perform_and_report(
+        &mut self,
+        arguments: &DemoArguments,
+        metastore: &dyn Metastore,
+        folder: &Path,
+    ) -> anyhow::Result<()> {
+        self.perform(arguments.changes).await;
+        report::print(metastore, folder, self.life.changes()).await?;
+        if arguments.keep_running {
+            println!("\nThe programme goes on; interrupt to end it.");
+            self.live_on(metastore).await;
+        }
+        Ok(())
+    }
+
     /// Plays at least `changes` changes and waits until the lake has all of them.
     async fn perform(&mut self, changes: u64) {
         let style = ProgressStyle::with_template("{msg:9} {bar:40.cyan/blue} {pos:>6} of {len} changes  {elapsed}")
