@@ -5,6 +5,8 @@
 //! is held by that would not end either. The thread is left behind instead, and the brokers take the member out of its group when they have not
 //! heard of it for a while.
 
+#![allow(clippy::disallowed_methods, reason = "what waits here is a thread of its own, or has an end")]
+
 use std::ops::Deref;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
