@@ -147,7 +147,7 @@ impl Kafka {
 
 /// Asks something of a consumer that is there for nothing else. Blocks.
 ///
-/// It is made and destroyed in a thread of its own: librdkafka sometimes waits for itself for ever when a consumer closes, and no test would end.
+/// A thread of its own asks it and destroys it: librdkafka sometimes waits for itself for ever when a consumer closes, and no test would end.
 ///
 /// # Errors
 /// When the configuration is refused, and the errors of `ask`.
